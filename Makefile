@@ -1,0 +1,38 @@
+# `make demo` and `make test` start from nothing: they make .venv, install everything, and run.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ROOMS := spaces targets pruning results search
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e ".[ray,postgres,dashboard,openvino,examples,dev]"
+	mkdir -p $(VENV)/rooms/prunetune
+	for room in $(ROOMS); do ln -sfn ../../../$$room $(VENV)/rooms/prunetune/$$room; done
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/python examples/barcodes/generate.py --out data/barcodes
+	$(BIN)/prunetune run examples/barcodes/study.yaml
+	$(BIN)/python examples/barcodes/check.py runs/barcodes
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,39 @@
+"""Everything done to a detector. Importing this room loads no torch; using a name does.
+
+`Detector` is the adapter over ultralytics, `plan_pruning` and `apply_plan` are the surgery, `Pipeline` carries out
+recipes stage by stage, and `StageStore` keeps what is finished.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Accuracy": "training",
+    "Candidate": "pipeline",
+    "ChannelConfig": "channels",
+    "Dataset": "dataset",
+    "Detector": "detector",
+    "Pipeline": "pipeline",
+    "PruningPlan": "plan",
+    "Source": "pipeline",
+    "StageStore": "store",
+    "TrainingFailureError": "training",
+    "TrainingSetup": "training",
+    "apply_plan": "surgery",
+    "evaluate": "evaluation",
+    "inspect_dataset": "dataset",
+    "plan_pruning": "plan",
+    "prepare_ultralytics": "compat",
+    "recalibrate": "batchnorm",
+    "round_channels": "channels",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"prunetune.pruning.{_HOME[name]}"), name)

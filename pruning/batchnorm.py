@@ -1,0 +1,109 @@
+"""BatchNorms: their scales, which judge the channels, and their statistics, which surgery outdates."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunetune.pruning.surgery import region_of
+from prunetune.spaces.errors import DatasetError, ModelError
+
+HISTOGRAM_TOP = 1.5
+"""Upper edge of gamma histograms. Larger gammas count in the last bin."""
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Measures the statistics of all BatchNorms anew, in place: their mean over the batches.
+
+    Surgery changes what every layer sees, so the running statistics no longer fit. Measuring them again,
+    without any training, predicts well how good the detector will be after recovery (EagleEye, arXiv
+    2007.02491).
+
+    Args:
+        model: The detector. Weights, modes and momenta are the same afterwards.
+        batches: Images as the detector gets them in training: (N, 3, H, W), floating point, 0 to 1.
+
+    Raises:
+        DatasetError: There is no batch.
+        ModelError: The detector has no BatchNorm.
+    """
+    norms = list(_norms(model).values())
+    rest = iter(batches)
+    first = next(rest, None)
+    if first is None:
+        raise DatasetError("recalibrating BatchNorm needs at least one batch of images; the data set gave none")
+    weight = next(model.parameters())
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's way to ask for a cumulative average
+            norm.train()
+        with torch.no_grad():
+            for images in itertools.chain([first], rest):
+                model(images.to(weight.device, weight.dtype))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes:
+            module.training = training
+
+
+def gammas(model: nn.Module) -> dict[str, Tensor]:
+    """|gamma| of every channel by name of its BatchNorm: vectors on the CPU, detached from the weights.
+
+    Raises:
+        ModelError: The detector has no BatchNorm.
+    """
+    return {name: norm.weight.detach().abs().cpu() for name, norm in _norms(model).items()}
+
+
+def gamma_histogram(model: nn.Module, bins: int = 60) -> dict[str, Any]:
+    """The distribution of |gamma|, in plain values for JSON: does training separate channels?
+
+    Gammas that are not finite are left out: it is the loss that tells of a divergence.
+
+    Args:
+        model: The detector.
+        bins: Bins of equal width between 0 and 1.5; what lies above counts in the last one.
+
+    Returns:
+        `edges`, `bins` + 1 numbers; `counts` for `backbone` and `head`; `quantiles` of all gammas by percent;
+        `below`, the fractions of all gammas below 0.001, 0.01 and 0.1. The last two are empty if there is no
+        finite gamma.
+
+    Raises:
+        ModelError: The detector has no BatchNorm.
+    """
+    edges = np.linspace(0.0, HISTOGRAM_TOP, bins + 1)
+    counts = {region: np.zeros(bins, dtype=np.int64) for region in ("backbone", "head")}
+    finite = []
+    for name, gamma in gammas(model).items():
+        values = gamma.double().numpy()
+        finite.append(values[np.isfinite(values)])
+        counts[region_of(model, name)] += np.histogram(np.minimum(finite[-1], HISTOGRAM_TOP), edges)[0]
+    everything = np.concatenate(finite)
+    percents, limits = ((5, 25, 50, 75, 95), (0.001, 0.01, 0.1)) if everything.size else ((), ())
+    return {
+        "edges": edges.round(6).tolist(),
+        "counts": {region: numbers.tolist() for region, numbers in counts.items()},
+        "quantiles": {str(percent): float(np.percentile(everything, percent)) for percent in percents},
+        "below": {str(limit): float((everything < limit).mean()) for limit in limits},
+    }
+
+
+def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    modules = model.named_modules()
+    norms = {name: norm for name, norm in modules if isinstance(norm, nn.BatchNorm2d) and norm.affine}
+    if not norms:
+        raise ModelError(
+            "the detector has no BatchNorm; if it was fused for inference, give the checkpoint from training"
+        )
+    return norms

@@ -1,0 +1,84 @@
+"""Makes ultralytics quiet, offline and importable. Call `prepare_ultralytics` before importing it.
+
+Two things need care:
+
+- ultralytics keeps a settings file in the user's home, looks for updates and can send usage events. A study is
+  no place for that: the settings go to a folder of prunetune's own unless `YOLO_CONFIG_DIR` says otherwise, and
+  nothing is sent unless the user set `YOLO_OFFLINE` himself.
+- The torchvision wheel from PyPI is built against CUDA. Beside a CPU build of torch it cannot load, and
+  `import torchvision` raises RuntimeError, although ultralytics only needs its non-maximum suppression and
+  carries an equal one of its own (`TorchNMS`). A stand-in module then takes torchvision's place.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import os
+import sys
+import tempfile
+import types
+from functools import cache
+from pathlib import Path
+
+_TORCHVISION_NAMES = ("torchvision", "torchvision.ops", "torchvision.transforms")
+
+
+@cache
+def prepare_ultralytics() -> None:
+    """Sets ultralytics' environment and repairs torchvision in this process. Cheap after the first call."""
+    os.environ.setdefault("YOLO_OFFLINE", "True")
+    os.environ.setdefault("YOLO_VERBOSE", "False")
+    os.environ.setdefault("YOLO_AUTOINSTALL", "False")
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(_settings_folder()))
+    Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
+    if not torchvision_works():
+        _stand_in_for_torchvision()
+    _without_trackers()
+
+
+@cache
+def torchvision_works() -> bool:
+    """Whether the installed torchvision can be imported beside the installed torch."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        return False
+    return True
+
+
+def _settings_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "prunetune"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / f"prunetune-{os.getuid()}"
+    return folder
+
+
+def _without_trackers() -> None:
+    """Switches ultralytics' experiment trackers off in this process, not in the user's settings file.
+
+    With Ray or MLflow installed it would import them for every training and report stages as runs of their own.
+    """
+    from ultralytics.utils import SETTINGS
+
+    trackers = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb", "sync")
+    dict.update(SETTINGS, dict.fromkeys(trackers, False))
+
+
+def _stand_in_for_torchvision() -> None:
+    modules = {name: types.ModuleType(name) for name in _TORCHVISION_NAMES}
+    for name, module in modules.items():
+        module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, is_package=True)
+        module.__path__ = []
+    root = modules["torchvision"]
+    root.__version__ = "0.0.0+prunetune"  # type: ignore[attr-defined]
+    root.ops, root.transforms = modules["torchvision.ops"], modules["torchvision.transforms"]  # type: ignore[attr-defined]
+    sys.modules.update(modules)
+
+    from ultralytics.utils.nms import TorchNMS
+
+    root.ops.nms = TorchNMS.nms

@@ -1,0 +1,269 @@
+"""The adapter over ultralytics' detectors: load, count, save, export.
+
+With `loaders`, `trainer` and `evaluation` this is the only place that knows ultralytics.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.surgery import channel_config
+from prunetune.spaces.errors import ModelError
+from prunetune.spaces.files import publish, storage_error
+
+SHIPPED_MODELS = Path(__file__).parent / "models"
+"""Model descriptions that come with prunetune, found by their name like ultralytics' own."""
+
+
+class Detector:
+    """A YOLO detection network in fp32.
+
+    Attributes:
+        model: ultralytics' `DetectionModel`.
+        source: The yaml or .pt it came from, for messages.
+    """
+
+    def __init__(self, model: nn.Module, source: str) -> None:
+        self.model: Any = model  # ultralytics hangs attributes on it that torch's types do not know
+        self.source = source
+
+    @classmethod
+    def load(cls, source: str | Path, names: Sequence[str] | None = None, seed: int = 0) -> Detector:
+        """Loads a checkpoint, or builds an untrained network from a model description.
+
+        Args:
+            source: A .pt file of ultralytics or prunetune, or a yaml: a file, one of ultralytics' names such as
+                `yolov5n.yaml`, or one that prunetune ships such as `yolov5n-deconv.yaml`.
+            names: Class names of the data set; decides the number of classes of a yaml.
+            seed: Initial weights of a yaml.
+
+        Raises:
+            ModelError: No such file, not a checkpoint, or not a detection model.
+        """
+        if Path(source).suffix.lower() in (".yaml", ".yml"):
+            return cls.build(read_description(source), names, seed, source=str(source))
+        return cls._load_checkpoint(Path(source))
+
+    @classmethod
+    def build(
+        cls,
+        description: Mapping[str, Any],
+        names: Sequence[str] | None = None,
+        seed: int = 0,
+        source: str = "",
+    ) -> Detector:
+        """Builds an untrained network from a model description.
+
+        Raises:
+            ModelError: The description is not one of a detector.
+        """
+        prepare_ultralytics()
+        from ultralytics.nn.tasks import DetectionModel
+
+        source = source or str(description.get("yaml_file", "model"))
+        classes = len(names) if names is not None else None
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = DetectionModel(deepcopy(dict(description)), nc=classes, verbose=False)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            message = f"{source}: not the description of a detector ({type(error).__name__}: {error})"
+            raise ModelError(message) from error
+        _require_detection(model, source)
+        model.names = dict(enumerate(names)) if names is not None else model.names
+        model.task = "detect"
+        return cls(model, source)
+
+    @classmethod
+    def _load_checkpoint(cls, file: Path) -> Detector:
+        prepare_ultralytics()
+        from ultralytics.nn.tasks import load_checkpoint
+
+        if not file.is_file():
+            raise ModelError(f"{file}: no such file{_nearest(file.name, _files_beside(file))}")
+        try:
+            model, _ = load_checkpoint(file)
+        # Unpickling a damaged or foreign file can raise anything; the user needs the file's name in every case.
+        except Exception as error:
+            raise ModelError(
+                f"{file}: cannot be read as an ultralytics checkpoint ({type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else 'no message'}); give a .pt that YOLO() loads"
+            ) from error
+        _require_detection(model, str(file))
+        for parameter in model.parameters():
+            parameter.requires_grad = parameter.dtype.is_floating_point
+        return cls(model.float(), str(file))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in the order of their index."""
+        names = self.model.names
+        return tuple(names[index] for index in sorted(names)) if isinstance(names, Mapping) else tuple(names)
+
+    @property
+    def channels(self) -> ChannelConfig:
+        """Output channels of every convolution."""
+        return channel_config(self.model)
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def gflops(self, imgsz: int) -> float:
+        """Billions of floating-point operations for one square image of `imgsz` px, 2 per multiply-add."""
+        prepare_ultralytics()
+        from ultralytics.utils.torch_utils import get_flops
+
+        return float(get_flops(self.model, imgsz))
+
+    def copy(self) -> Detector:
+        """An independent copy."""
+        return Detector(deepcopy(self.model), self.source)
+
+    def scaled_width(self, factor: float) -> dict[str, Any]:
+        """The description of the same network with `factor` times the channels in every layer."""
+        return scaled_width(self.model.yaml, factor)
+
+    def save(self, file: Path, record: Mapping[str, Any], train_args: Mapping[str, Any]) -> None:
+        """Writes a checkpoint with fp32 weights that stock `YOLO(file)` loads.
+
+        Args:
+            file: Where to; appears at once and whole.
+            record: Plain values kept under the key `prunetune`.
+            train_args: ultralytics' arguments (`imgsz`, `data`, ...) that `YOLO(file)` falls back to.
+        """
+        prepare_ultralytics()
+        from ultralytics import __version__
+
+        model = deepcopy(self.model).cpu().float().eval()
+        model.criterion = None  # training-only state
+        model.args = dict(train_args)
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+        checkpoint = {
+            "epoch": -1,
+            "best_fitness": None,
+            "model": model,
+            "ema": None,
+            "updates": None,
+            "optimizer": None,
+            "train_args": dict(train_args),
+            "date": datetime.now(timezone.utc).isoformat(),
+            "version": __version__,
+            "license": "AGPL-3.0",
+            "prunetune": dict(record),
+        }
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's zip writer hides the operating system's error
+            raise as_storage_error(file, error) from error
+
+    def export_onnx(self, file: Path, imgsz: int) -> None:
+        """Writes the network as ONNX: batch 1, static square input, simplified, with ultralytics' metadata."""
+        prepare_ultralytics()
+        from ultralytics.cfg import DEFAULT_CFG_DICT
+        from ultralytics.engine.exporter import Exporter
+
+        model = deepcopy(self.model).cpu().float()
+        model.args = dict(DEFAULT_CFG_DICT)
+        with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+            model.pt_path = str(Path(folder) / "model.pt")
+            options = {"format": "onnx", "imgsz": imgsz, "batch": 1, "simplify": True, "device": "cpu"}
+            exported = Exporter(overrides=options)(model=model)
+            with publish(file) as temporary:
+                shutil.copyfile(exported, temporary)
+
+
+def read_description(source: str | Path) -> dict[str, Any]:
+    """Reads a model description by file or by name, with its scale (`n` of `yolov5n.yaml`) filled in.
+
+    Raises:
+        ModelError: There is no such description.
+    """
+    prepare_ultralytics()
+    from ultralytics.nn.tasks import guess_model_scale
+    from ultralytics.utils import ROOT, YAML
+
+    path = Path(source)
+    unscaled = re.sub(r"(\d+)([nslmx])(?=\W|$)(.*)$", r"\1\3", path.name)
+    shipped = {file.name: file for file in (ROOT / "cfg" / "models").rglob("*.yaml")}
+    shipped |= {file.name: file for file in SHIPPED_MODELS.glob("*.yaml")}
+    beside = path.with_name(unscaled)
+    file = next((candidate for candidate in (path, beside) if candidate.is_file()), None)
+    if file is None and path.parent == Path("."):
+        file = shipped.get(path.name) or shipped.get(unscaled)
+    if file is None:
+        known = [name for name in shipped if name.startswith("yolov5")]
+        scaled = [name.replace("yolov5", f"yolov5{size}", 1) for name in known for size in "nsmlx"]
+        raise ModelError(f"{source}: no such model description{_nearest(path.name, scaled)}")
+    try:
+        description = YAML.load(file)
+    except Exception as error:  # the parser's errors have no common base
+        raise ModelError(f"{file}: cannot be read as YAML ({error})") from error
+    if not isinstance(description, dict) or not {"backbone", "head"} <= set(description):
+        raise ModelError(f"{file}: not a model description; it needs the keys backbone and head")
+    scale = guess_model_scale(path)
+    if scale:
+        description["scale"] = scale
+    description["yaml_file"] = path.name
+    return description
+
+
+def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """A description with `factor` times the width; ultralytics rounds each layer up to a multiple of 8."""
+    scaled = deepcopy(dict(description))
+    scales = scaled.get("scales")
+    if scales:
+        name = scaled.get("scale") or next(iter(scales))
+        depth, width, most = scales[name]
+        scaled["scales"] = {name: [depth, width * factor, most]}
+        scaled["scale"] = name
+    else:
+        scaled["width_multiple"] = scaled.get("width_multiple", 1.0) * factor
+    return scaled
+
+
+def as_storage_error(file: Path, error: RuntimeError) -> Exception:
+    """Tells a full disk behind torch's "unexpected pos" errors from a real failure of torch."""
+    text = str(error)
+    if "unexpected pos" in text or "file write failed" in text or "PytorchStreamWriter" in text:
+        free = shutil.disk_usage(file.parent).free
+        if free < 64 << 20:
+            return storage_error(file, OSError(28, "No space left on device"))
+        return storage_error(file, OSError(5, text.splitlines()[0]))
+    return error
+
+
+def _require_detection(model: nn.Module, source: str) -> None:
+    from ultralytics.nn.modules.head import Detect
+    from ultralytics.nn.tasks import DetectionModel, guess_model_task
+
+    if not isinstance(model, DetectionModel) or not isinstance(model.model[-1], Detect):
+        raise ModelError(f"{source}: is no detection model")
+    task = guess_model_task(model)
+    if task != "detect":
+        raise ModelError(f"{source}: is a model for the task {task!r}; prunetune prunes detectors")
+
+
+def _files_beside(file: Path) -> list[str]:
+    folder = file.parent
+    return [item.name for item in folder.glob("*.pt")] if folder.is_dir() else []
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,151 @@
+"""One set of data loaders per process: images are read once, however many trainings follow."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+from collections.abc import Iterator, Mapping
+from copy import copy
+from typing import Any
+
+import torch
+
+from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.training import TrainingSetup
+
+CALIBRATION_IMAGES = 128
+"""How many training images BatchNorm statistics are recalibrated on. EagleEye needs about a hundred."""
+
+
+class DataLoaders:
+    """ultralytics' loaders of a study's data set, built when first used and kept.
+
+    Attributes:
+        data: ultralytics' description of the data set, with absolute paths.
+    """
+
+    def __init__(self, setup: TrainingSetup) -> None:
+        prepare_ultralytics()
+        from ultralytics.cfg import get_cfg
+        from ultralytics.data.utils import check_det_dataset
+
+        self._setup = setup
+        self._options = get_cfg(overrides=arguments(setup))
+        self.data: dict[str, Any] = check_det_dataset(setup.data, autodownload=False)
+        self._evaluation: dict[str, Any] = {}
+        self._calibration: list[torch.Tensor] | None = None
+        self._train: Any = None
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a split that no decision sees."""
+        return bool(self.data.get("test"))
+
+    def train(self) -> Any:
+        """The augmented training loader, with mosaic open again if the last training closed it."""
+        if self._train is None:
+            self._train = self._build(self.data["train"], "train", self._setup.batch)
+        else:
+            self._train.dataset.mosaic = bool(self._options.mosaic)
+            self._train.dataset.transforms = self._train.dataset.build_transforms(hyp=self._options)
+            self._train.reset()
+        return self._train
+
+    def evaluation(self, split: str) -> Any:
+        """The loader that stock `YOLO.val` would build for `val` or `test`."""
+        if split not in self._evaluation:
+            self._evaluation[split] = self._build(self.data[split], "val", self._setup.batch)
+        return self._evaluation[split]
+
+    def calibration(self) -> Iterator[torch.Tensor]:
+        """Batches of training images without augmentation: (batch, 3, imgsz, imgsz), from 0 to 1."""
+        if self._calibration is None:
+            self._calibration = list(self._read_calibration())
+        for images in self._calibration:
+            yield images.float() / 255
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; every batch is one."""
+        if self._train is None:
+            self._train = self._build(self.data["train"], "train", self._setup.batch)
+        return len(self._train)
+
+    def _read_calibration(self) -> Iterator[torch.Tensor]:
+        from ultralytics.data.build import build_yolo_dataset
+
+        options = copy(self._options)
+        options.cache = False  # a few images, read once
+        with _without_bars():
+            dataset = build_yolo_dataset(
+                options, self.data["train"], self._setup.batch, self.data, mode="val", rect=False
+            )
+        count = min(CALIBRATION_IMAGES, len(dataset))
+        chosen = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
+        images = [dataset[index]["img"] for index in chosen]
+        for start in range(0, count, self._setup.batch):
+            yield torch.stack(images[start : start + self._setup.batch])
+
+    def _build(self, path: Any, mode: str, batch: int) -> Any:
+        from ultralytics.data.build import build_dataloader, build_yolo_dataset
+
+        with _without_bars():
+            dataset = build_yolo_dataset(
+                self._options, path, batch, self.data, mode=mode, rect=mode == "val", stride=32
+            )
+        on_cpu = self._setup.device in ("cpu", "mps")
+        workers = 0 if on_cpu else self._setup.workers
+        return build_dataloader(
+            dataset, batch, workers, shuffle=mode == "train", rank=-1, device="cpu" if on_cpu else "cuda"
+        )
+
+
+def arguments(setup: TrainingSetup) -> dict[str, Any]:
+    """ultralytics' arguments for every training and validation of a study."""
+    return {
+        "task": "detect",
+        "mode": "train",
+        "data": setup.data,
+        "imgsz": setup.imgsz,
+        "batch": setup.batch,
+        "device": setup.device,
+        "workers": setup.workers,
+        "cache": setup.cache or False,
+        "seed": setup.seed,
+        "nbs": setup.batch,  # every batch is a step: short phases need all the steps they can get
+        "optimizer": "AdamW",
+        "lr0": 0.001,
+        "warmup_bias_lr": 0.0,
+        "deterministic": False,  # each epoch is seeded anyway; ultralytics' own switch slows a CPU down
+        "plots": False,
+        "verbose": False,
+        "patience": 0,
+        "amp": setup.device not in ("cpu", "mps") and bool(setup.hyperparameters.get("amp", False)),
+        "exist_ok": True,
+        **{key: value for key, value in setup.hyperparameters.items() if key != "amp"},
+    }
+
+
+def hyperparameter_problems(hyperparameters: Mapping[str, Any]) -> list[str]:
+    """What ultralytics would not accept of the further arguments of a training, one sentence each."""
+    prepare_ultralytics()
+    from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
+
+    problems = []
+    for key, value in hyperparameters.items():
+        if key not in DEFAULT_CFG_DICT:
+            close = difflib.get_close_matches(key, list(DEFAULT_CFG_DICT), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            problems.append(f"{key}: ultralytics has no such argument{hint}")
+            continue
+        try:
+            get_cfg(overrides={key: value})
+        except (TypeError, ValueError, SyntaxError) as error:
+            problems.append(f"{key}: {error}")
+    return problems
+
+
+def _without_bars() -> contextlib.redirect_stdout[io.StringIO]:
+    """Hides the progress bars of reading images, which ultralytics shows even when it is told to be quiet."""
+    return contextlib.redirect_stdout(io.StringIO())

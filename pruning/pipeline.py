@@ -1,0 +1,397 @@
+"""From a recipe to small detectors: the stages in order, each run once and then read back.
+
+The pipeline yields and the caller decides: after each surgery comes a `Candidate`, and whoever does not want to
+pay for its recovery stops asking.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunetune.pruning.batchnorm import recalibrate
+from prunetune.pruning.clock import Clock
+from prunetune.pruning.detector import Detector, as_storage_error, read_description
+from prunetune.pruning.evaluation import evaluate
+from prunetune.pruning.loaders import DataLoaders, arguments
+from prunetune.pruning.plan import PruningPlan, plan_pruning
+from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
+from prunetune.pruning.stages import Stage, training_stage, trunk
+from prunetune.pruning.store import StageStore, StoredStage, file_sha256
+from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.trainer import TrainingState, train
+from prunetune.pruning.training import (
+    Accuracy,
+    Choice,
+    EpochListener,
+    Phase,
+    TrainingSetup,
+    recovery_phase,
+)
+from prunetune.spaces import ModelError, Recipe, Threshold
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINT, STATE, HISTORY = "checkpoint.pt", "state.pt", "history.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The detector that a study starts from.
+
+    Attributes:
+        model: A yaml, which is trained first, or a .pt, which is taken as it is.
+        names: Class names of the data set.
+        dense_epochs: Epochs of the dense training of a yaml.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    dense_epochs: int
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether the detector is trained already."""
+        return Path(self.model).suffix.lower() == ".pt"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network after surgery (`recovered` false), or after its recovery.
+
+    Attributes:
+        stage: Where it is stored.
+        round: Its round, from 1.
+        last: Whether the recipe ends with this round.
+        recovered: Whether recovery is done.
+        plan: The surgery that made it.
+        accuracy: On the validation split. After surgery: with recalibrated BatchNorm, before any training.
+    """
+
+    stage: StoredStage
+    round: int
+    last: bool
+    recovered: bool
+    plan: PruningPlan
+    accuracy: Accuracy
+
+    @property
+    def checkpoint(self) -> Path:
+        """The fp32 checkpoint."""
+        return self.stage.file(CHECKPOINT)
+
+    def load(self) -> Detector:
+        """The network."""
+        return Detector.load(self.checkpoint)
+
+
+@dataclass
+class Ledger:
+    """What carrying out a recipe took.
+
+    Attributes:
+        clock: Seconds by part.
+        epochs_trained: Epochs that ran.
+        epochs_reused: Epochs that were read back.
+        stages: Each stage with its digest, epochs, and whether it was read back.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    epochs_trained: int = 0
+    epochs_reused: int = 0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Pipeline:
+    """Carries out recipes on one detector and data set.
+
+    Args:
+        source: The detector to start from.
+        setup: What all trainings share.
+        store: Where stages are kept.
+        alignment: Channels are kept in multiples of this.
+        longest_sparse_epochs: The run over which sparsity in the unit `pull` is meant.
+        choose: Which epoch of a dense training or recovery is kept.
+        sparse_checkpoints: Epochs at which a longer sparse phase leaves a stage for recipes that stop there.
+        listener: Hears of every epoch with the stage's kind.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        setup: TrainingSetup,
+        store: StageStore,
+        *,
+        alignment: int,
+        longest_sparse_epochs: int,
+        choose: Choice = "map50_95",
+        sparse_checkpoints: frozenset[int] = frozenset(),
+        listener: Callable[[str], EpochListener] | None = None,
+    ) -> None:
+        self.source, self.setup, self.store = source, setup, store
+        self.alignment, self.choose = alignment, choose
+        self._longest_sparse_epochs = longest_sparse_epochs
+        self._sparse_checkpoints = sparse_checkpoints
+        self._listener = listener
+        self.ledger = Ledger()
+
+    @cached_property
+    def loaders(self) -> DataLoaders:
+        """The data set, read when a stage first needs it."""
+        with self.ledger.clock.part("load"):
+            return DataLoaders(self.setup)
+
+    def sparsity(self, recipe: Recipe) -> Sparsity:
+        """The recipe's sparsity in both units."""
+        lr0 = float(arguments(self.setup)["lr0"])
+        return resolve(
+            recipe.sparsity,
+            recipe.sparsity_unit,
+            self._longest_sparse_epochs,
+            self.loaders.steps_per_epoch,
+            lr0,
+        )
+
+    # The stages
+
+    def original(self) -> StoredStage:
+        """The dense detector: trained from its yaml, or the given checkpoint."""
+        if self.source.is_checkpoint:
+            return self._imported()
+        description = read_description(self.source.model)
+        phase = recovery_phase(self.source.dense_epochs, self.choose)
+        return self._train("original", self._untrained(description), phase)
+
+    def control(self, name: str, epochs: int) -> StoredStage:
+        """A network to compare with: the original trained on, or one with fewer channels in every layer.
+
+        Args:
+            name: `dense`, `half-width` or `quarter-width`.
+            epochs: Epochs of training after the original's own; the narrow ones start from scratch and get
+                the original's epochs as well.
+        """
+        if name == "dense":
+            return self._train("control", self.original(), recovery_phase(epochs, self.choose))
+        phase = recovery_phase(self.source.dense_epochs + epochs, self.choose)
+        return self._train("control", self._untrained(self.narrow_description(name)), phase)
+
+    def narrow_description(self, name: str) -> dict[str, Any]:
+        """The model description of `half-width` or `quarter-width`."""
+        factor = {"half-width": 0.5, "quarter-width": 0.25}[name]
+        if self.source.is_checkpoint:
+            return Detector.load(self.source.model).scaled_width(factor)
+        return Detector.build(read_description(self.source.model), self.source.names).scaled_width(factor)
+
+    def run(self, recipe: Recipe) -> Iterator[Candidate]:
+        """Carries out a recipe, one yield after each surgery and each recovery.
+
+        Raises:
+            TrainingFailureError: A training diverged or ran out of memory.
+        """
+        sparsity = self.sparsity(recipe)
+        parent = self.original()
+        for number in range(1, recipe.rounds + 1):
+            last = number == recipe.rounds
+            if recipe.sparse_epochs:
+                parent = self._train("sparse", parent, sparse_phase(recipe.sparse_epochs, sparsity))
+            pruned, plan = self._prune(parent, recipe.threshold)
+            yield Candidate(pruned, number, last, False, plan, _accuracy(pruned))
+            parent = pruned
+            if recipe.recovery_epochs:
+                parent = self._train("recovery", pruned, recovery_phase(recipe.recovery_epochs, self.choose))
+            yield Candidate(parent, number, last, True, plan, _accuracy(parent))
+
+    # How a stage is run
+
+    def _imported(self) -> StoredStage:
+        file = Path(self.source.model)
+        detector = Detector.load(file)  # first: a missing or damaged file is the user's to mend
+        if detector.names != self.source.names and len(detector.names) != len(self.source.names):
+            raise ModelError(
+                f"{file}: has {len(detector.names)} classes, but {self.setup.data} has {len(self.source.names)}; "
+                "train the detector on this data set first"
+            )
+        stage = Stage("original", "", {"checkpoint": file_sha256(file), "data": self.setup.data_fingerprint})
+        found = self._find(stage, epochs=0)
+        if found:
+            return found
+        return self._publish(stage, detector, evaluate_split=True)
+
+    def _untrained(self, description: Mapping[str, Any]) -> StoredStage:
+        """A network with its initial weights; not stored, for it costs nothing to make."""
+        plain = json.loads(json.dumps(description))
+        settings = {"description": plain, "names": list(self.source.names), "seed": self.setup.seed}
+        record = {"description": plain, "channels": {}}
+        return StoredStage(Stage("untrained", "", settings).digest, Path(), record, reused=False)
+
+    def _load(self, stage: StoredStage) -> Detector:
+        description = stage.record.get("description")
+        if description is not None:
+            return Detector.build(description, self.source.names, self.setup.seed)
+        with self.ledger.clock.part("load"):
+            return Detector.load(stage.file(CHECKPOINT))
+
+    def _train(self, kind: str, parent: StoredStage, phase: Phase) -> StoredStage:
+        stage = training_stage(kind, parent.digest, self.setup, phase)
+        found = self._find(stage, phase.epochs)
+        if found:
+            return found
+        base = trunk(kind, parent.digest, self.setup, phase)
+        state = self._state_before(kind, parent, phase, base)
+        done = state.epoch if state else 0
+        detector = self._load(parent)
+        clock = self.ledger.clock
+
+        def keep(state: TrainingState) -> None:
+            with clock.part("store"):
+                if state.epoch < phase.epochs:
+                    self.store.save_progress(base, lambda path: _save_state(state, path))
+                if phase.extensible() and state.epoch in self._sparse_checkpoints and state.epoch < phase.epochs:
+                    shorter = replace(phase, epochs=state.epoch)
+                    stopped = detector.copy()
+                    stopped.model.load_state_dict(state.model)
+                    self._publish(training_stage(kind, parent.digest, self.setup, shorter), stopped, state)
+
+        listener = self._listener(kind) if self._listener else None
+        with clock.part("setup"):
+            loaders = self.loaders
+            trained, state = train(detector, phase, self.setup, loaders, state=state, on_state=keep, on_epoch=listener)
+        new = state.history[done:]
+        clock.move("setup", "train", sum(record["train_s"] for record in new))
+        clock.move("setup", "validate", sum(record["validate_s"] for record in new))
+        published = self._publish(stage, trained, state, evaluate_split=kind != "sparse")
+        self.store.forget_progress(base)
+        self._note(published, phase.epochs - done, done)
+        return published
+
+    def _state_before(self, kind: str, parent: StoredStage, phase: Phase, base: str) -> TrainingState | None:
+        """The furthest state on the way to the end of this phase, if any was kept."""
+        states = []
+        progress = _read_state(self.store.progress(base))
+        if progress is not None and progress.epoch <= phase.epochs:
+            states.append(progress)
+        if phase.extensible():
+            for epochs in range(phase.epochs - 1, 0, -1):
+                shorter = training_stage(kind, parent.digest, self.setup, replace(phase, epochs=epochs))
+                found = self.store.find(shorter.digest)
+                state = _read_state(found.file(STATE)) if found else None
+                if state is not None:
+                    states.append(state)
+                    break
+        return max(states, key=lambda state: state.epoch, default=None)
+
+    def _prune(self, parent: StoredStage, threshold: Threshold) -> tuple[StoredStage, PruningPlan]:
+        detector = self._load(parent)
+        with self.ledger.clock.part("surgery"):
+            plan = plan_pruning(detector.model, threshold, self.alignment)
+        # Named by the plan, not by the threshold: two thresholds that keep the same channels are one surgery.
+        stage = Stage("pruning", parent.digest, {"plan": plan.digest(), "setup": self.setup.identity()})
+        found = self._find(stage, epochs=0)
+        if found:
+            return found, plan
+        with self.ledger.clock.part("surgery"):
+            pruned = Detector(apply_plan(detector.model, plan), detector.source)
+        loaders = self.loaders
+        with self.ledger.clock.part("recalibrate"):
+            recalibrate(pruned.model, loaders.calibration())
+        published = self._publish(stage, pruned, evaluate_split=True, extra={"plan": plan.as_dict()})
+        self._note(published, 0, 0)
+        return published, plan
+
+    def _publish(
+        self,
+        stage: Stage,
+        detector: Detector,
+        state: TrainingState | None = None,
+        *,
+        evaluate_split: bool = False,
+        extra: Mapping[str, Any] | None = None,
+    ) -> StoredStage:
+        accuracy = None
+        if evaluate_split:
+            with self.ledger.clock.part("validate"):
+                accuracy = evaluate(detector, self.setup, self.loaders)
+        record = {
+            "kind": stage.kind,
+            "parent": stage.parent,
+            "settings": dict(stage.settings),
+            "channels": detector.channels.as_dict(),
+            "params": detector.params,
+            "gflops": detector.gflops(self.setup.imgsz),
+            "accuracy": accuracy.as_dict() if accuracy else None,
+            "epochs": state.epoch if state else 0,
+            "best_epoch": state.best["epoch"] if state and state.best else None,
+            "versions": {name: version(name) for name in ("prunetune", "torch", "ultralytics", "torch-pruning")},
+            **(extra or {}),
+        }
+        train_args = {key: arguments(self.setup)[key] for key in ("task", "data", "imgsz", "batch")}
+        files: dict[str, Callable[[Path], None]] = {
+            CHECKPOINT: lambda path: detector.save(path, record, {**train_args, "model": detector.source})
+        }
+        if state is not None:
+            history = json.dumps(state.history)
+            files[HISTORY] = lambda path: _write(path, history)
+            if stage.kind == "sparse":
+                files[STATE] = lambda path: _save_state(state, path)
+        with self.ledger.clock.part("store"):
+            return self.store.publish(stage.digest, record, files)
+
+    def _find(self, stage: Stage, epochs: int) -> StoredStage | None:
+        found = self.store.find(stage.digest)
+        if found is not None:
+            self._note(found, 0, epochs)
+        return found
+
+    def _note(self, stage: StoredStage, trained: int, reused: int) -> None:
+        if stage.record["kind"] == "original":
+            return  # every recipe starts from it; it is no part of any
+        self.ledger.epochs_trained += trained
+        self.ledger.epochs_reused += reused
+        self.ledger.stages.append(
+            {
+                "kind": stage.record["kind"],
+                "digest": stage.digest,
+                "epochs": trained + reused,
+                "reused": stage.reused,
+            }
+        )
+
+
+def read_history(stage: StoredStage) -> list[dict[str, Any]]:
+    """The epochs of a training stage; empty for any other stage."""
+    file = stage.file(HISTORY)
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+def _accuracy(stage: StoredStage) -> Accuracy:
+    return Accuracy.from_dict(stage.record["accuracy"])
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _save_state(state: TrainingState, path: Path) -> None:
+    try:
+        torch.save(state.as_dict(), path)
+    except RuntimeError as error:
+        raise as_storage_error(path, error) from error
+
+
+def _read_state(file: Path) -> TrainingState | None:
+    if not file.is_file():
+        return None
+    try:
+        return TrainingState.from_dict(torch.load(file, map_location="cpu", weights_only=True))
+    # Damaged progress is no reason to fail: the training starts over, which is what progress saves.
+    except Exception as error:
+        _log.warning("%s: cannot be read (%s); training starts over", file, error)
+        return None

@@ -1,0 +1,117 @@
+"""The pruning plan: from a detector's gammas, a threshold and an alignment to the channels that stay.
+
+Channels are judged by the absolute value of their BatchNorm scale, as in network slimming (arXiv 1708.06519).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, round_channels
+from prunetune.pruning.surgery import ChannelGroup, channel_config, channel_groups, layer_regions
+from prunetune.spaces.errors import ConfigError, ModelError
+from prunetune.spaces.recipe import Threshold
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which channels a surgery keeps. Hashable, and computed without touching a weight."""
+
+    keep: tuple[tuple[str, tuple[int, ...]], ...]
+    """Root of each group that loses channels, and the indices that it keeps, both in ascending order."""
+    channels: ChannelConfig
+    """What the whole network will have afterwards."""
+    threshold: Threshold
+    alignment: int
+
+    def digest(self) -> str:
+        """A name for the surgery: two thresholds that keep the same channels are the same surgery."""
+        return digest_of({"keep": self.keep, "alignment": self.alignment})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "keep": {root: list(kept) for root, kept in self.keep},
+            "channels": self.channels.as_dict(),
+            "threshold": self.threshold.as_json(),
+            "alignment": self.alignment,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PruningPlan:
+        """The plan that `as_dict` wrote."""
+        return cls(
+            keep=_in_order({root: tuple(kept) for root, kept in values["keep"].items()}),
+            channels=ChannelConfig.from_dict(values["channels"]),
+            threshold=Threshold.parse(values["threshold"]),
+            alignment=int(values["alignment"]),
+        )
+
+
+def plan_pruning(
+    model: nn.Module,
+    threshold: Threshold,
+    alignment: int,
+    imgsz: int = 64,
+    groups: Sequence[ChannelGroup] | None = None,
+) -> PruningPlan:
+    """Chooses the channels that stay. The detector is left exactly as it was.
+
+    A channel's score is the largest |gamma| of all BatchNorms that scale it: a channel that skip connections
+    tie goes only if all of its gammas are below the threshold. The number of survivors is rounded up to the
+    alignment (`round_channels`) and filled with the highest scores; of equal scores the lower index stays. A
+    higher threshold therefore keeps a subset. Groups with a layer that no BatchNorm scales, such as transposed
+    convolutions and Detect's outputs, keep their full width: nothing judges what it writes. A group with layers
+    in both regions gets the lower of the two thresholds; YOLOv5 has none.
+
+    Args:
+        model: An ultralytics `DetectionModel`, not fused.
+        threshold: Channels with a score below it go.
+        alignment: Kept channels are multiples of it, or the full width.
+        imgsz: Side of the image to trace with, in px; a multiple of the largest stride.
+        groups: What `channel_groups(model)` returned, to trace only once for plan and surgery.
+
+    Raises:
+        ModelError: The detector cannot be pruned (`channel_groups`), or has gammas that are not finite.
+        ConfigError: The threshold is NaN, or the alignment below 1.
+    """
+    if math.isnan(threshold.backbone) or math.isnan(threshold.head):
+        raise ConfigError(f"threshold: {threshold} is no number; use a number that is 0 or above")
+    if groups is None:
+        groups = channel_groups(model, imgsz)
+    regions = layer_regions(model)
+    widths = channel_config(model).as_dict()
+    keep: dict[str, tuple[int, ...]] = {}
+    for group in groups:
+        if len(group.norms) < len(group.layers):
+            continue
+        scores = torch.stack([_gamma(model, name) for name in group.norms]).amax(dim=0)
+        limit = min(threshold.for_region(regions[layer]) for layer in group.layers)
+        kept = round_channels(int((scores >= limit).sum()), group.width, alignment)
+        if kept == group.width:
+            continue
+        best = torch.sort(scores, descending=True, stable=True).indices[:kept]
+        keep[group.root] = tuple(sorted(best.tolist()))
+        widths.update(dict.fromkeys(group.layers, kept))
+    return PruningPlan(_in_order(keep), ChannelConfig(widths), threshold, alignment)
+
+
+def _in_order(keep: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((root, keep[root]) for root in sorted(keep, key=natural_order))
+
+
+def _gamma(model: nn.Module, name: str) -> Tensor:
+    """|gamma| of one BatchNorm, in double precision, as the threshold is."""
+    norm = model.get_submodule(name)
+    if not isinstance(norm, nn.BatchNorm2d) or not norm.affine:
+        raise ModelError(f"{name}: the BatchNorm has no gamma; build it with affine=True")
+    gamma = norm.weight.detach().to("cpu", torch.float64).abs()
+    if not bool(torch.isfinite(gamma).all()):
+        raise ModelError(f"{name}: gammas are not finite, the training diverged; prune an earlier checkpoint")
+    return gamma

@@ -1,0 +1,181 @@
+"""The stage store: what was computed once is read back by every trial, worker and study.
+
+Plain files. A finished stage is a folder named by its digest, published by one rename after its files have
+reached the disk, so that it is whole or absent. An unfinished training leaves its last epoch in `progress/`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from prunetune.spaces.errors import StoreError
+from prunetune.spaces.files import flush, storage_error
+
+_RECORD = "stage.json"
+
+
+@dataclass(frozen=True)
+class StoredStage:
+    """A finished stage.
+
+    Attributes:
+        digest: The stage's name.
+        folder: Where its files are.
+        record: Plain values that were stored with it.
+        reused: Whether it was read back instead of run.
+    """
+
+    digest: str
+    folder: Path
+    record: Mapping[str, Any]
+    reused: bool
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.folder / name
+
+
+class StageStore:
+    """Finished stages and unfinished trainings below one folder.
+
+    Several processes can use a store at once. Two that work on the same stage waste time, never data: the first
+    to finish wins.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._stages, self._progress, self._drafts = root / "stages", root / "progress", root / "drafts"
+        try:
+            for folder in (self._stages, self._progress, self._drafts):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(root, error) from error
+        self._remove_dead_drafts()
+
+    def find(self, digest: str) -> StoredStage | None:
+        """The finished stage of this name, if there is one and its files are whole."""
+        folder = self._stages / digest
+        try:
+            stored = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+            whole = all((folder / name).stat().st_size == size for name, (size, _) in stored["files"].items())
+        except FileNotFoundError:
+            whole, stored = False, None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            whole, stored = False, {}
+        except OSError as error:
+            raise storage_error(folder, error) from error
+        if whole and stored:
+            return StoredStage(digest, folder, stored["record"], reused=True)
+        if folder.exists():
+            self.discard(digest)
+        return None
+
+    def publish(
+        self, digest: str, record: Mapping[str, Any], files: Mapping[str, Callable[[Path], None]]
+    ) -> StoredStage:
+        """Stores a finished stage.
+
+        Args:
+            digest: Its name.
+            record: Plain values to keep with it.
+            files: File name to a function that writes the file at the given path.
+
+        Raises:
+            StoreError: The folder cannot be written, or the disk is full.
+        """
+        draft = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}.{os.getpid()}.", dir=self._drafts))
+        folder = self._stages / digest
+        try:
+            sizes = {}
+            for name, write in files.items():
+                path = draft / name
+                write(path)
+                flush(path)
+                sizes[name] = (path.stat().st_size, file_sha256(path))
+            stored = {"digest": digest, "record": record, "files": sizes}
+            (draft / _RECORD).write_text(json.dumps(stored, indent=1), encoding="utf-8")
+            flush(draft / _RECORD)
+            draft.chmod(0o755)
+            try:
+                os.rename(draft, folder)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            flush(self._stages)
+        except OSError as error:
+            raise storage_error(folder, error) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        found = self.find(digest)
+        if found is None:
+            raise StoreError(f"{folder}: a stage vanished while it was written")
+        return StoredStage(digest, folder, found.record, reused=False)
+
+    def discard(self, digest: str) -> None:
+        """Removes a stage whose files turned out to be damaged; it will be run again."""
+        broken = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}.{os.getpid()}.", dir=self._drafts))
+        try:
+            os.rename(self._stages / digest, broken / digest)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise storage_error(self._stages / digest, error) from error
+        finally:
+            shutil.rmtree(broken, ignore_errors=True)
+
+    def progress(self, digest: str) -> Path:
+        """The file for the last epoch of an unfinished training."""
+        return self._progress / f"{digest}.pt"
+
+    def save_progress(self, digest: str, write: Callable[[Path], None]) -> None:
+        """Replaces the progress of a training as one step.
+
+        It survives the death of the process. After a power failure it may be gone, and the training starts over.
+        """
+        handle, name = tempfile.mkstemp(dir=self._drafts, prefix=f"{socket.gethostname()}.{os.getpid()}.")
+        os.close(handle)
+        try:
+            write(Path(name))
+            os.replace(name, self.progress(digest))
+        except OSError as error:
+            raise storage_error(self.progress(digest), error) from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def forget_progress(self, digest: str) -> None:
+        """Removes the progress of a training that is finished."""
+        self.progress(digest).unlink(missing_ok=True)
+
+    def _remove_dead_drafts(self) -> None:
+        """Removes what processes of this host left behind when they were killed."""
+        for draft in self._drafts.iterdir():
+            host, _, rest = draft.name.rpartition(".")[0].rpartition(".")
+            if host == socket.gethostname() and rest.isdigit() and not psutil.pid_exists(int(rest)):
+                shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
+
+
+def digest_of(value: Any) -> str:
+    """A name for plain values: equal values, equal name."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,319 @@
+"""Training by ultralytics' own loop, with what pruning needs done differently.
+
+Left to itself, `YOLO.train` rebuilds the network from its yaml, so that a pruned network comes back dense; scans the
+data set, plots, and validates once more for every short phase; keeps its checkpoints in fp16; and halves the batch
+when memory runs out. Here the given network is trained as it is, on loaders that stay, and after every epoch the
+whole state goes to the caller, who can continue it later: an epoch's result depends on the state before it and on
+its number, not on when the process started.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from copy import copy, deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunetune.pruning.batchnorm import gamma_histogram
+from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.evaluation import accuracy_from
+from prunetune.pruning.loaders import DataLoaders, arguments
+from prunetune.pruning.sparsity import gamma_parameters, l1, shrink
+from prunetune.pruning.training import (
+    EpochListener,
+    EpochRecord,
+    Phase,
+    TrainingFailureError,
+    TrainingSetup,
+    check_finite,
+    warmup_steps,
+)
+from prunetune.spaces.errors import ModelError
+
+prepare_ultralytics()
+from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
+from ultralytics.utils.torch_utils import init_seeds, unwrap_model  # noqa: E402
+
+
+@dataclass
+class TrainingState:
+    """Everything needed to go on after an epoch, on the CPU.
+
+    Attributes:
+        epoch: Finished epochs.
+        model: fp32 weights of the network that is trained.
+        ema: fp32 weights of its moving average.
+        optimizer: The optimizer's state, with the scaler's and the average's count.
+        best: The chosen epoch so far: `epoch`, `score` and fp32 `weights`; None before the first.
+        history: A record for each finished epoch.
+    """
+
+    epoch: int
+    model: dict[str, torch.Tensor]
+    ema: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    best: dict[str, Any] | None
+    history: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `torch.save`: tensors and plain values only."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingState:
+        """The state that `as_dict` wrote."""
+        return cls(**values)
+
+
+StateSaver = Callable[[TrainingState], None]
+
+
+def train(
+    detector: Detector,
+    phase: Phase,
+    setup: TrainingSetup,
+    loaders: DataLoaders,
+    *,
+    state: TrainingState | None = None,
+    on_state: StateSaver | None = None,
+    on_epoch: EpochListener | None = None,
+) -> tuple[Detector, TrainingState]:
+    """Trains a copy of a detector for one phase.
+
+    Args:
+        detector: Where to start from; it is not changed.
+        phase: What to do.
+        setup: What all trainings share.
+        loaders: The study's loaders.
+        state: Goes on from here, if given.
+        on_state: Gets the state after every epoch.
+        on_epoch: Gets the record of every epoch.
+
+    Returns:
+        The detector with the weights of the chosen epoch, and the state at the end.
+
+    Raises:
+        TrainingFailureError: `DIVERGED` or `OUT_OF_MEMORY`.
+        ModelError: The network's channels changed during training.
+    """
+    start = detector.copy()
+    if state is None or state.epoch < phase.epochs:
+        with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+            loop = _Loop(start, phase, setup, loaders, state, on_state, on_epoch, Path(folder))
+            try:
+                loop.train()
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    message = f"out of memory with batch={setup.batch}, imgsz={setup.imgsz}; try a smaller batch"
+                    raise TrainingFailureError("OUT_OF_MEMORY", message) from error
+                raise
+            state = loop.state()
+    trained = detector.copy()
+    weights = state.best["weights"] if state.best else state.model
+    trained.model.load_state_dict(weights)
+    if trained.channels != detector.channels:
+        raise ModelError(f"{detector.source}: training changed the network's channels")
+    return trained, state
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on any device."""
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
+    )
+
+
+class _Loop(DetectionTrainer):
+    """ultralytics' training loop over a given network and resident loaders."""
+
+    ema: Any
+    tloss: Any
+
+    def __init__(
+        self,
+        detector: Detector,
+        phase: Phase,
+        setup: TrainingSetup,
+        loaders: DataLoaders,
+        state: TrainingState | None,
+        on_state: StateSaver | None,
+        on_epoch: EpochListener | None,
+        folder: Path,
+    ) -> None:
+        self._detector, self._phase, self._setup, self._loaders = detector, phase, setup, loaders
+        self._start_state, self._on_state, self._on_epoch = state, on_state, on_epoch
+        self._best = state.best if state else None
+        self._history = list(state.history) if state else []
+        self._channels = detector.channels
+        self._clock = self._validated_s = 0.0
+        options = {
+            **arguments(setup),
+            "epochs": phase.epochs,
+            "cos_lr": False,
+            "close_mosaic": 0 if phase.extensible() else min(10, phase.epochs // 5),
+            "val": phase.choose != "last",
+            "save_dir": str(folder),
+            "model": detector.source,
+        }
+        super().__init__(overrides=options)
+        self.model = detector.model
+        self.add_callback("on_train_epoch_start", _Loop._begin_epoch)
+
+    # What the loop is given instead of building it
+
+    def get_dataset(self) -> dict[str, Any]:
+        return dict(self._loaders.data)
+
+    def setup_model(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.requires_grad = parameter.dtype.is_floating_point
+        self.model.criterion = None
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        return self._loaders.train() if mode == "train" else self._loaders.evaluation("val")
+
+    def build_optimizer(self, model: Any, **options: Any) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = super().build_optimizer(model, **options)
+        if self._phase.gamma_lr is not None:
+            for group in optimizer.param_groups:
+                if group.get("param_group") == "bn":  # ultralytics' group of all norm scales, without decay
+                    group["lr"] = self._phase.gamma_lr
+        return optimizer
+
+    def _setup_scheduler(self) -> None:
+        if self._phase.schedule == "linear":
+            super()._setup_scheduler()
+            return
+        self.lf = _constant
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self.lf)
+
+    def _get_warmup_iterations(self, num_batches: int) -> int:
+        return warmup_steps(self._phase.warmup_epochs, num_batches)
+
+    # What an epoch and a step do differently
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Starts from the given state. Called when optimizer and average exist."""
+        self._gammas = gamma_parameters(self.model)
+        if self._phase.sparse:
+            # Pruning reads the raw gammas, which a moving average only follows.
+            self.ema.decay = _no_decay
+        state = self._start_state
+        if state is None:
+            return
+        unwrap_model(self.model).load_state_dict(state.model)
+        self.ema.ema.load_state_dict(state.ema)
+        self.ema.updates = state.optimizer["updates"]
+        self.optimizer.load_state_dict(deepcopy(state.optimizer["optimizer"]))
+        if state.optimizer["scaler"]:
+            self.scaler.load_state_dict(state.optimizer["scaler"])
+        self.start_epoch = state.epoch
+
+    def _begin_epoch(self) -> None:
+        self._oom_retries = 3  # a smaller batch would be another training: fail instead
+        init_seeds(self._setup.seed * 100_003 + self.epoch)
+        self.train_loader.generator.manual_seed(self._setup.seed * 100_003 + self.epoch)
+        if self.train_loader.num_workers == 0:
+            self.train_loader.iterator = None  # draw the epoch's order anew from this seed
+        self._clock, self._validated_s = time.perf_counter(), 0.0
+
+    def optimizer_step(self) -> None:
+        average, self.ema = self.ema, None
+        super().optimizer_step()
+        self.ema = average
+        if self._phase.penalty:
+            lr = next(group["lr"] for group in self.optimizer.param_groups if group.get("param_group") == "bn")
+            shrink(self._gammas, self._phase.penalty * lr)
+        self.ema.update(self.model)
+
+    def validate(self) -> tuple[dict[str, Any], float]:
+        if self._phase.choose == "last":
+            return {}, 0.0
+        check_finite(self._losses(), self.epoch + 1)
+        start = time.perf_counter()
+        metrics, fitness = super().validate()
+        self._validated_s = time.perf_counter() - start
+        return metrics, fitness
+
+    def get_validator(self) -> Any:
+        validator = super().get_validator()
+        validator.args = copy(validator.args)
+        return validator
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Ends an epoch: chooses, records, hands the state over."""
+        record = EpochRecord(
+            epoch=self.epoch + 1,
+            losses=self._losses(),
+            train_s=time.perf_counter() - self._clock - self._validated_s,
+            validate_s=self._validated_s,
+            accuracy=accuracy_from(self.metrics) if self._phase.choose != "last" else None,
+            gammas=gamma_histogram(unwrap_model(self.model)) if self._phase.sparse else None,
+        )
+        check_finite(record.losses, record.epoch)
+        self._history.append(record.as_dict())
+        if record.accuracy is not None:
+            score = record.accuracy.score(self._phase.choose)
+            if self._best is None or score >= self._best["score"]:
+                weights = _weights(self.ema.ema)
+                self._best = {"epoch": record.epoch, "score": score, "weights": weights}
+        if self._on_state is not None:
+            self._on_state(self.state())
+        if self._on_epoch is not None:
+            self._on_epoch(record)
+
+    def _losses(self) -> dict[str, float]:
+        losses = {name: float(value) for name, value in (self.tloss or {}).items()}
+        if self._phase.sparse:
+            losses["sl_loss"] = self._phase.penalty * l1(self._gammas)
+        return losses
+
+    def state(self) -> TrainingState:
+        """The state after the last finished epoch."""
+        model = unwrap_model(self.model)
+        if Detector(model, self._detector.source).channels != self._channels:
+            raise ModelError(f"{self._detector.source}: training changed the network's channels")
+        return TrainingState(
+            epoch=self._history[-1]["epoch"],
+            model=_weights(model),
+            ema=_weights(self.ema.ema),
+            optimizer={
+                "optimizer": deepcopy(self.optimizer.state_dict()),
+                "scaler": self.scaler.state_dict(),
+                "updates": self.ema.updates,
+            },
+            best=self._best,
+            history=list(self._history),
+        )
+
+    # What is left out
+
+    def save_model(self) -> bool:
+        """Saves nothing: the state goes to the caller."""
+        return False
+
+    def final_eval(self) -> None:
+        """Leaves the evaluation to the caller."""
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Does not go back silently: `check_finite` ends a training that diverged."""
+        return False
+
+
+def _constant(epoch: int) -> float:
+    return 1.0
+
+
+def _no_decay(updates: int) -> float:
+    return 0.0
+
+
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -1,0 +1,150 @@
+"""The values of a training: what all trainings of a study share, what one phase does, what an epoch reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Choice: TypeAlias = Literal["map50_95", "f1", "last"]
+"""Which epoch's weights a phase ends with."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What a detector scores on one split, averaged over the classes, each from 0 to 1."""
+
+    map50: float
+    map50_95: float
+    precision: float
+    recall: float
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall at the confidence where the classes' mean F1 is best."""
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total > 0 else 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """All five figures."""
+        return {**asdict(self), "f1": self.f1}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float]) -> Accuracy:
+        """The accuracy that `as_dict` wrote."""
+        return cls(values["map50"], values["map50_95"], values["precision"], values["recall"])
+
+    def score(self, choice: Choice) -> float:
+        """The figure that a checkpoint is chosen by."""
+        return self.f1 if choice == "f1" else self.map50_95
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What all trainings of a study share."""
+
+    data: str
+    """The data set's yaml."""
+    data_fingerprint: str
+    """What the data set holds; equal data in another folder is equal."""
+    imgsz: int = 640
+    """Side of the square input in px."""
+    batch: int = 16
+    """Images per step; every batch is one step of the optimizer."""
+    device: str = "cpu"
+    """ultralytics' `device`."""
+    workers: int = 8
+    """Processes that load images; none on a CPU."""
+    cache: str = "ram"
+    """Keep the images in memory (`ram`), on disk (`disk`) or not at all (an empty string)."""
+    seed: int = 0
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of ultralytics, such as `mosaic` or `weight_decay`, for every training."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result of a training, and so the name of its stage."""
+        return {
+            "data": self.data_fingerprint,
+            "imgsz": self.imgsz,
+            "batch": self.batch,
+            "seed": self.seed,
+            "hyperparameters": dict(self.hyperparameters),
+        }
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training: so many epochs with one schedule."""
+
+    epochs: int
+    schedule: Literal["constant", "linear"]
+    """After the warm-up the learning rate stays, or falls linearly to 1 % over the epochs."""
+    warmup_epochs: float
+    choose: Choice = "last"
+    penalty: float = 0.0
+    """L1 coefficient lambda on BatchNorm gammas (arXiv 1708.06519); 0 trains without."""
+    gamma_lr: float | None = None
+    """Learning rate of the gammas, in a parameter group of their own; None: that of the rest."""
+
+    @property
+    def sparse(self) -> bool:
+        """Whether gammas are pulled to zero."""
+        return self.gamma_lr is not None
+
+    def extensible(self) -> bool:
+        """Whether a shorter run is a checkpoint on the way of a longer one."""
+        return self.schedule == "constant" and self.choose == "last"
+
+
+def warmup_steps(warmup_epochs: float, steps_per_epoch: int) -> int:
+    """Optimizer steps over which the learning rate rises from 0."""
+    return round(warmup_epochs * steps_per_epoch)
+
+
+def recovery_phase(epochs: int, choose: Choice) -> Phase:
+    """Ordinary training with a falling learning rate, for dense training and for recovery."""
+    return Phase(epochs, "linear", warmup_epochs=min(3.0, epochs / 10), choose=choose)
+
+
+@dataclass
+class EpochRecord:
+    """What one epoch reports."""
+
+    epoch: int
+    """From 1."""
+    losses: dict[str, float]
+    """Mean of each part of the loss; `sl_loss` is the L1 penalty."""
+    train_s: float
+    validate_s: float = 0.0
+    accuracy: Accuracy | None = None
+    gammas: dict[str, Any] | None = None
+    """Histogram of BatchNorm gammas after a sparse epoch."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "accuracy": self.accuracy.as_dict() if self.accuracy else None}
+
+
+EpochListener: TypeAlias = Callable[[EpochRecord], None]
+"""Hears of every finished epoch; may raise to stop the training."""
+
+
+class TrainingFailureError(Exception):
+    """A training that cannot be used, with a name for the cause.
+
+    Args:
+        cause: `DIVERGED`, `OUT_OF_MEMORY`, ...
+        message: What happened, for the user.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        self.cause = cause
+        super().__init__(message)
+
+
+def check_finite(losses: Mapping[str, float], epoch: int) -> None:
+    """Raises TrainingFailureError (DIVERGED) if a loss is NaN or infinite."""
+    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingFailureError("DIVERGED", f"{', '.join(bad)} is not finite in epoch {epoch}")

@@ -1,0 +1,43 @@
+"""What a study found: front, hypervolume, tables, figures, report. Reads Optuna studies, imports no torch."""
+
+from typing import TYPE_CHECKING, Any
+
+from prunetune.results.entries import Entry, entry
+from prunetune.results.findings import Findings, best, front, front_document, nearest
+from prunetune.results.pareto import hypervolume
+from prunetune.results.tables import csv_text, markdown, rich_table
+from prunetune.results.trials import trial_table
+
+if TYPE_CHECKING:
+    from prunetune.results.figures import front_figure
+    from prunetune.results.report import write_report
+
+__all__ = [
+    "Entry",
+    "Findings",
+    "best",
+    "csv_text",
+    "entry",
+    "front",
+    "front_document",
+    "front_figure",
+    "hypervolume",
+    "markdown",
+    "nearest",
+    "rich_table",
+    "trial_table",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # plotly is only for those who draw: `prunetune front` must start at once.
+    if name == "front_figure":
+        from prunetune.results.figures import front_figure
+
+        return front_figure
+    if name == "write_report":
+        from prunetune.results.report import write_report
+
+        return write_report
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,192 @@
+"""One row of what a study found: a trial or a control as plain numbers.
+
+Other processes wrote what is read here, perhaps with an older version, perhaps cut off halfway. So a field that
+is missing, NaN or of the wrong kind is None. Only what decides on the front is strict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from prunetune.spaces.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A candidate or a control: how accurate, how fast, how small, and where its files are."""
+
+    trial: int | None
+    """The trial's number; None for a control."""
+    recipe: Mapping[str, Any] | None = field(hash=False)
+    """`Recipe.as_dict()`; None for a control."""
+    map50: float | None
+    map50_95: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    latency_ms: float | None
+    """Median latency in ms."""
+    latency_ratio: float | None
+    """Latency in multiples of the dense network's, measured in the same call."""
+    gflops: float | None
+    params: int | None
+    bytes: int | None
+    """Size of the weights in bytes."""
+    channels_removed: float | None
+    """Removed fraction of the dense network's channels."""
+    params_removed: float | None
+    """Removed fraction of the dense network's parameters."""
+    checkpoint: str | None
+    """Path relative to the study's folder."""
+    onnx: str | None
+    """Path relative to the study's folder."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields in their order, ready for JSON."""
+        return {item.name: jsonable(getattr(self, item.name)) for item in fields(self)}
+
+
+def entry(trial: FrozenTrial, latency: Mapping[str, Any] | None = None) -> Entry:
+    """A trial's entry.
+
+    Args:
+        trial: A trial in any state.
+        latency: A later measurement (`latency_ms`, `latency_ratio`) that replaces the trial's own.
+    """
+    values = list(trial.values or ())
+    found = {**trial.user_attrs, **mapping(trial.user_attrs.get("accuracy"))}
+    if number(found.get("map50_95")) is None and values:
+        found["map50_95"] = values[0]
+    if number(found.get("latency_ms")) is None and len(values) > 1:
+        found["latency_ms"] = values[1]
+    recipe = trial.user_attrs.get("recipe")
+    return _entry(trial.number, dict(recipe) if isinstance(recipe, Mapping) else None, found, latency)
+
+
+def control_entry(found: Mapping[str, Any], latency: Mapping[str, Any] | None = None) -> Entry:
+    """The entry of a control, from what the study stores about it; `latency` as in `entry`."""
+    return _entry(None, None, {**found, **mapping(found.get("accuracy"))}, latency)
+
+
+def _entry(
+    trial: int | None,
+    recipe: Mapping[str, Any] | None,
+    found: Mapping[str, Any],
+    latency: Mapping[str, Any] | None,
+) -> Entry:
+    later = mapping(latency)
+    if number(later.get("latency_ms")) is not None:
+        found = {**found, "latency_ratio": None, **later}
+    return Entry(
+        trial=trial,
+        recipe=recipe,
+        map50=number(found.get("map50")),
+        map50_95=number(found.get("map50_95")),
+        precision=number(found.get("precision")),
+        recall=number(found.get("recall")),
+        f1=number(found.get("f1")),
+        latency_ms=number(found.get("latency_ms")),
+        latency_ratio=number(found.get("latency_ratio")),
+        gflops=number(found.get("gflops")),
+        params=integer(found.get("params")),
+        bytes=integer(found.get("bytes")),
+        channels_removed=number(found.get("channels_removed")),
+        params_removed=number(found.get("params_removed")),
+        checkpoint=text(found.get("checkpoint")),
+        onnx=text(found.get("onnx")),
+    )
+
+
+def outcome(trial: FrozenTrial) -> str:
+    """How a trial ended, in the search's words; from its state where the search could not say.
+
+    A worker that was killed leaves no outcome: such a trial is `ERROR`. An unfinished one is `RUNNING` or
+    `WAITING`. A finished one of unknown outcome is the empty string.
+    """
+    if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+        return trial.state.name
+    named = text(trial.user_attrs.get("outcome"))
+    by_state = {TrialState.FAIL: "ERROR", TrialState.PRUNED: "STOPPED_EARLY"}
+    return named or by_state.get(trial.state, "")
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether the trial kept the budget. Without a verdict of the search, its constraints decide."""
+    told = trial.user_attrs.get("feasible")
+    if isinstance(told, bool):
+        return told
+    return all(value <= 0 for value in (trial.constraints or {}).values())
+
+
+def is_candidate(trial: FrozenTrial) -> bool:
+    """Whether the trial may stand on the front: finished, recovered, within the budget."""
+    if trial.state is not TrialState.COMPLETE or outcome(trial) != "OK" or not is_feasible(trial):
+        return False
+    # A trial that only knows its accuracy before recovery has no score, whatever else it says.
+    return number(trial.user_attrs.get("rung", 1)) not in (None, 0.0)
+
+
+def channels(trial: FrozenTrial) -> dict[str, int]:
+    """The trial's layer widths, in the order of the network; empty if surgery was not reached."""
+    return widths(trial.user_attrs.get("channels"))
+
+
+def widths(value: Any) -> dict[str, int]:
+    """A stored mapping from layer to width, without what is no number."""
+    found = {str(layer): integer(width) for layer, width in mapping(value).items()}
+    return {layer: width for layer, width in found.items() if width is not None}
+
+
+def recipe_text(recipe: Mapping[str, Any] | None) -> str:
+    """A recipe on one line; what an older version wrote is shown as `key=value`."""
+    if not recipe:
+        return ""
+    try:
+        told = str(Recipe.from_dict(recipe))
+        return told[1:-1] if told.startswith("(") else told
+    except (KeyError, TypeError, ValueError):
+        return ", ".join(f"{key}={value}" for key, value in recipe.items())
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def number(value: Any) -> float | None:
+    """The value as a finite float, else None."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def integer(value: Any) -> int | None:
+    """The value as an int, else None."""
+    found = number(value)
+    return None if found is None else round(found)
+
+
+def text(value: Any) -> str | None:
+    """The value if it is a string with content, else None."""
+    return value if isinstance(value, str) and value else None
+
+
+def jsonable(value: Any) -> Any:
+    """The value as strict JSON knows it: NaN and infinities are None, unknown kinds become their text."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value
+    if isinstance(value, Real):
+        return number(value)
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in value]
+    return str(value)

@@ -1,0 +1,218 @@
+"""The report's figures. Each reads on a light and a dark page: no background, colours of middle lightness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from prunetune.results.entries import Entry, is_candidate, outcome, recipe_text
+from prunetune.results.findings import Findings, Source
+from prunetune.results.tables import budget_text, decimals, latency, significant, size
+from prunetune.results.trials import seconds
+
+FRONT, CONTROL, LIMIT = "#3b82d6", "#d9822b", "#d1495b"
+FAINT, INK, GRID = "#99a0ab", "#808690", "rgba(128,134,145,0.22)"
+PARTS = {
+    "train": "#3b82d6",
+    "validate": "#1f9e89",
+    "measure": "#d9822b",
+    "surgery": "#9067c6",
+    "export": "#c5658f",
+    "store": "#8c7a5b",
+    "other": "#808690",
+}
+
+
+def front_figure(study: Source, chosen: int | None = None) -> go.Figure:
+    """Accuracy against latency: every trial, the front, the controls and the budget.
+
+    Trials that the gate ended are known before recovery only. They stand in a strip of their own below, on
+    the same latency axis: their accuracy cannot be compared with that of recovered networks.
+
+    Args:
+        study: What to draw.
+        chosen: The number of the trial to mark; the most accurate member if None.
+    """
+    found = Findings.of(study)
+    members = {item.trial for item in found.front}
+    complete = [found.entry(trial) for trial in found.trials if is_candidate(trial)]
+    stopped = [found.entry(trial) for trial in found.trials if outcome(trial) == "STOPPED_EARLY"]
+    over = [found.entry(trial) for trial in found.trials if outcome(trial) == "OVER_BUDGET"]
+    over = [item for item in over if item.latency_ms is not None and item.map50_95 is not None]
+    figure = canvas(height=620 if over else 500)
+    # The order of the traces is that of the legend: what matters comes first.
+    _front_line(figure, found.front)
+    mark = chosen if chosen is not None else (found.best.trial if found.best else None)
+    marked = [item for item in [*complete, *over] if item.trial == mark]
+    if marked:
+        ring = {"symbol": "circle-open", "size": 21, "color": FRONT, "line": {"width": 2}}
+        axis = "y2" if marked[0] in over else "y"
+        _points(figure, marked, f"chosen: trial {mark}", ring, axis=axis)
+    _controls(figure, found.controls)
+    faint = {"size": 8, "color": FAINT}
+    _points(figure, [item for item in complete if item.trial not in members], "complete, dominated", faint)
+    _points(figure, stopped, "stopped early", {"size": 8, "color": FAINT, "symbol": "circle-open"})
+    cross = {"symbol": "x", "size": 8, "color": LIMIT, "opacity": 0.75}
+    _points(figure, over, "over budget, not recovered", cross, axis="y2")
+    left, right = _front_axes(figure, [*complete, *stopped, *found.controls.values()], over, found.budget_ms)
+    if found.budget_ms is not None:
+        share = (found.budget_ms - left) / (right - left)
+        line = {"color": LIMIT, "width": 1.5, "dash": "dash"}
+        figure.add_shape(type="line", x0=found.budget_ms, x1=found.budget_ms, y0=0, y1=1, yref="paper", line=line)
+        figure.add_annotation(
+            x=found.budget_ms,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            xanchor="left" if share < 0.25 else "right" if share > 0.75 else "center",
+            text=escape(budget_text(found)),
+            showarrow=False,
+            font={"color": LIMIT, "size": 12},
+        )
+    return figure
+
+
+def time_figure(study: Source) -> go.Figure | None:
+    """Where the time of each trial went. None if no trial has recorded any."""
+    found = Findings.of(study)
+    spent = {trial.number: seconds(trial) for trial in found.trials}
+    spent = {trial: parts for trial, parts in spent.items() if sum(parts.values()) > 0}
+    if not spent:
+        return None
+    longest = max(sum(parts.values()) for parts in spent.values())
+    unit, divisor = ("h", 3600) if longest > 7200 else ("min", 60) if longest > 120 else ("s", 1)
+    known = [*PARTS, *sorted({part for parts in spent.values() for part in parts} - set(PARTS))]
+    figure = canvas(height=340)
+    for part in known:
+        if any(parts.get(part, 0) > 0 for parts in spent.values()):
+            figure.add_bar(
+                x=list(spent),
+                y=[parts.get(part, 0) / divisor for parts in spent.values()],
+                name=escape(part),
+                marker={"color": PARTS.get(part, INK)},
+                hovertemplate=f"trial %{{x}}, {escape(part)}: %{{y:.3g}} {unit}<extra></extra>",
+            )
+    figure.update_layout(barmode="stack", bargap=0.25, legend={"y": -0.28})
+    figure.update_xaxes(title="trial", showgrid=False, tickformat="d", dtick=1 if len(spent) <= 20 else None)
+    figure.update_yaxes(title=f"time in {unit}")
+    return figure
+
+
+def canvas(height: int) -> go.Figure:
+    """An empty figure of `height` px in the common style."""
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
+    layout = go.Layout(
+        height=height,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": INK, "family": "system-ui, sans-serif", "size": 12},
+        margin={"l": 8, "r": 12, "t": 34, "b": 8},
+        legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0},
+        xaxis=axis,
+        yaxis=axis,
+        hovermode="closest",
+        showlegend=True,
+    )
+    return go.Figure(layout=layout)
+
+
+def _front_line(figure: go.Figure, members: Sequence[Entry]) -> None:
+    if not members:
+        return
+    figure.add_scatter(
+        x=[item.latency_ms for item in members],
+        y=[item.map50_95 for item in members],
+        mode="lines+markers+text",
+        name="front",
+        # A step: between two members nothing better than the faster one was found.
+        line={"color": FRONT, "width": 2, "shape": "hv"},
+        marker={"size": 11, "color": FRONT},
+        text=[str(item.trial) for item in members],
+        textposition="top left",
+        textfont={"color": FRONT, "size": 12},
+        customdata=[_hover(f"trial {item.trial}", item) for item in members],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _points(figure: go.Figure, items: Sequence[Entry], name: str, marker: dict[str, Any], axis: str = "y") -> None:
+    drawn = [item for item in items if item.latency_ms is not None and item.map50_95 is not None]
+    if drawn:
+        figure.add_scatter(
+            x=[item.latency_ms for item in drawn],
+            y=[item.map50_95 for item in drawn],
+            yaxis=axis,
+            mode="markers",
+            name=name,
+            marker=marker,
+            customdata=[_hover(f"trial {item.trial}", item) for item in drawn],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+
+
+def _controls(figure: go.Figure, controls: dict[str, Entry]) -> None:
+    drawn = {name: item for name, item in controls.items() if item.latency_ms is not None and item.map50_95 is not None}
+    if drawn:
+        latencies = [item.latency_ms or 0.0 for item in drawn.values()]
+        middle = (min(latencies) + max(latencies)) / 2
+        figure.add_scatter(
+            x=latencies,
+            y=[item.map50_95 for item in drawn.values()],
+            mode="markers+text",
+            name="controls",
+            marker={"symbol": "diamond", "size": 12, "color": CONTROL},
+            text=[f"\u2002{escape(name)}\u2002" for name in drawn],
+            # The half-width control often stands on the budget's line: its name goes beside it, inwards.
+            textposition=["middle left" if x > middle else "middle right" for x in latencies],
+            textfont={"color": CONTROL, "size": 12},
+            customdata=[_hover(name, item) for name, item in drawn.items()],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+
+
+def _front_axes(
+    figure: go.Figure, recovered: Iterable[Entry], over: Sequence[Entry], budget_ms: float | None
+) -> tuple[float, float]:
+    """Ranges with room for the labels; with trials over the budget, a strip below for them.
+
+    Returns:
+        The range of latency in ms.
+    """
+    above = list(recovered)
+    low, high = _range([item.map50_95 for item in above], margin=0.1, floor=0.01)
+    left, right = _range([*(item.latency_ms for item in [*above, *over]), budget_ms], margin=0.1, floor=0.01)
+    left = max(0.0, left)
+    figure.update_xaxes(title="latency in ms", range=[left, right])
+    figure.update_yaxes(title="mAP50-95", range=[max(0.0, low), min(1.0, high)])
+    if over:
+        axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "rangemode": "tozero", "nticks": 4}
+        figure.update_layout(
+            yaxis={"domain": [0.3, 1]},
+            yaxis2={**axis, "domain": [0, 0.2], "title": "before recovery", "anchor": "x"},
+            xaxis={"anchor": "y2"},
+            legend={"y": -0.12},
+        )
+    return left, right
+
+
+def _range(values: Sequence[float | None], margin: float, floor: float) -> tuple[float, float]:
+    known = [value for value in values if value is not None]
+    if not known:
+        return 0.0, 1.0
+    room = margin * max(max(known) - min(known), floor)
+    return min(known) - room, max(known) + room
+
+
+def _hover(name: str, item: Entry) -> str:
+    lines = (
+        f"<b>{escape(name)}</b>",
+        f"mAP50-95 {decimals(item.map50_95)}",
+        latency(item.latency_ms, item.latency_ratio),
+        " ".join(part for part in (size(item.params), "parameters") if size(item.params)),
+        f"{significant(item.gflops)} GFLOPs" if item.gflops is not None else "",
+        escape(recipe_text(item.recipe)),
+    )
+    return "<br>".join(line for line in lines if line)

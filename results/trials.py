@@ -1,0 +1,85 @@
+"""The table of all trials, failed ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial
+
+from prunetune.results.entries import is_feasible, jsonable, mapping, number, outcome, text
+from prunetune.results.findings import Findings, Source
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def trial_table(study: Source) -> DataFrame:
+    """One row per trial in any state, by number.
+
+    Columns: `trial, state, outcome, reason, on_front, feasible, violation, rung`, the recipe as
+    `recipe_<name>`, an entry's measures (latency confirmed where it was), `sparsity_lambda`, `sparsity_pull`,
+    `epochs_trained`, `epochs_reused`, `seconds` (in all) and `seconds_<part>`, `host`, `pid`, `equals`,
+    `started` and `finished` (UTC). What a trial does not know is missing (NaN or None).
+    """
+    # pandas takes half a second to import; the front and the tables do without.
+    import pandas
+
+    found = Findings.of(study)
+    members = {item.trial for item in found.front}
+    records = [_record(found, trial, trial.number in members) for trial in found.trials]
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    return pandas.DataFrame.from_records(records, columns=columns or ["trial", "state", "outcome", "reason"])
+
+
+def seconds(trial: FrozenTrial) -> dict[str, float]:
+    """The trial's seconds by part."""
+    told = {str(part): number(value) for part, value in mapping(trial.user_attrs.get("seconds")).items()}
+    return {part: value for part, value in told.items() if value is not None}
+
+
+def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    item = found.entry(trial).as_dict()
+    recipe = item.pop("recipe")
+    measured = mapping(found.confirmed.get(str(trial.number)))
+    epochs, worker, spent = (
+        mapping(attributes.get("epochs")),
+        mapping(attributes.get("worker")),
+        seconds(trial),
+    )
+    return {
+        "trial": item.pop("trial"),
+        "state": trial.state.name,
+        "outcome": outcome(trial),
+        "reason": text(attributes.get("reason")) or "",
+        "on_front": on_front,
+        "feasible": is_feasible(trial) if trial.state.is_finished() and "violation" in attributes else None,
+        "violation": number(attributes.get("violation")),
+        "rung": number(attributes.get("rung")),
+        **_flat("recipe", recipe or {}),
+        **item,
+        "latency_spread_ms": number(measured.get("latency_spread_ms", attributes.get("latency_spread_ms"))),
+        "sparsity_lambda": number(attributes.get("sparsity_lambda")),
+        "sparsity_pull": number(attributes.get("sparsity_pull")),
+        "epochs_trained": number(epochs.get("trained")),
+        "epochs_reused": number(epochs.get("reused")),
+        "seconds": sum(spent.values()) if spent else None,
+        **{f"seconds_{part}": value for part, value in spent.items()},
+        "host": text(worker.get("host")),
+        "pid": number(worker.get("pid")),
+        "equals": number(attributes.get("equals")),
+        "started": trial.datetime_start,
+        "finished": trial.datetime_complete,
+    }
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings on one level: a region's threshold becomes `recipe_threshold_backbone`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(f"{prefix}_{name}", value))
+        else:
+            flat[f"{prefix}_{name}"] = jsonable(value)
+    return flat

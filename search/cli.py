@@ -1,0 +1,222 @@
+"""The command line. Commands that only read a study start without torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from prunetune.spaces import PrunetuneError
+
+app = typer.Typer(
+    help="Search over pruning recipes for YOLO detectors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
+RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's description.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="For example trials=30 space.rounds.high=3."),
+    ] = None,
+) -> None:
+    """Run a study, or go on with it: the same command resumes, and joins one that runs."""
+    from prunetune.search.spec import StudySpec
+
+    spec = StudySpec.read(file, overrides or ())
+    from prunetune.search.runner import run_study
+
+    console = _console()
+    try:
+        study = run_study(spec, console)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from here", markup=False)
+        raise typer.Exit(130) from None
+    _show_end(study, spec.folder, console)
+
+
+def _show_end(study: Any, folder: Path, console: Console) -> None:
+    from prunetune.results import front, nearest, rich_table
+    from prunetune.search.finish import FINISHED
+
+    if FINISHED not in study.user_attrs:
+        return
+    console.print(rich_table(study))
+    if front(study):
+        for name in ("report.html", "best.pt", "best.onnx"):
+            console.print(f"{name:12} {folder / name}", markup=False, highlight=False, soft_wrap=True)
+        return
+    closest = nearest(study)
+    budget = study.user_attrs["budget"]
+    where = f"{folder / 'report.html'} shows all trials"
+    if closest is None:
+        raise PrunetuneError(f"no trial finished within the budget {budget['text']}; {where}")
+    raise PrunetuneError(
+        f"budget.latency: no recipe met {budget['text']} ({budget['limit_ms']:.3g} ms). Nearest is trial "
+        f"{closest.trial} with {closest.latency_ms:.3g} ms; allow more latency, or let the space prune more "
+        f"(a higher threshold or sparsity, more rounds). {where}"
+    )
+
+
+@app.command()
+def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
+    """Show how far a study is."""
+    from prunetune.search.status import study_status, write_status
+    from prunetune.search.study import find_study
+
+    found, folder = find_study(study, runs)
+    if as_json:
+        _write_json(study_status(found, folder))
+    else:
+        write_status(study_status(found, folder), _console())
+
+
+@app.command()
+def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
+    """Show the front beside the controls."""
+    from prunetune.results import front_document, rich_table
+    from prunetune.search.study import find_study
+
+    found, folder = find_study(study, runs)
+    if as_json:
+        _write_json(front_document(found, folder))
+    else:
+        _console().print(rich_table(found))
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    runs: RunsOption = "runs",
+    trial: Annotated[int | None, typer.Option(help="Whose layers to show; by default the most accurate.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default report.html in its folder.")] = None,
+) -> None:
+    """Write the study's report as one HTML file."""
+    from prunetune.results import write_report
+    from prunetune.search.study import find_study
+
+    found, folder = find_study(study, runs)
+    path = write_report(found, folder, out or folder / "report.html", trial)
+    print(path)
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    trial: Annotated[int, typer.Option(help="The trial's number, as `front` shows it.")],
+    out: Annotated[Path | None, typer.Option(help="A folder; by default the study's own.")] = None,
+    runs: RunsOption = "runs",
+) -> None:
+    """Write a trial's network as .pt for stock ultralytics and as .onnx."""
+    from prunetune.search.study import find_study, stored_spec
+    from prunetune.search.tools import export_trial
+
+    found, folder = find_study(study, runs)
+    for path in export_trial(found, folder, trial, out or folder, stored_spec(found).imgsz):
+        print(path)
+
+
+@app.command()
+def prune(
+    model: Annotated[str, typer.Argument(help="A .pt, or a yaml.")],
+    threshold: Annotated[float, typer.Option(help="Channels with a BatchNorm gamma below it go.")],
+    head_threshold: Annotated[
+        float | None, typer.Option(help="Another threshold for neck and head; by default the same.")
+    ] = None,
+    align: Annotated[int, typer.Option(min=1, help="Keep channels in multiples of this.")] = 8,
+    imgsz: Annotated[int, typer.Option(help="Input size in px for GFLOPs.")] = 640,
+    out: Annotated[Path | None, typer.Option(help="Where to write the pruned .pt.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prune a detector once, without a study and without training."""
+    from prunetune.search.tools import prune_once, write_pruned
+
+    pruned = prune_once(model, threshold, head_threshold, align, imgsz, out)
+    if as_json:
+        _write_json(pruned)
+    else:
+        write_pruned(pruned, _console())
+
+
+@app.command()
+def measure(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=".pt, .onnx or yaml files.")],
+    target: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    against: Annotated[str | None, typer.Option(help="The reference; by default the first model.")] = None,
+    imgsz: Annotated[int, typer.Option(help="Input size in px.")] = 640,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    repeats: Annotated[int, typer.Option("--repeats", min=5, help="Timed rounds.")] = 40,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, all models interleaved in one run."""
+    from prunetune.search.tools import measure_models, write_measured
+
+    spec = {
+        "kind": target, "threads": threads, "device": device, "precision": precision, "runs": repeats,
+    }  # fmt: skip
+    measured = measure_models(models, spec, against, imgsz)
+    if as_json:
+        _write_json(measured)
+    else:
+        write_measured(measured, _console())
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check that everything a study needs is installed and works."""
+    from prunetune.search.doctor import examine, write_findings
+
+    findings = examine()
+    if as_json:
+        _write_json([finding.as_dict() for finding in findings])
+    else:
+        write_findings(findings, _console())
+    if any(finding.state == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _console() -> Console:
+    """The terminal; where there is none, lines wide enough for a table."""
+    return Console() if sys.stdout.isatty() else Console(width=180)
+
+
+def _write_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def main() -> None:
+    """Runs a command. What the user can mend gives one message and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _quiet_optuna()
+    try:
+        app()
+    except PrunetuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+
+
+def _quiet_optuna() -> None:
+    """Keeps Optuna's own messages out of ours, without importing it for commands that do not need it."""
+    for name in ("optuna", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

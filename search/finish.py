@@ -1,0 +1,137 @@
+"""The end of a study: controls, one last measurement of the whole front, the test split, export and report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.trial import TrialState
+
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.evaluation import evaluate
+from prunetune.pruning.pipeline import CHECKPOINT
+from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
+from prunetune.search.objective import describe
+from prunetune.search.progress import Progress
+from prunetune.search.workspace import Workspace
+from prunetune.spaces.files import publish, write_text
+
+FINISHED = "finished"
+"""Study attribute: how many trials the last finish has seen."""
+
+
+def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> None:
+    """Completes a study whose trials are done. Does nothing if nothing came since the last time."""
+    with FileLock(workspace.folder / ".finish"):
+        seen = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)))
+        if study.user_attrs.get(FINISHED) == seen:
+            return
+        controls = _train_controls(study, workspace, progress)
+        # The last measurement can move members past each other or over the budget, and so bring up others.
+        while missing := [item for item in front(study) if not _confirmed(study, item)]:
+            progress.begin(f"measuring {len(missing)} members of the front again, with the controls")
+            _confirm(study, workspace, front(study), controls)
+        members = front(study)
+        progress.begin("evaluating on the test split")
+        _evaluate_on_test(study, workspace, members, controls)
+        progress.begin("exporting")
+        _export(study, workspace, members)
+        _write_results(study, workspace)
+        study.set_user_attr(FINISHED, seen)
+
+
+def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progress) -> dict[str, Detector]:
+    """Trains the controls for as many epochs in all as the longest recipe spends, and stores their entries."""
+    detectors: dict[str, Detector] = {}
+    entries: dict[str, Any] = dict(study.user_attrs.get("controls", {}))
+    for name in workspace.spec.controls:
+        progress.begin(f"control {name}")
+        stage = workspace.pipeline.control(name, workspace.spec.space.longest_epochs)
+        detector = detectors[name] = Detector.load(stage.file(CHECKPOINT))
+        described = describe(detector, stage.file(CHECKPOINT), workspace.measure(detector), workspace)
+        entries[name] = {
+            **stage.record["accuracy"],
+            **described,
+            "epochs": workspace.spec.dense_epochs + workspace.spec.space.longest_epochs,
+            "checkpoint": workspace.keep_checkpoint(stage, name),
+            "onnx": None,
+        }
+        study.set_user_attr("controls", entries)
+        progress.end()
+        progress.say(
+            f"control {name}: map50_95 {entries[name]['map50_95']:.3f}  {entries[name]['latency_ms']:.2f} ms  "
+            f"{entries[name]['gflops']:.2f} GFLOPs  {entries[name]['params'] / 1e6:.2f}M"
+        )
+    return detectors
+
+
+def _confirmed(study: optuna.Study, item: Entry) -> bool:
+    return str(item.trial) in study.user_attrs.get("confirmed", {})
+
+
+def _confirm(study: optuna.Study, workspace: Workspace, members: list[Entry], controls: dict[str, Detector]) -> None:
+    """Measures all members and controls in one interleaved run."""
+    detectors = {str(item.trial): _member(workspace, item) for item in members} | controls
+    folder = workspace.folder / "networks"
+    anchor = replace(workspace.reference(workspace.anchor), name="the anchor")
+    networks = [workspace.network(name, detector, folder) for name, detector in detectors.items()]
+    with workspace.pipeline.ledger.clock.part("measure"):
+        measured = workspace.target.measure([anchor, *networks], reference=anchor.name)
+    confirmed = {}
+    for name in detectors:
+        latency = measured[name]
+        stated = workspace.stated_ms(latency)
+        confirmed[name] = {
+            "latency_ms": stated,
+            "latency_ratio": stated / workspace.references["dense"],
+            "latency_spread_ms": latency.ratio_spread * workspace.references[workspace.anchor],
+        }
+    study.set_user_attr("confirmed", {**study.user_attrs.get("confirmed", {}), **confirmed})
+
+
+def _evaluate_on_test(
+    study: optuna.Study, workspace: Workspace, members: list[Entry], controls: dict[str, Detector]
+) -> None:
+    """Evaluates on the split that no decision saw, if the data set has one."""
+    if not workspace.pipeline.loaders.has_test:
+        return
+    accuracies: dict[str, Any] = dict(study.user_attrs.get("test", {}))
+    detectors = {str(item.trial): _member(workspace, item) for item in members} | controls
+    for name, detector in detectors.items():
+        if name not in accuracies:
+            pipeline = workspace.pipeline
+            accuracies[name] = evaluate(detector, pipeline.setup, pipeline.loaders, "test").as_dict()
+    study.set_user_attr("test", accuracies)
+
+
+def _export(study: optuna.Study, workspace: Workspace, members: list[Entry]) -> None:
+    """Writes each member's ONNX file, and the best one as `best.pt` and `best.onnx`."""
+    exports: dict[str, str] = dict(study.user_attrs.get("exports", {}))
+    for item in members:
+        file = workspace.folder / "candidates" / f"trial-{item.trial}.onnx"
+        if not file.is_file():
+            _member(workspace, item).export_onnx(file, workspace.spec.imgsz)
+        exports[str(item.trial)] = str(file.relative_to(workspace.folder))
+    study.set_user_attr("exports", exports)
+    winner = best(study)
+    if winner is not None:
+        for suffix in (".pt", ".onnx"):
+            with publish(workspace.folder / f"best{suffix}") as draft:
+                shutil.copyfile(workspace.folder / "candidates" / f"trial-{winner.trial}{suffix}", draft)
+
+
+def _write_results(study: optuna.Study, workspace: Workspace) -> None:
+    folder = workspace.folder
+    write_text(folder / "front.json", json.dumps(front_document(study), indent=1) + "\n")
+    write_text(folder / "front.md", markdown(study) + "\n")
+    write_text(folder / "front.csv", csv_text(study))
+    write_report(study, folder, folder / "report.html")
+
+
+def _member(workspace: Workspace, item: Entry) -> Detector:
+    assert item.checkpoint is not None  # every trial that can be on the front has one
+    return Detector.load(workspace.folder / item.checkpoint)

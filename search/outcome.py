@@ -1,0 +1,29 @@
+"""How a trial ended."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Outcome(str, Enum):
+    """Stored with every trial. Only OK can enter the front; a failure is a state, never a score."""
+
+    OK = "OK"
+    """Recovered, evaluated and measured."""
+    OVER_BUDGET = "OVER_BUDGET"
+    """Too slow right after surgery; told as infeasible, not recovered."""
+    DIVERGED = "DIVERGED"
+    """A loss became NaN or infinite."""
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    """An allocation failed."""
+    WORKER_DIED = "WORKER_DIED"
+    """The process vanished; the recipe was enqueued again."""
+    INTERRUPTED = "INTERRUPTED"
+    """The user stopped the run; the recipe was enqueued again."""
+    ERROR = "ERROR"
+    """Anything else, with its text."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the trial is one of the study's `trials`."""
+        return self not in (Outcome.WORKER_DIED, Outcome.INTERRUPTED)

@@ -1,0 +1,130 @@
+"""Runs a study on this machine: trial after trial, alone or beside other processes on the same study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optuna
+from filelock import FileLock
+from optuna.trial import Trial, TrialState
+from rich.console import Console
+
+from prunetune.results import front
+from prunetune.search.finish import finish
+from prunetune.search.objective import carry_out
+from prunetune.search.outcome import Outcome
+from prunetune.search.progress import Progress
+from prunetune.search.spec import StudySpec
+from prunetune.search.study import open_study, storage_errors, study_exists, study_lock
+from prunetune.search.workers import give_back, reap, requeue, this_worker
+from prunetune.search.workspace import Workspace
+from prunetune.spaces import PrunetuneError, Recipe
+
+FRONT_EVERY = 5
+"""The front is shown after so many trials."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process has taken."""
+
+    trial: Trial
+    recipe: Recipe
+
+
+def run_study(spec: StudySpec, console: Console) -> optuna.Study:
+    """Carries out a study's trials until there are enough, then finishes it.
+
+    The same call resumes a study, joins one that runs elsewhere, and shows one that is done.
+
+    Raises:
+        PrunetuneError: Something the user must mend; what was finished is kept.
+        KeyboardInterrupt: The running trial was given back.
+    """
+    progress = Progress(console, spec.trials)
+    study = open_study(spec) if study_exists(spec) else None  # a changed description shows before any work
+    progress.begin("checking model and data")
+    workspace = Workspace(spec, progress.epochs)
+    study = study or open_study(spec)
+    try:
+        with storage_errors(spec.folder):
+            progress.begin("measuring the reference networks")
+            workspace.prepare(study)
+            _train_original(workspace, progress)
+            done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            if done_before:
+                progress.say(f"study {spec.name}: {done_before} finished trials, going on")
+            while (claim := next_trial(study, spec)) is not None:
+                progress.begin(f"trial {claim.trial.number}")
+                _one_trial(study, claim, workspace, progress)
+            if _others_run(study):
+                progress.say("no trial is left to take; the processes that still run will finish the study")
+                return study
+            finish(study, workspace, progress)
+    finally:
+        progress.end()
+    return study
+
+
+def _train_original(workspace: Workspace, progress: Progress) -> None:
+    """Trains the dense network, or reads it back. Of several processes one does it and the others wait."""
+    progress.begin("dense network")
+    with FileLock(workspace.folder / ".original"):
+        stage = workspace.pipeline.original()
+    progress.end()
+    progress.say(
+        f"dense network: map50_95 {stage.record['accuracy']['map50_95']:.3f}  "
+        f"{workspace.references['dense']:.2f} ms  {stage.record['gflops']:.2f} GFLOPs  "
+        f"{stage.record['params'] / 1e6:.2f}M" + ("  (read back)" if stage.reused else "")
+    )
+
+
+def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
+    """Takes the next trial, or None if the study has all it should have.
+
+    Trials of dead processes are failed first, and their recipes come before new ones.
+    """
+    with study_lock(spec.folder):
+        reap(study)
+        counted = sum(_counts(trial) for trial in study.get_trials(deepcopy=False))
+        if counted >= spec.trials:
+            return None
+        trial = study.ask()
+        trial.set_user_attr("worker", this_worker())
+        recipe = spec.space.suggest(trial)
+        trial.set_user_attr("recipe", recipe.as_dict())
+        return Claim(trial, recipe)
+
+
+def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress: Progress) -> None:
+    try:
+        result = carry_out(study, claim.trial, claim.recipe, workspace)
+    except KeyboardInterrupt:
+        _return(study, claim, workspace.spec, "the run was interrupted")
+        raise
+    except PrunetuneError as error:
+        _return(study, claim, workspace.spec, str(error))
+        raise
+    finished = sum(trial.state.is_finished() and _counts(trial) for trial in study.get_trials(deepcopy=False))
+    progress.trial(result, finished)
+    if finished % FRONT_EVERY == 0:
+        members = [f"trial {item.trial}: {item.map50_95:.3f} at {item.latency_ms:.2f} ms" for item in front(study)]
+        progress.say("front: " + ("; ".join(members) or "no trial meets the budget yet"))
+
+
+def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> None:
+    with study_lock(spec.folder):
+        frozen = study.get_trials(deepcopy=False)[claim.trial.number]
+        if frozen.state == TrialState.RUNNING:
+            give_back(study, frozen, Outcome.INTERRUPTED, reason)
+        requeue(study)
+
+
+def _counts(trial: optuna.trial.FrozenTrial) -> bool:
+    if trial.state == TrialState.FAIL:
+        return Outcome(trial.user_attrs.get("outcome", Outcome.ERROR)).counts
+    return trial.state in (TrialState.COMPLETE, TrialState.RUNNING)
+
+
+def _others_run(study: optuna.Study) -> bool:
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))

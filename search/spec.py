@@ -1,0 +1,305 @@
+"""The study's description: read from YAML, overridden from the command line, frozen, stored with the study."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
+from prunetune.targets import Budget, TargetSpec
+
+SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
+Objective = Literal["map50_95", "latency"]
+ControlName = Literal["dense", "half-width", "quarter-width"]
+
+CHANGEABLE = frozenset({"trials", "device", "workers", "cache", "storage", "runs"})
+"""Keys that may differ when a study is resumed: they change how far and where it runs, not what it finds."""
+
+
+class BudgetSpec(BaseModel):
+    """Limits that a member of the front must keep."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency: str = "<= half-width"
+    """For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
+
+    @field_validator("latency")
+    @classmethod
+    def _parses(cls, text: str) -> str:
+        try:
+            Budget.parse(text)
+        except ConfigError as error:
+            raise ValueError("; ".join(error.problems)) from error
+        return text
+
+    @property
+    def limit(self) -> Budget:
+        """The latency limit as a value."""
+        return Budget.parse(self.latency)
+
+
+class StudySpec(BaseModel):
+    """Everything that defines a study. Names are ultralytics' own where it has them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """The study's name, and its folder below `runs`."""
+    model: str
+    """A yaml (trained first) or a .pt (taken as it is)."""
+    data: str
+    """The data set's yaml."""
+    space: SearchSpace
+    """Which recipes may be tried."""
+    imgsz: int = Field(default=640, ge=32, multiple_of=32)
+    """Side of the square input in px."""
+    batch: int = Field(default=16, ge=1)
+    """Images per step."""
+    device: str = "cpu"
+    """`cpu`, or a GPU's number."""
+    workers: int = Field(default=8, ge=0)
+    """Processes that load images; none on a CPU."""
+    cache: Literal["ram", "disk", ""] = "ram"
+    """Where decoded images are kept."""
+    dense_epochs: int = Field(default=100, ge=1)
+    """Epochs of the dense training of a yaml, and the head start of the narrow controls."""
+    seed: int = Field(default=0, ge=0)
+    """Initial weights, order of images, sampler."""
+    choose: Literal["map50_95", "f1"] = "map50_95"
+    """Which epoch's checkpoint a training keeps."""
+    train: dict[str, float | int | bool | str] = Field(default_factory=dict)
+    """Further training arguments of ultralytics, such as `optimizer`, `lr0` or `mosaic`."""
+    targets: tuple[TargetSpec, ...] = (TargetSpec(kind="onnxruntime"),)
+    """Where latency is measured."""
+    objectives: tuple[Objective, ...] = ("map50_95", "latency")
+    """Both, or `[map50_95]` for the best accuracy within the budget."""
+    budget: BudgetSpec = BudgetSpec()
+    """Limits; a network above them is not recovered."""
+    sampler: SamplerName = "tpe"
+    """Who proposes recipes."""
+    controls: tuple[ControlName, ...] = ("dense", "half-width")
+    """Networks to compare with, trained for as many epochs in all as the longest recipe spends."""
+    trials: int = Field(default=30, ge=1)
+    """How many recipes are carried out."""
+    storage: str | None = None
+    """Optuna storage; by default an SQLite file in the study's folder."""
+    runs: str = "runs"
+    """Folder for studies and stages."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_folder_name(cls, name: str) -> str:
+        if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
+            raise ValueError("takes a folder's name: not empty, no slash, no dot in front")
+        if len(name.encode()) > 200:
+            raise ValueError("is longer than 200 bytes")
+        return name
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _number_or_name(cls, device: Any) -> Any:
+        return str(device) if isinstance(device, int) and not isinstance(device, bool) else device
+
+    @field_validator("device")
+    @classmethod
+    def _single_device(cls, device: str) -> str:
+        device = device.removeprefix("cuda:")
+        if device not in ("cpu", "mps") and not device.isdigit():
+            raise ValueError(f"takes cpu, mps or one GPU's number, not {device!r}")
+        return device
+
+    @field_validator("train")
+    @classmethod
+    def _not_decided_elsewhere(cls, train: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(set(train) & (set(StudySpec.model_fields) | _DECIDED_BY_PRUNETUNE))
+        if taken:
+            raise ValueError(f"{', '.join(taken)} cannot be set here; prunetune or another key decides it")
+        return train
+
+    @model_validator(mode="after")
+    def _check_together(self) -> StudySpec:
+        if len(self.targets) != 1:
+            raise ValueError(f"targets: takes exactly one target, not {len(self.targets)}")
+        if self.objectives not in (("map50_95", "latency"), ("map50_95",)):
+            raise ValueError("objectives: takes [map50_95, latency] or [map50_95]")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return Path(self.runs) / self.name
+
+    @property
+    def storage_url(self) -> str:
+        """The address of the Optuna storage."""
+        return self.storage or sqlite_url(self.folder)
+
+    def frozen_part(self) -> dict[str, Any]:
+        """What must be the same when the study is resumed, as plain values."""
+        dumped = self.model_dump(mode="json", exclude_none=True)
+        return {key: value for key, value in dumped.items() if key not in CHANGEABLE}
+
+    @classmethod
+    def read(cls, file: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
+        """Reads a study's description and lays `key=value` overrides over it.
+
+        Raises:
+            ConfigError: With every problem that was found, each with its field and what to do.
+        """
+        values = read_yaml(Path(file))
+        for override in overrides:
+            apply_override(values, override)
+        return cls.parse(values, source=str(file))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str = "") -> StudySpec:
+        """Checks plain values.
+
+        Raises:
+            ConfigError: As `read` does.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError([_sentence(problem) for problem in error.errors()], source) from error
+
+
+_DECIDED_BY_PRUNETUNE = {
+    "task", "mode", "epochs", "close_mosaic", "nbs", "patience", "val", "save_dir", "resume", "cos_lr",
+    "plots", "verbose", "project", "exist_ok", "pretrained", "rect", "split", "time", "freeze", "compile",
+    "warmup_epochs",
+}  # fmt: skip
+
+
+def sqlite_url(folder: Path) -> str:
+    """The address of the SQLite file in a study's folder."""
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """Reads `6e-4` as a number; PyYAML's YAML 1.1 takes it for a string. Refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {', '.join(twice)} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: The file is missing or no such YAML.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        names = [item.name for item in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
+        close = difflib.get_close_matches(file.name, names, n=1)
+        hint = f"; did you mean {file.parent / close[0]}?" if close else ""
+        raise ConfigError(f"no such file{hint}", str(file)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", str(file)) from error
+    values = parse_yaml(text, str(file))
+    if not isinstance(values, dict):
+        raise ConfigError("holds no study: expected lines such as `model: yolov5n.yaml`", str(file))
+    return values
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parses YAML, with errors that name the source and line."""
+    try:
+        return yaml.load(text, Loader=_Yaml12Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{where}not valid YAML: {getattr(error, 'problem', error)}", source) from error
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Sets one `key=value` in nested values, in place; `space.rounds.high=3` reaches inside.
+
+    Raises:
+        ConfigError: It has no `=`, or leads into something that is no mapping.
+    """
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"{override!r} is no override; write key=value, for example imgsz=256")
+    *parents, last = path.split(".")
+    place: Any = values
+    for parent in parents:
+        if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
+            place = place[int(parent)]
+        elif isinstance(place, dict):
+            place = place.setdefault(parent, {})
+        else:
+            raise ConfigError(f"{override!r}: {parent!r} is inside a value that has no keys")
+    value = parse_yaml(text, override)
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise ConfigError(f"{override!r}: {last!r} is inside a value that has no keys")
+
+
+_PARAMETER_KEYS = {*FloatParameter.model_fields, *ChoiceParameter.model_fields, "unit"}
+_TAGS = {"float", "int", "choice", "fixed", "regions", "global"}
+
+
+def _sentence(problem: Any) -> str:
+    """One sentence for one of pydantic's errors: where, what, and what instead."""
+    location = [str(part) for part in problem["loc"] if str(part) not in _TAGS]
+    where = ".".join(location)
+    given = problem.get("input")
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
+        return f"{where}: unknown key; " + (f"did you mean {close[0]}?" if close else _allowed(location[:-1]))
+    if kind == "missing":
+        return f"{where}: missing"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return f"{where}: takes a value, {{low, high}} or {{choices: [...]}}, not {given!r}"
+    if kind == "value_error":
+        message = str(problem["ctx"]["error"])
+        return f"{where}: {message}" if where else message
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    shown = "" if given is None or isinstance(given, (dict, list)) else f", not {given!r}"
+    return f"{where}: {message}{shown}"
+
+
+def _known_keys(location: Sequence[str]) -> list[str]:
+    match list(location):
+        case []:
+            return list(StudySpec.model_fields)
+        case ["space"]:
+            return [*SearchSpace.model_fields, "preset"]
+        case ["space", *_]:
+            return sorted(_PARAMETER_KEYS)
+        case ["targets", *_]:
+            return list(TargetSpec.model_fields)
+        case ["budget"]:
+            return list(BudgetSpec.model_fields)
+    return []
+
+
+def _allowed(location: Sequence[str]) -> str:
+    return f"allowed are {', '.join(_known_keys(location))}"

@@ -1,0 +1,181 @@
+"""The Optuna study that a description belongs to: create it, find it, resume it."""
+
+from __future__ import annotations
+
+import difflib
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import sqlalchemy.exc
+from filelock import FileLock
+from optuna.storages import RDBStorage
+
+from prunetune.search.samplers import create_sampler
+from prunetune.search.spec import StudySpec, read_yaml, sqlite_url
+from prunetune.spaces import ConfigError, SpecChangedError, StoreError
+from prunetune.spaces.files import storage_error
+
+SPEC = "spec"
+"""The study's user attribute that holds its description."""
+
+
+def open_study(spec: StudySpec) -> optuna.Study:
+    """Creates the study of a description, or finds it to go on.
+
+    Raises:
+        SpecChangedError: A study of this name was started with another description.
+        StoreError: The folder cannot be written.
+    """
+    try:
+        spec.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(spec.folder, error) from error
+    with study_lock(spec.folder), storage_errors(spec.folder):
+        storage = _storage(spec.storage_url)
+        directions: list[Literal["minimize", "maximize"]] = (
+            ["maximize", "minimize"] if "latency" in spec.objectives else ["maximize"]
+        )
+        known = spec.name in optuna.get_all_study_names(storage=storage)
+        finished = len(optuna.load_study(study_name=spec.name, storage=storage).trials) if known else 0
+        # A resumed sampler must not draw the first trials' random numbers again.
+        sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * finished)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=spec.name,
+            directions=directions,
+            sampler=sampler,
+            load_if_exists=True,
+        )
+        stored = study.user_attrs.get(SPEC)
+        if stored is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(list(spec.objectives))
+            study.set_user_attr("version", version("prunetune"))
+            study.set_user_attr(SPEC, spec.model_dump(mode="json", exclude_none=True))
+        else:
+            _refuse_change(StudySpec.parse(stored, "the stored study"), spec)
+            if stored.get("trials") != spec.trials:
+                study.set_user_attr(SPEC, {**stored, "trials": spec.trials})
+    return study
+
+
+def study_exists(spec: StudySpec) -> bool:
+    """Whether a study of this name was started before. Creates nothing."""
+    if spec.storage is None and not (spec.folder / "study.db").is_file():
+        return False
+    with storage_errors(spec.folder):
+        return spec.name in optuna.get_all_study_names(storage=_storage(spec.storage_url))
+
+
+def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
+    """Opens an existing study for reading.
+
+    Args:
+        name: A study's name, its folder, or its description's file.
+        runs: The folder of studies, where only a name is given.
+
+    Returns:
+        The study and its folder.
+
+    Raises:
+        StoreError: There is none, or its database cannot be read.
+    """
+    storage_url = None
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        values = read_yaml(path)
+        folder = Path(values.get("runs", runs)) / str(values.get("name", ""))
+        storage_url = values.get("storage")
+    elif (path / "study.db").is_file():
+        folder = path
+    else:
+        folder = Path(runs) / name
+    database = folder / "study.db"
+    if storage_url is None and not database.is_file():
+        there = [item.parent.name for item in Path(runs).glob("*/study.db")] if Path(runs).is_dir() else []
+        close = difflib.get_close_matches(name, there, n=1)
+        known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
+        raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
+    with storage_errors(folder):
+        storage = _storage(storage_url or sqlite_url(folder))
+        names = optuna.get_all_study_names(storage=storage)
+        wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
+        if wanted not in names:
+            raise StoreError(f"{folder}: holds no study named {wanted}")
+        return optuna.load_study(study_name=wanted, storage=storage), folder
+
+
+def stored_spec(study: optuna.Study) -> StudySpec:
+    """The description that the study was started with.
+
+    Raises:
+        StoreError: The study is not one of prunetune's.
+    """
+    stored = study.user_attrs.get(SPEC)
+    if stored is None:
+        raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
+    return StudySpec.parse(stored, f"the stored study {study.study_name}")
+
+
+def study_lock(folder: Path) -> FileLock:
+    """One process at a time opens a study or takes its next trial."""
+    return FileLock(folder / ".lock")
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Names the study's folder when the database cannot be used."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
+        text = str(error.__cause__ or error).splitlines()[0]
+        if "full" in text:
+            raise storage_error(folder, OSError(28, "No space left on device")) from error
+        if "readonly" in text or "unable to open" in text:
+            raise storage_error(folder, OSError(13, "Permission denied")) from error
+        raise StoreError(f"{folder / 'study.db'}: the study's database cannot be used ({text})") from error
+    except PermissionError as error:
+        raise storage_error(folder, error) from error
+
+
+def _storage(url: str) -> RDBStorage:
+    try:
+        waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+        return RDBStorage(url, engine_kwargs=waiting)
+    except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+        raise ConfigError(f"storage: cannot be used ({error})") from error
+
+
+def _refuse_change(stored: StudySpec, given: StudySpec) -> None:
+    before, after = flat(stored.frozen_part()), flat(given.frozen_part())
+    lines = [
+        f"\n  {key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+    if lines:
+        raise SpecChangedError(
+            f"the study {given.name!r} was started with another description (stored -> given):{''.join(lines)}\n"
+            "Undo the change, or give the study another name, for example name=" + given.name + "-2"
+        )
+
+
+def flat(values: Any, path: str = "") -> dict[str, Any]:
+    """Nested plain values as `a.b.0` to value."""
+    if isinstance(values, dict):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list):
+        items = [(str(index), value) for index, value in enumerate(values)]
+    else:
+        return {path: values}
+    merged: dict[str, Any] = {}
+    for key, value in items:
+        merged |= flat(value, f"{path}.{key}" if path else key)
+    return merged

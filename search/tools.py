@@ -1,0 +1,143 @@
+"""The commands beside the study: prune once, measure files, export a trial."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.plan import plan_pruning
+from prunetune.pruning.surgery import apply_plan
+from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
+from prunetune.spaces.files import publish
+from prunetune.targets import Network, TargetSpec, create_target
+
+
+def prune_once(
+    model: str, threshold: float, head_threshold: float | None, align: int, imgsz: int, out: Path | None
+) -> dict[str, Any]:
+    """Prunes a detector by its gammas as they are.
+
+    Returns:
+        `params`, `gflops` and `channels` (layer to width) of the pruned network, with `params_dense`,
+        `gflops_dense` and `channels_removed`, and `out` where it was written.
+    """
+    dense = Detector.load(model)
+    wanted = Threshold(threshold, threshold if head_threshold is None else head_threshold)
+    plan = plan_pruning(dense.model, wanted, align)
+    pruned = Detector(apply_plan(dense.model, plan), dense.source)
+    if out is not None:
+        record = {"plan": plan.as_dict(), "channels": pruned.channels.as_dict()}
+        with publish(out) as draft:
+            pruned.save(draft, record, {"task": "detect", "imgsz": imgsz, "model": model})
+    return {
+        "params": pruned.params,
+        "gflops": pruned.gflops(imgsz),
+        "channels": pruned.channels.as_dict(),
+        "params_dense": dense.params,
+        "gflops_dense": dense.gflops(imgsz),
+        "channels_removed": pruned.channels.removed(dense.channels),
+        "imgsz": imgsz,
+        "out": None if out is None else str(out),
+    }
+
+
+def write_pruned(pruned: Mapping[str, Any], console: Console) -> None:
+    """Shows what `prune_once` did."""
+    table = Table("", "dense", "pruned")
+    params, gflops = pruned["params"], pruned["gflops"]
+    table.add_row("parameters", f"{pruned['params_dense']:,}", f"{params:,}")
+    table.add_row(f"GFLOPs at {pruned['imgsz']} px", f"{pruned['gflops_dense']:.2f}", f"{gflops:.2f}")
+    table.add_row("channels removed", "", f"{pruned['channels_removed']:.1%}")
+    console.print(table)
+    if pruned["out"] is not None:
+        console.print(Text(pruned["out"]), soft_wrap=True)
+
+
+def measure_models(models: Sequence[str], spec: Mapping[str, Any], against: str | None, imgsz: int) -> dict[str, Any]:
+    """Measures files interleaved with a reference.
+
+    Returns:
+        `reference`, `target` (its fingerprint) and `models`: path to a latency's figures.
+    """
+    try:
+        target = create_target(TargetSpec.model_validate(spec))
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(problems) from error
+    names = list(dict.fromkeys([*([against] if against else []), *models]))
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+        networks = [
+            _network(name, target.form, imgsz, Path(folder) / f"{index}.onnx") for index, name in enumerate(names)
+        ]
+        measured = target.measure(networks, reference=names[0])
+    return {
+        "reference": names[0],
+        "target": target.fingerprint(),
+        "imgsz": imgsz,
+        "models": {name: latency.as_dict() for name, latency in measured.items()},
+    }
+
+
+def write_measured(measured: Mapping[str, Any], console: Console) -> None:
+    """Shows what `measure_models` found."""
+    table = Table("model", "median ms", "spread ms", "x reference", "spread", "runs")
+    for name, latency in measured["models"].items():
+        table.add_row(
+            Text(name),
+            f"{latency['median_ms']:.3f}",
+            f"{latency['spread_ms']:.3f}",
+            f"{latency['ratio']:.3f}",
+            f"{latency['ratio_spread']:.3f}",
+            str(latency["runs"]),
+        )
+    console.print(table)
+    console.print(Text(f"at {measured['imgsz']} px, reference {measured['reference']}"), soft_wrap=True)
+
+
+def _network(name: str, form: str, imgsz: int, scratch: Path) -> Network:
+    shape = (1, 3, imgsz, imgsz)
+    if Path(name).suffix.lower() == ".onnx":
+        if form != "onnx":
+            raise TargetError(f"{name}: the target torch runs modules; give the .pt, or use --target onnxruntime")
+        return Network(name, shape, onnx=Path(name))
+    if Path(name).suffix.lower() not in (".pt", ".yaml", ".yml"):
+        raise ModelError(f"{name}: takes a .pt, a .onnx or a .yaml")
+    detector = Detector.load(name)
+    if form == "module":
+        return Network(name, shape, module=detector.model)
+    detector.export_onnx(scratch, imgsz)
+    return Network(name, shape, onnx=scratch)
+
+
+def export_trial(study: optuna.Study, folder: Path, number: int, out: Path, imgsz: int) -> list[Path]:
+    """Writes a trial's checkpoint and ONNX file into a folder.
+
+    Raises:
+        ConfigError: There is no such trial, or it has no recovered network.
+    """
+    trials = study.get_trials(deepcopy=False)
+    checkpoint = trials[number].user_attrs.get("checkpoint") if 0 <= number < len(trials) else None
+    if checkpoint is None:
+        able = [str(trial.number) for trial in trials if trial.user_attrs.get("checkpoint")]
+        known = f"networks were kept of {', '.join(able)}" if able else "no trial has kept a network yet"
+        what = "has no recovered network" if 0 <= number < len(trials) else "is no trial of this study"
+        raise ConfigError(f"--trial {number}: {what}; {known}")
+    source = folder / checkpoint
+    weights, graph = out / f"trial-{number}.pt", out / f"trial-{number}.onnx"
+    Detector.load(source).export_onnx(graph, imgsz)
+    with publish(weights) as draft:
+        shutil.copyfile(source, draft)
+    return [weights, graph]

@@ -1,0 +1,50 @@
+"""What can be searched: parameters, recipes, spaces and presets. Imports no torch.
+
+The room also holds what every other room stands on: the tree of errors and the publishing of files.
+"""
+
+from prunetune.spaces.errors import (
+    ConfigError,
+    DatasetError,
+    MissingExtraError,
+    ModelError,
+    PrunetuneError,
+    SpecChangedError,
+    StoreError,
+    TargetError,
+)
+from prunetune.spaces.parameters import (
+    ChoiceParameter,
+    FixedParameter,
+    FloatParameter,
+    IntParameter,
+    Parameter,
+    SuggestingTrial,
+)
+from prunetune.spaces.presets import PRESETS
+from prunetune.spaces.recipe import Recipe, Region, SparsityUnit, Threshold
+from prunetune.spaces.space import RegionThresholds, SearchSpace
+
+__all__ = [
+    "PRESETS",
+    "ChoiceParameter",
+    "ConfigError",
+    "DatasetError",
+    "FixedParameter",
+    "FloatParameter",
+    "IntParameter",
+    "MissingExtraError",
+    "ModelError",
+    "Parameter",
+    "PrunetuneError",
+    "Recipe",
+    "Region",
+    "RegionThresholds",
+    "SearchSpace",
+    "SparsityUnit",
+    "SpecChangedError",
+    "StoreError",
+    "SuggestingTrial",
+    "TargetError",
+    "Threshold",
+]

@@ -1,0 +1,20 @@
+"""Spaces to start from. A study names one with `space: {preset: NAME}` and overrides what it wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Network slimming of YOLOv5 over hundreds of epochs: the ranges around a published hand-made campaign, which
+    # used lambda 6e-4, sparse phases of 171, 449 and 600 epochs, thresholds 0.01 to 0.2, up to three rounds, and
+    # 50 to 800 epochs of fine-tuning.
+    "yolov5-slimming": {
+        "sparsity": {"low": 1e-4, "high": 1e-2, "log": True},
+        "sparsity_unit": "lambda",
+        "sparse_epochs": {"choices": [171, 300, 449, 600]},
+        "threshold": {"low": 0.005, "high": 0.5, "log": True},
+        "rounds": {"low": 1, "high": 3},
+        "recovery_epochs": {"choices": [50, 100, 200, 400, 800]},
+    },
+}
+"""Preset name to the keys of a `SearchSpace`."""

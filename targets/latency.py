@@ -1,0 +1,101 @@
+"""The result of a measurement."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prunetune.spaces.errors import TargetError
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one network takes for one batch on one target.
+
+    Compare by `ratio`: a clock that changes with temperature or with neighbours moves every time in ms, but
+    moves a network and its reference alike.
+    """
+
+    median_ms: float
+    """Median time of a run, in ms."""
+    spread_ms: float
+    """Interquartile range of the times, in ms."""
+    runs: int
+    """Rounds that were timed."""
+    ratio: float
+    """Median of the ratios to the reference, each taken within one round. Exactly 1 for the reference."""
+    ratio_spread: float
+    """Interquartile range of these ratios."""
+    samples_ms: tuple[float, ...] = field(default=(), repr=False)
+    """The time of each round, in ms. Empty for a latency that was read back."""
+
+    @classmethod
+    def from_samples(cls, samples_ms: Sequence[float], reference_ms: Sequence[float]) -> Latency:
+        """The statistics of one network's rounds.
+
+        Args:
+            samples_ms: The network's time in each round, in ms.
+            reference_ms: The reference's time in the same rounds, in ms.
+
+        Raises:
+            TargetError: There are no rounds, their numbers differ, or a run of the reference took no time.
+        """
+        if not samples_ms or len(samples_ms) != len(reference_ms):
+            raise TargetError(
+                f"a latency needs as many rounds of the network as of the reference, and at least one, "
+                f"not {len(samples_ms)} and {len(reference_ms)}"
+            )
+        if min(reference_ms) <= 0:
+            raise TargetError(
+                "the reference took no measurable time; choose a larger one, or a larger input_shape"
+            )
+        ratios = [sample / reference for sample, reference in zip(samples_ms, reference_ms, strict=True)]
+        return cls(
+            median_ms=statistics.median(samples_ms),
+            spread_ms=_interquartile_range(samples_ms),
+            runs=len(samples_ms),
+            ratio=statistics.median(ratios),
+            ratio_spread=_interquartile_range(ratios),
+            samples_ms=tuple(samples_ms),
+        )
+
+    def stated_ms(self, reference_ms: float) -> float:
+        """The latency to state in a study: the ratio times the reference's time, fixed at the study's start.
+
+        Args:
+            reference_ms: The reference's latency at the study's start, in ms.
+
+        Returns:
+            Milliseconds that compare with every other stated latency of the study.
+        """
+        return self.ratio * reference_ms
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and trial attributes, without the samples."""
+        return {
+            "median_ms": self.median_ms,
+            "spread_ms": self.spread_ms,
+            "runs": self.runs,
+            "ratio": self.ratio,
+            "ratio_spread": self.ratio_spread,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Latency:
+        """The latency that `as_dict` wrote."""
+        return cls(
+            median_ms=float(values["median_ms"]),
+            spread_ms=float(values["spread_ms"]),
+            runs=int(values["runs"]),
+            ratio=float(values["ratio"]),
+            ratio_spread=float(values["ratio_spread"]),
+        )
+
+
+def _interquartile_range(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return upper - lower

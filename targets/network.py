@@ -1,0 +1,46 @@
+"""What a target measures: a network by name, as an ONNX file, as a module, or as both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from prunetune.spaces.errors import TargetError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Form: TypeAlias = Literal["onnx", "module"]
+"""What a target wants of a network: the file or the module."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to measure.
+
+    Raises:
+        TargetError: The name is empty, or the shape is not four positive numbers.
+    """
+
+    name: str
+    """How the caller tells networks apart. Unique within one measurement."""
+    input_shape: tuple[int, int, int, int]
+    """Images, channels, height (px), width (px)."""
+    onnx: Path | None = None
+    """The network as an ONNX file with one fp32 input."""
+    module: nn.Module | None = None
+    """The network as a module. Targets copy it; the caller's stays as it is."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise TargetError("a network needs a name; give it one that tables can show")
+        if len(self.input_shape) != 4 or any(size < 1 for size in self.input_shape):
+            raise TargetError(
+                f"network {self.name!r}: input_shape is four positive numbers "
+                f"(images, channels, height, width), not {self.input_shape}"
+            )
+
+    def has(self, form: Form) -> bool:
+        """Whether the network is there in this form."""
+        return (self.onnx if form == "onnx" else self.module) is not None

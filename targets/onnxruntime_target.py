@@ -1,0 +1,121 @@
+"""ONNX Runtime on the CPU: what most boards run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunetune.spaces.errors import TargetError
+from prunetune.targets import hardware
+from prunetune.targets.network import Form, Network
+from prunetune.targets.spec import TargetSpec
+
+if TYPE_CHECKING:
+    from prunetune.targets.protocol import Runner
+
+
+class OnnxRuntimeTarget:
+    """Runs ONNX files with ONNX Runtime's CPU provider.
+
+    Args:
+        spec: A description of the kind `onnxruntime`.
+    """
+
+    form: Form = "onnx"
+
+    def __init__(self, spec: TargetSpec) -> None:
+        self.spec = spec
+
+    def fingerprint(self) -> dict[str, str]:
+        """CPU model, version of ONNX Runtime and settings."""
+        import onnxruntime
+
+        return hardware.fingerprint(self.spec, hardware.cpu_model(), f"onnxruntime {onnxruntime.__version__}")
+
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """Nothing to hold: threads belong to each session."""
+        yield
+
+    def load(self, network: Network) -> Runner:
+        """A session on the network's file, run once.
+
+        Raises:
+            TargetError: The file is missing or corrupt, or its input is not one fp32 image batch of
+                `network.input_shape`.
+        """
+        import numpy
+
+        where = f"network {network.name!r}: {network.onnx}"
+        if network.onnx is None or not network.onnx.is_file():
+            raise TargetError(f"{where}: no such ONNX file; export the network first")
+        session = self._open(network.onnx, where)
+        name = _check_input(session, network, where)
+        outputs = [output.name for output in session.get_outputs()]
+        image = numpy.random.default_rng(0).random(network.input_shape, dtype=numpy.float32)
+        inputs = {name: image}
+        try:
+            session.run(outputs, inputs)
+        except _runtime_errors() as error:
+            raise TargetError(
+                f"{where}: does not run on an input of {_text(network.input_shape)} ({error}); "
+                f"export it again for this size"
+            ) from error
+
+        def run() -> float:
+            start = time.perf_counter()
+            session.run(outputs, inputs)
+            return (time.perf_counter() - start) * 1e3
+
+        return run
+
+    def _open(self, path: Path, where: str) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.spec.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        # Threads that spin between runs would take time from the other networks of a round.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4  # fatal ones only: errors are raised as well, and named there
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except _runtime_errors() as error:
+            raise TargetError(f"{where}: cannot be loaded ({error}); export the network again") from error
+
+
+def _check_input(session: Any, network: Network, where: str) -> str:
+    """The name of the one input, whose type and shape fit."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise TargetError(f"{where}: has {len(inputs)} inputs; export a network whose one input is the image")
+    (only,) = inputs
+    if only.type != "tensor(float)":
+        raise TargetError(f"{where}: its input is {only.type}; export it with an fp32 input, tensor(float)")
+    shape = only.shape  # a size that is not an integer is symbolic: any will do
+    fits = len(shape) == 4 and all(
+        not isinstance(size, int) or size == given
+        for size, given in zip(shape, network.input_shape, strict=True)
+    )
+    if not fits:
+        raise TargetError(
+            f"{where}: takes {_text(shape)}, not input_shape {_text(network.input_shape)}; "
+            f"set input_shape (imgsz) to the size it was exported for, or export it again"
+        )
+    return str(only.name)
+
+
+def _text(shape: Any) -> str:
+    return " x ".join("any" if size is None else str(size) for size in shape)
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """All that ONNX Runtime raises about a network. Its classes share no base but `Exception`."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    values = vars(state).values()
+    return tuple(value for value in values if isinstance(value, type) and issubclass(value, Exception))

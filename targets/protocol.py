@@ -1,0 +1,76 @@
+"""What a target is, and what a backend must bring to become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeAlias
+
+from prunetune.targets.latency import Latency
+from prunetune.targets.network import Form, Network
+from prunetune.targets.spec import TargetSpec
+
+Runner: TypeAlias = Callable[[], float]
+"""Runs a loaded network once and returns the time it took, in ms."""
+
+
+class Target(Protocol):
+    """A piece of hardware with a runtime on it. `prunetune.targets.testing` holds the tests of a new one."""
+
+    @property
+    def name(self) -> str:
+        """What tables and files call this target."""
+
+    @property
+    def alignment(self) -> int:
+        """Channels that the hardware computes together."""
+
+    @property
+    def form(self) -> Form:
+        """The form in which it wants its networks."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What two measurements must share to be compared: hardware, runtime and settings. No host name.
+
+        Raises:
+            TargetError: The device is absent.
+        """
+
+    def measure(self, networks: Sequence[Network], reference: str) -> dict[str, Latency]:
+        """Measures all networks in one go, interleaved.
+
+        Args:
+            networks: What to measure, the reference among them.
+            reference: The name of the network that the ratios refer to.
+
+        Returns:
+            A latency for each network's name, in the order given.
+
+        Raises:
+            TargetError: A network cannot be run here, a name is there twice, or the reference is not there.
+        """
+
+
+class Backend(Protocol):
+    """A runtime that loads a network and runs it once. `InterleavedTarget` makes a `Target` of it."""
+
+    @property
+    def spec(self) -> TargetSpec:
+        """The description that it was made from."""
+
+    @property
+    def form(self) -> Form:
+        """The form in which it wants its networks."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """As of `Target`."""
+
+    def pinned(self) -> AbstractContextManager[None]:
+        """Holds settings of the whole process, such as its number of threads, during a measurement."""
+
+    def load(self, network: Network) -> Runner:
+        """Loads a network and runs it once, so that a failure shows before anything is timed.
+
+        Raises:
+            TargetError: The network is missing, corrupt or does not fit its `input_shape`.
+        """

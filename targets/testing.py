@@ -1,0 +1,139 @@
+"""Conformance tests for targets. A target of your own is right when a subclass of `TargetTestCase` passes.
+
+Example:
+    class TestMyBoard(TargetTestCase):
+        def target(self) -> Target:
+            return MyBoard()
+
+        def network(self, name: str, width: int) -> Network:
+            path = write_onnx(self.folder / f"{name}.onnx", channels=width)
+            return Network(name, (1, 3, 32, 32), onnx=path)
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from prunetune.spaces.errors import TargetError
+from prunetune.targets.network import Network
+from prunetune.targets.protocol import Target
+
+NARROW = 8
+WIDE = 64
+
+
+class TargetTestCase:
+    """What every target must do. Needs pytest. Subclasses give `target` and `network`."""
+
+    folder: Path
+    """An empty folder, new for each test."""
+
+    def target(self) -> Target:
+        """The target under test, newly made."""
+        raise NotImplementedError
+
+    def network(self, name: str, width: int) -> Network:
+        """A network in the form that the target wants, whose work grows with the square of its width.
+
+        Args:
+            name: The network's name.
+            width: Channels of its layers: `NARROW` or `WIDE`.
+        """
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def _new_folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def test_it_says_what_it_is(self) -> None:
+        """Name, alignment and form are there."""
+        target = self.target()
+        assert target.name
+        assert target.alignment >= 1
+        assert target.form in ("onnx", "module")
+
+    def test_fingerprint_is_stable_text(self) -> None:
+        """Two targets of one description have one fingerprint, which JSON keeps and which names no host."""
+        found = self.target().fingerprint()
+        assert found == self.target().fingerprint()
+        assert json.loads(json.dumps(found)) == found
+        assert all(isinstance(value, str) and value for value in found.values())
+        assert {"kind", "device", "runtime", "precision", "threads", "platform"} <= set(found)
+        assert platform.node() not in found.values()
+
+    def test_each_network_gets_a_latency(self) -> None:
+        """One latency for each name, in the order given, all from the same rounds."""
+        names = ("b", "a", "c")
+        measured = self.target().measure([self.network(name, NARROW) for name in names], reference="a")
+        assert tuple(measured) == names
+        assert len({latency.runs for latency in measured.values()}) == 1
+        for latency in measured.values():
+            assert latency.runs == len(latency.samples_ms) >= 5
+            assert all(math.isfinite(sample) and sample > 0 for sample in latency.samples_ms)
+            assert min(latency.samples_ms) <= latency.median_ms <= max(latency.samples_ms)
+            assert latency.spread_ms >= 0
+
+    def test_the_reference_has_ratio_one(self) -> None:
+        """Exactly, with no spread, beside others and alone."""
+        reference, other = self.network("reference", NARROW), self.network("other", NARROW)
+        for networks in ([other, reference], [reference]):
+            latency = self.target().measure(networks, reference="reference")["reference"]
+            assert (latency.ratio, latency.ratio_spread) == (1.0, 0.0)
+
+    def test_more_work_takes_longer(self) -> None:
+        """Fifty times the work and more has a ratio above one."""
+        networks = [self.network("narrow", NARROW), self.network("wide", WIDE)]
+        assert self.target().measure(networks, reference="narrow")["wide"].ratio > 1
+
+    def test_the_caller_notices_nothing(self) -> None:
+        """The module, the file and the garbage collector are as they were."""
+        network = self.network("network", NARROW)
+        file = network.onnx.read_bytes() if network.onnx else b""
+        module = network.module.train() if network.module is not None else None
+        weights = {name: value.clone() for name, value in module.state_dict().items()} if module else {}
+        self.target().measure([network], reference="network")
+        assert gc.isenabled()
+        assert file == (network.onnx.read_bytes() if network.onnx else b"")
+        if module is not None:
+            assert module.training
+            for name, value in module.state_dict().items():
+                assert value.device == weights[name].device
+                assert value.dtype == weights[name].dtype
+                assert value.equal(weights[name]), name
+
+    def test_unknown_reference(self) -> None:
+        """The error names the wrong reference and the right one."""
+        with pytest.raises(TargetError, match=r"'densse'.*'dense'"):
+            self.target().measure([self.network("dense", NARROW)], reference="densse")
+
+    def test_no_network(self) -> None:
+        """Nothing to measure is an error as well."""
+        with pytest.raises(TargetError, match="dense"):
+            self.target().measure([], reference="dense")
+
+    def test_two_networks_of_one_name(self) -> None:
+        """The error names them."""
+        networks = [self.network("dense", NARROW), self.network("dense", WIDE)]
+        with pytest.raises(TargetError, match="'dense'"):
+            self.target().measure(networks, reference="dense")
+
+    def test_network_without_the_wanted_form(self) -> None:
+        """The error names the network."""
+        networks = [self.network("dense", NARROW), Network("empty", (1, 3, 32, 32))]
+        with pytest.raises(TargetError, match="'empty'"):
+            self.target().measure(networks, reference="dense")
+
+    def test_input_shape_that_does_not_fit(self) -> None:
+        """The error names the network and the shape."""
+        network = self.network("dense", NARROW)
+        images, channels, height, width = network.input_shape
+        wrong = replace(network, input_shape=(images, channels + 1, height, width))
+        with pytest.raises(TargetError, match=rf"'dense'.*{images} x {channels + 1} x {height} x {width}"):
+            self.target().measure([wrong], reference="dense")

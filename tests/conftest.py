@@ -1,0 +1,47 @@
+"""What tests of several rooms share: a tiny data set, and a settings folder of their own for ultralytics."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def write_shapes(folder: Path, images: dict[str, int], imgsz: int = 64) -> Path:
+    """Writes discs and squares on noise as an ultralytics data set; returns its data.yaml."""
+    for split, count in images.items():
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        for index in range(count):
+            rng = np.random.default_rng([list(images).index(split), index])
+            picture = Image.fromarray(rng.integers(90, 140, (imgsz, imgsz, 3), dtype=np.uint8))
+            draw, lines = ImageDraw.Draw(picture), []
+            for _ in range(int(rng.integers(1, 3))):
+                side = int(rng.integers(imgsz // 4, imgsz // 2))
+                x, y = (int(value) for value in rng.integers(0, imgsz - side, 2))
+                kind = int(rng.integers(0, 2))
+                paint = draw.ellipse if kind else draw.rectangle
+                paint((x, y, x + side, y + side), fill=(250, 40, 40) if kind else (40, 40, 250))
+                box = ((x + side / 2) / imgsz, (y + side / 2) / imgsz, side / imgsz, side / imgsz)
+                lines.append(" ".join([str(kind), *(f"{value:.6f}" for value in box)]))
+            picture.save(folder / "images" / split / f"{index:03d}.png")
+            (folder / "labels" / split / f"{index:03d}.txt").write_text("\n".join(lines) + "\n")
+    splits = "".join(f"{split}: images/{split}\n" for split in images)
+    (folder / "data.yaml").write_text(f"{splits}names:\n  0: square\n  1: disc\n")
+    return folder / "data.yaml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ultralytics_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("ultralytics"))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data.yaml of a tiny data set: 24 images to train on, 8 to validate, 8 to test."""
+    return write_shapes(tmp_path_factory.mktemp("shapes"), {"train": 24, "val": 8, "test": 8})

@@ -1,0 +1,113 @@
+"""BatchNorm: recalibrated statistics and the histogram of gammas."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from prunetune.pruning.batchnorm import gamma_histogram, gammas, recalibrate
+from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.spaces.errors import DatasetError, ModelError
+
+
+@pytest.fixture
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(tmp_path_factory.mktemp("ultralytics")))
+    prepare_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    return DetectionModel("yolov5n.yaml", nc=2, verbose=False)
+
+
+def test_statistics_become_the_mean_over_the_batches(detector: Any) -> None:
+    norm = detector.model[0].bn
+    norm.running_mean.fill_(7.0)
+    batches = [torch.rand(2, 3, 64, 64) * scale for scale in (0.2, 0.6, 1.0)]
+    with torch.no_grad():
+        outputs = [detector.model[0].conv(images) for images in batches]
+    recalibrate(detector, iter(batches))
+    means = torch.stack([output.mean(dim=(0, 2, 3)) for output in outputs])
+    variances = torch.stack([output.var(dim=(0, 2, 3)) for output in outputs])
+    torch.testing.assert_close(norm.running_mean, means.mean(dim=0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(norm.running_var, variances.mean(dim=0), atol=1e-5, rtol=1e-4)
+    assert norm.num_batches_tracked == 3
+
+
+def test_nothing_but_statistics_changes(detector: Any) -> None:
+    detector.train()
+    detector.model[2].eval()
+    weights = {name: weight.detach().clone() for name, weight in detector.named_parameters()}
+    modes = [module.training for module in detector.modules()]
+    recalibrate(detector, [torch.rand(2, 3, 64, 64)])
+    assert [module.training for module in detector.modules()] == modes
+    assert all(torch.equal(weights[name], weight) for name, weight in detector.named_parameters())
+    assert all(weight.grad is None for weight in detector.parameters())
+    assert all(norm.momentum == 0.03 for norm in detector.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_a_failing_batch_leaves_modes_and_momenta_in_order(detector: Any) -> None:
+    detector.train()
+    with pytest.raises(RuntimeError):
+        recalibrate(detector, [torch.rand(1, 5, 64, 64)])
+    assert all(module.training for module in detector.modules())
+    assert detector.model[0].bn.momentum == 0.03
+
+
+def test_no_batch_is_an_error_and_changes_nothing(detector: Any) -> None:
+    detector.model[0].bn.running_mean.fill_(7.0)
+    with pytest.raises(DatasetError, match="at least one batch"):
+        recalibrate(detector, [])
+    assert (detector.model[0].bn.running_mean == 7.0).all()
+
+
+def test_gammas_are_absolute_and_detached(detector: Any) -> None:
+    detector.model[0].bn.weight.data.fill_(-0.25)
+    found = gammas(detector)
+    assert next(iter(found)) == "model.0.bn"
+    assert sum(map(len, found.values())) == sum(
+        norm.num_features for norm in detector.modules() if isinstance(norm, nn.BatchNorm2d)
+    )
+    assert (found["model.0.bn"] == 0.25).all()
+    found["model.0.bn"].zero_()
+    assert (detector.model[0].bn.weight == -0.25).all()
+
+
+def test_the_histogram_counts_every_gamma_once(detector: Any) -> None:
+    for norm in detector.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.constant_(norm.weight, 1.01)
+    detector.model[0].bn.weight.data[:8] = torch.tensor([0.0, 5e-4, 0.005, 0.05, -0.05, 1.49, 1.5, 30.0])
+    histogram = json.loads(json.dumps(gamma_histogram(detector)))
+    total = sum(map(len, gammas(detector).values()))
+    backbone, head = histogram["counts"]["backbone"], histogram["counts"]["head"]
+    assert len(histogram["edges"]) == 61
+    assert (histogram["edges"][0], histogram["edges"][-1]) == (0.0, 1.5)
+    assert sum(backbone) + sum(head) == total
+    assert (backbone[0], backbone[2], backbone[-1]) == (3, 2, 3)
+    assert head[40] == sum(head)
+    assert histogram["quantiles"] == pytest.approx(dict.fromkeys(("5", "25", "50", "75", "95"), 1.01))
+    assert histogram["below"] == pytest.approx({"0.001": 2 / total, "0.01": 3 / total, "0.1": 5 / total})
+
+
+def test_a_diverged_detector_still_has_a_histogram(detector: Any) -> None:
+    for norm in detector.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.constant_(norm.weight, float("nan"))
+    histogram = gamma_histogram(detector)
+    assert (histogram["quantiles"], histogram["below"]) == ({}, {})
+    assert sum(histogram["counts"]["head"]) == 0
+
+
+def test_a_detector_without_batchnorm_is_refused(detector: Any) -> None:
+    detector.eval().fuse(verbose=False)
+    for act in (gammas, gamma_histogram):
+        with pytest.raises(ModelError, match="no BatchNorm"):
+            act(detector)
+    with pytest.raises(ModelError, match="no BatchNorm"):
+        recalibrate(detector, [torch.rand(1, 3, 64, 64)])

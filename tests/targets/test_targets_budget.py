@@ -1,0 +1,149 @@
+"""The budget's language and arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunetune.spaces.errors import ConfigError
+from prunetune.targets import Budget
+from prunetune.targets.budget import REFERENCES
+
+factors = st.floats(min_value=1e-6, max_value=1e6)
+budgets = st.builds(Budget, factors, st.sampled_from([None, *REFERENCES]))
+latencies = st.fixed_dictionaries(dict.fromkeys(REFERENCES, factors))
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("<= 1.0 ms", Budget(1.0)),
+        ("<=1ms", Budget(1.0)),
+        ("  <=  .5   MS ", Budget(0.5)),
+        ("<= 1e-3 ms", Budget(0.001)),
+        ("≤ 12 ms", Budget(12.0)),
+        ("<= half-width", Budget(1.0, "half-width")),
+        ("<=quarter-width", Budget(1.0, "quarter-width")),
+        ("<= Dense", Budget(1.0, "dense")),
+        ("<= 0.5 x dense", Budget(0.5, "dense")),
+        ("<= 0.5xdense", Budget(0.5, "dense")),
+        ("<= 0.9 × half-width", Budget(0.9, "half-width")),
+        ("<= 2 * half-width", Budget(2.0, "half-width")),
+    ],
+)
+def test_what_can_be_written(text: str, budget: Budget) -> None:
+    assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "fast",
+        "1.0 ms",
+        "half-width",
+        "< 1 ms",
+        ">= 1 ms",
+        "<=",
+        "<= 5",
+        "<= 1 s",
+        "<= 1 us",
+        "<= 1.2.3 ms",
+        "<= 0.5 dense",
+        "<= x dense",
+        "<= dense x 0.5",
+        "<= next-smaller",
+        "<= 0 ms",
+        "<= -1 ms",
+        "<= 0 x dense",
+        "<= nan ms",
+        "<= inf ms",
+        "<= 1e999 ms",
+        "<= nan x dense",
+    ],
+)
+def test_what_cannot(text: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        Budget.parse(text)
+    assert repr(text) in str(found.value)
+    assert "'<= 1.0 ms', '<= half-width' or '<= 0.5 x dense'" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("<= half_width", "half-width"),
+        ("<= 0.5 x half width", "half-width"),
+        ("<= quaterwidth", "quarter-width"),
+        ("<= densse", "dense"),
+    ],
+)
+def test_a_misspelt_reference_gets_the_nearest(text: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("factor", "reference"), [(0.0, None), (-1.0, "dense"), (float("nan"), None), (1.0, "densse")]
+)
+def test_a_wrong_value_is_refused_however_it_is_made(factor: float, reference: str | None) -> None:
+    with pytest.raises(ConfigError, match="budget"):
+        Budget(factor, reference)
+
+
+@given(st.text())
+def test_any_text_is_a_budget_or_a_config_error(text: str) -> None:
+    for candidate in (text, f"<= {text}"):
+        try:
+            budget = Budget.parse(candidate)
+        except ConfigError:
+            continue
+        assert Budget.parse(str(budget)) == budget
+
+
+@given(budgets)
+def test_text_and_back(budget: Budget) -> None:
+    found = Budget.parse(str(budget))
+    assert found == budget
+    assert hash(found) == hash(budget)
+
+
+@given(budgets, latencies, factors)
+def test_violation_is_positive_exactly_above_the_limit(
+    budget: Budget, references: dict[str, float], latency: float
+) -> None:
+    limit = budget.limit_ms(references)
+    assert budget.violation(limit, references) == 0
+    violation = budget.violation(latency, references)
+    assert violation >= -1
+    if latency <= limit:
+        assert violation <= 0
+    elif latency > limit * (1 + 1e-12):  # closer to the limit than that is on it
+        assert violation > 0
+
+
+@given(budgets, latencies, factors, factors)
+def test_violation_grows_with_latency(
+    budget: Budget, references: dict[str, float], one: float, two: float
+) -> None:
+    slow, fast = max(one, two), min(one, two)
+    assert budget.violation(fast, references) <= budget.violation(slow, references)
+
+
+@given(budgets, latencies)
+def test_the_references_needed_are_enough(budget: Budget, references: dict[str, float]) -> None:
+    needed = {name: references[name] for name in budget.references_needed()}
+    assert budget.limit_ms(needed) == budget.limit_ms(references)
+
+
+def test_limits() -> None:
+    references = {"dense": 10.0, "half-width": 4.0}
+    assert Budget.parse("<= 1.5 ms").limit_ms({}) == 1.5
+    assert Budget.parse("<= 0.5 x dense").limit_ms(references) == 5.0
+    assert Budget.parse("<= half-width").violation(5.0, references) == pytest.approx(0.25)
+
+
+def test_a_reference_that_was_not_measured() -> None:
+    with pytest.raises(ConfigError, match=r"<= half-width.*controls"):
+        Budget.parse("<= half-width").limit_ms({"dense": 1.0})
