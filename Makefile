@@ -21,7 +21,6 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python examples/barcodes/generate.py --out data/barcodes
 	$(BIN)/prunetune run examples/barcodes/study.yaml
-	$(BIN)/python examples/barcodes/check.py runs/barcodes
 
 test: setup
 	$(BIN)/pytest

@@ -72,9 +72,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise DatasetError(f"is no YAML: {reason}; correct the file", str(file)) from error
     except OSError as error:
-        raise DatasetError(
-            f"cannot be read ({error.strerror}); correct its permissions", str(file)
-        ) from error
+        raise DatasetError(f"cannot be read ({error.strerror}); correct its permissions", str(file)) from error
     if not isinstance(content, dict):
         kind = "empty" if content is None else f"a {type(content).__name__}"
         raise DatasetError(f"is {kind}, not a mapping; it needs the keys train, val and names", str(file))

@@ -72,9 +72,7 @@ class Dataset:
         ultralytics resolves a relative `path` against the current folder, not against the yaml's.
         """
         sources = {split: [str(path) for path in paths] for split, paths in self.sources.items()}
-        return yaml.safe_dump(
-            {**sources, "names": dict(enumerate(self.names))}, allow_unicode=True, sort_keys=False
-        )
+        return yaml.safe_dump({**sources, "names": dict(enumerate(self.names))}, allow_unicode=True, sort_keys=False)
 
 
 def inspect_dataset(data: str | Path, cache: Path | None = None) -> Dataset:
@@ -223,9 +221,7 @@ def _check_image(pair: _Pair) -> bool:
 
 def _no_labels(split: str, members: list[_Pair]) -> Problem:
     expected = members[0].label
-    found = (
-        "the label files are empty" if any(pair.label_stat for pair in members) else "there is no label file"
-    )
+    found = "the label files are empty" if any(pair.label_stat for pair in members) else "there is no label file"
     return Problem(
         "split",
         f"{split}: no labels: {found} for any of its {len(members)} images; for {members[0].image} "
@@ -260,9 +256,7 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
-def _fingerprint(
-    described: Description, pairs: Mapping[str, list[_Pair]], checked: Mapping[Path, _Checked]
-) -> str:
+def _fingerprint(described: Description, pairs: Mapping[str, list[_Pair]], checked: Mapping[Path, _Checked]) -> str:
     def entry(pair: _Pair) -> tuple[str, int, str]:
         size = pair.image_stat[0] if pair.image_stat else 0
         return _name(pair.image, described.root), size, checked[pair.image].labels.digest
@@ -272,10 +266,7 @@ def _fingerprint(
 
 
 def _listing(described: Description, pairs: Mapping[str, list[_Pair]]) -> str:
-    files = {
-        split: [(str(p.image), p.image_stat, p.label_stat) for p in members]
-        for split, members in pairs.items()
-    }
+    files = {split: [(str(p.image), p.image_stat, p.label_stat) for p in members] for split, members in pairs.items()}
     return _digest([_CACHE_VERSION, str(described.root), described.names, files])
 
 

@@ -51,9 +51,7 @@ def read_labels(file: Path, classes: int | None) -> LabelFile:
         content = file.read_bytes()
         text = content.decode("utf-8-sig")
     except OSError as error:
-        return LabelFile(
-            problems=(Problem("label", f"{file}: cannot be read ({error.strerror}); make it readable"),)
-        )
+        return LabelFile(problems=(Problem("label", f"{file}: cannot be read ({error.strerror}); make it readable"),))
     except UnicodeDecodeError:
         return LabelFile(lines=1, problems=(Problem("label", f"{file}: is no text; write the labels anew"),))
     problems: list[Problem] = []
@@ -67,9 +65,7 @@ def read_labels(file: Path, classes: int | None) -> LabelFile:
     lengths = {len(columns) for _, columns in lines}
     if not problems and _BOX_COLUMNS in lengths and len(lengths) > 1:
         remedy = "write all of its lines as boxes, or all as outlines"
-        problems.append(
-            Problem("columns", f"{file}: mixes boxes and outlines, which ultralytics refuses; {remedy}")
-        )
+        problems.append(Problem("columns", f"{file}: mixes boxes and outlines, which ultralytics refuses; {remedy}"))
     return LabelFile(len(lines), len(objects), hashlib.sha256(content).hexdigest(), tuple(problems))
 
 
@@ -98,13 +94,9 @@ def _parse(columns: list[str], classes: int | None) -> tuple[float, ...]:
 
     index = values[0]
     if not index.is_integer():
-        raise _WrongLineError(
-            "class", f"class index {columns[0]} is not whole; the first column is the class"
-        )
+        raise _WrongLineError("class", f"class index {columns[0]} is not whole; the first column is the class")
     if classes is not None and not 0 <= index < classes:
-        allowed = (
-            f"names has {classes} classes (0 to {classes - 1})" if classes > 1 else "names has 1 class (0)"
-        )
+        allowed = f"names has {classes} classes (0 to {classes - 1})" if classes > 1 else "names has 1 class (0)"
         raise _WrongLineError(
             "class",
             f"class index {int(index)} out of range: {allowed}; correct the line, or add the class to names",

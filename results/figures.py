@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as _escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -43,6 +43,7 @@ def front_figure(study: Source, chosen: int | None = None) -> go.Figure:
     over = [found.entry(trial) for trial in found.trials if outcome(trial) == "OVER_BUDGET"]
     over = [item for item in over if item.latency_ms is not None and item.map50_95 is not None]
     figure = canvas(height=620 if over else 500)
+    left, right = _front_axes(figure, [*complete, *stopped, *found.controls.values()], over, found.budget_ms)
     # The order of the traces is that of the legend: what matters comes first.
     _front_line(figure, found.front)
     mark = chosen if chosen is not None else (found.best.trial if found.best else None)
@@ -51,13 +52,12 @@ def front_figure(study: Source, chosen: int | None = None) -> go.Figure:
         ring = {"symbol": "circle-open", "size": 21, "color": FRONT, "line": {"width": 2}}
         axis = "y2" if marked[0] in over else "y"
         _points(figure, marked, f"chosen: trial {mark}", ring, axis=axis)
-    _controls(figure, found.controls)
+    _controls(figure, found.controls, (left + right) / 2)
     faint = {"size": 8, "color": FAINT}
     _points(figure, [item for item in complete if item.trial not in members], "complete, dominated", faint)
     _points(figure, stopped, "stopped early", {"size": 8, "color": FAINT, "symbol": "circle-open"})
     cross = {"symbol": "x", "size": 8, "color": LIMIT, "opacity": 0.75}
     _points(figure, over, "over budget, not recovered", cross, axis="y2")
-    left, right = _front_axes(figure, [*complete, *stopped, *found.controls.values()], over, found.budget_ms)
     if found.budget_ms is not None:
         share = (found.budget_ms - left) / (right - left)
         line = {"color": LIMIT, "width": 1.5, "dash": "dash"}
@@ -95,16 +95,22 @@ def time_figure(study: Source) -> go.Figure | None:
                 marker={"color": PARTS.get(part, INK)},
                 hovertemplate=f"trial %{{x}}, {escape(part)}: %{{y:.3g}} {unit}<extra></extra>",
             )
-    figure.update_layout(barmode="stack", bargap=0.25, legend={"y": -0.28})
+    figure.update_layout(barmode="stack", bargap=0.25, legend={"y": -0.28, "traceorder": "normal"})
     figure.update_xaxes(title="trial", showgrid=False, tickformat="d", dtick=1 if len(spent) <= 20 else None)
     figure.update_yaxes(title=f"time in {unit}")
     return figure
+
+
+def escape(words: str) -> str:
+    """Text that plotly must not read as markup. It knows the entities of brackets, but not those of quotes."""
+    return _escape(words, quote=False)
 
 
 def canvas(height: int) -> go.Figure:
     """An empty figure of `height` px in the common style."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
     layout = go.Layout(
+        template=go.layout.Template(),
         height=height,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -153,11 +159,10 @@ def _points(figure: go.Figure, items: Sequence[Entry], name: str, marker: dict[s
         )
 
 
-def _controls(figure: go.Figure, controls: dict[str, Entry]) -> None:
+def _controls(figure: go.Figure, controls: dict[str, Entry], middle: float) -> None:
     drawn = {name: item for name, item in controls.items() if item.latency_ms is not None and item.map50_95 is not None}
     if drawn:
         latencies = [item.latency_ms or 0.0 for item in drawn.values()]
-        middle = (min(latencies) + max(latencies)) / 2
         figure.add_scatter(
             x=latencies,
             y=[item.map50_95 for item in drawn.values()],

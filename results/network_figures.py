@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
 from prunetune.results.entries import channels, mapping, number
-from prunetune.results.figures import CONTROL, LIMIT, canvas
+from prunetune.results.figures import CONTROL, LIMIT, canvas, escape
 from prunetune.results.findings import Findings, Source
 from prunetune.results.gammas import GammaHistogram
 from prunetune.results.tables import percent
@@ -30,7 +29,7 @@ def channels_figure(study: Source, trial: FrozenTrial) -> go.Figure | None:
     layers = [layer for layer in dense if layer in kept and dense[layer] > 0]
     if not layers:
         return None
-    figure = canvas(height=110 + 19 * len(layers))
+    figure = canvas(height=140 + 19 * len(layers))
     for region in _regions(found, layers):
         members = [layer for layer in layers if _region(found, layer) == region]
         removed = 1 - sum(kept[layer] for layer in members) / sum(dense[layer] for layer in members)
@@ -82,7 +81,7 @@ def channels_figure(study: Source, trial: FrozenTrial) -> go.Figure | None:
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=order,
-        autorange="reversed",
+        range=[len(layers) - 0.5, -0.5],
         showgrid=False,
         tickfont={"size": 11},
     )
@@ -118,7 +117,7 @@ def gamma_figures(
                     y=[*shares, shares[-1]],
                     name=f"epoch {item.epoch}",
                     line={"shape": "hv", "width": 2.2 if is_last else 1.4, "color": REGIONS[region]},
-                    opacity=0.22 + 0.78 * strength**1.5,
+                    opacity=0.35 + 0.65 * strength**1.5,
                     fill="tozeroy" if is_last else None,
                     fillcolor=_translucent(REGIONS[region]),
                     hovertemplate=f"epoch {item.epoch}, gamma %{{x:.3f}}: %{{y:.1f}} %<extra></extra>",
@@ -128,7 +127,7 @@ def gamma_figures(
                 figure.add_vline(
                     x=threshold,
                     line={"color": LIMIT, "width": 1.5, "dash": "dash"},
-                    annotation={"text": f"threshold {threshold:.3g}", "font": {"color": LIMIT}},
+                    annotation={"text": f"threshold {threshold:.3g}", "font": {"color": LIMIT}, "xshift": 4},
                     annotation_position="top right",
                 )
             figure.update_layout(margin={"t": 26, "b": 84}, legend={"y": -0.32})

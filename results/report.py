@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
-from prunetune.results.entries import number, outcome, recipe_text, text
+from prunetune.results.entries import mapping, number, outcome, recipe_text, text
 from prunetune.results.figures import front_figure, time_figure
 from prunetune.results.findings import Findings
 from prunetune.results.gammas import read_gammas
@@ -60,7 +60,7 @@ def write_report(study: Study, folder: Path, path: Path, trial: int | None = Non
         name=escape(found.name),
         summary=headline(found),
         sections="\n".join(sections),
-        version=escape(text(found.attributes.get("version")) or ""),
+        maker=escape(f"prunetune {text(found.attributes.get('version')) or ''}".strip()),
         plotly=get_plotlyjs(),
     )
     write_text(path, page)
@@ -100,7 +100,7 @@ def _table_section(found: Findings, chosen: FrozenTrial | None) -> str:
         kind = "chosen" if is_chosen else row.kind
         lines.append((kind, [(column.cell(row), column.is_number) for column in shown]))
     titles = [(column.title, column.is_number) for column in shown]
-    words = f"mmAP is mAP50-95. Latency in ms, and in multiples of the dense network's. {caption(found)}."
+    words = f"mmAP is mAP50-95; latency is in ms and in multiples of the dense network's; {caption(found)}."
     body = _table(titles, lines) if table else "<p>Neither a control nor a member of the front yet.</p>"
     return _section("table", "Controls and front", body + _soft(words))
 
@@ -171,11 +171,12 @@ def _time_section(found: Findings) -> str:
     trained, reused = 0.0, 0.0
     for trial in found.trials:
         parts.update(seconds(trial))
-        epochs = trial.user_attrs.get("epochs")
-        trained += number(epochs.get("trained")) or 0 if isinstance(epochs, dict) else 0
-        reused += number(epochs.get("reused")) or 0 if isinstance(epochs, dict) else 0
+        epochs = mapping(trial.user_attrs.get("epochs"))
+        trained += number(epochs.get("trained")) or 0
+        reused += number(epochs.get("reused")) or 0
     total = sum(parts.values())
-    shares = ", ".join(f"{part} {100 * spent / total:.0f} %" for part, spent in parts.most_common() if spent > 0)
+    percents = {part: round(100 * spent / total) for part, spent in parts.most_common() if spent > 0}
+    shares = ", ".join(f"{part} {share} %" if share else f"{part} under 1 %" for part, share in percents.items())
     words = f"{duration(total)} in all: {shares}."
     if trained or reused:
         words += f" {trained:.0f} epochs were trained, {reused:.0f} were reused from earlier trials."

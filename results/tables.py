@@ -58,6 +58,8 @@ _COLUMNS = (
     Column("params removed", lambda row: percent(row.params_removed)),
 )
 _RECIPE_COLUMN = Column("recipe", lambda row: row.recipe, is_number=False)
+_WIDE = 120
+"""From this width on a terminal has room for the recipes beside the numbers."""
 _TEST_COLUMNS = (
     Column("test mAP50", lambda row: decimals(row.test_map50)),
     Column("test mmAP", lambda row: decimals(row.test_map50_95)),
@@ -100,23 +102,27 @@ def csv_text(study: Source) -> str:
     return out.getvalue()
 
 
-def rich_table(study: Source) -> Table:
-    """The table for the terminal. Controls are dimmed, the most accurate member is bold."""
+def rich_table(study: Source, width: int | None = None) -> Table:
+    """The table for the terminal. Controls are dim, the most accurate member is bold.
+
+    Args:
+        study: What to show.
+        width: Columns of the terminal. In a narrow one the recipes stand under the table.
+    """
     # rich is not needed by anything that only writes files.
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     found = Findings.of(study)
     lines = rows(found)
-    shown = columns(lines)
-    table = Table(title=Text(found.name), caption=Text(caption(found)), caption_justify="left")
+    is_narrow = width is not None and width < _WIDE
+    shown = [column for column in columns(lines) if not (is_narrow and column is _RECIPE_COLUMN)]
+    recipes = [f"{line.model}: {line.recipe}" for line in lines if is_narrow and line.recipe]
+    below = Text("\n".join([*recipes, caption(found)]))
+    table = Table(title=Text(found.name), caption=below, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in shown:
-        table.add_column(
-            column.title,
-            justify="right" if column.is_number else "left",
-            no_wrap=column is not _RECIPE_COLUMN,
-            overflow="fold",
-        )
+        table.add_column(column.title, justify="right" if column.is_number else "left")
     winner = found.best.trial if found.best else None
     for line in lines:
         is_winner = line.trial is not None and line.trial == winner

@@ -11,6 +11,7 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 State = Literal["ok", "note", "broken"]
 _NEEDED = (
@@ -65,7 +66,7 @@ def write_findings(findings: list[Finding], console: Console) -> None:
     table = Table("", "state", "detail")
     colours = {"ok": "green", "note": "yellow", "broken": "red"}
     for finding in findings:
-        table.add_row(finding.subject, f"[{colours[finding.state]}]{finding.state}[/]", finding.detail)
+        table.add_row(finding.subject, Text(finding.state, colours[finding.state]), Text(finding.detail))
     console.print(table)
 
 
@@ -86,7 +87,7 @@ def _package(name: str) -> Finding:
 def _extra(name: str, extra: str) -> Finding:
     version = _version(name)
     if version is None:
-        return Finding(name, "note", f"not installed; pip install 'prunetune\\[{extra}]' brings it")
+        return Finding(name, "note", f"not installed; pip install 'prunetune[{extra}]' brings it")
     return Finding(name, "ok", version)
 
 

@@ -26,6 +26,9 @@ from prunetune.spaces import ConfigError, ModelError
 from prunetune.spaces.files import storage_error, write_text
 from prunetune.targets import Latency, Network, Target, create_target
 
+DATA = "data.yaml"
+"""The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
+
 STORE = ".store"
 """The folder of stages inside `runs`: all studies there share them."""
 
@@ -52,7 +55,7 @@ class Workspace:
         self.dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
         self.store = StageStore(store)
         setup = TrainingSetup(
-            data=str(Path(spec.data).resolve()),
+            data=str((self.folder / DATA).resolve()),
             data_fingerprint=self.dataset.fingerprint,
             imgsz=spec.imgsz,
             batch=spec.batch,
@@ -120,6 +123,7 @@ class Workspace:
 
     def prepare(self, study: optuna.Study) -> None:
         """Fixes, once for the study, the reference latencies that every stated latency is a multiple of."""
+        write_text(self.folder / DATA, self.dataset.as_yaml())
         with study_lock(self.folder):
             attributes = study.user_attrs
             if "references" not in attributes:

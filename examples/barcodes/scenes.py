@@ -143,7 +143,8 @@ def _place_code(rng: np.random.Generator, canvas: np.ndarray, code: Code, taken:
             continue
         taken.append(outline)
         _paste(canvas, _print(code, length, height), paper, ink, outline)
-        return Box(code.kind, *map(float, (*low, *high)), content=code.content)
+        left, top, right, bottom = (float(value) for value in (*low, *high))
+        return Box(code.kind, left, top, right, bottom, code.content)
     return None
 
 
@@ -175,7 +176,11 @@ def _view(rng: np.random.Generator, label: np.ndarray, imgsz: int) -> np.ndarray
     angle = nearly_straight if rng.random() < 0.5 else rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     seen = (corners + tilt) @ turn + rng.uniform(0.1, 0.9, 2) * imgsz
-    return cv2.getPerspectiveTransform(np.float32(corners + label / 2), np.float32(seen))
+    return cv2.getPerspectiveTransform(_float32(corners + label / 2), _float32(seen))
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32)
 
 
 def _rectangle(ends: np.ndarray) -> np.ndarray:
@@ -189,15 +194,15 @@ def _project(transform: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> bool:
-    shared, _ = cv2.intersectConvexConvex(np.float32(one), np.float32(other))
-    return shared > 0.02 * cv2.contourArea(np.float32(one))
+    shared, _ = cv2.intersectConvexConvex(_float32(one), _float32(other))
+    return shared > 0.02 * cv2.contourArea(_float32(one))
 
 
 def _paste(canvas: np.ndarray, modules: np.ndarray, paper: np.ndarray, ink: np.ndarray, outline: np.ndarray) -> None:
     """Prints grayscale `modules` in the colours of paper and ink onto the quadrilateral `outline`."""
     height, width = modules.shape
     source = _rectangle(np.array([[0, 0], [width, height]]))
-    transform = cv2.getPerspectiveTransform(np.float32(source - 0.5), np.float32(outline - 0.5))
+    transform = cv2.getPerspectiveTransform(_float32(source - 0.5), _float32(outline - 0.5))
     size = canvas.shape[1::-1]
     gray = cv2.warpPerspective(modules, transform, size, borderMode=cv2.BORDER_REPLICATE)
     mask = np.zeros(canvas.shape[:2], np.uint8)
@@ -206,7 +211,7 @@ def _paste(canvas: np.ndarray, modules: np.ndarray, paper: np.ndarray, ink: np.n
     area = np.s_[top : top + high, left : left + wide]
     alpha = mask[area][..., None].astype(np.float32) / 255
     whiteness = gray[area][..., None].astype(np.float32) / 255
-    printed = np.float32(ink) + np.float32(paper - ink) * whiteness
+    printed = _float32(ink) + _float32(paper - ink) * whiteness
     canvas[area] = (canvas[area] * (1 - alpha) + printed * alpha).astype(np.uint8)
 
 
@@ -214,8 +219,8 @@ def _background(rng: np.random.Generator, imgsz: int) -> np.ndarray:
     """Large soft patches of colour and a finer grain: uint8 (imgsz, imgsz, 3)."""
     tone = rng.uniform(40, 215) + rng.uniform(-30, 30, 3)
     patches, grain = rng.normal(0, 28, (4, 4, 3)), rng.normal(0, 9, (24, 24, 1))
-    soft = cv2.resize(np.float32(patches), (imgsz, imgsz), interpolation=cv2.INTER_CUBIC)
-    fine = cv2.resize(np.float32(grain), (imgsz, imgsz), interpolation=cv2.INTER_LINEAR)
+    soft = cv2.resize(_float32(patches), (imgsz, imgsz), interpolation=cv2.INTER_CUBIC)
+    fine = cv2.resize(_float32(grain), (imgsz, imgsz), interpolation=cv2.INTER_LINEAR)
     return (tone + soft + fine[..., None]).clip(0, 255).astype(np.uint8)
 
 
@@ -255,15 +260,15 @@ def _pattern(rng: np.random.Generator, canvas: np.ndarray) -> None:
     """Even stripes, a checkerboard, an empty label or random squares: printed as a code is, but none."""
     imgsz = canvas.shape[0]
     count = int(rng.integers(5, 15))
-    stripes, checker = np.arange(2 * count)[None] % 2, np.add.outer(np.arange(count), np.arange(count)) % 2
+    stripes, checker = np.arange(2 * count).reshape(1, -1) % 2, np.add.outer(np.arange(count), np.arange(count)) % 2
     patterns = (stripes, checker, np.ones((2, 2)), rng.random((count, count)) < 0.5)
-    modules = np.uint8(patterns[int(rng.integers(len(patterns)))]) * np.uint8(255)
+    modules = patterns[int(rng.integers(len(patterns)))].astype(np.uint8) * np.uint8(255)
     length = float(rng.uniform(0.12, 0.4)) * imgsz
     label = np.array([length, length * (rng.uniform(0.25, 1.0) if modules.shape[0] < 3 else 1.0)])
     outline = _project(_view(rng, label, imgsz), np.array([[0, 0], label]))
     paper, ink = _paper_and_ink(rng)
-    modules = cv2.resize(modules, np.int32(label), interpolation=cv2.INTER_NEAREST)
-    _paste(canvas, modules, paper, ink, outline)
+    printed = cv2.resize(modules, (int(label[0]), int(label[1])), interpolation=cv2.INTER_NEAREST)
+    _paste(canvas, printed, paper, ink, outline)
 
 
 _DISTRACTORS: tuple[Callable[[np.random.Generator, np.ndarray], None], ...] = (
@@ -277,8 +282,8 @@ _DISTRACTORS: tuple[Callable[[np.random.Generator, np.ndarray], None], ...] = (
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Uneven light, lack of focus, shake and sensor noise."""
     imgsz = canvas.shape[0]
-    light = np.float32(rng.uniform(0.45, 1.2, (3, 3)))
-    image = np.float32(canvas) * cv2.resize(light, (imgsz, imgsz), interpolation=cv2.INTER_CUBIC)[..., None]
+    light = _float32(rng.uniform(0.45, 1.2, (3, 3)))
+    image = _float32(canvas) * cv2.resize(light, (imgsz, imgsz), interpolation=cv2.INTER_CUBIC)[..., None]
     sigma = 0.006 * float(rng.uniform(0, 1)) ** 2 * imgsz  # most are in focus
     shaken, angle = rng.random() < 0.25, rng.uniform(0, np.pi)
     reach = round(float(rng.uniform(0.004, 0.02)) * imgsz)

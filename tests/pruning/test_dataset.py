@@ -163,9 +163,7 @@ PROBLEMS: dict[str, tuple[Spoil, list[str]]] = {
         ["images/train/0.jpg: cannot be decoded", "no known image"],
     ),
     "truncated png": (
-        lambda f: save_image(f.image(name="x.png")).write_bytes(
-            save_image(f.image(name="x.png")).read_bytes()[:400]
-        ),
+        lambda f: save_image(f.image(name="x.png")).write_bytes(save_image(f.image(name="x.png")).read_bytes()[:400]),
         ["images/train/x.png: cannot be decoded"],
     ),
     "gif called jpg": (
@@ -285,9 +283,7 @@ def test_a_box_in_the_image_is_wrong_only_by_its_class(
     assert bool(problems) == (index >= classes)
 
 
-@pytest.mark.parametrize(
-    "name", ["with space", "ünï-代码", "a\"quote's", "dots.in.name", "[glob]*?", "%20#&"]
-)
+@pytest.mark.parametrize("name", ["with space", "ünï-代码", "a\"quote's", "dots.in.name", "[glob]*?", "%20#&"])
 def test_unusual_names(tmp_path: Path, name: str) -> None:
     folder = make_folder(tmp_path / name)
     save_image(folder.image("train", f"{name}.JPG"))

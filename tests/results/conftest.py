@@ -37,10 +37,11 @@ class StudyBuilder:
         outcome: str = "OK",
         state: TrialState = TrialState.COMPLETE,
         violation: float = -0.1,
-        channels: dict[str, int] | None = None,
+        channels: dict[str, Any] | None = None,
+        omit: tuple[str, ...] = (),
         **attributes: Any,
     ) -> int:
-        """Adds a trial and returns its number. An attribute given as None is left out."""
+        """Adds a trial and returns its number. What is None or named in `omit` is not stored."""
         number = len(self.study.trials)
         recipe = Recipe(0.3, 4, Threshold(0.1, 0.1 + number / 1000), rounds=1, recovery_epochs=6)
         stored: dict[str, Any] = {
@@ -69,7 +70,7 @@ class StudyBuilder:
             "worker": {"host": "localhost", "pid": 7},
         }  # fmt: skip
         stored.update(attributes)
-        stored = {key: value for key, value in stored.items() if value is not None}
+        stored = {key: value for key, value in stored.items() if value is not None and key not in omit}
         values = [map50_95, latency_ms][: len(self.study.directions)]
         self.study.add_trial(
             create_trial(
@@ -112,7 +113,7 @@ def builder() -> StudyBuilder:
     return StudyBuilder()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_builder() -> Callable[..., StudyBuilder]:
     return StudyBuilder
 
@@ -148,9 +149,7 @@ def filled(tmp_path: Path) -> StudyBuilder:
 def fill(builder: StudyBuilder, folder: Path) -> StudyBuilder:
     """Fills a study as a finished search does; its gamma files go to `folder`."""
     builder.context()
-    pruned = {
-        layer: max(8, width // (2 if REGIONS[layer] == "backbone" else 4)) for layer, width in DENSE.items()
-    }
+    pruned = {layer: max(8, width // (2 if REGIONS[layer] == "backbone" else 4)) for layer, width in DENSE.items()}
     write_gammas(folder / "stages" / "gammas-0.json")
     builder.trial(0.905, 0.8, channels=pruned, gammas="stages/gammas-0.json")
     builder.trial(0.873, 0.7)

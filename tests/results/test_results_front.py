@@ -1,0 +1,251 @@
+"""The front, its best and nearest, the document that `prunetune front --json` prints, and the hypervolume."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from itertools import pairwise, product
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from prunetune.results import Entry, best, entry, front, front_document, hypervolume, nearest
+
+FIELDS = [
+    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "gflops",
+    "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+]  # fmt: skip
+
+Builder = Any
+"""`conftest.StudyBuilder`."""
+
+
+def point(map50_95: float, latency_ms: float) -> Entry:
+    blank: dict[str, Any] = dict.fromkeys(FIELDS)
+    return Entry(**{**blank, "map50_95": map50_95, "latency_ms": latency_ms})
+
+
+def numbers(entries: list[Entry]) -> list[int | None]:
+    return [item.trial for item in entries]
+
+
+def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a != b and a[0] >= b[0] and a[1] <= b[1]
+
+
+# Few distinct values, so that ties and duplicates are common.
+points = st.lists(
+    st.tuples(st.integers(0, 6).map(lambda n: n / 6), st.integers(1, 6).map(lambda n: n / 4), st.booleans()),
+    max_size=9,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(found=points)
+def test_front_is_the_feasible_nondominated_set(
+    make_builder: Callable[[], Builder], found: list[tuple[float, float, bool]]
+) -> None:
+    builder = make_builder()
+    for map50_95, latency_ms, feasible in found:
+        builder.trial(map50_95, latency_ms, violation=-0.1 if feasible else 0.1)
+    members = front(builder.study)
+    values = [(item.map50_95, item.latency_ms) for item in members]
+    feasible_points = [(accuracy, latency) for accuracy, latency, ok in found if ok]
+    assert not any(dominates(a, b) for a, b in product(feasible_points, values))
+    for index, (accuracy, latency, ok) in enumerate(found):
+        if ok and index not in numbers(members):
+            assert any(dominates(value, (accuracy, latency)) for value in values)
+        if not ok:
+            assert index not in numbers(members)
+    assert all(a.latency_ms <= b.latency_ms for a, b in pairwise(members))
+    winner = best(builder.study)
+    assert (winner is None) == (not feasible_points)
+    if winner is not None:
+        assert winner.map50_95 == max(accuracy for accuracy, _ in feasible_points)
+
+
+def test_entry_has_the_fields_of_the_documented_json_in_order(filled: Builder) -> None:
+    assert [item.name for item in fields(Entry)] == FIELDS
+    item = entry(filled.study.trials[0])
+    assert list(item.as_dict()) == FIELDS
+    assert (item.trial, item.map50_95, item.latency_ms, item.params) == (0, 0.905, 0.8, 1_720_000)
+    assert item.recipe is not None
+    assert item.recipe["sparsity"] == 0.3
+    assert isinstance(hash(item), int)
+
+
+def test_twins_appear_once_and_other_networks_of_equal_score_stay(builder: Builder) -> None:
+    builder.trial(0.9, 0.8, channels={"a": 8})
+    builder.trial(0.9, 0.8, channels={"a": 8}, equals=0)
+    builder.trial(0.9, 0.8, channels={"a": 16})
+    assert numbers(front(builder.study)) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"outcome": "OVER_BUDGET"},
+        {"outcome": "STOPPED_EARLY"},
+        {"outcome": "DIVERGED", "state": TrialState.FAIL},
+        {"state": TrialState.RUNNING},
+        {"rung": 0},
+        {"violation": 0.2},
+        {"feasible": False},
+    ],
+    ids=str,
+)
+def test_only_recovered_feasible_complete_trials_can_be_members(builder: Builder, attributes: dict[str, Any]) -> None:
+    builder.trial(0.99, 0.1, **attributes)
+    builder.trial(0.5, 0.9)
+    assert numbers(front(builder.study)) == [1]
+
+
+def test_constraints_decide_where_no_verdict_is_stored(builder: Builder) -> None:
+    builder.trial(0.9, 0.8, violation=0.5, omit=("feasible",))
+    builder.trial(0.5, 0.9, violation=-0.5, omit=("feasible",))
+    assert numbers(front(builder.study)) == [1]
+
+
+def test_confirmed_latency_replaces_the_first_one(builder: Builder) -> None:
+    builder.context(
+        confirmed={
+            "0": {"latency_ms": 0.95, "latency_ratio": 0.475, "latency_spread_ms": 0.02},
+            "half-width": {"latency_ms": 1.05, "latency_ratio": 0.525},
+        }
+    )
+    builder.trial(0.9, 0.8)
+    builder.trial(0.9, 0.9)
+    document = front_document(builder.study)
+    assert [(item["trial"], item["latency_ms"]) for item in document["front"]] == [(1, 0.9)]
+    assert document["controls"]["half-width"]["latency_ms"] == 1.05
+    assert document["controls"]["half-width"]["latency_ratio"] == 0.525
+    assert document["controls"]["dense"]["latency_ms"] == 2.0
+
+
+def test_a_twin_that_was_not_measured_again_cannot_beat_the_one_that_was(builder: Builder) -> None:
+    builder.context(confirmed={"0": {"latency_ms": 0.95, "latency_ratio": 0.475}})
+    builder.trial(0.9, 0.8, channels={"a": 8})
+    builder.trial(0.9, 0.8, channels={"a": 8})
+    assert [(item.trial, item.latency_ms) for item in front(builder.study)] == [(0, 0.95)]
+
+
+def test_single_objective_study_has_a_front_too(make_builder: Callable[..., Builder]) -> None:
+    builder = make_builder(single_objective=True)
+    for accuracy, latency in ((0.8, 0.5), (0.9, 0.9), (0.7, 0.8)):
+        builder.trial(accuracy, latency)
+    assert numbers(front(builder.study)) == [0, 1]
+    winner = best(builder.study)
+    assert winner is not None
+    assert winner.trial == 1
+
+
+def test_nearest_is_the_smallest_miss_and_is_told_only_without_a_front(filled: Builder) -> None:
+    near = nearest(filled.study)
+    assert near is not None
+    assert near.trial == 4
+    assert front_document(filled.study)["nearest"] is None
+
+
+def test_document_of_a_study_that_no_trial_satisfied(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3)
+    builder.trial(0.1, 1.1, outcome="OVER_BUDGET", violation=0.1)
+    document = front_document(builder.study)
+    assert document["front"] == []
+    assert document["nearest"]["trial"] == 1
+    assert document["hypervolume"] == 0.0
+    assert document["trials"]["over_budget"] == 2
+
+
+def test_document_of_a_full_study_is_strict_json(filled: Builder) -> None:
+    filled.study.set_user_attr("target", {"name": "cpu", "noise": float("nan")})
+    document = front_document(filled.study)
+    again = json.loads(json.dumps(document, allow_nan=False))
+    assert again == document
+    assert document["study"] == "barcodes"
+    assert [item["trial"] for item in document["front"]] == [1, 0]
+    assert list(document["controls"]) == ["dense", "half-width"]
+    assert list(document["front"][0]) == FIELDS
+    assert document["budget"] == {"text": "<= half-width", "limit_ms": 1.0}
+    assert document["target"]["noise"] is None
+    expected = {"complete": 3, "over_budget": 2, "stopped_early": 0, "failed": 1, "interrupted": 0, "running": 1}
+    assert document["trials"] == expected
+    # Two boxes under the front, in units of the dense network's 2 ms.
+    assert document["hypervolume"] == pytest.approx(0.905 * (1 - 0.4) + 0.873 * (0.4 - 0.35))
+
+
+def test_document_of_an_empty_study(builder: Builder) -> None:
+    document = front_document(builder.study)
+    assert document["front"] == []
+    assert document["controls"] == {}
+    assert document["hypervolume"] is None
+    assert document["nearest"] is None
+
+
+def test_damaged_attributes_are_missing_values(builder: Builder) -> None:
+    builder.context(controls={"dense": "lost"}, confirmed=[1], budget=None, references={"dense": "2"})
+    builder.trial(0.9, 0.8, accuracy="lost", omit=("latency_ms",), params="many", channels={"a": "x"}, recipe=3)
+    builder.trial(0.8, 0.5, accuracy={"map50_95": float("inf")}, gflops=float("nan"))
+    members = front(builder.study)
+    assert [(item.map50_95, item.latency_ms) for item in members] == [(0.8, 0.5), (0.9, 0.8)]
+    assert members[1].params is None
+    assert members[1].recipe is None
+    assert members[0].gflops is None
+    json.dumps(front_document(builder.study), allow_nan=False)
+
+
+@pytest.mark.parametrize("outcome", ["WORKER_DIED", "INTERRUPTED"])
+def test_a_trial_that_is_tried_again_is_no_failure(builder: Builder, outcome: str) -> None:
+    builder.trial(None, None, outcome=outcome, state=TrialState.FAIL)
+    counts = front_document(builder.study)["trials"]
+    assert counts["interrupted"] == 1
+    assert counts["failed"] == 0
+
+
+grid = st.lists(st.tuples(st.integers(0, 10), st.integers(1, 14)), max_size=6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(found=grid)
+def test_hypervolume_counts_the_dominated_cells(found: list[tuple[int, int]]) -> None:
+    entries = [point(accuracy / 10, 3 * latency / 10) for accuracy, latency in found]
+    cells = sum(
+        any(accuracy > row and latency <= column for accuracy, latency in found)
+        for row in range(10)
+        for column in range(10)
+    )
+    assert hypervolume(entries, 3.0) == pytest.approx(cells / 100)
+
+
+@settings(max_examples=100, deadline=None)
+@given(found=grid, accuracy=st.floats(0, 1), latency=st.floats(0.001, 3))
+def test_a_further_point_never_lowers_the_hypervolume(
+    found: list[tuple[int, int]], accuracy: float, latency: float
+) -> None:
+    entries = [point(a / 10, t / 10) for a, t in found]
+    before = hypervolume(entries, 1.0)
+    after = hypervolume([*entries, point(accuracy, latency)], 1.0)
+    assert before - 1e-12 <= after <= 1
+
+
+def test_hypervolume_refuses_a_reference_of_zero() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        hypervolume([point(0.5, 0.5)], 0.0)
+
+
+def test_reading_a_front_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, optuna, prunetune.results as results;"
+        "study = optuna.create_study(directions=['maximize', 'minimize']);"
+        "results.front_document(study); results.markdown(study);"
+        "print([name for name in ('torch', 'ultralytics', 'ray', 'onnxruntime', 'pandas', 'plotly', 'rich')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

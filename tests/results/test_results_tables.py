@@ -1,0 +1,120 @@
+"""The tables: one row model for Markdown, CSV and the terminal; pandas for all trials."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+
+from prunetune.results import csv_text, markdown, rich_table, trial_table
+from prunetune.results.tables import significant, size
+
+Builder = Any
+
+
+def test_markdown_lists_controls_then_front(filled: Builder) -> None:
+    lines = markdown(filled.study).splitlines()
+    assert lines[0] == "| model | mAP50 | mmAP | F1 | size | latency | GFLOPs | params removed | recipe |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| dense", "| half-width", "| trial 1", "| trial 0"]
+    half = "| half-width | 0.986 | 0.875 | 0.850 | 3.90M | 1.00 ms (0.50x) | 4.40 | 73.0 % |  |"
+    assert lines[3] == half
+    assert lines[5].endswith("| 72.6 % | pull 0.3 for 4 epochs, threshold 0.1, recover 6 |")
+
+
+def test_tested_networks_get_further_columns(filled: Builder) -> None:
+    filled.study.set_user_attr("test", {"0": {"map50": 0.98, "map50_95": 0.897}, "dense": {"map50_95": 0.93}})
+    lines = markdown(filled.study).splitlines()
+    assert "| test mAP50 | test mmAP | recipe |" in lines[0]
+    assert "| 0.980 | 0.897 |" in lines[5]
+    (first, *_) = csv.DictReader(io.StringIO(csv_text(filled.study)))
+    assert (first["model"], first["test_map50"], first["test_map50_95"]) == ("dense", "", "0.93")
+
+
+def test_csv_holds_plain_numbers(filled: Builder) -> None:
+    found = list(csv.DictReader(io.StringIO(csv_text(filled.study))))
+    assert [row["kind"] for row in found] == ["control", "control", "front", "front"]
+    assert float(found[3]["latency_ms"]) == 0.8
+    assert int(found[3]["params"]) == 1_720_000
+    assert "test_map50" not in found[0]
+
+
+def test_a_name_with_a_bar_stays_one_cell(builder: Builder) -> None:
+    builder.context(controls={"a|b": {"map50": 0.5}})
+    assert markdown(builder.study).splitlines()[2].startswith("| a\\|b | 0.500 |")
+
+
+def test_terminal_table_shows_every_row_and_no_markup(builder: Builder) -> None:
+    builder.context(controls={"[red]odd[/]": {"map50_95": 0.4, "latency_ms": 2.0}})
+    builder.trial(0.905, 0.8)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rich_table(builder.study))
+    shown = console.export_text()
+    assert "[red]odd[/]" in shown
+    assert "trial 0" in shown
+    assert "0.905" in shown
+    assert "budget <= half-width (1.00 ms)" in shown
+    assert "1 complete" in shown
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_terminal_table_fits_and_keeps_recipes_whole(filled: Builder, width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(rich_table(filled.study, width=width))
+    shown = console.export_text()
+    assert "0.905" in shown
+    assert "pull 0.3 for 4 epochs, threshold 0.1, recover 6" in shown or width == 120
+    assert shown.count("recover 6") == 2
+    assert "…" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (0.00123, "0.00123"),
+        (0.35, "0.350"),
+        (0.9999, "1.00"),
+        (18.6, "18.6"),
+        (99.96, "100"),
+        (1234, "1234"),
+    ],
+)
+def test_three_significant_digits(value: float, shown: str) -> None:
+    assert significant(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("params", "shown"),
+    [(488_000, "488K"), (15_100_000, "15.1M"), (999, "999"), (999_600, "1.00M"), (1000, "1.00K"), (None, "")],
+)
+def test_sizes_read_as_in_reports(params: int | None, shown: str) -> None:
+    assert size(params) == shown
+
+
+def test_trial_table_has_a_row_for_every_trial(filled: Builder) -> None:
+    table = trial_table(filled.study).set_index("trial")
+    assert list(table.index) == list(range(7))
+    outcomes = ["OK", "OK", "OK", "OVER_BUDGET", "OVER_BUDGET", "DIVERGED", "RUNNING"]
+    assert list(table["outcome"]) == outcomes
+    assert table.loc[5, "reason"] == "loss is NaN in epoch 3"
+    assert list(table["on_front"]) == [True, True, False, False, False, False, False]
+    assert table.loc[0, "recipe_threshold"] == 0.1
+    assert table.loc[1, "recipe_threshold_head"] == pytest.approx(0.101)
+    assert table.loc[0, "seconds"] == pytest.approx(103.0)
+    assert table.loc[0, "seconds_train"] == 90.5
+    assert (table.loc[0, "epochs_trained"], table.loc[0, "host"]) == (10, "localhost")
+    assert list(table["feasible"][:6]) == [True, True, True, False, False, True]
+
+
+def test_trial_table_of_an_empty_or_foreign_study(builder: Builder) -> None:
+    assert list(trial_table(builder.study).columns) == ["trial", "state", "outcome", "reason"]
+    foreign = optuna.create_study()
+    foreign.add_trial(optuna.trial.create_trial(value=0.5))
+    foreign.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+    table = trial_table(foreign)
+    assert list(table["outcome"]) == ["", "ERROR"]
+    assert not table["on_front"].any()
