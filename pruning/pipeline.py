@@ -26,7 +26,7 @@ from prunetune.pruning.plan import PruningPlan, plan_pruning
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.stages import Stage, training_stage, trunk
 from prunetune.pruning.store import StageStore, StoredStage, file_sha256
-from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.surgery import apply_plan, channel_groups
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
     Accuracy,
@@ -291,14 +291,15 @@ class Pipeline:
     def _prune(self, parent: StoredStage, threshold: Threshold) -> tuple[StoredStage, PruningPlan]:
         detector = self._load(parent)
         with self.ledger.clock.part("surgery"):
-            plan = plan_pruning(detector.model, threshold, self.alignment)
+            groups = channel_groups(detector.model)
+            plan = plan_pruning(detector.model, threshold, self.alignment, groups=groups)
         # Named by the plan, not by the threshold: two thresholds that keep the same channels are one surgery.
         stage = Stage("pruning", parent.digest, {"plan": plan.digest(), "setup": self.setup.identity()})
         found = self._find(stage, epochs=0)
         if found:
             return found, plan
         with self.ledger.clock.part("surgery"):
-            pruned = Detector(apply_plan(detector.model, plan), detector.source)
+            pruned = Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
         loaders = self.loaders
         with self.ledger.clock.part("recalibrate"):
             recalibrate(pruned.model, loaders.calibration())

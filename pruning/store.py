@@ -67,19 +67,19 @@ class StageStore:
     def find(self, digest: str) -> StoredStage | None:
         """The finished stage of this name, if there is one and its files are whole."""
         folder = self._stages / digest
+        # Asked first: a stage that another worker publishes during this look must not be taken for a damaged one.
+        if not folder.is_dir():
+            return None
         try:
             stored = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
             whole = all((folder / name).stat().st_size == size for name, (size, _) in stored["files"].items())
-        except FileNotFoundError:
-            whole, stored = False, None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            whole, stored = False, {}
+            if whole:
+                return StoredStage(digest, folder, stored["record"], reused=True)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # damaged, like a file of the wrong size
         except OSError as error:
             raise storage_error(folder, error) from error
-        if whole and stored:
-            return StoredStage(digest, folder, stored["record"], reused=True)
-        if folder.exists():
-            self.discard(digest)
+        self.discard(digest)
         return None
 
     def publish(
@@ -95,8 +95,8 @@ class StageStore:
         Raises:
             StoreError: The folder cannot be written, or the disk is full.
         """
-        draft = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}.{os.getpid()}.", dir=self._drafts))
         folder = self._stages / digest
+        draft = self._draft(folder)
         try:
             sizes = {}
             for name, write in files.items():
@@ -108,24 +108,32 @@ class StageStore:
             (draft / _RECORD).write_text(json.dumps(stored, indent=1), encoding="utf-8")
             flush(draft / _RECORD)
             draft.chmod(0o755)
-            try:
-                os.rename(draft, folder)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
+            found = self._place(draft, digest)
             flush(self._stages)
         except OSError as error:
             raise storage_error(folder, error) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        found = self.find(digest)
         if found is None:
             raise StoreError(f"{folder}: a stage vanished while it was written")
         return StoredStage(digest, folder, found.record, reused=False)
 
+    def _place(self, draft: Path, digest: str) -> StoredStage | None:
+        """Makes a draft the stage of this name, unless another worker was first."""
+        try:
+            os.rename(draft, self._stages / digest)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            found = self.find(digest)
+            if found is not None:
+                return found
+            os.rename(draft, self._stages / digest)  # a damaged stage was in the way; the look removed it
+        return self.find(digest)
+
     def discard(self, digest: str) -> None:
         """Removes a stage whose files turned out to be damaged; it will be run again."""
-        broken = Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}.{os.getpid()}.", dir=self._drafts))
+        broken = self._draft(self._stages / digest)
         try:
             os.rename(self._stages / digest, broken / digest)
         except FileNotFoundError:
@@ -144,19 +152,25 @@ class StageStore:
 
         It survives the death of the process. After a power failure it may be gone, and the training starts over.
         """
-        handle, name = tempfile.mkstemp(dir=self._drafts, prefix=f"{socket.gethostname()}.{os.getpid()}.")
-        os.close(handle)
+        draft = self._draft(self.progress(digest))
         try:
-            write(Path(name))
-            os.replace(name, self.progress(digest))
+            write(draft / "progress")
+            os.replace(draft / "progress", self.progress(digest))
         except OSError as error:
             raise storage_error(self.progress(digest), error) from error
         finally:
-            Path(name).unlink(missing_ok=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
     def forget_progress(self, digest: str) -> None:
         """Removes the progress of a training that is finished."""
         self.progress(digest).unlink(missing_ok=True)
+
+    def _draft(self, target: Path) -> Path:
+        """A folder to prepare a file or stage in, marked as this process's."""
+        try:
+            return Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}.{os.getpid()}.", dir=self._drafts))
+        except OSError as error:
+            raise storage_error(target, error) from error
 
     def _remove_dead_drafts(self) -> None:
         """Removes what processes of this host left behind when they were killed."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from optuna.study import Study
@@ -67,8 +68,22 @@ class Findings:
         return {**twins, **named}
 
     def entry(self, trial: FrozenTrial) -> Entry:
-        """A trial's entry, with its confirmed latency where there is one."""
-        return entry(trial, self.confirmed.get(str(trial.number)))
+        """A trial's entry, with its confirmed latency and its ONNX file where there are."""
+        found = entry(trial, self.confirmed.get(str(trial.number)))
+        # A finished trial takes no more attributes, and only the front is exported, when the study ends.
+        exported = text(mapping(self.attributes.get("exports")).get(str(trial.number)))
+        return replace(found, onnx=exported) if exported else found
+
+    def misses_budget(self, item: Entry) -> bool:
+        """Whether the last measurement put a candidate over the budget that it met at first."""
+        if str(item.trial) not in self.confirmed or item.latency_ms is None or self.budget_ms is None:
+            return False
+        return item.latency_ms > self.budget_ms
+
+    @property
+    def fallen(self) -> list[Entry]:
+        """The candidates that only the last measurement put over the budget."""
+        return [item for item in map(self.entry, filter(is_candidate, self.trials)) if self.misses_budget(item)]
 
     @cached_property
     def front(self) -> list[Entry]:
@@ -78,6 +93,8 @@ class Findings:
         for trial in self.trials:
             item = self.entry(trial)
             if not is_candidate(trial) or item.map50_95 is None or item.latency_ms is None:
+                continue
+            if self.misses_budget(item):
                 continue
             twin = (item.map50_95, item.latency_ms, _key(trial))
             if twin not in seen:
@@ -99,6 +116,9 @@ class Findings:
         missed: list[tuple[float, FrozenTrial]] = []
         for trial in self.trials:
             violation = number(trial.user_attrs.get("violation"))
+            item = self.entry(trial)
+            if self.misses_budget(item):
+                violation = (item.latency_ms or 0) / (self.budget_ms or 1) - 1
             if violation is not None and violation > 0 and trial.state.is_finished():
                 missed.append((violation, trial))
         if not missed:
@@ -184,23 +204,34 @@ def nearest(study: Source) -> Entry | None:
     return Findings.of(study).nearest
 
 
-def front_document(study: Source) -> dict[str, Any]:
+def front_document(study: Source, folder: Path | None = None) -> dict[str, Any]:
     """The front and all that is needed to read it, as strict JSON: what `prunetune front --json` prints.
 
+    With the study's `folder`, paths lead there from where the reader stands; without, they start in the folder.
     `nearest` is None unless the front is empty. `hypervolume` is None until the dense network is measured.
     """
     found = Findings.of(study)
     nearest_entry = None if found.front else found.nearest
     return {
         "study": found.name,
-        "front": [item.as_dict() for item in found.front],
-        "controls": {name: item.as_dict() for name, item in found.controls.items()},
+        "front": [_from(folder, item).as_dict() for item in found.front],
+        "controls": {name: _from(folder, item).as_dict() for name, item in found.controls.items()},
         "budget": jsonable(mapping(found.attributes.get("budget"))),
         "target": jsonable(mapping(found.attributes.get("target"))),
         "hypervolume": found.hypervolume,
-        "nearest": nearest_entry.as_dict() if nearest_entry else None,
+        "nearest": _from(folder, nearest_entry).as_dict() if nearest_entry else None,
         "trials": found.counts,
     }
+
+
+def _from(folder: Path | None, item: Entry) -> Entry:
+    if folder is None:
+        return item
+    return replace(
+        item,
+        checkpoint=None if item.checkpoint is None else str(folder / item.checkpoint),
+        onnx=None if item.onnx is None else str(folder / item.onnx),
+    )
 
 
 def _key(trial: FrozenTrial) -> tuple[Any, ...]:

@@ -93,10 +93,12 @@ def cautions(found: Findings) -> list[str]:
     notes = []
     limit = found.budget_ms
     if limit is not None:
-        late = [item for item in found.front if item.latency_ms is not None and item.latency_ms > limit]
+        late = [f"trial {item.trial} ({significant(item.latency_ms or 0)} ms)" for item in found.fallen]
         if late:
-            names = ", ".join(f"trial {item.trial} ({significant(item.latency_ms)} ms)" for item in late)
-            notes.append(f"Measured again at the end, over the limit of {significant(limit)} ms: {names}.")
+            notes.append(
+                f"Off the front, because over the limit of {significant(limit)} ms when measured again: "
+                f"{', '.join(late)}."
+            )
     unmeasured = [str(item.trial) for item in found.front if str(item.trial) not in found.confirmed]
     if found.front and found.confirmed and unmeasured:
         notes.append(f"Not yet measured again beside the others: trial {', '.join(unmeasured)}.")

@@ -58,8 +58,8 @@ _COLUMNS = (
     Column("params removed", lambda row: percent(row.params_removed)),
 )
 _RECIPE_COLUMN = Column("recipe", lambda row: row.recipe, is_number=False)
-_WIDE = 120
-"""From this width on a terminal has room for the recipes beside the numbers."""
+_WIDE = 130
+"""From this width on a terminal has room for all columns."""
 _TEST_COLUMNS = (
     Column("test mAP50", lambda row: decimals(row.test_map50)),
     Column("test mmAP", lambda row: decimals(row.test_map50_95)),
@@ -107,7 +107,7 @@ def rich_table(study: Source, width: int | None = None) -> Table:
 
     Args:
         study: What to show.
-        width: Columns of the terminal. In a narrow one the recipes stand under the table.
+        width: Columns of the terminal. In a narrow one recipes and test accuracies stand under the table.
     """
     # rich is not needed by anything that only writes files.
     from rich.box import SIMPLE_HEAD
@@ -117,10 +117,11 @@ def rich_table(study: Source, width: int | None = None) -> Table:
     found = Findings.of(study)
     lines = rows(found)
     is_narrow = width is not None and width < _WIDE
-    shown = [column for column in columns(lines) if not (is_narrow and column is _RECIPE_COLUMN)]
-    recipes = [f"{line.model}: {line.recipe}" for line in lines if is_narrow and line.recipe]
-    below = Text("\n".join([*recipes, caption(found)]))
-    table = Table(title=Text(found.name), caption=below, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    shown = list(_COLUMNS) if is_narrow else columns(lines)
+    below = [_below(line) for line in lines] if is_narrow else []
+    table = Table(title=Text(found.name), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.caption = Text("\n".join([*(words for words in below if words), caption(found)]))
+    table.caption_justify = "left"
     for column in shown:
         table.add_column(column.title, justify="right" if column.is_number else "left")
     winner = found.best.trial if found.best else None
@@ -211,6 +212,13 @@ def _row(found: Findings, model: str, name: str, item: Entry) -> Row:
         test_map50_95=number(test.get("map50_95")),
         trial=item.trial,
     )
+
+
+def _below(row: Row) -> str:
+    """What a narrow terminal shows of a row under the table."""
+    tested = [f"{column.title} {column.cell(row)}" for column in _TEST_COLUMNS if column.cell(row)]
+    words = "; ".join(part for part in (row.recipe, ", ".join(tested)) if part)
+    return f"{row.model}: {words}" if words else ""
 
 
 def _is_tested(table: list[Row]) -> bool:

@@ -54,7 +54,7 @@ def _show_end(study: Any, folder: Path, console: Console) -> None:
 
     if FINISHED not in study.user_attrs:
         return
-    console.print(rich_table(study))
+    console.print(rich_table(study, width=console.width))
     if front(study):
         for name in ("report.html", "best.pt", "best.onnx"):
             console.print(f"{name:12} {folder / name}", markup=False, highlight=False, soft_wrap=True)
@@ -94,7 +94,8 @@ def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption =
     if as_json:
         _write_json(front_document(found, folder))
     else:
-        _console().print(rich_table(found))
+        console = _console()
+        console.print(rich_table(found, width=console.width))
 
 
 @app.command()

@@ -48,7 +48,7 @@ class BudgetSpec(BaseModel):
 class StudySpec(BaseModel):
     """Everything that defines a study. Names are ultralytics' own where it has them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     """The study's name, and its folder below `runs`."""
@@ -168,7 +168,11 @@ class StudySpec(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError([_sentence(problem) for problem in error.errors()], source) from error
+            # A value that may be of several types fails once for each of them: the first sentence says it.
+            told: dict[tuple[str, ...], str] = {}
+            for problem in error.errors():
+                told.setdefault(tuple(_location(problem)), _sentence(problem))
+            raise ConfigError(list(told.values()), source) from error
 
 
 _DECIDED_BY_PRUNETUNE = {
@@ -262,12 +266,19 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 _PARAMETER_KEYS = {*FloatParameter.model_fields, *ChoiceParameter.model_fields, "unit"}
-_TAGS = {"float", "int", "choice", "fixed", "regions", "global"}
+_TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global"}
+
+
+def _location(problem: Any) -> list[str]:
+    *parents, last = [str(part) for part in problem["loc"]] or [""]
+    # A key of the user's may be called like a tag; pydantic's own tags never end an unknown key's place.
+    kept = [last] if last and (problem["type"] == "extra_forbidden" or last not in _TAGS) else []
+    return [part for part in parents if part not in _TAGS] + kept
 
 
 def _sentence(problem: Any) -> str:
     """One sentence for one of pydantic's errors: where, what, and what instead."""
-    location = [str(part) for part in problem["loc"] if str(part) not in _TAGS]
+    location = _location(problem)
     where = ".".join(location)
     given = problem.get("input")
     kind = problem["type"]

@@ -16,7 +16,6 @@ import sqlalchemy.exc
 from filelock import FileLock
 from optuna.storages import RDBStorage
 
-from prunetune.search.samplers import create_sampler
 from prunetune.search.spec import StudySpec, read_yaml, sqlite_url
 from prunetune.spaces import ConfigError, SpecChangedError, StoreError
 from prunetune.spaces.files import storage_error
@@ -41,16 +40,8 @@ def open_study(spec: StudySpec) -> optuna.Study:
         directions: list[Literal["minimize", "maximize"]] = (
             ["maximize", "minimize"] if "latency" in spec.objectives else ["maximize"]
         )
-        known = spec.name in optuna.get_all_study_names(storage=storage)
-        finished = len(optuna.load_study(study_name=spec.name, storage=storage).trials) if known else 0
-        # A resumed sampler must not draw the first trials' random numbers again.
-        sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * finished)
         study = optuna.create_study(
-            storage=storage,
-            study_name=spec.name,
-            directions=directions,
-            sampler=sampler,
-            load_if_exists=True,
+            storage=storage, study_name=spec.name, directions=directions, load_if_exists=True
         )
         stored = study.user_attrs.get(SPEC)
         if stored is None:

@@ -68,5 +68,7 @@ def requeue(study: optuna.Study) -> None:
     for trial in trials:
         outcome = trial.user_attrs.get("outcome")
         given_back = trial.state == TrialState.FAIL and outcome is not None and not Outcome(outcome).counts
-        if given_back and trial.params and trial.number not in retried:
-            study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+        # A worker that took an enqueued recipe may have died before it read it all.
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if given_back and params and trial.number not in retried:
+            study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})

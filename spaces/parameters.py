@@ -59,7 +59,7 @@ class _Range(_Parameter):
             inner = [self.low * ratio**step for step in steps[1:-1]]
         else:
             inner = [self.low + (self.high - self.low) * step for step in steps[1:-1]]
-        return (self.low, *inner, self.high)
+        return (self.low, *(_round(point) for point in inner), self.high)
 
 
 def _round(value: float, digits: int = 6) -> float:
@@ -78,15 +78,13 @@ class FloatParameter(_Range):
     @property
     def values(self) -> tuple[float, ...] | None:
         """All values of a grid in rising order, None for a continuous range."""
-        return tuple(_round(point) for point in self._grid_points()) if self.grid else None
+        return self._grid_points() if self.grid else None
 
     def suggest(self, trial: SuggestingTrial, name: str) -> float:
         """Asks the trial for a value."""
-        if self.grid and not self.log:
-            step = (self.high - self.low) / (self.grid - 1)
-            return _round(trial.suggest_float(name, self.low, self.high, step=step))
         if self.values is not None:
-            # Optuna has no steps on a log scale. Choices keep the study's parameter and the recipe's value the same.
+            # Choices keep the study's parameter and the recipe's value the same. Optuna has no steps on a log scale,
+            # and drops the last one where the range is no multiple of the step in binary.
             return float(trial.suggest_categorical(name, self.values))
         return float(trial.suggest_float(name, self.low, self.high, log=self.log))
 

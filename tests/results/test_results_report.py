@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from prunetune.results import front_figure, write_report
+from prunetune.results import front, front_figure, nearest, write_report
 from prunetune.results.findings import Findings
 from prunetune.results.gammas import read_gammas
 from prunetune.results.network_figures import channels_figure, gamma_figures
@@ -150,7 +150,19 @@ def test_report_names_the_nearest_miss(builder: Builder, tmp_path: Path) -> None
 def test_report_warns_of_members_that_are_late_when_measured_again(builder: Builder, tmp_path: Path) -> None:
     builder.context(confirmed={"0": {"latency_ms": 1.04, "latency_ratio": 0.52}})
     builder.trial(0.9, 0.99)
-    assert "over the limit of 1.00 ms: trial 0 (1.04 ms)" in report(builder.study, tmp_path).words
+    builder.trial(0.8, 0.9)
+    assert [item.trial for item in front(builder.study)] == [1]
+    words = report(builder.study, tmp_path).words
+    assert "over the limit of 1.00 ms when measured again: trial 0 (1.04 ms)" in words
+
+
+def test_a_front_that_falls_over_the_budget_leaves_its_nearest(builder: Builder, tmp_path: Path) -> None:
+    builder.context(confirmed={"0": {"latency_ms": 1.04, "latency_ratio": 0.52}})
+    builder.trial(0.9, 0.99)
+    assert front(builder.study) == []
+    missed = nearest(builder.study)
+    assert missed is not None
+    assert (missed.trial, missed.latency_ms) == (0, 1.04)
 
 
 def test_folder_that_cannot_be_written_is_named(filled: Builder, tmp_path: Path) -> None:

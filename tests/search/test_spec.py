@@ -1,0 +1,364 @@
+"""The study's description: what it takes, what it fills in, and how it says no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from prunetune.search.spec import CHANGEABLE, StudySpec, apply_override
+from prunetune.spaces import ConfigError, FixedParameter
+
+PUBLISHED = """\
+name: barcodes
+model: yolov5n.yaml        # a yaml is trained first; a .pt is taken as it is
+data: data/barcodes/data.yaml
+imgsz: 160
+batch: 32
+device: cpu
+dense_epochs: 30
+seed: 0
+space:
+  preset: yolov5-slimming
+  sparsity: {low: 0.1, high: 1.0, log: true, grid: 5, unit: pull}   # or unit: lambda
+  sparse_epochs: {choices: [2, 4]}
+  threshold: {low: 0.005, high: 0.5, log: true}
+  rounds: {low: 1, high: 2}
+  recovery_epochs: 6
+targets: [{kind: onnxruntime, name: cpu, threads: 1, alignment: 8}]
+objectives: [map50_95, latency]
+budget: {latency: "<= half-width"}
+sampler: tpe
+controls: [dense, half-width]
+trials: 12
+"""
+
+SHORT = """\
+name: short
+model: yolov5n.yaml
+data: data.yaml
+space: {preset: yolov5-slimming}
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    def write(text: str, name: str = "study.yaml") -> Path:
+        file = tmp_path / name
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return write
+
+
+def problems(file: Path, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        StudySpec.read(file, overrides)
+    assert str(caught.value).startswith(caught.value.source)
+    return caught.value.problems
+
+
+def problem(file: Path, *overrides: str) -> str:
+    (found,) = problems(file, *overrides)
+    return found
+
+
+# What it takes
+
+
+def test_the_published_form_parses(written: Any) -> None:
+    spec = StudySpec.read(written(PUBLISHED))
+    assert (spec.name, spec.model, spec.data) == ("barcodes", "yolov5n.yaml", "data/barcodes/data.yaml")
+    assert (spec.imgsz, spec.batch, spec.device, spec.dense_epochs, spec.seed) == (160, 32, "cpu", 30, 0)
+    assert spec.space.sparsity_unit == "pull"
+    assert spec.space.sparsity.values == (0.1, 0.177828, 0.316228, 0.562341, 1.0)
+    assert spec.space.sparse_epochs.values == (2, 4)
+    assert (spec.space.threshold.low, spec.space.threshold.high, spec.space.threshold.log) == (0.005, 0.5, True)
+    assert (spec.space.rounds.low, spec.space.rounds.high) == (1, 2)
+    assert spec.space.recovery_epochs == FixedParameter(value=6)
+    assert spec.space.longest_epochs == 2 * (4 + 6)
+    (target,) = spec.targets
+    assert (target.kind, target.name, target.threads, target.alignment) == ("onnxruntime", "cpu", 1, 8)
+    assert spec.objectives == ("map50_95", "latency")
+    assert spec.budget.limit.references_needed() == ("half-width",)
+    assert (spec.sampler, spec.controls, spec.trials) == ("tpe", ("dense", "half-width"), 12)
+    assert spec.folder == Path("runs/barcodes")
+    assert spec.storage_url == "sqlite:///runs/barcodes/study.db"
+
+
+def test_only_four_keys_must_be_given(written: Any) -> None:
+    spec = StudySpec.read(written(SHORT))
+    assert (spec.imgsz, spec.batch, spec.device, spec.seed, spec.choose) == (640, 16, "cpu", 0, "map50_95")
+    assert [target.kind for target in spec.targets] == ["onnxruntime"]
+    assert spec.targets[0].alignment == 8
+    assert spec.objectives == ("map50_95", "latency")
+    assert spec.budget.latency == "<= half-width"
+    assert (spec.sampler, spec.controls, spec.storage) == ("tpe", ("dense", "half-width"), None)
+    assert spec.space.sparsity_unit == "lambda"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("cuda:1", "1"), ("0", "0"), (3, "3"), ("cpu", "cpu"), ("mps", "mps")]
+)
+def test_a_device_is_named_as_ultralytics_names_it(written: Any, given: Any, meant: str) -> None:
+    assert StudySpec.read(written(SHORT), [f"device={given}"]).device == meant
+
+
+def test_a_threshold_for_each_region(written: Any) -> None:
+    file = written(SHORT)
+    spec = StudySpec.read(file, ["space.threshold={backbone: 0.1, head: {low: 0.1, high: 0.5}}"])
+    assert [name for name, _ in spec.space.parameters() if "threshold" in name] == [
+        "threshold_backbone",
+        "threshold_head",
+    ]
+
+
+def test_a_description_is_a_value_that_survives_json(written: Any) -> None:
+    spec = StudySpec.read(written(PUBLISHED))
+    assert StudySpec.parse(spec.model_dump(mode="json", exclude_none=True)) == spec
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.trials = 13  # type: ignore[misc]
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("imgsz=256", lambda spec: spec.imgsz == 256),
+        ("name=bccd", lambda spec: spec.name == "bccd"),
+        ("data=../shared/data/bccd/data.yaml", lambda spec: spec.data == "../shared/data/bccd/data.yaml"),
+        ("space.rounds.high=3", lambda spec: spec.space.rounds.largest == 3),
+        ("space.recovery_epochs={choices: [5, 7]}", lambda spec: spec.space.recovery_epochs.values == (5, 7)),
+        ("targets.0.threads=2", lambda spec: spec.targets[0].threads == 2),
+        ("objectives=[map50_95]", lambda spec: spec.objectives == ("map50_95",)),
+        ("controls=[]", lambda spec: spec.controls == ()),
+        ("train.lr0=6e-4", lambda spec: spec.train == {"lr0": 0.0006}),
+        ("space.sparsity={value: 6e-4}", lambda spec: spec.space.sparsity.largest == 0.0006),
+        ("budget.latency='<= 0.5 x dense'", lambda spec: spec.budget.limit.factor == 0.5),
+        ('budget.latency="<= 1.5 ms"', lambda spec: spec.budget.limit.limit_ms({}) == 1.5),
+        ("budget.latency=<= half-width", lambda spec: spec.budget.latency == "<= half-width"),
+        ("name='12'", lambda spec: spec.name == "12"),
+        ("data=data/a=b.yaml", lambda spec: spec.data == "data/a=b.yaml"),
+        ("storage=postgresql+psycopg://u@h/d?a=1", lambda spec: spec.storage == "postgresql+psycopg://u@h/d?a=1"),
+        ("train.mosaic=0", lambda spec: spec.train == {"mosaic": 0}),
+    ],
+)
+def test_an_override_is_a_path_and_a_yaml_value(written: Any, override: str, read: Any) -> None:
+    assert read(StudySpec.read(written(PUBLISHED), [override]))
+
+
+def test_the_last_of_two_overrides_wins(written: Any) -> None:
+    assert StudySpec.read(written(PUBLISHED), ["trials=5", "trials=6"]).trials == 6
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("imgsz", "write key=value"),
+        ("=5", "write key=value"),
+        ("imgsz.high=5", "inside a value that has no keys"),
+        ("targets.7.threads=2", "inside a value that has no keys"),
+        ("targets.threads=2", "inside a value that has no keys"),
+        ("space=[1", "not valid YAML"),
+        ("imgzs=256", "imgzs: unknown key; did you mean imgsz?"),
+        ("space.rounds.hihg=3", "space.rounds.hihg: unknown key; did you mean high?"),
+    ],
+)
+def test_an_override_that_leads_nowhere(written: Any, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        StudySpec.read(written(PUBLISHED), [override])
+    assert said in str(caught.value)
+    assert override.partition("=")[0] in str(caught.value)
+
+
+def test_an_override_reaches_into_keys_that_are_not_there_yet() -> None:
+    values: dict[str, Any] = {}
+    apply_override(values, "train.lr0=0.01")
+    assert values == {"train": {"lr0": 0.01}}
+
+
+# How it says no
+
+BAD = [
+    ("imgzs: 256", "imgzs", "unknown key; did you mean imgsz?"),
+    ("budgets: {latency: '<= half-width'}", "budgets", "did you mean budget?"),
+    ("zzz: 1", "zzz", "allowed are name, model, data"),
+    ("global: 1", "global", "unknown key"),
+    ("imgsz: big", "imgsz", "'big'"),
+    ("imgsz: 100", "imgsz", "multiple of 32"),
+    ("batch: 0", "batch", "greater than or equal to 1, not 0"),
+    ("trials: 2.5", "trials", "2.5"),
+    ("trials: 0", "trials", "greater than or equal to 1"),
+    ("trials: -3", "trials", "not -3"),
+    ("seed: -1", "seed", "not -1"),
+    ("sampler: tpee", "sampler", "'tpe'"),
+    ("choose: map", "choose", "'map50_95' or 'f1'"),
+    ("cache: yes", "cache", "'ram'"),
+    ("device: cuda:0,1", "device", "one GPU's number"),
+    ("device: true", "device", "string"),
+    ("controls: [tiny]", "controls.0", "'half-width'"),
+    ("controls: dense", "controls", "tuple"),
+    ("objectives: [latency]", "objectives", "[map50_95, latency] or [map50_95]"),
+    ("objectives: [latency, map50_95]", "objectives", "[map50_95, latency] or [map50_95]"),
+    ("objectives: [speed]", "objectives.0", "'latency'"),
+    ("targets: []", "targets", "exactly one target, not 0"),
+    ("targets: [{kind: torch}, {kind: onnxruntime}]", "targets", "exactly one target, not 2"),
+    ("targets: [{kind: tensorrt}]", "targets.0.kind", "'onnxruntime'"),
+    ("targets: [{kind: torch, thread: 2}]", "targets.0.thread", "did you mean threads?"),
+    ("targets: [{kind: onnxruntime, device: cuda}]", "targets.0", "write kind: torch"),
+    ("targets: [{name: cpu}]", "targets.0.kind", "missing"),
+    ("budget: {latency: fast}", "budget.latency", "'<= half-width'"),
+    ("budget: {latency: '<= half-widht'}", "budget.latency", "did you mean 'half-width'?"),
+    ("budget: {latency: '<= -1 ms'}", "budget.latency", "positive number"),
+    ("budget: {latency: '>= 1 ms'}", "budget.latency", "starts with '<='"),
+    ("budget: {latency: '<= nan ms'}", "budget.latency", "positive number"),
+    ("budget: {latncy: '<= 1 ms'}", "budget.latncy", "did you mean latency?"),
+    ("budget: 1.0", "budget", "1.0"),
+    ("train: {epochs: 5}", "train", "epochs cannot be set here"),
+    ("train: {imgsz: 64, batch: 2}", "train", "batch, imgsz cannot be set here"),
+    ("train: {lr0: [0.1]}", "train.lr0", "valid number"),
+    ("train: {lr0: .nan}", "train.lr0", "finite number, not nan"),
+    ("storage: 5", "storage", "string"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "field", "said"), BAD)
+def test_a_wrong_value_names_its_field_and_what_is_allowed(written: Any, line: str, field: str, said: str) -> None:
+    found = problem(written(SHORT + line + "\n"))
+    assert found.startswith(f"{field}: ")
+    assert said in found
+
+
+BAD_SPACES = [
+    ("sparsity={low: 2, high: 1}", "space.sparsity", "low (2.0) is above high (1.0)"),
+    ("rounds={low: 3, high: 1}", "space.rounds", "low (3) is above high (1)"),
+    ("threshold={low: 0, high: 1, log: true}", "space.threshold", "a log scale needs low > 0"),
+    ("threshold={low: 0.1, high: 0.1, grid: 3}", "space.threshold", "a grid needs low < high"),
+    ("threshold={low: 0.1, high: 0.2, grid: 1}", "space.threshold.grid", "greater than or equal to 2"),
+    ("sparse_epochs={choices: []}", "space.sparse_epochs.choices", "at least 1"),
+    ("sparse_epochs={choices: [2, 2]}", "space.sparse_epochs", "twice"),
+    ("sparse_epochs={choises: [2]}", "space.sparse_epochs.choises", "did you mean choices?"),
+    ("sparse_epochs={low: 1.5, high: 3}", "space", "sparse_epochs: takes whole numbers"),
+    ("recovery_epochs=2.5", "space", "recovery_epochs: takes whole numbers, not 2.5"),
+    ("recovery_epochs=-1", "space", "recovery_epochs: -1 is below 0"),
+    ("rounds=0", "space", "rounds: 0 is below 1"),
+    ("rounds=many", "space", "rounds: 'many' is not a number"),
+    ("rounds=[1, 2]", "space.rounds", "{choices: [...]}"),
+    ("treshold=0.1", "space.treshold", "did you mean threshold?"),
+    ("threshold={backbone: 0.1}", "space.threshold.head", "missing"),
+    ("threshold={backbone: 0.1, haed: 0.1}", "space.threshold", "haed"),
+    ("preset=yolov5", "space", "there are yolov5-slimming"),
+    ("sparsity.unit=pulls", "space.sparsity_unit", "'pull'"),
+    ("sparsity={low: .nan, high: 1}", "space.sparsity.low", "finite"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "field", "said"), BAD_SPACES)
+def test_a_wrong_space_names_its_parameter(written: Any, override: str, field: str, said: str) -> None:
+    found = problems(written(PUBLISHED), f"space.{override}")
+    assert all(sentence.startswith(f"{field.rpartition('.')[0] or field}") for sentence in found)
+    assert any(sentence.startswith(f"{field}") and said in sentence for sentence in found)
+
+
+@pytest.mark.parametrize("key", ["name", "model", "data", "space"])
+def test_a_missing_key_is_named(written: Any, key: str) -> None:
+    lines = [line for line in SHORT.splitlines() if not line.startswith(f"{key}:")]
+    assert problem(written("\n".join(lines))) == f"{key}: missing"
+
+
+def test_a_space_without_a_preset_needs_its_parameters(written: Any) -> None:
+    text = SHORT.replace("{preset: yolov5-slimming}", "{sparsity: 0.5}")
+    assert problems(written(text)) == (
+        "space.sparse_epochs: missing",
+        "space.threshold: missing",
+        "space.recovery_epochs: missing",
+    )
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a/b", "../up", ".hidden", "a\\b", "a\0b", "x" * 201])
+def test_a_name_is_a_folder(written: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match="name: "):
+        StudySpec.parse(
+            {"name": name, "model": "m.pt", "data": "d.yaml", "space": {"preset": "yolov5-slimming"}}
+        )
+
+
+def test_a_key_that_stands_twice_is_refused(written: Any) -> None:
+    found = problem(written(SHORT + "trials: 5\nimgsz: 64\ntrials: 50\n"))
+    assert "trials" in found
+    assert "twice" in found
+
+
+def test_a_key_that_stands_twice_inside_is_refused(written: Any) -> None:
+    assert "twice" in problem(written(SHORT + "budget: {latency: '<= dense', latency: '<= 1 ms'}\n"))
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\tname: x", "a: 'open"])
+def test_text_that_is_no_yaml_names_the_line(written: Any, text: str) -> None:
+    found = problem(written("# comment\n" + text + "\n"))
+    assert found.startswith("line ")
+    assert "not valid YAML" in found
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "5"])
+def test_yaml_that_is_no_mapping_is_no_study(written: Any, text: str) -> None:
+    assert "holds no study" in problem(written(text))
+
+
+def test_a_binary_file_is_no_study(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_bytes(b"\x80\x81\xff\x00")
+    assert "cannot be read" in problem(file)
+
+
+def test_a_folder_is_no_study(tmp_path: Path) -> None:
+    assert "cannot be read" in problem(tmp_path)
+
+
+def test_a_missing_file_names_the_nearest(written: Any, tmp_path: Path) -> None:
+    written(SHORT)
+    assert problem(tmp_path / "stduy.yaml") == f"no such file; did you mean {tmp_path / 'study.yaml'}?"
+    assert problem(tmp_path / "nowhere" / "study.yaml") == "no such file"
+
+
+def test_all_problems_are_told_together(written: Any) -> None:
+    text = """\
+name: a/b
+modle: yolov5n.yaml
+data: d.yaml
+imgsz: 100
+space: {preset: yolov5-slimming, rounds: {low: 3, high: 1}, sparse_epochs: {choices: []}}
+budget: {latency: soon}
+"""
+    found = problems(written(text))
+    fields = {sentence.partition(":")[0] for sentence in found}
+    assert fields == {
+        "name", "model", "modle", "imgsz", "space.rounds", "space.sparse_epochs.choices", "budget.latency",
+    }  # fmt: skip
+    assert len(found) == 7
+
+
+# What a resumed study must share
+
+
+def test_only_how_far_and_where_may_change(written: Any) -> None:
+    file = written(PUBLISHED)
+    spec = StudySpec.read(file)
+    same = ["trials=99", "device=0", "workers=2", "cache=disk", "storage=sqlite:///x.db", "runs=elsewhere"]
+    assert {override.partition("=")[0] for override in same} == CHANGEABLE
+    for override in same:
+        assert StudySpec.read(file, [override]).frozen_part() == spec.frozen_part(), override
+    others = [
+        "model=yolov5s.yaml", "data=d.yaml", "imgsz=320", "batch=8", "dense_epochs=3", "seed=1", "choose=f1",
+        "train.lr0=0.1", "targets.0.alignment=4", "objectives=[map50_95]", "budget.latency='<= dense'",
+        "sampler=gp", "controls=[dense]", "space.rounds.high=3",
+    ]  # fmt: skip
+    for override in others:
+        assert StudySpec.read(file, [override]).frozen_part() != spec.frozen_part(), override
+    assert {override.partition("=")[0].partition(".")[0] for override in others} | CHANGEABLE | {"name"} == set(
+        StudySpec.model_fields
+    )

@@ -1,0 +1,73 @@
+"""Recipes and thresholds as values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunetune.spaces import Recipe, Threshold
+
+STRENGTH = st.floats(0, 10, allow_nan=False)
+RECIPES = st.builds(
+    Recipe,
+    sparsity=STRENGTH,
+    sparse_epochs=st.integers(0, 800),
+    threshold=st.builds(Threshold, STRENGTH, STRENGTH) | STRENGTH.map(Threshold.everywhere),
+    rounds=st.integers(1, 3),
+    recovery_epochs=st.integers(0, 800),
+    sparsity_unit=st.sampled_from(["lambda", "pull"]),
+    extra=st.dictionaries(st.sampled_from(["distillation", "teacher"]), st.integers()).map(
+        lambda values: tuple(sorted(values.items()))
+    ),
+)
+
+
+@given(RECIPES)
+def test_json_and_back(recipe: Recipe) -> None:
+    back = Recipe.from_dict(json.loads(json.dumps(recipe.as_dict())))
+    assert back == recipe
+    assert hash(back) == hash(recipe)
+
+
+def test_the_fields_in_plain_values() -> None:
+    recipe = Recipe(6e-4, 171, Threshold(0.01, 0.2), rounds=2, recovery_epochs=50, sparsity_unit="lambda")
+    assert recipe.as_dict() == {
+        "sparsity": 6e-4,
+        "sparsity_unit": "lambda",
+        "sparse_epochs": 171,
+        "threshold": {"backbone": 0.01, "head": 0.2},
+        "rounds": 2,
+        "recovery_epochs": 50,
+    }
+
+
+def test_epochs_count_every_round() -> None:
+    assert Recipe(0.1, 4, Threshold.everywhere(0.1), rounds=3, recovery_epochs=6).epochs == 30
+
+
+def test_one_line_for_people() -> None:
+    recipe = Recipe(0.5, 4, Threshold.everywhere(0.05), recovery_epochs=6)
+    assert str(recipe) == "(pull 0.5 for 4 epochs, threshold 0.05, recover 6)"
+    twice = replace(recipe, rounds=2, threshold=Threshold(0.01, 0.2), sparsity_unit="lambda")
+    assert str(twice) == "2 x (lambda 0.5 for 4 epochs, threshold 0.01 / 0.2, recover 6)"
+
+
+def test_a_threshold_from_a_number_or_from_regions() -> None:
+    assert Threshold.parse(0.1) == Threshold(backbone=0.1, head=0.1)
+    assert Threshold.parse({"backbone": 0.1, "head": 0.2}) == Threshold(backbone=0.1, head=0.2)
+    assert Threshold(0.1, 0.2).for_region("backbone") == 0.1
+    assert Threshold(0.1, 0.2).for_region("head") == 0.2
+
+
+def test_a_threshold_in_plain_values() -> None:
+    assert Threshold.everywhere(0.1).as_json() == 0.1
+    assert Threshold(0.1, 0.2).as_json() == {"backbone": 0.1, "head": 0.2}
+
+
+def test_a_threshold_lacking_a_region() -> None:
+    with pytest.raises(KeyError, match="head"):
+        Threshold.parse({"backbone": 0.1})
