@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/prunetune run examples/barcodes/study.yaml
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

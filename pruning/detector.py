@@ -250,13 +250,14 @@ def as_storage_error(file: Path, error: RuntimeError) -> Exception:
 
 def _require_detection(model: nn.Module, source: str) -> None:
     from ultralytics.nn.modules.head import Detect
-    from ultralytics.nn.tasks import DetectionModel, guess_model_task
+    from ultralytics.nn.tasks import DetectionModel
 
-    if not isinstance(model, DetectionModel) or not isinstance(model.model[-1], Detect):
-        raise ModelError(f"{source}: is no detection model")
-    task = guess_model_task(model)
-    if task != "detect":
-        raise ModelError(f"{source}: is a model for the task {task!r}; prunetune prunes detectors")
+    # Models and heads for other tasks derive from these, and a loaded one says task="detect" whatever it is.
+    if type(model) is not DetectionModel:
+        raise ModelError(f"{source}: is no detection model but a {type(model).__name__}")
+    head = type(model.model[-1])
+    if head is not Detect:
+        raise ModelError(f"{source}: is no detection model, its last block is {head.__name__} instead of Detect")
 
 
 def _files_beside(file: Path) -> list[str]:

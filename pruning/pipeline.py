@@ -19,7 +19,7 @@ import torch
 
 from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.clock import Clock
-from prunetune.pruning.detector import Detector, as_storage_error, read_description
+from prunetune.pruning.detector import Detector, as_storage_error, read_description, scaled_width
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.plan import PruningPlan, plan_pruning
@@ -188,7 +188,7 @@ class Pipeline:
         factor = {"half-width": 0.5, "quarter-width": 0.25}[name]
         if self.source.is_checkpoint:
             return Detector.load(self.source.model).scaled_width(factor)
-        return Detector.build(read_description(self.source.model), self.source.names).scaled_width(factor)
+        return scaled_width(read_description(self.source.model), factor)
 
     def run(self, recipe: Recipe) -> Iterator[Candidate]:
         """Carries out a recipe, one yield after each surgery and each recovery.

@@ -39,6 +39,7 @@ def run(
     spec = StudySpec.read(file, overrides or ())
     from prunetune.search.runner import run_study
 
+    _quiet_optuna()
     console = _console()
     try:
         study = run_study(spec, console)
@@ -203,7 +204,6 @@ def _write_json(value: Any) -> None:
 def main() -> None:
     """Runs a command. What the user can mend gives one message and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    _quiet_optuna()
     try:
         app()
     except PrunetuneError as error:
@@ -214,7 +214,7 @@ def main() -> None:
 
 
 def _quiet_optuna() -> None:
-    """Keeps Optuna's own messages out of ours, without importing it for commands that do not need it."""
+    """Keeps Optuna's own messages out of ours. Call it when Optuna is imported: the import sets its level."""
     for name in ("optuna", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.pipeline import CHECKPOINT
+from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
 from prunetune.search.objective import describe
 from prunetune.search.progress import Progress
@@ -50,7 +51,12 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
     entries: dict[str, Any] = dict(study.user_attrs.get("controls", {}))
     for name in workspace.spec.controls:
         progress.begin(f"control {name}")
-        stage = workspace.pipeline.control(name, workspace.spec.space.longest_epochs)
+        try:
+            stage = workspace.pipeline.control(name, workspace.spec.space.longest_epochs)
+        except TrainingFailureError as error:
+            progress.end()
+            progress.say(f"control {name}: {error.cause} ({error}); the study ends without it")
+            continue
         detector = detectors[name] = Detector.load(stage.file(CHECKPOINT))
         described = describe(detector, stage.file(CHECKPOINT), workspace.measure(detector), workspace)
         entries[name] = {

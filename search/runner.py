@@ -9,6 +9,7 @@ from filelock import FileLock
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
+from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
 from prunetune.search.finish import finish
 from prunetune.search.objective import carry_out
@@ -68,10 +69,20 @@ def run_study(spec: StudySpec, console: Console) -> optuna.Study:
 
 
 def _train_original(workspace: Workspace, progress: Progress) -> None:
-    """Trains the dense network, or reads it back. Of several processes one does it and the others wait."""
+    """Trains the dense network, or reads it back. Of several processes one does it and the others wait.
+
+    Raises:
+        PrunetuneError: Its training failed.
+    """
     progress.begin("dense network")
     with FileLock(workspace.folder / ".original"):
-        stage = workspace.pipeline.original()
+        try:
+            stage = workspace.pipeline.original()
+        except TrainingFailureError as error:
+            raise PrunetuneError(
+                f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "
+                f"or imgsz, and start again with name={workspace.spec.name}-2"
+            ) from error
     progress.end()
     progress.say(
         f"dense network: map50_95 {stage.record['accuracy']['map50_95']:.3f}  "

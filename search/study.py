@@ -40,9 +40,7 @@ def open_study(spec: StudySpec) -> optuna.Study:
         directions: list[Literal["minimize", "maximize"]] = (
             ["maximize", "minimize"] if "latency" in spec.objectives else ["maximize"]
         )
-        study = optuna.create_study(
-            storage=storage, study_name=spec.name, directions=directions, load_if_exists=True
-        )
+        study = optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)
         stored = study.user_attrs.get(SPEC)
         if stored is None:
             with warnings.catch_warnings():

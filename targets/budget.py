@@ -14,8 +14,7 @@ REFERENCES = ("dense", "half-width", "quarter-width")
 """The controls that a budget can refer to."""
 
 _FORMS = (
-    "write '<= 1.0 ms', '<= half-width' or '<= 0.5 x dense' "
-    "(dense, half-width and quarter-width can be referred to)"
+    "write '<= 1.0 ms', '<= half-width' or '<= 0.5 x dense' (dense, half-width and quarter-width can be referred to)"
 )
 _NUMBER = r"[+-]?(?:nan|inf|infinity|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)"
 _LIMIT = re.compile(r"(?:<=|≤)\s*(.*)", re.IGNORECASE | re.DOTALL)

@@ -48,9 +48,7 @@ class Latency:
                 f"not {len(samples_ms)} and {len(reference_ms)}"
             )
         if min(reference_ms) <= 0:
-            raise TargetError(
-                "the reference took no measurable time; choose a larger one, or a larger input_shape"
-            )
+            raise TargetError("the reference took no measurable time; choose a larger one, or a larger input_shape")
         ratios = [sample / reference for sample, reference in zip(samples_ms, reference_ms, strict=True)]
         return cls(
             median_ms=statistics.median(samples_ms),

@@ -85,8 +85,7 @@ class InterleavedTarget:
             if not network.has(self.form):
                 what = "ONNX file" if self.form == "onnx" else "module"
                 raise TargetError(
-                    f"network {network.name!r}: has no {what}, which target {self.name!r} needs; "
-                    f"set {self.form}="
+                    f"network {network.name!r}: has no {what}, which target {self.name!r} needs; set {self.form}="
                 )
 
 

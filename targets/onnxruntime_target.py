@@ -98,8 +98,7 @@ def _check_input(session: Any, network: Network, where: str) -> str:
         raise TargetError(f"{where}: its input is {only.type}; export it with an fp32 input, tensor(float)")
     shape = only.shape  # a size that is not an integer is symbolic: any will do
     fits = len(shape) == 4 and all(
-        not isinstance(size, int) or size == given
-        for size, given in zip(shape, network.input_shape, strict=True)
+        not isinstance(size, int) or size == given for size, given in zip(shape, network.input_shape, strict=True)
     )
     if not fits:
         raise TargetError(

@@ -52,13 +52,9 @@ class TargetSpec(BaseModel):
     @model_validator(mode="after")
     def _check_combination(self) -> TargetSpec:
         if self.kind == "onnxruntime" and self.on_gpu:
-            raise ValueError(
-                f"kind: onnxruntime measures on the CPU; with device: {self.device} write kind: torch"
-            )
+            raise ValueError(f"kind: onnxruntime measures on the CPU; with device: {self.device} write kind: torch")
         if self.precision == "fp16" and not self.on_gpu:
-            raise ValueError(
-                "precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32"
-            )
+            raise ValueError("precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32")
         return self
 
     @property

@@ -134,7 +134,7 @@ def test_processes_that_finish_the_same_stage_at_once(store: StageStore) -> None
     assert got[0] in [("a", "a"), ("b", "b")]
 
 
-@pytest.mark.parametrize("moment", ["is_dir", "exists", "read_text"])
+@pytest.mark.parametrize("moment", ["is_dir", "read_text"])
 def test_a_stage_published_during_a_look_is_not_taken_for_a_damaged_one(
     store: StageStore, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -192,7 +192,8 @@ def test_a_killed_writer_leaves_nothing_visible(store: StageStore, what: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("checkpoint.pt", "wei"), ("checkpoint.pt", None), ("stage.json", '{"rec'), ("stage.json", "")]
+    ("name", "content"),
+    [("checkpoint.pt", "wei"), ("checkpoint.pt", None), ("stage.json", '{"rec'), ("stage.json", "")],
 )
 def test_a_damaged_stage_is_run_again(store: StageStore, name: str, content: str | None) -> None:
     file = store.publish(STAGE, {}, {"checkpoint.pt": writes("weights")}).file(name)
@@ -275,9 +276,12 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
-    ).returncode:
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("needs the right to mount a file system")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)

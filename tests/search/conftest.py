@@ -75,9 +75,7 @@ class Answer:
 
 
 @pytest.fixture
-def prunetune(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Answer]]:
+def prunetune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Answer]]:
     """Runs a command as its process would, up to the exit code, but in this process, where torch is loaded."""
     from prunetune.search.cli import main
 

@@ -99,9 +99,7 @@ def test_only_four_keys_must_be_given(written: Any) -> None:
     assert spec.space.sparsity_unit == "lambda"
 
 
-@pytest.mark.parametrize(
-    ("given", "meant"), [("cuda:1", "1"), ("0", "0"), (3, "3"), ("cpu", "cpu"), ("mps", "mps")]
-)
+@pytest.mark.parametrize(("given", "meant"), [("cuda:1", "1"), ("0", "0"), (3, "3"), ("cpu", "cpu"), ("mps", "mps")])
 def test_a_device_is_named_as_ultralytics_names_it(written: Any, given: Any, meant: str) -> None:
     assert StudySpec.read(written(SHORT), [f"device={given}"]).device == meant
 
@@ -282,9 +280,7 @@ def test_a_space_without_a_preset_needs_its_parameters(written: Any) -> None:
 @pytest.mark.parametrize("name", ["", "  ", "a/b", "../up", ".hidden", "a\\b", "a\0b", "x" * 201])
 def test_a_name_is_a_folder(written: Any, name: str) -> None:
     with pytest.raises(ConfigError, match="name: "):
-        StudySpec.parse(
-            {"name": name, "model": "m.pt", "data": "d.yaml", "space": {"preset": "yolov5-slimming"}}
-        )
+        StudySpec.parse({"name": name, "model": "m.pt", "data": "d.yaml", "space": {"preset": "yolov5-slimming"}})
 
 
 def test_a_key_that_stands_twice_is_refused(written: Any) -> None:

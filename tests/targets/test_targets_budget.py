@@ -84,9 +84,7 @@ def test_a_misspelt_reference_gets_the_nearest(text: str, nearest: str) -> None:
         Budget.parse(text)
 
 
-@pytest.mark.parametrize(
-    ("factor", "reference"), [(0.0, None), (-1.0, "dense"), (float("nan"), None), (1.0, "densse")]
-)
+@pytest.mark.parametrize(("factor", "reference"), [(0.0, None), (-1.0, "dense"), (float("nan"), None), (1.0, "densse")])
 def test_a_wrong_value_is_refused_however_it_is_made(factor: float, reference: str | None) -> None:
     with pytest.raises(ConfigError, match="budget"):
         Budget(factor, reference)
@@ -124,9 +122,7 @@ def test_violation_is_positive_exactly_above_the_limit(
 
 
 @given(budgets, latencies, factors, factors)
-def test_violation_grows_with_latency(
-    budget: Budget, references: dict[str, float], one: float, two: float
-) -> None:
+def test_violation_grows_with_latency(budget: Budget, references: dict[str, float], one: float, two: float) -> None:
     slow, fast = max(one, two), min(one, two)
     assert budget.violation(fast, references) <= budget.violation(slow, references)
 

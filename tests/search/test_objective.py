@@ -1,0 +1,140 @@
+"""How a trial that fails is told: by name, never as a score, and the study goes on."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from rich.console import Console
+
+from prunetune.pruning.pipeline import Candidate, Ledger
+from prunetune.pruning.training import TrainingFailureError
+from prunetune.results import front
+from prunetune.search.objective import TrialResult, carry_out
+from prunetune.search.outcome import Outcome
+from prunetune.search.progress import Progress
+from prunetune.search.runner import _one_trial, next_trial
+from prunetune.search.spec import StudySpec
+from prunetune.search.study import open_study
+from prunetune.spaces import PrunetuneError, Recipe, StoreError
+
+MakeSpec = Callable[..., StudySpec]
+
+
+class FailingPipeline:
+    """Stands at the protocol's edge: what `carry_out` asks of a pipeline, with a run that fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.ledger = error, Ledger()
+
+    def run(self, recipe: Recipe) -> Iterator[Candidate]:
+        """Trains an epoch and fails."""
+        self.ledger.epochs_trained += 1
+        raise self.error
+        yield  # a generator, as the real one is
+
+    def sparsity(self, recipe: Recipe) -> Any:
+        """The recipe's sparsity in both units."""
+        return SimpleNamespace(coefficient=0.1, pull=recipe.sparsity)
+
+
+def workspace(spec: StudySpec, error: BaseException) -> Any:
+    return SimpleNamespace(spec=spec, pipeline=FailingPipeline(error))
+
+
+def attempt(study: optuna.Study, spec: StudySpec, error: BaseException) -> TrialResult:
+    claim = next_trial(study, spec)
+    assert claim is not None
+    return carry_out(study, claim.trial, claim.recipe, workspace(spec, error))
+
+
+FAILURES = [
+    (TrainingFailureError("DIVERGED", "box_loss is not finite in epoch 2"), Outcome.DIVERGED, "box_loss"),
+    (TrainingFailureError("OUT_OF_MEMORY", "try a smaller batch"), Outcome.OUT_OF_MEMORY, "smaller batch"),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"), Outcome.OUT_OF_MEMORY, "allocate"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Outcome.OUT_OF_MEMORY, "DefaultCPUAllocator"),
+    (MemoryError(), Outcome.OUT_OF_MEMORY, "MemoryError"),
+    (RuntimeError("size mismatch"), Outcome.ERROR, "RuntimeError: size mismatch"),
+    (ZeroDivisionError("division by zero"), Outcome.ERROR, "ZeroDivisionError"),
+]
+
+
+@pytest.mark.parametrize(("error", "outcome", "said"), FAILURES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("objectives", [["map50_95", "latency"], ["map50_95"]], ids=["two", "one"])
+def test_a_failure_is_told_by_name_and_not_as_a_score(
+    make_spec: MakeSpec, error: Exception, outcome: Outcome, said: str, objectives: list[str]
+) -> None:
+    spec = make_spec(objectives=objectives)
+    study = open_study(spec)
+    result = attempt(study, spec, error)
+    assert result.outcome is outcome
+    assert said in result.reason
+    (trial,) = study.trials
+    assert trial.state is TrialState.FAIL
+    assert trial.values is None
+    assert trial.user_attrs["outcome"] == outcome.value
+    assert said in trial.user_attrs["reason"]
+    assert trial.user_attrs["epochs"] == {"trained": 1, "reused": 0}
+    assert Recipe.from_dict(trial.user_attrs["recipe"]) == result.recipe
+    assert front(study) == []
+
+
+def test_the_study_goes_on_after_failures_and_they_count(make_spec: MakeSpec) -> None:
+    spec = make_spec(trials=len(FAILURES))
+    study = open_study(spec)
+    for error, _, _ in FAILURES:
+        attempt(study, spec, error)
+    assert next_trial(study, spec) is None
+    assert [trial.user_attrs["outcome"] for trial in study.trials] == [outcome.value for _, outcome, _ in FAILURES]
+
+
+def test_an_unknown_error_leaves_its_traceback_in_the_log(
+    make_spec: MakeSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = make_spec()
+    with caplog.at_level(logging.WARNING, "prunetune.search.objective"):
+        attempt(open_study(spec), spec, ZeroDivisionError("division by zero"))
+    assert "trial 0 failed" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("/disk: the disk is full; free some space")])
+def test_an_interrupted_trial_is_given_back_and_taken_up_again(make_spec: MakeSpec, error: BaseException) -> None:
+    spec = make_spec(trials=1)
+    study = open_study(spec)
+    claim = next_trial(study, spec)
+    assert claim is not None
+    progress = Progress(Console(file=io.StringIO()), spec.trials)
+    with pytest.raises(type(error)):
+        _one_trial(study, claim, workspace(spec, error), progress)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+    assert study.trials[0].user_attrs["outcome"] == "INTERRUPTED"
+    again = next_trial(study, spec)
+    assert again is not None
+    assert again.recipe == claim.recipe
+    assert again.trial.number == 1
+
+
+def test_the_line_of_a_failure_says_its_name_and_why(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    study, out = open_study(spec), io.StringIO()
+    claim = next_trial(study, spec)
+    assert claim is not None
+    error = TrainingFailureError("DIVERGED", "box_loss is not finite in epoch 2")
+    _one_trial(study, claim, workspace(spec, error), Progress(Console(file=out, width=200), spec.trials))
+    assert out.getvalue().startswith("trial 0 [1/3] DIVERGED (box_loss is not finite in epoch 2)")
+
+
+def test_a_user_error_inside_a_trial_reaches_the_user(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    study = open_study(spec)
+    with pytest.raises(PrunetuneError, match="mend"):
+        attempt(study, spec, PrunetuneError("mend this"))
+    assert study.trials[0].state is TrialState.RUNNING, "who carries out the study gives it back"
