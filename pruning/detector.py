@@ -255,7 +255,8 @@ def _require_detection(model: nn.Module, source: str) -> None:
     # Models and heads for other tasks derive from these, and a loaded one says task="detect" whatever it is.
     if type(model) is not DetectionModel:
         raise ModelError(f"{source}: is no detection model but a {type(model).__name__}")
-    head = type(model.model[-1])
+    layers: Any = model.model
+    head = type(layers[-1])
     if head is not Detect:
         raise ModelError(f"{source}: is no detection model, its last block is {head.__name__} instead of Detect")
 

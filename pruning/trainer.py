@@ -157,7 +157,7 @@ class _Loop(DetectionTrainer):
             **arguments(setup),
             "epochs": phase.epochs,
             "cos_lr": False,
-            "close_mosaic": 0 if phase.extensible() else min(10, phase.epochs // 5),
+            "close_mosaic": 0 if phase.extensible() else min(10, phase.epochs // 2),
             "val": phase.choose != "last",
             "save_dir": str(folder),
             "model": detector.source,

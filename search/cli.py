@@ -139,7 +139,7 @@ def prune(
         float | None, typer.Option(help="Another threshold for neck and head; by default the same.")
     ] = None,
     align: Annotated[int, typer.Option(min=1, help="Keep channels in multiples of this.")] = 8,
-    imgsz: Annotated[int, typer.Option(help="Input size in px for GFLOPs.")] = 640,
+    imgsz: Annotated[int, typer.Option(min=32, help="Input size in px for GFLOPs.")] = 640,
     out: Annotated[Path | None, typer.Option(help="Where to write the pruned .pt.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -158,7 +158,7 @@ def measure(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=".pt, .onnx or yaml files.")],
     target: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
     against: Annotated[str | None, typer.Option(help="The reference; by default the first model.")] = None,
-    imgsz: Annotated[int, typer.Option(help="Input size in px.")] = 640,
+    imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",

@@ -30,10 +30,16 @@ def prune_once(
     Returns:
         `params`, `gflops` and `channels` (layer to width) of the pruned network, with `params_dense`,
         `gflops_dense` and `channels_removed`, and `out` where it was written.
+
+    Raises:
+        ModelError: The model cannot be loaded or pruned.
     """
     dense = Detector.load(model)
     wanted = Threshold(threshold, threshold if head_threshold is None else head_threshold)
-    plan = plan_pruning(dense.model, wanted, align)
+    try:
+        plan = plan_pruning(dense.model, wanted, align)
+    except ModelError as error:
+        raise ModelError(f"{model}: {error}") from error
     pruned = Detector(apply_plan(dense.model, plan), dense.source)
     if out is not None:
         record = {"plan": plan.as_dict(), "channels": pruned.channels.as_dict()}

@@ -18,7 +18,7 @@ from prunetune.pruning.detector import Detector, read_description
 from prunetune.pruning.loaders import hyperparameter_problems
 from prunetune.pruning.pipeline import CHECKPOINT, Pipeline, Source
 from prunetune.pruning.store import StageStore, StoredStage, digest_of
-from prunetune.pruning.surgery import layer_regions
+from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import EpochListener, TrainingSetup
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import study_lock
@@ -78,15 +78,19 @@ class Workspace:
         )
 
     def _check_model(self, problems: list[str]) -> None:
+        model = self.spec.model
+        if Path(model).suffix.lower() not in (".yaml", ".yml", ".pt"):
+            problems.append(f"model: takes a .yaml or a .pt, not {model!r}")
+            return
         try:
-            if Path(self.spec.model).suffix.lower() in (".yaml", ".yml"):
-                read_description(self.spec.model)
-            elif Path(self.spec.model).suffix.lower() == ".pt":
-                Detector.load(self.spec.model)
-            else:
-                problems.append(f"model: takes a .yaml or a .pt, not {self.spec.model!r}")
+            detector = Detector.load(model)
         except ModelError as error:
             problems.append(f"model: {error}")
+            return
+        try:
+            channel_groups(detector.model)  # now, not after its dense training
+        except ModelError as error:
+            problems.append(f"model: {model}: {error}")
 
     # Reference networks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,9 @@ def _ultralytics_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data.yaml of a tiny data set: 24 images to train on, 8 to validate, 8 to test."""
     return write_shapes(tmp_path_factory.mktemp("shapes"), {"train": 24, "val": 8, "test": 8})
+
+
+@pytest.fixture(scope="session")
+def write_data() -> Callable[[Path, dict[str, int]], Path]:
+    """`write_shapes`, for tests that need another number of images."""
+    return write_shapes

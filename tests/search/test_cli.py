@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,6 +229,7 @@ BAD_SPECS = [
     pytest.param({"budget": {"latency": "fast"}}, ["budget.latency", "'<= half-width'"], id="budget"),
     pytest.param({"model": "missing.pt"}, ["model: missing.pt", "no such file"], id="missing checkpoint"),
     pytest.param({"model": "yolov5nn.yaml"}, ["model: yolov5nn.yaml", "did you mean yolov5"], id="missing yaml"),
+    pytest.param({"model": "yolov8n.yaml"}, ["model: yolov8n.yaml", "cannot be pruned yet"], id="another family"),
     pytest.param({"model": "model.onnx"}, ["model", "takes a .yaml or a .pt"], id="no model"),
     pytest.param({"data": "missing.yaml"}, ["data: missing.yaml", "no such file"], id="missing data"),
     pytest.param({"train": {"mosiac": 0.5}}, ["train.mosiac", "did you mean mosaic?"], id="training argument"),
@@ -271,7 +273,7 @@ def no_labels(data: Path) -> list[str]:
 
 def class_out_of_range(data: Path) -> list[str]:
     (data.parent / "labels" / "train" / "003.txt").write_text("2 0.5 0.5 0.2 0.2\n")
-    return ["labels/train/003.txt", "class 2"]
+    return ["labels/train/003.txt", "class index 2 out of range"]
 
 
 def corrupt_image(data: Path) -> list[str]:
@@ -405,32 +407,30 @@ def test_a_read_only_disk(prunetune: Prunetune, write_study: WriteStudy, data: P
         assert "runs=FOLDER" in message
 
 
-def stages(runs: Path) -> dict[str, bool]:
-    """Every stage of the store, and whether it has its record."""
-    return {stage.name: (stage / "stage.json").is_file() for stage in (runs / ".store" / "stages").iterdir()}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [150, 1_000, 14_000, 24_000])
+@pytest.mark.parametrize("kilobytes", [150, 14_000, 24_000])
 def test_a_full_disk_is_told_and_the_same_command_goes_on(
     prunetune: Prunetune, write_study: WriteStudy, data: Path, tmp_path: Path, kilobytes: int
 ) -> None:
-    """The sizes end the study while its database, a reference, the dense stage and a candidate are written."""
+    """The sizes end the study while its database, the dense network and a candidate are written."""
     runs = tmp_path / "runs"
     file = write_study(data=str(data), space=QUICK_SPACE, budget={"latency": "<= 100 x dense"}, trials=1)
     with mounted(runs, f"size={kilobytes}k") as remount:
-        message = complaint(prunetune("run", file))
+        # In a process of its own: where the disk has no room for the trial's end, the process's end says it.
+        command = [sys.executable, "-m", "prunetune.search.cli", "run", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        message = complaint(SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr))
         assert str(runs) in message
         assert "disk is full" in message
         assert "same command" in message
-        assert all(stages(runs).values())
+        assert all((stage / "stage.json").is_file() for stage in (runs / ".store" / "stages").iterdir())
         remount("size=500m")
         answer = prunetune("run", file)
         assert answer.code == 0, answer.err
         assert (runs / "tiny" / "best.pt").stat().st_size > 1_000_000
         status = json.loads(prunetune("status", runs / "tiny", "--json").out)
         assert status["finished"] == 1
-        assert set(status["outcomes"]) <= {"OK", "INTERRUPTED"}
+        assert set(status["outcomes"]) <= {"OK", "INTERRUPTED", "WORKER_DIED"}
         assert list((runs / ".store" / "drafts").iterdir()) == []
 
 
@@ -438,7 +438,7 @@ def test_a_full_disk_for_a_pruned_model(prunetune: Prunetune, tmp_path: Path) ->
     with mounted(tmp_path / "small", "size=1m"):
         out = tmp_path / "small" / "pruned.pt"
         message = complaint(prunetune("prune", "yolov5n.yaml", "--threshold", 0.5, "--out", out, "--imgsz", 64))
-        assert str(out) in message
+        assert str(out.parent) in message
         assert "disk is full" in message
         assert list(out.parent.iterdir()) == []
 
@@ -449,7 +449,7 @@ BAD_COMMANDS = [
     (["prune", "yolov5x9.yaml", "--threshold", "0.5"], ["yolov5x9.yaml", "no such model description"]),
     (["prune", "model.pt", "--threshold", "0.5"], ["model.pt", "no such file"]),
     (["prune", "yolov5n.yaml", "--threshold", "nan"], ["threshold"]),
-    (["prune", "yolov5n.yaml", "--threshold", "0.5", "--imgsz", "0"], ["imgsz"]),
+    (["prune", "yolov8n.yaml", "--threshold", "0.5"], ["yolov8n.yaml", "C2f block cannot be pruned"]),
     (["measure", "missing.onnx", "--imgsz", "64"], ["missing.onnx"]),
     (["measure", "model.txt", "--imgsz", "64"], ["model.txt", "takes a .pt, a .onnx or a .yaml"]),
     (["measure", "yolov5n.yaml", "--target", "tpu"], ["kind", "onnxruntime"]),
@@ -492,7 +492,15 @@ def test_a_trial_that_is_not_there(prunetune: Prunetune, make_spec: Callable[...
 
 
 @pytest.mark.parametrize(
-    "arguments", [["prune", "yolov5n.yaml"], ["prune", "m.pt", "--threshold", "high"], ["runn"], ["run"]]
+    "arguments",
+    [
+        ["prune", "yolov5n.yaml"],
+        ["prune", "m.pt", "--threshold", "high"],
+        ["prune", "yolov5n.yaml", "--threshold", "0.5", "--imgsz", "0"],
+        ["prune", "yolov5n.yaml", "--threshold", "0.5", "--align", "0"],
+        ["runn"],
+        ["run"],
+    ],
 )
 def test_wrong_usage_shows_the_usage(prunetune: Prunetune, arguments: list[str]) -> None:
     answer = prunetune(*arguments)

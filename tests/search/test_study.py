@@ -130,7 +130,7 @@ def test_a_damaged_database_is_named(make_spec: MakeSpec) -> None:
     spec.folder.mkdir(parents=True)
     (spec.folder / "study.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     for use in (study_exists, open_study):
-        with pytest.raises(StoreError, match="study.db"):
+        with pytest.raises(StoreError, match=r"study\.db"):
             use(spec)
 
 

@@ -184,7 +184,7 @@ def test_a_wrong_space_names_the_field(change: dict[str, Any], message: str) -> 
 
 
 def test_a_missing_parameter_is_named() -> None:
-    with pytest.raises(ValidationError, match="threshold\n.*Field required"):
+    with pytest.raises(ValidationError, match=r"threshold\n.*Field required"):
         SearchSpace(**{name: value for name, value in SPACE.items() if name != "threshold"})
 
 
