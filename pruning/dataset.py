@@ -209,7 +209,9 @@ def _check_image(pair: _Pair) -> bool:
             stream.seek(-2, os.SEEK_END)
             ending = stream.read()
     except Exception as error:  # each decoder fails in its own way; whatever it is, the image is unusable
-        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else str(error)
+        # ultralytics, once imported, answers an unknown format by importing a reader for yet another one.
+        unknown = isinstance(error, (UnidentifiedImageError, ImportError))
+        reason = "no known image format" if unknown else str(error)
         raise _UnusableImageError(f"cannot be decoded ({reason}); {remedy}") from error
     if kind not in _IMAGE_FORMATS:
         raise _UnusableImageError(f"is {kind.upper()} inside, which ultralytics refuses; save it as PNG")

@@ -6,6 +6,8 @@ With `loaders`, `trainer` and `evaluation` this is the only place that knows ult
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 import shutil
 import tempfile
@@ -22,7 +24,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.surgery import channel_config
 from prunetune.spaces.errors import ModelError
-from prunetune.spaces.files import publish, storage_error
+from prunetune.spaces.files import publish
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
 """Model descriptions that come with prunetune, found by their name like ultralytics' own."""
@@ -170,7 +172,7 @@ class Detector:
         try:
             torch.save(checkpoint, file)
         except RuntimeError as error:  # torch's zip writer hides the operating system's error
-            raise as_storage_error(file, error) from error
+            raise as_os_error(file, error) from error
 
     def export_onnx(self, file: Path, imgsz: int) -> None:
         """Writes the network as ONNX: batch 1, static square input, simplified, with ultralytics' metadata."""
@@ -237,14 +239,13 @@ def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any
     return scaled
 
 
-def as_storage_error(file: Path, error: RuntimeError) -> Exception:
+def as_os_error(file: Path, error: RuntimeError) -> Exception:
     """Tells a full disk behind torch's "unexpected pos" errors from a real failure of torch."""
     text = str(error)
     if "unexpected pos" in text or "file write failed" in text or "PytorchStreamWriter" in text:
-        free = shutil.disk_usage(file.parent).free
-        if free < 64 << 20:
-            return storage_error(file, OSError(28, "No space left on device"))
-        return storage_error(file, OSError(5, text.splitlines()[0]))
+        if shutil.disk_usage(file.parent).free < 64 << 20:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return OSError(errno.EIO, text.splitlines()[0])
     return error
 
 

@@ -50,6 +50,7 @@ class DataLoaders:
             self._train.dataset.mosaic = bool(self._options.mosaic)
             self._train.dataset.transforms = self._train.dataset.build_transforms(hyp=self._options)
             self._train.reset()
+        _draw_mosaics_from_all(self._train.dataset.transforms)
         return self._train
 
     def evaluation(self, split: str) -> Any:
@@ -125,6 +126,20 @@ def arguments(setup: TrainingSetup) -> dict[str, Any]:
         "exist_ok": True,
         **{key: value for key, value in setup.hyperparameters.items() if key != "amp"},
     }
+
+
+def _draw_mosaics_from_all(transform: Any) -> None:
+    """Lets mosaics take any training image.
+
+    Without `cache=ram` ultralytics takes images that it read lately: an epoch would then depend on what this
+    process has read before, and the same stage would have another result with another `cache`.
+    """
+    if hasattr(transform, "buffer_enabled"):
+        transform.buffer_enabled = False
+    inner = getattr(transform, "transforms", [])
+    for part in (*(inner if isinstance(inner, list) else []), getattr(transform, "pre_transform", None)):
+        if part is not None:
+            _draw_mosaics_from_all(part)
 
 
 def hyperparameter_problems(hyperparameters: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ import torch
 
 from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.clock import Clock
-from prunetune.pruning.detector import Detector, as_storage_error, read_description, scaled_width
+from prunetune.pruning.detector import Detector, as_os_error, read_description, scaled_width
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.plan import PruningPlan, plan_pruning
@@ -384,7 +384,7 @@ def _save_state(state: TrainingState, path: Path) -> None:
     try:
         torch.save(state.as_dict(), path)
     except RuntimeError as error:
-        raise as_storage_error(path, error) from error
+        raise as_os_error(path, error) from error
 
 
 def _read_state(file: Path) -> TrainingState | None:

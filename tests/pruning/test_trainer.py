@@ -1,22 +1,37 @@
-"""Real trainings of YOLOv5n on tiny images: schedules, state, sparsity, failures."""
+"""Training of real networks: what is kept, what is chosen, how it goes on, how it fails."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from prunetune.pruning import Detector, TrainingFailureError, TrainingSetup
+from prunetune.pruning import trainer
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.sparsity import resolve, sparse_phase
-from prunetune.pruning.surgery import apply_plan, channel_config
+from prunetune.pruning.plan import plan_pruning
+from prunetune.pruning.sparsity import Sparsity, gamma_parameters, resolve, shrink, sparse_phase
+from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.trainer import TrainingState, train
-from prunetune.pruning.training import Accuracy, Phase, recovery_phase
+from prunetune.pruning.training import (
+    Accuracy,
+    EpochRecord,
+    Phase,
+    TrainingFailureError,
+    TrainingSetup,
+    recovery_phase,
+)
 from prunetune.spaces import Threshold
 
-NAMES = ("square", "disc")
+pytestmark = pytest.mark.slow
+
+LONGEST = 3
 
 
 @pytest.fixture(scope="module")
@@ -30,119 +45,341 @@ def loaders(setup: TrainingSetup) -> DataLoaders:
 
 
 @pytest.fixture(scope="module")
-def detector() -> Detector:
-    return Detector.load("yolov5n.yaml", NAMES)
+def dense() -> Detector:
+    return Detector.load("yolov5n.yaml", ("square", "disc"))
 
 
-def sparse(epochs: int, pull: float = 0.15) -> Phase:
-    return sparse_phase(epochs, resolve(pull, "pull", 3, 3, 0.001))
+@pytest.fixture(scope="module")
+def sparsity(loaders: DataLoaders) -> Sparsity:
+    return resolve(0.1, "pull", LONGEST, loaders.steps_per_epoch, 0.001)
 
 
-def stored(state: TrainingState, folder: Path) -> TrainingState:
-    """The state after a way through a file, as a resumed run gets it."""
+class Sparse:
+    """A sparse phase of the longest length, run at once, with the state after every epoch."""
+
+    def __init__(self, detector: Detector, sparsity: Sparsity, setup: TrainingSetup, loaders: DataLoaders) -> None:
+        self.states: list[TrainingState] = []
+        self.epochs: list[EpochRecord] = []
+        self.steps: list[float] = []
+        self.groups: list[dict[str, Any]] = []
+
+        def shrinking(gammas: list[torch.Tensor], step: float) -> None:
+            self.steps.append(step)
+            shrink(gammas, step)
+
+        class Loop(trainer._Loop):
+            def build_optimizer(loop, model: Any, **options: Any) -> torch.optim.Optimizer:
+                optimizer = super().build_optimizer(model, **options)
+                self.groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
+                self.gammas = gamma_parameters(model)
+                return optimizer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer, "shrink", shrinking)
+            patch.setattr(trainer, "_Loop", Loop)
+            self.detector, self.end = train(
+                detector,
+                sparse_phase(LONGEST, sparsity),
+                setup,
+                loaders,
+                on_state=self.states.append,
+                on_epoch=self.epochs.append,
+            )
+
+
+@pytest.fixture(scope="module")
+def sparse(dense: Detector, sparsity: Sparsity, setup: TrainingSetup, loaders: DataLoaders) -> Sparse:
+    return Sparse(dense, sparsity, setup, loaders)
+
+
+def through_a_file(state: TrainingState, folder: Path) -> TrainingState:
     torch.save(state.as_dict(), folder / "state.pt")
     return TrainingState.from_dict(torch.load(folder / "state.pt", weights_only=True))
 
 
-def assert_equal(one: Detector, other: Detector) -> None:
-    expected = other.model.state_dict()
-    for name, value in one.model.state_dict().items():
-        assert torch.equal(value, expected[name]), name
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two trees of plain values and tensors differ in any bit. Times are left out."""
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) and one.dtype == other.dtype else [path]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f"{path}: keys"]
+        keys = [key for key in one if key not in ("train_s", "validate_s")]
+        return [text for key in keys for text in differences(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, list):
+        if len(one) != len(other):
+            return [f"{path}: length"]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [text for index, pair in pairs for text in differences(*pair, f"{path}/{index}")]
+    return [] if one == other else [f"{path}: {one} and {other}"]
 
 
-@pytest.mark.parametrize("phase", [sparse, lambda epochs: recovery_phase(3, "map50_95")], ids=["sparse", "recovery"])
-def test_an_interrupted_training_ends_like_an_uninterrupted_one(
-    phase: Any, detector: Detector, setup: TrainingSetup, loaders: DataLoaders, tmp_path: Path
+# Going on
+
+
+def test_extending_a_sparse_phase_is_running_it_at_once(
+    dense: Detector, sparse: Sparse, sparsity: Sparsity, setup: TrainingSetup, tmp_path: Path
 ) -> None:
-    states: list[TrainingState] = []
-    whole, _ = train(detector, phase(3), setup, loaders, on_state=states.append)
-    resumed, state = train(detector, phase(3), setup, loaders, state=stored(states[0], tmp_path))
-    assert [record["epoch"] for record in state.history] == [1, 2, 3]
-    assert_equal(resumed, whole)
+    loaders = DataLoaders(setup)  # as a new process has them
+    _, short = train(dense, sparse_phase(1, sparsity), setup, loaders)
+    assert differences(short.as_dict(), sparse.states[0].as_dict()) == []
+    state = through_a_file(short, tmp_path)
+    extended, end = train(dense, sparse_phase(LONGEST, sparsity), setup, loaders, state=state)
+    assert differences(end.as_dict(), sparse.end.as_dict()) == []
+    assert differences(extended.model.state_dict(), sparse.detector.model.state_dict()) == []
 
 
-def test_a_shorter_sparse_phase_is_on_the_way_of_a_longer_one(
-    detector: Detector, setup: TrainingSetup, loaders: DataLoaders
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("cache", ["ram", ""])
+def test_a_recovery_that_was_cut_off_ends_the_same(
+    dense: Detector, setup: TrainingSetup, loaders: DataLoaders, cache: str, tmp_path: Path
 ) -> None:
-    short, state = train(detector, sparse(1), setup, loaders)
-    longer, _ = train(detector, sparse(2), setup, loaders, state=state)
-    whole, _ = train(detector, sparse(2), setup, loaders)
-    assert_equal(longer, whole)
-    assert not torch.equal(gammas(short), gammas(longer))
+    setup = replace(setup, cache=cache)
+    loaders = loaders if cache else DataLoaders(setup)
+    phase = recovery_phase(5, "map50_95")  # closes mosaic for the last epoch
+    whole, end = train(dense, phase, setup, loaders)
+
+    kept: list[TrainingState] = []
+
+    def dies(state: TrainingState) -> None:
+        kept.append(through_a_file(state, tmp_path))
+        if state.epoch in (2, 4):
+            raise KilledError
+
+    state: TrainingState | None = None
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            train(dense, phase, setup, DataLoaders(setup), state=state, on_state=dies)
+        state = kept[-1]
+    resumed, resumed_end = train(dense, phase, setup, DataLoaders(setup), state=state)
+    assert [state.epoch for state in kept] == [1, 2, 3, 4]
+    assert differences(resumed_end.as_dict(), end.as_dict()) == []
+    assert differences(resumed.model.state_dict(), whole.model.state_dict()) == []
 
 
-def gammas(detector: Detector) -> torch.Tensor:
-    norms = [module for module in detector.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    return torch.cat([norm.weight.detach() for norm in norms])
-
-
-def test_sparse_training_shrinks_gammas_and_says_so(
-    detector: Detector, setup: TrainingSetup, loaders: DataLoaders
+def test_a_finished_phase_is_not_trained_again(
+    dense: Detector, sparse: Sparse, sparsity: Sparsity, setup: TrainingSetup, loaders: DataLoaders
 ) -> None:
-    before = detector.copy()
-    trained, state = train(detector, sparse(3, pull=0.15), setup, loaders)
-    free, _ = train(detector, sparse(3, pull=0.0), setup, loaders)
-    assert float(gammas(trained).median()) == pytest.approx(float(gammas(free).median()) - 0.15, abs=0.05)
-    for record in state.history:
-        assert record["losses"]["sl_loss"] > 0
-        assert sum(record["gammas"]["counts"]["backbone"]) > 0
-    assert_equal(detector, before)
+    heard: list[EpochRecord] = []
+    phase = sparse_phase(LONGEST, sparsity)
+    again, state = train(dense, phase, setup, loaders, state=sparse.end, on_epoch=heard.append)
+    assert heard == []
+    assert state is sparse.end
+    assert differences(again.model.state_dict(), sparse.detector.model.state_dict()) == []
 
 
-def test_a_pruned_network_stays_pruned(detector: Detector, setup: TrainingSetup, loaders: DataLoaders) -> None:
-    from prunetune.pruning import plan_pruning
-
-    model = detector.copy().model
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight)
-    plan = plan_pruning(model, Threshold.everywhere(0.6), 8)
-    pruned = Detector(apply_plan(model, plan), "pruned")
-    trained, _ = train(pruned, recovery_phase(1, "map50_95"), setup, loaders)
-    assert channel_config(trained.model) == plan.channels
+def test_every_epoch_is_handed_over(sparse: Sparse) -> None:
+    assert [state.epoch for state in sparse.states] == [1, 2, 3]
+    assert [record.epoch for record in sparse.epochs] == [1, 2, 3]
+    assert [len(state.history) for state in sparse.states] == [1, 2, 3]
+    assert sparse.end.history == [record.as_dict() for record in sparse.epochs]
+    assert all(record.train_s > 0 for record in sparse.epochs)
 
 
-@pytest.mark.parametrize(("choose", "epoch"), [("map50_95", 2), ("f1", 1)])
-def test_the_chosen_epoch_is_kept(
-    choose: Any,
-    epoch: int,
-    detector: Detector,
+# Sparse training
+
+
+def test_sparse_training_shrinks_gammas_by_about_the_pull(dense: Detector, sparse: Sparse, sparsity: Sparsity) -> None:
+    before, after = (
+        torch.cat([gamma.detach().abs() for gamma in gamma_parameters(detector.model)]).median().item()
+        for detector in (dense, sparse.detector)
+    )
+    assert before == 1.0
+    assert before - after == pytest.approx(sparsity.pull, rel=0.5)
+
+
+def test_the_loop_applies_exactly_the_pull(sparse: Sparse, sparsity: Sparsity, loaders: DataLoaders) -> None:
+    assert len(sparse.steps) == LONGEST * loaders.steps_per_epoch
+    assert sum(sparse.steps) == pytest.approx(sparsity.pull)
+
+
+def test_gammas_have_a_group_and_a_learning_rate_of_their_own(sparse: Sparse, sparsity: Sparsity) -> None:
+    own = [group for group in sparse.groups if group["lr"] == sparsity.gamma_lr]
+    assert len(own) == 1
+    assert own[0]["weight_decay"] == 0
+    assert {id(weight) for weight in own[0]["params"]} == {id(gamma) for gamma in sparse.gammas}
+    assert {group["lr"] for group in sparse.groups} == {0.001, sparsity.gamma_lr}
+
+
+def test_every_sparse_epoch_records_penalty_and_histogram(sparse: Sparse, sparsity: Sparsity) -> None:
+    for record, state in zip(sparse.epochs, sparse.states, strict=True):
+        gammas = torch.cat([weight for name, weight in state.model.items() if name.endswith("bn.weight")])
+        assert record.losses["sl_loss"] == pytest.approx(sparsity.coefficient * gammas.abs().sum().item(), rel=1e-4)
+        assert {"box_loss", "cls_loss", "dfl_loss", "sl_loss"} <= record.losses.keys()
+        assert record.gammas is not None
+        assert record.gammas["quantiles"]["50"] == pytest.approx(gammas.abs().median().item(), abs=1e-3)
+        counted = sum(sum(counts) for counts in record.gammas["counts"].values())
+        assert counted == len(gammas)
+    medians = [record.gammas["quantiles"]["50"] for record in sparse.epochs if record.gammas]
+    assert medians == sorted(medians, reverse=True)
+
+
+def test_sparse_training_ends_with_the_raw_weights(sparse: Sparse) -> None:
+    assert differences(sparse.detector.model.state_dict(), sparse.end.model) == []
+    assert sparse.end.best is None
+
+
+# What stays as it is
+
+
+@pytest.mark.parametrize("source", ["yolov5n.yaml", "yolov5n-deconv.yaml"])
+def test_a_pruned_network_stays_pruned(
+    source: str, sparsity: Sparsity, setup: TrainingSetup, loaders: DataLoaders, tmp_path: Path
+) -> None:
+    detector = Detector.load(source, ("square", "disc"))
+    generator = torch.Generator().manual_seed(0)
+    for gamma in gamma_parameters(detector.model):
+        gamma.data.uniform_(0, 1, generator=generator)
+    plan = plan_pruning(detector.model, Threshold.everywhere(0.5), alignment=8)
+    Detector(apply_plan(detector.model, plan), source).save(tmp_path / "pruned.pt", {}, {})
+    pruned = Detector.load(tmp_path / "pruned.pt")
+    before = {name: value.clone() for name, value in pruned.model.state_dict().items()}
+    for phase in (recovery_phase(1, "map50_95"), sparse_phase(1, sparsity)):
+        trained, state = train(pruned, phase, setup, loaders)
+        assert trained.channels == pruned.channels == plan.channels
+        weights = trained.model.state_dict()
+        assert {name: value.shape for name, value in weights.items()} == {
+            name: value.shape for name, value in before.items()
+        }
+        moved = [name for name, _ in trained.model.named_parameters() if not torch.equal(weights[name], before[name])]
+        assert len(moved) > 0.9 * len(list(trained.model.named_parameters())), "all of it was trained"
+        assert {value.dtype for value in state.model.values()} <= {torch.float32, torch.int64}
+    assert differences(pruned.model.state_dict(), before) == []
+
+
+def test_the_given_detector_is_unchanged(dense: Detector, sparse: Sparse, setup: TrainingSetup) -> None:
+    fresh = Detector.load("yolov5n.yaml", ("square", "disc"))
+    assert differences(dense.model.state_dict(), fresh.model.state_dict()) == []
+    assert all(weight.grad is None for weight in dense.model.parameters())
+    assert [module.training for module in dense.model.modules()] == [
+        module.training for module in fresh.model.modules()
+    ]
+    moved = differences(sparse.detector.model.state_dict(), dense.model.state_dict())
+    assert len(moved) > 100
+
+
+def test_evaluating_changes_nothing(sparse: Sparse, setup: TrainingSetup, loaders: DataLoaders) -> None:
+    before = {name: value.clone() for name, value in sparse.detector.model.state_dict().items()}
+    modes = [module.training for module in sparse.detector.model.modules()]
+    first = evaluate(sparse.detector, setup, loaders)
+    assert evaluate(sparse.detector, setup, loaders) == first
+    assert differences(sparse.detector.model.state_dict(), before) == []
+    assert [module.training for module in sparse.detector.model.modules()] == modes
+
+
+# Which epoch is kept
+
+
+@pytest.mark.parametrize(("choice", "best"), [("map50_95", 2), ("f1", 1)], ids=["the best map50_95", "the best F1"])
+def test_the_best_epoch_is_kept(
+    dense: Detector, setup: TrainingSetup, loaders: DataLoaders, monkeypatch: pytest.MonkeyPatch, choice: Any, best: int
+) -> None:
+    scores = iter(
+        [Accuracy(0.5, 0.1, 0.9, 0.9), Accuracy(0.5, 0.4, 0.6, 0.6), Accuracy(0.5, 0.3, 0.1, 0.1)],
+    )
+    monkeypatch.setattr(trainer, "accuracy_from", lambda metrics: next(scores))
+    averages: list[dict[str, torch.Tensor]] = []
+    trained, end = train(
+        dense, recovery_phase(3, choice), setup, loaders, on_state=lambda state: averages.append(state.ema)
+    )
+    assert end.best is not None
+    assert end.best["epoch"] == best
+    assert differences(trained.model.state_dict(), averages[best - 1]) == []
+    assert differences(trained.model.state_dict(), averages[2]) != []
+
+
+def test_the_last_epoch_is_kept_without_validation(dense: Detector, setup: TrainingSetup, loaders: DataLoaders) -> None:
+    trained, end = train(dense, recovery_phase(1, "last"), setup, loaders)
+    assert end.best is None
+    assert end.history[0]["accuracy"] is None
+    assert differences(trained.model.state_dict(), end.model) == []
+
+
+# Failures
+
+
+def poisoned(detector: Detector) -> Detector:
+    copy = detector.copy()
+    next(copy.model.parameters()).data[0] = float("nan")
+    return copy
+
+
+@pytest.mark.parametrize("kind", ["recovery", "sparse"])
+def test_a_loss_that_is_nan_ends_the_training(
+    dense: Detector, sparsity: Sparsity, setup: TrainingSetup, loaders: DataLoaders, kind: str
+) -> None:
+    phase = recovery_phase(3, "map50_95") if kind == "recovery" else sparse_phase(3, sparsity)
+    heard: list[Any] = []
+    with pytest.raises(TrainingFailureError, match="not finite in epoch 1") as caught:
+        train(poisoned(dense), phase, setup, loaders, on_epoch=heard.append, on_state=heard.append)
+    assert caught.value.cause == "DIVERGED"
+    assert heard == [], "nobody gets weights that are of no use"
+
+
+def test_a_learning_rate_that_is_far_too_high(dense: Detector, setup: TrainingSetup) -> None:
+    wild = replace(setup, hyperparameters={"lr0": 1e9})
+    with pytest.raises(TrainingFailureError) as caught:
+        train(dense, Phase(4, "constant", warmup_epochs=0.0), wild, DataLoaders(wild))
+    assert caught.value.cause == "DIVERGED"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error code 12"),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "python"],
+)
+def test_memory_that_runs_out_ends_the_training(
+    dense: Detector,
     setup: TrainingSetup,
     loaders: DataLoaders,
     monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
 ) -> None:
-    scores = iter([Accuracy(0.5, 0.1, 0.9, 0.9), Accuracy(0.5, 0.3, 0.5, 0.5), Accuracy(0.5, 0.2, 0.4, 0.4)])
-    monkeypatch.setattr("prunetune.pruning.trainer.accuracy_from", lambda metrics: next(scores))
-    averages: list[dict[str, torch.Tensor]] = []
-    chosen, state = train(
-        detector, recovery_phase(3, choose), setup, loaders, on_state=lambda state: averages.append(state.ema)
-    )
-    assert state.best is not None
-    assert state.best["epoch"] == epoch
-    for name, value in chosen.model.state_dict().items():
-        assert torch.equal(value, averages[epoch - 1][name]), name
+    batches: list[int] = []
 
-
-def test_a_diverged_training_is_named(detector: Detector, setup: TrainingSetup, loaders: DataLoaders) -> None:
-    poisoned = detector.copy()
-    with torch.no_grad():
-        next(poisoned.model.parameters()).fill_(float("nan"))
-    with pytest.raises(TrainingFailureError, match="epoch 1") as failure:
-        train(poisoned, recovery_phase(2, "map50_95"), setup, loaders)
-    assert failure.value.cause == "DIVERGED"
-
-
-def test_no_memory_is_named_and_the_batch_stays(
-    detector: Detector, setup: TrainingSetup, loaders: DataLoaders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches = []
-
-    def forward(self: Any, batch: dict[str, Any], *rest: Any) -> None:
+    def fail(model: nn.Module, batch: dict[str, Any], *rest: Any) -> Any:
         batches.append(len(batch["img"]))
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        raise error
 
-    monkeypatch.setattr("ultralytics.nn.tasks.DetectionModel.loss", forward)
-    with pytest.raises(TrainingFailureError, match="smaller batch") as failure:
-        train(detector, recovery_phase(2, "map50_95"), setup, loaders)
-    assert failure.value.cause == "OUT_OF_MEMORY"
-    assert batches == [8]
+    monkeypatch.setattr(type(dense.model), "loss", fail)
+    with pytest.raises(TrainingFailureError, match="out of memory with batch=8, imgsz=64; try a smaller") as caught:
+        train(dense, recovery_phase(2, "map50_95"), setup, loaders)
+    assert caught.value.cause == "OUT_OF_MEMORY"
+    assert batches == [8], "a smaller batch would be another training"
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(
+    dense: Detector, setup: TrainingSetup, loaders: DataLoaders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(type(dense.model), "loss", fail)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        train(dense, recovery_phase(1, "last"), setup, loaders)
+
+
+def test_a_failure_does_not_spoil_the_loaders(
+    dense: Detector, sparse: Sparse, sparsity: Sparsity, setup: TrainingSetup, loaders: DataLoaders
+) -> None:
+    with pytest.raises(TrainingFailureError):
+        train(poisoned(dense), sparse_phase(1, sparsity), setup, loaders)
+    _, state = train(dense, sparse_phase(1, sparsity), setup, loaders)
+    assert differences(state.as_dict(), sparse.states[0].as_dict()) == []
+
+
+@pytest.fixture(autouse=True)
+def _current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Training leaves nothing in the current folder."""
+    folder = tmp_path / "current"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield
+    assert list(folder.iterdir()) == []
