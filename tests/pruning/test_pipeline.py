@@ -7,22 +7,53 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
+from PIL import Image
 
 from prunetune.pruning import Candidate, Detector, Pipeline, Source, StageStore, TrainingSetup
 from prunetune.pruning.evaluation import evaluate
-from prunetune.pruning.pipeline import CHECKPOINT, Ledger
+from prunetune.pruning.loaders import DataLoaders
+from prunetune.pruning.pipeline import CHECKPOINT, HISTORY, STATE, Ledger, read_history
+from prunetune.pruning.store import StoredStage
+from prunetune.pruning.training import EpochRecord
 from prunetune.spaces import ModelError, Recipe, Threshold
 
-CarryOut = Callable[[Recipe], tuple[list[Candidate], Ledger]]
-RECIPE = Recipe(0.3, 1, Threshold.everywhere(0.85), rounds=1, recovery_epochs=2)
+pytestmark = pytest.mark.slow
+
 NAMES = ("square", "disc")
+RECIPE = Recipe(0.3, 1, Threshold.everywhere(2.0), rounds=1, recovery_epochs=2)
+"""Its threshold is above every gamma: all layers end at their smallest width, which trains fast."""
+
+
+def new_pipeline(setup: TrainingSetup, store: StageStore, source: Source | None = None, **options: Any) -> Pipeline:
+    source = source or Source("yolov5n.yaml", NAMES, dense_epochs=1)
+    return Pipeline(source, setup, store, **{"alignment": 8, "longest_sparse_epochs": 3, **options})
+
+
+def carry_out(pipeline: Pipeline, recipe: Recipe) -> tuple[list[Candidate], Ledger]:
+    """The candidates of a recipe, and what only they took."""
+    pipeline.original()
+    pipeline.ledger = Ledger()
+    return list(pipeline.run(recipe)), pipeline.ledger
+
+
+def parent_of(stage: StoredStage, store: StageStore) -> StoredStage:
+    parent = store.find(stage.record["parent"])
+    assert parent is not None
+    return parent
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    weights = [Detector.load(file).model.state_dict() for file in (one, other)]
+    return all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.fixture(scope="module")
-def setup(write_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TrainingSetup:
-    data = write_data(tmp_path_factory.mktemp("learnable"), {"train": 96, "val": 24, "test": 8})
-    return TrainingSetup(str(data), "learnable", imgsz=64, batch=8)
+def setup(shapes: Path) -> TrainingSetup:
+    return TrainingSetup(str(shapes), "shapes", imgsz=64, batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -32,87 +63,294 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StageStore:
 
 @pytest.fixture(scope="module")
 def pipeline(setup: TrainingSetup, store: StageStore) -> Pipeline:
-    return Pipeline(Source("yolov5n.yaml", NAMES, dense_epochs=12), setup, store, alignment=8, longest_sparse_epochs=2)
+    return new_pipeline(setup, store)
 
 
-@pytest.fixture
-def run(pipeline: Pipeline) -> CarryOut:
-    def carry_out(recipe: Recipe) -> tuple[list[Candidate], Ledger]:
-        pipeline.original()
-        pipeline.ledger = Ledger()
-        return list(pipeline.run(recipe)), pipeline.ledger
-
-    return carry_out
+@pytest.fixture(scope="module")
+def candidates(pipeline: Pipeline) -> list[Candidate]:
+    return carry_out(pipeline, RECIPE)[0]
 
 
-@pytest.mark.slow
-def test_a_repeated_recipe_is_read_back(run: CarryOut) -> None:
-    first, _ = run(RECIPE)
-    again, ledger = run(RECIPE)
+# What is reused
+
+
+def test_a_repeated_recipe_is_read_back(candidates: list[Candidate], setup: TrainingSetup, store: StageStore) -> None:
+    again, ledger = carry_out(new_pipeline(setup, StageStore(store.root)), RECIPE)
     assert (ledger.epochs_trained, ledger.epochs_reused) == (0, 3)
-    assert [item.stage.digest for item in again] == [item.stage.digest for item in first]
+    assert [item.stage.digest for item in again] == [item.stage.digest for item in candidates]
+    assert [item.accuracy for item in again] == [item.accuracy for item in candidates]
+    assert [item.plan for item in again] == [item.plan for item in candidates]
     assert all(item.stage.reused for item in again)
+    assert [stage["reused"] for stage in ledger.stages] == [True, True, True]
+    assert ledger.clock.seconds.get("train", 0.0) == 0.0
 
 
-def test_equal_plans_share_their_recovery(run: CarryOut) -> None:
-    (_, one), _ = run(RECIPE)
-    nearly = replace(RECIPE, threshold=Threshold.everywhere(0.85 + 1e-9))
-    (_, other), ledger = run(nearly)
-    assert one.plan.keep == other.plan.keep
-    assert other.stage.digest == one.stage.digest
+def test_two_thresholds_with_one_plan_share_their_recovery(pipeline: Pipeline, candidates: list[Candidate]) -> None:
+    nearly = replace(RECIPE, threshold=Threshold.everywhere(2.0 + 1e-9))
+    others, ledger = carry_out(pipeline, nearly)
+    assert others[0].plan.keep == candidates[0].plan.keep
+    assert [item.stage.digest for item in others] == [item.stage.digest for item in candidates]
     assert ledger.epochs_trained == 0
 
 
-def test_a_longer_sparse_phase_extends_a_shorter_one(run: CarryOut) -> None:
-    run(RECIPE)
-    _, ledger = run(replace(RECIPE, sparse_epochs=2, recovery_epochs=0))
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 1)
+def test_another_threshold_shares_the_sparse_phase(pipeline: Pipeline, candidates: list[Candidate]) -> None:
+    (pruned, _), ledger = carry_out(pipeline, replace(RECIPE, threshold=Threshold.everywhere(0.0), recovery_epochs=0))
+    assert pruned.stage.record["parent"] == candidates[0].stage.record["parent"]
+    assert ledger.epochs_trained == 0
+    assert pruned.stage.digest != candidates[0].stage.digest
+    assert pruned.stage.record["params"] == Detector.load("yolov5n.yaml", NAMES).params, "nothing is below 0"
 
 
-def test_the_second_round_starts_from_the_first_ones_recovery(run: CarryOut, store: StageStore) -> None:
-    (_, recovered, second, _), _ = run(replace(RECIPE, rounds=2))
-    sparse = store.find(second.stage.record["parent"])
-    assert sparse is not None
-    assert sparse.record["parent"] == recovered.stage.digest
-    assert second.round == 2
-    assert second.last
-
-
-@pytest.mark.slow
-def test_stock_ultralytics_gets_the_recorded_accuracy(
-    run: CarryOut, pipeline: Pipeline, setup: TrainingSetup, stock_ultralytics: Callable[..., dict[str, Any]]
+def test_a_longer_sparse_phase_extends_a_shorter_one(
+    pipeline: Pipeline, candidates: list[Candidate], setup: TrainingSetup, store: StageStore, tmp_path: Path
 ) -> None:
-    recovered = run(replace(RECIPE, threshold=Threshold.everywhere(0.75), recovery_epochs=12))[0][-1]
-    assert recovered.plan.keep
-    assert recovered.accuracy.map50_95 > 0.05
-    assert evaluate(recovered.load(), setup, pipeline.loaders) == recovered.accuracy
-    stock = stock_ultralytics("val", recovered.checkpoint, setup.data, 64, 8)
-    assert stock["map50_95"] == pytest.approx(recovered.accuracy.map50_95, abs=0.001)
+    longer = replace(RECIPE, sparse_epochs=3, recovery_epochs=0)
+    (extended, _), ledger = carry_out(pipeline, longer)
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (2, 1)
+    other = StageStore(tmp_path)
+    at_once, ledger = carry_out(new_pipeline(setup, other, sparse_checkpoints=frozenset({2})), longer)
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (3, 0)
+    assert at_once[0].stage.digest == extended.stage.digest
+    one, two = parent_of(extended.stage, store), parent_of(at_once[0].stage, other)
+    assert same_weights(one.file(CHECKPOINT), two.file(CHECKPOINT))
+    # On its way it left a stage for recipes that stop there.
+    _, ledger = carry_out(new_pipeline(setup, other), replace(longer, sparse_epochs=2))
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (0, 2)
+
+
+def test_the_second_round_starts_from_the_first_ones_recovery(pipeline: Pipeline, store: StageStore) -> None:
+    recipe = replace(RECIPE, rounds=2, recovery_epochs=1)
+    (first, recovered, second, final), ledger = carry_out(pipeline, recipe)
+    assert parent_of(second.stage, store).record["parent"] == recovered.stage.digest
+    assert [item.round for item in (first, recovered, second, final)] == [1, 1, 2, 2]
+    assert [item.last for item in (first, recovered, second, final)] == [False, False, True, True]
+    assert [item.recovered for item in (first, recovered, second, final)] == [False, True, False, True]
+    assert second.stage.record["params"] <= first.stage.record["params"]
+    assert ledger.epochs_trained + ledger.epochs_reused == recipe.epochs
+
+
+def test_whoever_stops_asking_pays_for_no_recovery(pipeline: Pipeline) -> None:
+    over_budget = replace(RECIPE, threshold=Threshold(0.0, 2.0))
+    pipeline.original()
+    pipeline.ledger = Ledger()
+    candidate = next(pipeline.run(over_budget))
+    assert not candidate.recovered
+    assert [stage["kind"] for stage in pipeline.ledger.stages] == ["sparse", "pruning"]
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_an_interrupted_recipe_loses_its_last_epoch_at_most(setup: TrainingSetup, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, sparse_epochs=2, recovery_epochs=3)
+    heard: list[tuple[str, int]] = []
+
+    def pipeline(store: StageStore, dies: tuple[str, int] | None = None) -> Pipeline:
+        def listener(kind: str) -> Callable[[EpochRecord], None]:
+            def hear(record: EpochRecord) -> None:
+                heard.append((kind, record.epoch))
+                if heard[-1] == dies:
+                    raise KilledError
+
+            return hear
+
+        return new_pipeline(setup, store, longest_sparse_epochs=2, listener=listener)
+
+    for dies in (("sparse", 1), ("recovery", 1), ("recovery", 2)):
+        with pytest.raises(KilledError):
+            carry_out(pipeline(StageStore(tmp_path / "cut"), dies), recipe)
+    survivor, ledger = carry_out(pipeline(StageStore(tmp_path / "cut")), recipe)
+    epochs = [("original", 1), ("sparse", 1), ("sparse", 2), ("recovery", 1), ("recovery", 2), ("recovery", 3)]
+    assert heard == epochs, "no epoch was trained twice"
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 4)
+    assert list((tmp_path / "cut" / "progress").iterdir()) == []
+
+    whole, _ = carry_out(pipeline(StageStore(tmp_path / "whole")), recipe)
+    assert whole[-1].stage.digest == survivor[-1].stage.digest
+    assert same_weights(whole[-1].checkpoint, survivor[-1].checkpoint)
+
+
+def test_a_damaged_stage_or_progress_is_trained_again(
+    pipeline: Pipeline, candidates: list[Candidate], setup: TrainingSetup, store: StageStore
+) -> None:
+    before = Detector.load(candidates[-1].checkpoint).model.state_dict()
+    content = candidates[-1].checkpoint.read_bytes()
+    candidates[-1].checkpoint.write_bytes(content[:1000])
+    for digest in [path.name for path in (store.root / "stages").iterdir()]:
+        store.save_progress(digest, lambda path: path.write_bytes(b"damaged") and None)
+    again, ledger = carry_out(new_pipeline(setup, store), RECIPE)
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (2, 1)
+    after = Detector.load(again[-1].checkpoint).model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+# What is recorded
+
+
+def test_a_stage_records_what_it_is(candidates: list[Candidate], store: StageStore) -> None:
+    pruned, recovered = (item.stage for item in candidates)
+    sparse = parent_of(pruned, store)
+    original = parent_of(sparse, store)
+    kinds = [stage.record["kind"] for stage in (original, sparse, pruned, recovered)]
+    assert kinds == ["original", "sparse", "pruning", "recovery"]
+    detector = candidates[-1].load()
+    for stage in (pruned, recovered):
+        assert stage.record["channels"] == candidates[0].plan.channels.as_dict() == detector.channels.as_dict()
+        assert stage.record["params"] == detector.params
+        assert stage.record["gflops"] == pytest.approx(detector.gflops(64))
+    dense = original.record["channels"]
+    kept = [(width, dense[name]) for name, width in recovered.record["channels"].items()]
+    assert all(width % 8 == 0 or width == before for width, before in kept)
+    assert sum(width for width, _ in kept) < sum(before for _, before in kept)
+    assert set(recovered.record["versions"]) == {"prunetune", "torch", "ultralytics", "torch-pruning"}
+    stored = torch.load(recovered.file(CHECKPOINT), weights_only=False)["prunetune"]
+    assert stored["channels"] == recovered.record["channels"], "the checkpoint alone says what it is"
+
+
+def test_a_sparse_stage_keeps_what_an_extension_and_a_report_need(
+    pipeline: Pipeline, candidates: list[Candidate], store: StageStore
+) -> None:
+    sparse = parent_of(candidates[0].stage, store)
+    assert sparse.file(STATE).is_file()
+    (record,) = read_history(sparse)
+    expected = pipeline.sparsity(RECIPE).coefficient
+    assert sparse.record["settings"]["phase"]["penalty"] == pytest.approx(expected, rel=1e-6)
+    assert record["losses"]["sl_loss"] > 0
+    assert sum(record["gammas"]["counts"]["backbone"]) > 0
+    recovered = candidates[-1].stage
+    assert not recovered.file(STATE).exists(), "optimizer states of finished recoveries would fill the disk"
+    assert recovered.file(HISTORY).is_file()
+    assert [item["epoch"] for item in read_history(recovered)] == [1, 2]
+    assert recovered.record["best_epoch"] in (1, 2)
+
+
+def test_time_is_counted_by_part(setup: TrainingSetup, tmp_path: Path) -> None:
+    pipeline = new_pipeline(setup, StageStore(tmp_path))
+    list(pipeline.run(replace(RECIPE, recovery_epochs=1)))
+    seconds = pipeline.ledger.clock.seconds
+    assert {"load", "train", "validate", "surgery", "recalibrate", "store", "setup"} <= set(seconds)
+    assert all(value >= 0 for value in seconds.values())
+
+
+# Where it starts from
 
 
 def test_a_checkpoint_is_taken_as_it_is(pipeline: Pipeline, setup: TrainingSetup, tmp_path: Path) -> None:
-    trained = pipeline.original().file(CHECKPOINT)
-    taken = Pipeline(Source(str(trained), NAMES, 12), setup, StageStore(tmp_path), alignment=8, longest_sparse_epochs=1)
+    trained = pipeline.original()
+    source = Source(str(trained.file(CHECKPOINT)), NAMES, dense_epochs=12)
+    taken = new_pipeline(setup, StageStore(tmp_path), source)
     original = taken.original()
-    assert original.record["accuracy"] == pipeline.original().record["accuracy"]
-    assert taken.ledger.epochs_trained == 0
-    wrong = Pipeline(
-        Source(str(trained), ("one",), 1), setup, StageStore(tmp_path), alignment=8, longest_sparse_epochs=1
-    )
-    with pytest.raises(ModelError, match="has 2 classes"):
-        wrong.original()
+    assert same_weights(original.file(CHECKPOINT), trained.file(CHECKPOINT))
+    assert original.record["accuracy"] == trained.record["accuracy"]
+    assert (taken.ledger.epochs_trained, original.record["epochs"]) == (0, 0)
+    (pruned, _), ledger = carry_out(taken, replace(RECIPE, recovery_epochs=0))
+    assert ledger.epochs_trained == 1
+    assert pruned.stage.record["params"] < original.record["params"]
 
 
-def test_narrow_controls_have_half_the_channels(pipeline: Pipeline) -> None:
-    dense = Detector.load("yolov5n.yaml", NAMES)
-    half = Detector.build(pipeline.narrow_description("half-width"), NAMES)
-    assert half.channels["model.3.conv"] * 2 == dense.channels["model.3.conv"]
+def test_a_checkpoint_for_other_classes(pipeline: Pipeline, setup: TrainingSetup, tmp_path: Path) -> None:
+    source = Source(str(pipeline.original().file(CHECKPOINT)), ("one",), dense_epochs=1)
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: has 2 classes, but .*data\.yaml has 1; train the detector"):
+        new_pipeline(setup, StageStore(tmp_path), source).original()
+    assert list((tmp_path / "stages").iterdir()) == []
 
 
-@pytest.mark.slow
+def test_a_damaged_checkpoint_leaves_nothing(setup: TrainingSetup, tmp_path: Path) -> None:
+    (tmp_path / "broken.pt").write_bytes(b"damaged")
+    source = Source(str(tmp_path / "broken.pt"), NAMES, dense_epochs=1)
+    with pytest.raises(ModelError, match=r"broken\.pt: cannot be read"):
+        new_pipeline(setup, StageStore(tmp_path / "store"), source).original()
+    assert list((tmp_path / "store" / "stages").iterdir()) == []
+
+
+def test_controls(pipeline: Pipeline) -> None:
+    original = pipeline.original()
+    dense = pipeline.control("dense", 1)
+    assert dense.record["parent"] == original.digest
+    assert (dense.record["channels"], dense.record["epochs"]) == (original.record["channels"], 1)
+    half = pipeline.control("half-width", 1)
+    assert half.record["epochs"] == 1 + 1, "the original's epochs and as many as the recipes"
+    body = {name: width for name, width in original.record["channels"].items() if not name.startswith("model.24")}
+    assert {name: half.record["channels"][name] for name in body} == {name: width // 2 for name, width in body.items()}
+    assert pipeline.control("half-width", 1).reused
+    quarter = Detector.build(pipeline.narrow_description("quarter-width"), NAMES)
+    # ultralytics rounds narrow layers up to a multiple of 8
+    assert sum(quarter.channels[name] for name in body) == pytest.approx(sum(body.values()) / 4, rel=0.05)
+
+
+def test_controls_of_a_checkpoint_have_its_architecture(
+    pipeline: Pipeline, setup: TrainingSetup, tmp_path: Path
+) -> None:
+    source = Source(str(pipeline.original().file(CHECKPOINT)), NAMES, dense_epochs=1)
+    narrow = new_pipeline(setup, StageStore(tmp_path), source).narrow_description("half-width")
+    expected = pipeline.narrow_description("half-width")
+    assert Detector.build(narrow, NAMES).channels == Detector.build(expected, NAMES).channels
+
+
 def test_a_detector_with_deconvolution_goes_all_the_way(setup: TrainingSetup, tmp_path: Path) -> None:
-    pipeline = Pipeline(
-        Source("yolov5n-deconv.yaml", NAMES, 1), setup, StageStore(tmp_path), alignment=8, longest_sparse_epochs=1
-    )
-    candidates = list(pipeline.run(replace(RECIPE, threshold=Threshold.everywhere(1.0), recovery_epochs=1)))
-    assert candidates[-1].stage.record["params"] < Detector.load("yolov5n-deconv.yaml", NAMES).params
+    source = Source("yolov5n-deconv.yaml", NAMES, dense_epochs=1)
+    recipe = replace(RECIPE, rounds=2, recovery_epochs=1)
+    candidates, ledger = carry_out(new_pipeline(setup, StageStore(tmp_path), source), recipe)
+    assert ledger.epochs_trained == recipe.epochs
+    small, dense = candidates[-1].load(), Detector.load("yolov5n-deconv.yaml", NAMES)
+    assert small.params < dense.params
+    upsampling = [m for m in small.model.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
+    assert len(upsampling) == 2
+
+
+# What others make of a detector that has learnt something
+
+
+@pytest.fixture(scope="module")
+def learnt(
+    write_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Candidate, TrainingSetup]:
+    """A pruned detector whose map50_95 is clearly above 0, so that comparing it shows something."""
+    data = write_data(tmp_path_factory.mktemp("learnable"), {"train": 32, "val": 16})
+    easy = {"lr0": 0.003, "mosaic": 0.0, "translate": 0.0, "scale": 0.0}
+    setup = TrainingSetup(str(data), "learnable", imgsz=64, batch=4, hyperparameters=easy)
+    store = StageStore(tmp_path_factory.mktemp("learnt"))
+    pipeline = new_pipeline(setup, store, Source("yolov5n.yaml", NAMES, dense_epochs=10))
+    recipe = replace(RECIPE, sparsity=0.1, threshold=Threshold.everywhere(0.0), recovery_epochs=0)
+    sparse = parent_of(next(pipeline.run(recipe)).stage, store)
+    middle = read_history(sparse)[-1]["gammas"]["quantiles"]["50"]
+    candidates, _ = carry_out(pipeline, replace(recipe, threshold=Threshold.everywhere(middle), recovery_epochs=6))
+    assert candidates[-1].stage.record["params"] < 0.8 * pipeline.original().record["params"]
+    assert candidates[-1].accuracy.map50_95 > 0.05
+    return candidates[-1], setup
+
+
+def test_the_recorded_accuracy_is_what_evaluating_gives(learnt: tuple[Candidate, TrainingSetup]) -> None:
+    candidate, setup = learnt
+    assert evaluate(candidate.load(), setup, DataLoaders(setup)) == candidate.accuracy
+    best = max(record["accuracy"]["map50_95"] for record in read_history(candidate.stage))
+    assert candidate.accuracy.map50_95 == pytest.approx(best, abs=1e-4), "the best epoch was kept"
+
+
+def test_stock_ultralytics_gets_the_recorded_accuracy(
+    learnt: tuple[Candidate, TrainingSetup], stock_ultralytics: Callable[..., dict[str, Any]]
+) -> None:
+    candidate, setup = learnt
+    stock = stock_ultralytics("val", candidate.checkpoint, setup.data, setup.imgsz, setup.batch)
+    assert stock["metrics/mAP50-95(B)"] == pytest.approx(candidate.accuracy.map50_95, abs=0.001)
+    assert stock["metrics/mAP50(B)"] == pytest.approx(candidate.accuracy.map50, abs=0.001)
+    assert stock["metrics/precision(B)"] == pytest.approx(candidate.accuracy.precision, abs=0.001)
+    assert stock["metrics/recall(B)"] == pytest.approx(candidate.accuracy.recall, abs=0.001)
+    assert stock["dtype"] == "torch.float32"
+
+
+def test_onnx_computes_what_the_checkpoint_does_to_a_thousandth(
+    learnt: tuple[Candidate, TrainingSetup], tmp_path: Path
+) -> None:
+    candidate, setup = learnt
+    detector = candidate.load()
+    detector.export_onnx(tmp_path / "best.onnx", setup.imgsz)
+    session = onnxruntime.InferenceSession(tmp_path / "best.onnx", providers=["CPUExecutionProvider"])
+    network = detector.model.eval()
+    for file in sorted((Path(setup.data).parent / "images" / "val").glob("*.png")):
+        image = torch.from_numpy(np.asarray(Image.open(file)).copy()).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            expected = network(image)[0].numpy()
+        (got,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
