@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import re
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,12 @@ from prunetune.targets.spec import MINIMUM_ROUNDS
 logger = logging.getLogger(__name__)
 
 _ORDER_SEED = 0
+
+SETTLING_RUNS = 1
+"""Runs at the start of a network's turn that are not timed: the network before it has filled the caches."""
+
+TIMED_RUNS = 3
+"""Timed runs in a turn. Their median is the round's sample, for a large network before costs two cold runs."""
 
 
 class InterleavedTarget:
@@ -99,7 +106,10 @@ def interleave(
 ) -> dict[str, tuple[float, ...]]:
     """Runs all networks in turns, so that drift of clock speed, temperature or load hits all alike.
 
-    Each round runs every network once, in an order shuffled anew for each round, always by the same seed.
+    Each round gives every network a turn, in an order shuffled anew for each round, always by the same seed.
+    A turn runs the network `SETTLING_RUNS` times untimed and `TIMED_RUNS` times timed, so that it is measured as it
+    runs on a device of its own, with warm caches, whatever ran before. (Single runs in turns made one network up to
+    5 % slower or faster by its neighbours alone.)
 
     Args:
         runners: Loaded networks by name.
@@ -109,7 +119,7 @@ def interleave(
         clock: Tells the time in s.
 
     Returns:
-        For each name one time per round, in ms. Equal positions are of the same round.
+        For each name one time per round, in ms: the median of its turn. Equal positions are of the same round.
     """
     order = list(runners)
     shuffle = random.Random(_ORDER_SEED).shuffle
@@ -127,8 +137,14 @@ def interleave(
                 break
             shuffle(order)
             for name in order:
-                samples[name].append(runners[name]())
+                samples[name].append(_turn(runners[name]))
     return {name: tuple(times) for name, times in samples.items()}
+
+
+def _turn(run: Runner) -> float:
+    for _ in range(SETTLING_RUNS):
+        run()
+    return statistics.median(run() for _ in range(TIMED_RUNS))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class TargetSpec(BaseModel):
     warmup: int = Field(default=5, ge=0)
     """Rounds that are run before the first one that counts."""
     runs: int = Field(default=40, ge=MINIMUM_ROUNDS)
-    """Rounds that count. Each runs every network once."""
+    """Rounds that count. Each gives every network one turn, which gives one sample."""
     seconds: float = Field(default=20.0, gt=0)
     """Time limit for one measurement, in s. At least `MINIMUM_ROUNDS` rounds are done in any case."""
 

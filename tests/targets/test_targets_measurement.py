@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import Latency, Network, exclusive
-from prunetune.targets.measurement import interleave, lock_path
+from prunetune.targets.measurement import SETTLING_RUNS, TIMED_RUNS, interleave, lock_path
 from prunetune.targets.protocol import Runner
 from prunetune.targets.spec import MINIMUM_ROUNDS
 
 times = st.floats(min_value=1e-3, max_value=1e4)
+TURN = SETTLING_RUNS + TIMED_RUNS
 
 
 class Recorder:
@@ -42,16 +43,21 @@ class Recorder:
     def clock(self) -> float:
         return float(len(self.log))
 
-    def rounds(self) -> list[list[str]]:
+    def rounds(self, warmup: int = 0) -> list[list[str]]:
+        """The order of the turns in each round that counts; each turn is checked for its length."""
         size = len(self.runners)
-        return [self.log[start : start + size] for start in range(0, len(self.log), size)]
+        counted = self.log[warmup * size :]
+        turns = [counted[start : start + TURN] for start in range(0, len(counted), TURN)]
+        assert all(len(turn) == TURN and len(set(turn)) == 1 for turn in turns)
+        return [[turn[0] for turn in turns[start : start + size]] for start in range(0, len(turns), size)]
 
 
-def test_every_round_runs_every_network_once() -> None:
+def test_every_round_gives_every_network_a_turn() -> None:
     recorder = Recorder("a", "b", "c")
     samples = interleave(recorder.runners, warmup=2, runs=20, seconds=1e9)
-    rounds = recorder.rounds()
-    assert len(rounds) == 22
+    assert sorted(recorder.log[:6]) == ["a", "a", "b", "b", "c", "c"]
+    rounds = recorder.rounds(warmup=2)
+    assert len(rounds) == 20
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert list(samples) == ["a", "b", "c"]
     assert all(len(found) == 20 for found in samples.values())
@@ -68,12 +74,31 @@ def test_the_order_changes_between_rounds_but_not_between_measurements() -> None
 def test_warm_up_does_not_count() -> None:
     recorder = Recorder("a")
     samples = interleave(recorder.runners, warmup=3, runs=5, seconds=1e9)
-    assert samples == {"a": (4.0, 5.0, 6.0, 7.0, 8.0)}
+    middle = 3 + SETTLING_RUNS + (TIMED_RUNS + 1) / 2
+    assert samples == {"a": tuple(middle + TURN * number for number in range(5))}
+
+
+def test_a_network_that_empties_the_caches_slows_no_other() -> None:
+    """Two equal networks beside a large one, after which every first run takes half as long again."""
+    last = ""
+
+    def runner(name: str, warm: float) -> Runner:
+        def run() -> float:
+            nonlocal last
+            before, last = last, name
+            return warm * 1.5 if before == "large" != name else warm
+
+        return run
+
+    runners = {"reference": runner("reference", 1.0), "twin": runner("twin", 1.0), "large": runner("large", 9.0)}
+    samples = interleave(runners, warmup=1, runs=40, seconds=1e9)
+    assert set(samples["reference"]) == set(samples["twin"]) == {1.0}
 
 
 def test_the_time_limit_ends_the_rounds() -> None:
     recorder = Recorder("a", "b")
-    samples = interleave(recorder.runners, warmup=0, runs=100, seconds=39, clock=recorder.clock)
+    limit = 20 * 2 * TURN - 1
+    samples = interleave(recorder.runners, warmup=0, runs=100, seconds=limit, clock=recorder.clock)
     assert len(samples["a"]) == len(samples["b"]) == 20
 
 
@@ -81,7 +106,7 @@ def test_the_fewest_rounds_are_done_when_time_is_up() -> None:
     recorder = Recorder("a", "b")
     samples = interleave(recorder.runners, warmup=50, runs=100, seconds=0.001, clock=recorder.clock)
     assert len(samples["a"]) == MINIMUM_ROUNDS
-    assert len(recorder.rounds()) == MINIMUM_ROUNDS + 1
+    assert len(recorder.rounds(warmup=1)) == MINIMUM_ROUNDS
 
 
 def test_garbage_collection_returns_after_an_error() -> None:
