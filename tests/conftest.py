@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,3 +54,42 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_data() -> Callable[[Path, dict[str, int]], Path]:
     """`write_shapes`, for tests that need another number of images."""
     return write_shapes
+
+
+@pytest.fixture(scope="session")
+def talkative() -> list[str]:
+    """The command line as the start of a process's arguments, with a line for every step and epoch."""
+    program = (
+        "import prunetune.search.progress as progress\n"
+        "progress.PLAIN_SECONDS = 0.0\n"
+        "from prunetune.search.cli import main\n"
+        "main()\n"
+    )
+    return [sys.executable, "-c", program]
+
+
+@pytest.fixture(scope="session")
+def nondominated() -> Callable[[Path], set[tuple[float, float]]]:
+    """The (map50_95, latency) points of a study's front, found by comparing all trials with each other."""
+    from prunetune.search.study import find_study
+
+    def points_of(folder: Path) -> set[tuple[float, float]]:
+        study, _ = find_study(str(folder))
+        confirmed = study.user_attrs["confirmed"]
+        trials = [trial for trial in study.trials if trial.user_attrs["outcome"] == "OK"]
+        widths = {trial.number: json.dumps(trial.user_attrs["channels"]) for trial in trials}
+        again = {widths[number]: confirmed[str(number)]["latency_ms"] for number in widths if str(number) in confirmed}
+        points = [
+            (
+                trial.user_attrs["accuracy"]["map50_95"],
+                again.get(widths[trial.number], trial.user_attrs["latency_ms"]),
+            )
+            for trial in trials
+        ]
+        return {
+            (accuracy, latency)
+            for accuracy, latency in points
+            if not any(a >= accuracy and b <= latency and (a, b) != (accuracy, latency) for a, b in points)
+        }
+
+    return points_of

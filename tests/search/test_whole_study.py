@@ -1,0 +1,381 @@
+"""Real studies, from the description to the exported network: nothing here is a stand-in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prunetune.search.study import find_study
+
+pytestmark = pytest.mark.slow
+
+Prunetune = Callable[..., Any]
+Points = Callable[[Path], set[tuple[float, float]]]
+
+FRONT_FIELDS = [
+    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "gflops",
+    "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+]  # fmt: skip
+
+WHOLE: dict[str, Any] = {
+    "name": "whole",
+    "model": "yolov5n.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "dense_epochs": 14,
+    "train": {"mosaic": 0.0, "lr0": 0.004},
+    "space": {
+        "sparsity": 0.3,
+        "sparse_epochs": 1,
+        "threshold": {"choices": [0.01, 0.75, 0.8]},
+        "recovery_epochs": 3,
+    },
+    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 10}],
+    "budget": {"latency": "<= 100 x dense"},  # met on the busiest machine
+    "sampler": "random",
+    "controls": ["dense"],
+    "trials": 3,
+}
+"""The other studies share its folder, and so its dense network and whatever else they have in common."""
+
+
+class Studies:
+    """A folder of studies on the tiny data set."""
+
+    def __init__(self, folder: Path, data: Path, talkative: list[str]) -> None:
+        self.folder, self.data, self.runs = folder, data, folder / "runs"
+        self._talkative = talkative
+
+    def write(self, **changes: Any) -> Path:
+        """Writes a description and returns its file."""
+        values = {**WHOLE, "data": str(self.data), "runs": str(self.runs), **changes}
+        file = self.folder / f"{values['name']}.yaml"
+        file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        return file
+
+    @contextmanager
+    def process(self, *arguments: Any) -> Iterator[subprocess.Popen[str]]:
+        """A command in a process of its own, killed if the test does not wait for its end."""
+        process = subprocess.Popen(
+            [*self._talkative, *(str(argument) for argument in arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory, shapes: Path, talkative: list[str]) -> Studies:
+    """The folder that all studies of this file share."""
+    return Studies(tmp_path_factory.mktemp("studies"), shapes, talkative)
+
+
+@pytest.fixture(scope="module")
+def whole(studies: Studies) -> Path:
+    """The folder of a finished study."""
+    command = [sys.executable, "-m", "prunetune.search.cli", "run", str(studies.write())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "best.onnx" in done.stdout
+    return studies.runs / "whole"
+
+
+def trials(folder: Path) -> list[Any]:
+    return find_study(str(folder))[0].get_trials()
+
+
+def outcomes(folder: Path) -> Counter[str]:
+    return Counter(trial.user_attrs["outcome"] for trial in trials(folder))
+
+
+# A finished study
+
+
+def test_a_study_leaves_its_results(whole: Path) -> None:
+    for name in ("study.db", "front.json", "front.md", "front.csv", "report.html", "best.pt", "best.onnx"):
+        assert (whole / name).stat().st_size > 0, name
+    assert "<html" in (whole / "report.html").read_text(encoding="utf-8")[:200]
+    with (whole / "front.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    document = json.loads((whole / "front.json").read_text(encoding="utf-8"))
+    assert len(rows) >= len(document["front"])
+    assert "dense" in (whole / "front.md").read_text(encoding="utf-8")
+
+
+def test_front_as_json(whole: Path, prunetune: Prunetune) -> None:
+    answer = prunetune("front", whole, "--json")
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert {"front", "controls", "budget", "target", "hypervolume"} <= set(document)
+    assert document["front"], "the budget is wide enough for all"
+    for entry in document["front"]:
+        assert list(entry) == FRONT_FIELDS
+        assert entry["recipe"]["threshold"] in (0.01, 0.75, 0.8)
+        assert 0 < entry["latency_ms"] <= document["budget"]["limit_ms"]
+        assert 0 < entry["bytes"] == (whole / entry["checkpoint"]).stat().st_size
+        assert (whole / entry["onnx"]).is_file()
+    (control,) = document["controls"].values()
+    assert list(document["controls"]) == ["dense"]
+    assert list(control) == FRONT_FIELDS
+    assert control["params_removed"] == 0
+    assert document["budget"]["text"] == "<= 100 x dense"
+    assert document["target"]["name"] == "cpu"
+    assert 0 <= document["hypervolume"] < 1
+    stored = json.loads((whole / "front.json").read_text(encoding="utf-8"))
+    for there, here in zip(stored["front"], document["front"], strict=True):
+        paths = {key: str(whole / there[key]) for key in ("checkpoint", "onnx")}
+        assert {**there, **paths} == here, "the command gives whole paths, the file paths inside its folder"
+    assert "trial" in prunetune("front", whole).out
+
+
+def test_something_was_learned(whole: Path) -> None:
+    assert max(trial.user_attrs["accuracy"]["map50_95"] for trial in trials(whole)) > 0
+
+
+def test_the_front_is_what_the_trials_say(whole: Path, nondominated: Points) -> None:
+    document = json.loads((whole / "front.json").read_text(encoding="utf-8"))
+    points = {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]}
+    assert points == nondominated(whole)
+    assert [entry["latency_ms"] for entry in document["front"]] == sorted(latency for _, latency in points)
+
+
+def test_every_trial_says_what_it_did(whole: Path) -> None:
+    for trial in trials(whole):
+        stored = trial.user_attrs
+        assert stored["outcome"] == "OK"
+        assert trial.values == [stored["accuracy"]["map50_95"], stored["latency_ms"]]
+        assert trial.constraints == {"latency": pytest.approx(stored["violation"])}
+        assert stored["epochs"]["trained"] + stored["epochs"]["reused"] == 4
+        assert [stage["kind"] for stage in stored["stages"]] == ["sparse", "pruning", "recovery"]
+        assert stored["sparsity_lambda"] > 0
+        assert stored["sparsity_pull"] == pytest.approx(0.3)
+        assert all(seconds >= 0 for seconds in stored["seconds"].values())
+    trained = sum(trial.user_attrs["epochs"]["trained"] for trial in trials(whole))
+    plans = {json.dumps(trial.user_attrs["channels"]) for trial in trials(whole)}
+    assert trained == 1 + 3 * len(plans), "one sparse phase for all, one recovery for each network"
+
+
+def test_members_load_in_stock_ultralytics(whole: Path) -> None:
+    from ultralytics import YOLO
+
+    document = json.loads((whole / "front.json").read_text(encoding="utf-8"))
+    for file in [whole / "best.pt", *(whole / entry["checkpoint"] for entry in document["front"])]:
+        loaded = YOLO(str(file))
+        assert loaded.names == {0: "square", 1: "disc"}
+    best = max(document["front"], key=lambda entry: entry["map50_95"])
+    assert (whole / "best.pt").read_bytes() == (whole / best["checkpoint"]).read_bytes()
+    assert (whole / "best.onnx").read_bytes() == (whole / best["onnx"]).read_bytes()
+    assert sum(parameter.numel() for parameter in YOLO(str(whole / "best.pt")).model.parameters()) == best["params"]
+
+
+def test_best_onnx_runs(whole: Path) -> None:
+    import numpy
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(whole / "best.onnx"), providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    assert image.shape == [1, 3, 64, 64]
+    (output,) = session.run(None, {image.name: numpy.zeros((1, 3, 64, 64), numpy.float32)})
+    assert output.shape[:2] == (1, 4 + 2)
+
+
+def test_status_of_a_finished_study(whole: Path, prunetune: Prunetune) -> None:
+    status = json.loads(prunetune("status", whole, "--json").out)
+    assert (status["finished"], status["trials"], status["done"]) == (3, 3, True)
+    assert status["outcomes"] == {"OK": 3}
+    assert status["running"] == []
+    assert status["epochs_trained"] + status["epochs_reused"] == 3 * 4
+    assert status["best"]["trial"] in range(3)
+    assert "3 of 3 trials" in prunetune("status", whole).out
+
+
+def test_export_and_report_of_one_trial(whole: Path, prunetune: Prunetune, tmp_path: Path) -> None:
+    answer = prunetune("export", whole, "--trial", 1, "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    weights, graph = (Path(line) for line in answer.out.splitlines())
+    assert weights == tmp_path / "out" / "trial-1.pt"
+    assert weights.read_bytes() == (whole / "candidates" / "trial-1.pt").read_bytes()
+    assert graph.stat().st_size > 0
+    answer = prunetune("report", whole, "--trial", 1, "--out", tmp_path / "report.html")
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "report.html").is_file()
+    refused = prunetune("export", whole, "--trial", 9)
+    assert refused.code == 2
+    assert "--trial 9" in refused.err
+    assert "0, 1, 2" in refused.err
+
+
+# The same command again
+
+
+def test_the_same_command_does_nothing_new(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    before = trials(whole)
+    written = {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.name in ("best.pt", "front.json")}
+    stages = sorted((studies.runs / ".store" / "stages").iterdir())
+    answer = prunetune("run", studies.write())
+    assert answer.code == 0, answer.err
+    assert trials(whole) == before
+    assert {file: file.stat().st_mtime_ns for file in written} == written
+    assert sorted((studies.runs / ".store" / "stages").iterdir()) == stages
+
+
+def test_a_changed_description_is_refused(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    before = trials(whole)
+    answer = prunetune("run", studies.write(), "space.recovery_epochs=5")
+    assert answer.code == 2
+    assert "space.recovery_epochs.value: 3 -> 5" in answer.err
+    assert trials(whole) == before
+
+
+def test_more_trials_go_on(whole: Path, studies: Studies, prunetune: Prunetune, nondominated: Points) -> None:
+    before = trials(whole)
+    answer = prunetune("run", studies.write(), "trials=4")
+    assert answer.code == 0, answer.err
+    after = trials(whole)
+    assert after[:3] == before
+    assert len(after) == 4
+    document = json.loads((whole / "front.json").read_text(encoding="utf-8"))
+    assert {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]} == nondominated(whole)
+    status = json.loads(prunetune("status", whole, "--json").out)
+    assert (status["finished"], status["trials"], status["done"]) == (4, 4, True)
+
+
+# Other studies
+
+
+def test_the_best_accuracy_within_a_budget(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    answer = prunetune("run", studies.write(name="single", objectives=["map50_95"], controls=[], trials=2))
+    assert answer.code == 0, answer.err
+    folder = studies.runs / "single"
+    assert [len(trial.values) for trial in trials(folder)] == [1, 1]
+    document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+    best = max(trial.values[0] for trial in trials(folder))
+    assert max(entry["map50_95"] for entry in document["front"]) == best
+    assert all(trial.user_attrs["epochs"]["trained"] == 0 for trial in trials(folder) if _known(trial, whole))
+
+
+def _known(trial: Any, other: Path) -> bool:
+    return any(trial.user_attrs["recipe"] == known.user_attrs["recipe"] for known in trials(other))
+
+
+def test_a_network_measured_by_torch(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    answer = prunetune(
+        "run", studies.write(name="torch", targets=[{"kind": "torch", "runs": 5}], controls=[], trials=1)
+    )
+    assert answer.code == 0, answer.err
+    folder = studies.runs / "torch"
+    document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+    assert document["target"]["kind"] == "torch"
+    assert [entry["trial"] for entry in document["front"]] == [0]
+    assert (folder / "best.onnx").is_file()
+
+
+def test_a_budget_that_nobody_meets(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    answer = prunetune("run", studies.write(name="hopeless", budget={"latency": "<= 0.001 ms"}, controls=[], trials=3))
+    folder = studies.runs / "hopeless"
+    assert answer.code == 2
+    assert answer.err.count("error: ") == 1
+    assert "budget.latency: no recipe met <= 0.001 ms" in answer.err
+    nearest = min(trials(folder), key=lambda trial: (trial.user_attrs["violation"], trial.number))
+    assert f"Nearest is trial {nearest.number} with" in answer.err
+    assert "report.html" in answer.err
+    assert (folder / "report.html").is_file()
+    assert not (folder / "best.pt").exists()
+    for trial in trials(folder):
+        assert trial.user_attrs["outcome"] == "OVER_BUDGET"
+        assert trial.state.name == "COMPLETE"
+        assert trial.constraints["latency"] > 0
+        assert [stage["kind"] for stage in trial.user_attrs["stages"]] == ["sparse", "pruning"], "no recovery is paid"
+        assert "checkpoint" not in trial.user_attrs
+    document = json.loads(prunetune("front", folder, "--json").out)
+    assert document["front"] == []
+    assert document["nearest"]["trial"] == nearest.number
+
+
+def test_a_loss_that_becomes_nan_fails_the_trial_and_not_the_study(
+    whole: Path, studies: Studies, prunetune: Prunetune
+) -> None:
+    """A loss weight beyond fp32 makes every loss infinite."""
+    dense = next((studies.runs / ".store" / "stages").glob("original-*")) / "checkpoint.pt"
+    file = studies.write(
+        name="diverging", model=str(dense), train={"box": 1e39}, controls=["half-width"], trials=2, dense_epochs=1
+    )
+    answer = prunetune("run", file)
+    folder = studies.runs / "diverging"
+    assert outcomes(folder) == {"DIVERGED": 2}
+    for trial in trials(folder):
+        assert trial.state.name == "FAIL"
+        assert trial.values is None
+        assert "box_loss" in trial.user_attrs["reason"]
+    assert answer.code == 2, "no trial gave a network"
+    assert answer.err.count("error: ") == 1
+    assert "trial 1 [2/2] DIVERGED" in answer.out
+    assert "control half-width: DIVERGED" in answer.out
+    assert json.loads((folder / "front.json").read_text(encoding="utf-8"))["front"] == []
+
+
+def test_a_dense_training_that_diverges_is_told(studies: Studies, prunetune: Prunetune) -> None:
+    answer = prunetune("run", studies.write(name="lost", train={"box": 1e39}, dense_epochs=1))
+    assert answer.code == 2
+    assert answer.err.startswith("error: dense network: DIVERGED: box_loss")
+    assert "name=lost-2" in answer.err
+
+
+# Several processes
+
+
+def test_a_stopped_study_goes_on_in_two_processes(
+    whole: Path, studies: Studies, prunetune: Prunetune, nondominated: Points
+) -> None:
+    space = {**WHOLE["space"], "threshold": {"low": 0.5, "high": 0.9}, "recovery_epochs": 1}
+    file = studies.write(name="shared", space=space, controls=[], trials=4, sampler="tpe")
+    folder = studies.runs / "shared"
+
+    with studies.process("run", file) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "trial 0":
+                break
+        status = json.loads(prunetune("status", folder, "--json").out)
+        assert [(trial["trial"], trial["alive"]) for trial in status["running"]] == [(0, True)]
+        assert status["running"][0]["worker"]["pid"] == process.pid
+        assert (status["finished"], status["done"]) == (0, False)
+        assert "running, 0 of 4 trials" in prunetune("status", folder).out
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+        assert process.wait() == 130, said
+        assert "the same command goes on from here" in said
+        assert "Traceback" not in said
+    assert [trial.state.name for trial in trials(folder)] == ["FAIL", "WAITING"]
+    assert trials(folder)[0].user_attrs["outcome"] == "INTERRUPTED"
+
+    with studies.process("run", file) as one, studies.process("run", file) as other:
+        said = [process.communicate()[0] for process in (one, other)]
+        assert (one.returncode, other.returncode) == (0, 0), said
+    counted = [trial for trial in trials(folder) if trial.user_attrs["outcome"] != "INTERRUPTED"]
+    assert len(counted) == 4
+    assert {trial.state.name for trial in counted} == {"COMPLETE"}
+    assert len({json.dumps(trial.params, sort_keys=True) for trial in counted}) == 4, "none twice"
+    assert sum(trial.user_attrs.get("retry_of") == 0 for trial in counted) == 1
+    assert (folder / "best.onnx").is_file()
+    document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+    assert {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]} == nondominated(folder)
