@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -32,6 +33,7 @@ from prunetune.pruning.training import (
     Accuracy,
     Choice,
     EpochListener,
+    Occupy,
     Phase,
     TrainingSetup,
     recovery_phase,
@@ -122,6 +124,7 @@ class Pipeline:
         choose: Which epoch of a dense training or recovery is kept.
         sparse_checkpoints: Epochs at which a longer sparse phase leaves a stage for recipes that stop there.
         listener: Hears of every epoch with the stage's kind.
+        occupy: Networks run, for training or validation, within its context.
     """
 
     def __init__(
@@ -135,12 +138,14 @@ class Pipeline:
         choose: Choice = "map50_95",
         sparse_checkpoints: frozenset[int] = frozenset(),
         listener: Callable[[str], EpochListener] | None = None,
+        occupy: Occupy = nullcontext,
     ) -> None:
         self.source, self.setup, self.store = source, setup, store
         self.alignment, self.choose = alignment, choose
         self._longest_sparse_epochs = longest_sparse_epochs
         self._sparse_checkpoints = sparse_checkpoints
         self._listener = listener
+        self.occupy = occupy
         self.ledger = Ledger()
 
     @cached_property
@@ -209,6 +214,11 @@ class Pipeline:
                 parent = self._train("recovery", pruned, recovery_phase(recipe.recovery_epochs, self.choose))
             yield Candidate(parent, number, last, True, plan, _accuracy(parent))
 
+    def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
+        """The accuracy of a network on `val` or `test`."""
+        with self.ledger.clock.part("validate"), self.occupy():
+            return evaluate(detector, self.setup, self.loaders, split)
+
     # How a stage is run
 
     def _imported(self) -> StoredStage:
@@ -263,7 +273,16 @@ class Pipeline:
         listener = self._listener(kind) if self._listener else None
         with clock.part("setup"):
             loaders = self.loaders
-            trained, state = train(detector, phase, self.setup, loaders, state=state, on_state=keep, on_epoch=listener)
+            trained, state = train(
+                detector,
+                phase,
+                self.setup,
+                loaders,
+                state=state,
+                on_state=keep,
+                on_epoch=listener,
+                occupy=self.occupy,
+            )
         new = state.history[done:]
         clock.move("setup", "train", sum(record["train_s"] for record in new))
         clock.move("setup", "validate", sum(record["validate_s"] for record in new))
@@ -301,7 +320,7 @@ class Pipeline:
         with self.ledger.clock.part("surgery"):
             pruned = Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
         loaders = self.loaders
-        with self.ledger.clock.part("recalibrate"):
+        with self.ledger.clock.part("recalibrate"), self.occupy():
             recalibrate(pruned.model, loaders.calibration())
         published = self._publish(stage, pruned, evaluate_split=True, extra={"plan": plan.as_dict()})
         self._note(published, 0, 0)
@@ -318,8 +337,7 @@ class Pipeline:
     ) -> StoredStage:
         accuracy = None
         if evaluate_split:
-            with self.ledger.clock.part("validate"):
-                accuracy = evaluate(detector, self.setup, self.loaders)
+            accuracy = self.evaluate(detector)
         record = {
             "kind": stage.kind,
             "parent": stage.parent,

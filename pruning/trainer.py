@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from prunetune.pruning.sparsity import gamma_parameters, l1, shrink
 from prunetune.pruning.training import (
     EpochListener,
     EpochRecord,
+    Occupy,
     Phase,
     TrainingFailureError,
     TrainingSetup,
@@ -83,6 +85,7 @@ def train(
     state: TrainingState | None = None,
     on_state: StateSaver | None = None,
     on_epoch: EpochListener | None = None,
+    occupy: Occupy = nullcontext,
 ) -> tuple[Detector, TrainingState]:
     """Trains a copy of a detector for one phase.
 
@@ -94,6 +97,7 @@ def train(
         state: Goes on from here, if given.
         on_state: Gets the state after every epoch.
         on_epoch: Gets the record of every epoch.
+        occupy: Every batch is trained or validated within its context.
 
     Returns:
         The detector with the weights of the chosen epoch, and the state at the end.
@@ -107,7 +111,8 @@ def train(
         with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
             loop = _Loop(start, phase, setup, loaders, state, on_state, on_epoch, Path(folder))
             try:
-                loop.train()
+                with loop.hold_for_batches(occupy):
+                    loop.train()
             except (RuntimeError, MemoryError) as error:
                 if is_out_of_memory(error):
                     message = f"out of memory with batch={setup.batch}, imgsz={setup.imgsz}; try a smaller batch"
@@ -165,6 +170,16 @@ class _Loop(DetectionTrainer):
         super().__init__(overrides=options)
         self.model = detector.model
         self.add_callback("on_train_epoch_start", _Loop._begin_epoch)
+
+    @contextmanager
+    def hold_for_batches(self, occupy: Occupy) -> Iterator[None]:
+        """Enters `occupy` for each batch of training and, as the validator has the same callbacks, of validation."""
+        held = ExitStack()
+        for kind in ("train", "val"):
+            self.add_callback(f"on_{kind}_batch_start", lambda _: held.enter_context(occupy()))
+            self.add_callback(f"on_{kind}_batch_end", lambda _: held.close())
+        with held:  # a batch that fails has no end
+            yield
 
     # What the loop is given instead of building it
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -128,6 +129,9 @@ class EpochRecord:
 
 EpochListener: TypeAlias = Callable[[EpochRecord], None]
 """Hears of every finished epoch; may raise to stop the training."""
+
+Occupy: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Gives a context to work in, batch by batch: whoever measures latency on the same device waits for its end."""
 
 
 class TrainingFailureError(Exception):

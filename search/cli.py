@@ -51,9 +51,9 @@ def run(
 
 def _show_end(study: Any, folder: Path, console: Console) -> None:
     from prunetune.results import front, nearest, rich_table
-    from prunetune.search.finish import FINISHED
+    from prunetune.search.study import FINISHED
 
-    if FINISHED not in study.user_attrs:
+    if study.user_attrs.get(FINISHED) is None:
         return
     console.print(rich_table(study, width=console.width))
     if front(study):
@@ -162,7 +162,7 @@ def measure(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
-    repeats: Annotated[int, typer.Option("--repeats", min=5, help="Timed rounds.")] = 40,
+    repeats: Annotated[int, typer.Option("--repeats", min=6, help="Most timed rounds.")] = 60,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, all models interleaved in one run."""

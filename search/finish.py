@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -12,17 +11,15 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.pipeline import CHECKPOINT
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
+from prunetune.search.confirmation import confirm, is_confirmed
 from prunetune.search.objective import describe
 from prunetune.search.progress import Progress
+from prunetune.search.study import FINISHED
 from prunetune.search.workspace import Workspace
 from prunetune.spaces.files import publish, write_text
-
-FINISHED = "finished"
-"""Study attribute: how many trials the last finish has seen."""
 
 
 def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> None:
@@ -33,14 +30,15 @@ def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> Non
             return
         controls = _train_controls(study, workspace, progress)
         # The last measurement can move members past each other or over the budget, and so bring up others.
-        while missing := [item for item in front(study) if not _confirmed(study, item)]:
+        while missing := [item for item in front(study) if not is_confirmed(study, item)]:
             progress.begin(f"measuring {len(missing)} members of the front again, with the controls")
-            _confirm(study, workspace, front(study), controls)
-        members = front(study)
+            members = {str(item.trial): _member(workspace, item) for item in front(study)}
+            confirm(study, workspace, members | controls)
+        found = front(study)
         progress.begin("evaluating on the test split")
-        _evaluate_on_test(study, workspace, members, controls)
+        _evaluate_on_test(study, workspace, found, controls)
         progress.begin("exporting")
-        _export(study, workspace, members)
+        _export(study, workspace, found)
         _write_results(study, workspace)
         study.set_user_attr(FINISHED, seen)
 
@@ -75,30 +73,6 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
     return detectors
 
 
-def _confirmed(study: optuna.Study, item: Entry) -> bool:
-    return str(item.trial) in study.user_attrs.get("confirmed", {})
-
-
-def _confirm(study: optuna.Study, workspace: Workspace, members: list[Entry], controls: dict[str, Detector]) -> None:
-    """Measures all members and controls in one interleaved run."""
-    detectors = {str(item.trial): _member(workspace, item) for item in members} | controls
-    folder = workspace.folder / "networks"
-    anchor = replace(workspace.reference(workspace.anchor), name="the anchor")
-    networks = [workspace.network(name, detector, folder) for name, detector in detectors.items()]
-    with workspace.pipeline.ledger.clock.part("measure"):
-        measured = workspace.target.measure([anchor, *networks], reference=anchor.name)
-    confirmed = {}
-    for name in detectors:
-        latency = measured[name]
-        stated = workspace.stated_ms(latency)
-        confirmed[name] = {
-            "latency_ms": stated,
-            "latency_ratio": stated / workspace.references["dense"],
-            "latency_spread_ms": latency.ratio_spread * workspace.references[workspace.anchor],
-        }
-    study.set_user_attr("confirmed", {**study.user_attrs.get("confirmed", {}), **confirmed})
-
-
 def _evaluate_on_test(
     study: optuna.Study, workspace: Workspace, members: list[Entry], controls: dict[str, Detector]
 ) -> None:
@@ -109,8 +83,7 @@ def _evaluate_on_test(
     detectors = {str(item.trial): _member(workspace, item) for item in members} | controls
     for name, detector in detectors.items():
         if name not in accuracies:
-            pipeline = workspace.pipeline
-            accuracies[name] = evaluate(detector, pipeline.setup, pipeline.loaders, "test").as_dict()
+            accuracies[name] = workspace.pipeline.evaluate(detector, "test").as_dict()
     study.set_user_attr("test", accuracies)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
+from prunetune.search.confirmation import move_to_this_device
 from prunetune.search.finish import finish
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
@@ -51,7 +52,9 @@ def run_study(spec: StudySpec, console: Console) -> optuna.Study:
     try:
         with storage_errors(spec.folder):
             progress.begin("measuring the reference networks")
-            workspace.prepare(study)
+            if workspace.prepare(study):
+                progress.begin("measuring the kept networks on this device")
+                move_to_this_device(study, workspace)
             _train_original(workspace, progress)
             done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
             if done_before:

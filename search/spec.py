@@ -12,13 +12,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
-from prunetune.targets import Budget, TargetSpec
+from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 Objective = Literal["map50_95", "latency"]
 ControlName = Literal["dense", "half-width", "quarter-width"]
 
-CHANGEABLE = frozenset({"trials", "device", "workers", "cache", "storage", "runs"})
+CHANGEABLE = frozenset({"trials", "device", "workers", "cache", "storage", "runs", "allow_new_device"})
 """Keys that may differ when a study is resumed: they change how far and where it runs, not what it finds."""
 
 
@@ -76,7 +76,7 @@ class StudySpec(BaseModel):
     """Which epoch's checkpoint a training keeps."""
     train: dict[str, float | int | bool | str] = Field(default_factory=dict)
     """Further training arguments of ultralytics, such as `optimizer`, `lr0` or `mosaic`."""
-    targets: tuple[TargetSpec, ...] = (TargetSpec(kind="onnxruntime"),)
+    targets: tuple[TargetSpec, ...] = (OnnxRuntimeSpec(),)
     """Where latency is measured."""
     objectives: tuple[Objective, ...] = ("map50_95", "latency")
     """Both, or `[map50_95]` for the best accuracy within the budget."""
@@ -92,6 +92,8 @@ class StudySpec(BaseModel):
     """Optuna storage; by default an SQLite file in the study's folder."""
     runs: str = "runs"
     """Folder for studies and stages."""
+    allow_new_device: bool = False
+    """Go on with a study whose latencies were measured on other hardware: all is measured again here."""
 
     @field_validator("name")
     @classmethod
@@ -266,7 +268,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 _PARAMETER_KEYS = {*FloatParameter.model_fields, *ChoiceParameter.model_fields, "unit"}
-_TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global"}
+_TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global", *TARGET_KINDS}
 
 
 def _location(problem: Any) -> list[str]:
@@ -283,10 +285,16 @@ def _sentence(problem: Any) -> str:
     given = problem.get("input")
     kind = problem["type"]
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
-        return f"{where}: unknown key; " + (f"did you mean {close[0]}?" if close else _allowed(location[:-1]))
+        known = _known_keys(problem["loc"][:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        return f"{where}: unknown key; " + (f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}")
     if kind == "missing":
         return f"{where}: missing"
+    if kind in ("union_tag_not_found", "union_tag_invalid") and location[0] == "targets":
+        given = given.get("kind") if isinstance(given, dict) else given
+        close = difflib.get_close_matches(str(given), TARGET_KINDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(TARGET_KINDS)}"
+        return f"{where}.kind: " + (f"there is no kind {given!r}; {hint}" if given else f"missing; {hint}")
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return f"{where}: takes a value, {{low, high}} or {{choices: [...]}}, not {given!r}"
     if kind == "value_error":
@@ -297,20 +305,17 @@ def _sentence(problem: Any) -> str:
     return f"{where}: {message}{shown}"
 
 
-def _known_keys(location: Sequence[str]) -> list[str]:
-    match list(location):
+def _known_keys(place: Sequence[Any]) -> list[str]:
+    """The keys that are allowed at a place as pydantic names it."""
+    match list(place):
         case []:
             return list(StudySpec.model_fields)
         case ["space"]:
             return [*SearchSpace.model_fields, "preset"]
         case ["space", *_]:
             return sorted(_PARAMETER_KEYS)
-        case ["targets", *_]:
-            return list(TargetSpec.model_fields)
+        case ["targets", _, str(kind)] if kind in TARGET_KINDS:
+            return list(TARGET_KINDS[kind].model_fields)
         case ["budget"]:
             return list(BudgetSpec.model_fields)
     return []
-
-
-def _allowed(location: Sequence[str]) -> str:
-    return f"allowed are {', '.join(_known_keys(location))}"

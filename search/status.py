@@ -12,7 +12,7 @@ from rich.console import Console
 
 from prunetune.results import best, front
 from prunetune.search.outcome import Outcome
-from prunetune.search.study import stored_spec
+from prunetune.search.study import FINISHED, stored_spec
 from prunetune.search.workers import is_alive
 
 
@@ -30,7 +30,7 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "finished": counted,
         "trials": spec.trials,
-        "done": "finished" in study.user_attrs and counted >= spec.trials,
+        "done": study.user_attrs.get(FINISHED) is not None and counted >= spec.trials,
         "outcomes": dict(outcomes),
         "running": [
             {

@@ -23,6 +23,10 @@ from prunetune.spaces.files import storage_error
 SPEC = "spec"
 """The study's user attribute that holds its description."""
 
+FINISHED = "finished"
+"""The study's user attribute that says how many trials there were when its results were last written; None when
+they must be written anew."""
+
 
 def open_study(spec: StudySpec) -> optuna.Study:
     """Creates the study of a description, or finds it to go on.

@@ -19,7 +19,7 @@ from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.surgery import apply_plan
 from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
-from prunetune.targets import Network, TargetSpec, create_target
+from prunetune.targets import Network, create_target, parse_target_spec
 
 
 def prune_once(
@@ -76,7 +76,7 @@ def measure_models(models: Sequence[str], spec: Mapping[str, Any], against: str 
         `reference`, `target` (its fingerprint) and `models`: path to a latency's figures.
     """
     try:
-        target = create_target(TargetSpec.model_validate(spec))
+        target = create_target(parse_target_spec(spec))
     except ValidationError as error:
         problems = [
             f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.study import study_lock
 from prunetune.spaces import ConfigError, ModelError
 from prunetune.spaces.files import storage_error, write_text
-from prunetune.targets import Latency, Network, Target, create_target
+from prunetune.targets import Latency, Network, Target, create_target, shared
 
 DATA = "data.yaml"
 """The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
@@ -75,7 +76,18 @@ class Workspace:
             choose=spec.choose,
             sparse_checkpoints=frozenset(int(choice) for choice in choices),
             listener=listener,
+            occupy=self._occupy,
         )
+
+    @contextmanager
+    def _occupy(self) -> Iterator[None]:
+        """Keeps measurements from where networks run now. Training on a GPU loads images on the CPU."""
+        device = self.spec.device
+        with ExitStack() as held:
+            held.enter_context(shared("cpu"))
+            if device.isdigit():
+                held.enter_context(shared(f"cuda:{device}"))
+            yield
 
     def _check_model(self, problems: list[str]) -> None:
         model = self.spec.model
@@ -125,43 +137,75 @@ class Workspace:
         """A reference network, ready to be measured."""
         return self._reference_networks[name]
 
-    def prepare(self, study: optuna.Study) -> None:
-        """Fixes, once for the study, the reference latencies that every stated latency is a multiple of."""
+    def prepare(self, study: optuna.Study) -> bool:
+        """Fixes, once for the study, the reference latencies that every stated latency is a multiple of.
+
+        Returns:
+            Whether the study came to another device than it was on. It has new references then, and the caller
+            measures its kept networks again before he signs it.
+
+        Raises:
+            ConfigError: The data changed, or the device did and the description does not allow it.
+        """
         write_text(self.folder / DATA, self.dataset.as_yaml())
         with study_lock(self.folder):
             attributes = study.user_attrs
-            if "references" not in attributes:
-                networks = list(self._reference_networks.values())
-                measured = self.target.measure(networks, reference=self.anchor)
-                references = {name: latency.median_ms for name, latency in measured.items()}
-                detectors = self._reference_detectors
-                spec = self.spec.targets[0]
-                study.set_user_attr("channels_dense", detectors["dense"].channels.as_dict())
-                if "half-width" in detectors:
-                    study.set_user_attr("channels_half", detectors["half-width"].channels.as_dict())
-                study.set_user_attr("params_dense", detectors["dense"].params)
-                study.set_user_attr("regions", layer_regions(detectors["dense"].model))
-                study.set_user_attr(
-                    "target",
-                    {
-                        "name": spec.name,
-                        "kind": spec.kind,
-                        "alignment": spec.alignment,
-                        "fingerprint": self.target_fingerprint,
-                    },
-                )
-                study.set_user_attr("data_fingerprint", self.dataset.fingerprint)
-                limit = self.spec.budget.limit.limit_ms(references)
-                study.set_user_attr("budget", {"text": self.spec.budget.latency, "limit_ms": limit})
-                study.set_user_attr("references", references)
-            elif attributes.get("data_fingerprint") != self.dataset.fingerprint:
+            is_new = "references" not in attributes
+            if not is_new and attributes["data_fingerprint"] != self.dataset.fingerprint:
                 raise ConfigError(
                     f"data: {self.spec.data} has changed since the study began; "
                     "restore it, or start another study with name=..."
                 )
+            has_moved = not is_new and self._has_moved(attributes["target"]["fingerprint"])
+            if is_new:
+                self._describe_originals(study)
+                self.sign(study)
+            if is_new or has_moved:
+                self._fix_references(study)
         self.references: dict[str, float] = study.user_attrs["references"]
         self.dense_channels = ChannelConfig.from_dict(study.user_attrs["channels_dense"])
         self.dense_params: int = study.user_attrs["params_dense"]
+        return has_moved
+
+    def _has_moved(self, before: Mapping[str, str]) -> bool:
+        now = self.target_fingerprint
+        if dict(before) == now:
+            return False
+        if not self.spec.allow_new_device:
+            lines = [
+                f"\n  {key}: {before.get(key, 'not known')} -> {now.get(key, 'not known')}"
+                for key in sorted({*before, *now})
+                if before.get(key) != now.get(key)
+            ]
+            raise ConfigError(
+                f"targets: {self.target.name} is not what the study was measured on (then -> now):{''.join(lines)}\n"
+                "Latencies of the two do not compare. Go on where it began, or give allow_new_device=true: the "
+                "references and all kept networks are then measured again here"
+            )
+        return True
+
+    def _describe_originals(self, study: optuna.Study) -> None:
+        """Stores what later readers compare with; the references are set last, and say that all is there."""
+        detectors = self._reference_detectors
+        study.set_user_attr("channels_dense", detectors["dense"].channels.as_dict())
+        if "half-width" in detectors:
+            study.set_user_attr("channels_half", detectors["half-width"].channels.as_dict())
+        study.set_user_attr("params_dense", detectors["dense"].params)
+        study.set_user_attr("regions", layer_regions(detectors["dense"].model))
+        study.set_user_attr("data_fingerprint", self.dataset.fingerprint)
+
+    def _fix_references(self, study: optuna.Study) -> None:
+        measured = self.target.measure(list(self._reference_networks.values()), reference=self.anchor)
+        references = {name: latency.median_ms for name, latency in measured.items()}
+        limit = self.spec.budget.limit.limit_ms(references)
+        study.set_user_attr("budget", {"text": self.spec.budget.latency, "limit_ms": limit})
+        study.set_user_attr("references", references)
+
+    def sign(self, study: optuna.Study) -> None:
+        """Stores which device the study's latencies belong to."""
+        spec = self.spec.targets[0]
+        described = {"name": spec.name, "kind": spec.kind, "alignment": spec.alignment}
+        study.set_user_attr("target", {**described, "fingerprint": self.target_fingerprint})
 
     # Latency of candidates
 

@@ -6,25 +6,32 @@ Importing this room loads neither torch nor a runtime; the first use of a target
 from prunetune.targets.budget import Budget
 from prunetune.targets.create import create_target
 from prunetune.targets.latency import Latency
-from prunetune.targets.measurement import InterleavedTarget, exclusive
+from prunetune.targets.measurement import InterleavedTarget
 from prunetune.targets.network import Form, Network
+from prunetune.targets.occupancy import exclusive, shared
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
-from prunetune.targets.protocol import Backend, Runner, Target
-from prunetune.targets.spec import TargetSpec
+from prunetune.targets.protocol import Backend, Pace, Runner, Target
+from prunetune.targets.spec import TARGET_KINDS, OnnxRuntimeSpec, TargetSpec, TorchSpec, parse_target_spec
 from prunetune.targets.torch_target import TorchTarget
 
 __all__ = [
+    "TARGET_KINDS",
     "Backend",
     "Budget",
     "Form",
     "InterleavedTarget",
     "Latency",
     "Network",
+    "OnnxRuntimeSpec",
     "OnnxRuntimeTarget",
+    "Pace",
     "Runner",
     "Target",
     "TargetSpec",
+    "TorchSpec",
     "TorchTarget",
     "create_target",
     "exclusive",
+    "parse_target_spec",
+    "shared",
 ]

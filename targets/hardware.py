@@ -1,14 +1,19 @@
-"""The name of the hardware under a measurement."""
+"""The hardware under a measurement: its name, and its quietest cores."""
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from prunetune.targets.spec import TargetSpec
+import psutil
+
+from prunetune.targets.spec import RuntimeSpec
 
 
-def fingerprint(spec: TargetSpec, device: str, runtime: str) -> dict[str, str]:
+def fingerprint(spec: RuntimeSpec, device: str, runtime: str) -> dict[str, str]:
     """What two measurements must share to be compared.
 
     Args:
@@ -34,6 +39,32 @@ def cpu_model() -> str:
             return value.strip()
     board = _read(Path("/proc/device-tree/model")).strip("\0\n ")
     return board or platform.processor() or platform.machine()
+
+
+LOOK_SECONDS = 0.05
+"""How long the load of the cores is watched before some are chosen."""
+
+
+@contextmanager
+def quiet_cores(count: int) -> Iterator[None]:
+    """Holds the calling thread, and the threads that it starts, to the `count` cores that are least loaded now.
+
+    A thread that wanders between cores finds their caches cold. Where the system cannot pin threads (macOS,
+    Windows), and where all cores are wanted anyway, nothing is done.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if count >= len(allowed):
+        yield
+        return
+    load = psutil.cpu_percent(interval=LOOK_SECONDS, percpu=True)
+    busy = {core: load[core] if core < len(load) else 100.0 for core in allowed}
+    # Of equally quiet ones the last: systems put their own work on the first.
+    chosen = sorted(allowed, key=lambda core: (busy[core], -core))[:count]
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _read(path: Path) -> str:

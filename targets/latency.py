@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,13 @@ class Latency:
     """Median of the ratios to the reference, each taken within one round. Exactly 1 for the reference."""
     ratio_spread: float
     """Interquartile range of these ratios."""
+    ratio_low: float
+    """Lower end of the 95 % confidence interval of the ratio."""
+    ratio_high: float
+    """Upper end of it."""
+    outliers: int
+    """Rounds whose ratio lies more than 1.5 interquartile ranges outside the quartiles (Tukey's fences). They count
+    like any other."""
     samples_ms: tuple[float, ...] = field(default=(), repr=False)
     """The time of each round, in ms. Empty for a latency that was read back."""
 
@@ -50,14 +58,23 @@ class Latency:
         if min(reference_ms) <= 0:
             raise TargetError("the reference took no measurable time; choose a larger one, or a larger input_shape")
         ratios = [sample / reference for sample, reference in zip(samples_ms, reference_ms, strict=True)]
+        low, high = median_interval(ratios)
         return cls(
             median_ms=statistics.median(samples_ms),
             spread_ms=_interquartile_range(samples_ms),
             runs=len(samples_ms),
             ratio=statistics.median(ratios),
             ratio_spread=_interquartile_range(ratios),
+            ratio_low=low,
+            ratio_high=high,
+            outliers=_outliers(ratios),
             samples_ms=tuple(samples_ms),
         )
+
+    @property
+    def uncertainty(self) -> float:
+        """How far the ratio may be off, as a share of it: half of its 95 % confidence interval."""
+        return (self.ratio_high - self.ratio_low) / 2 / self.ratio
 
     def stated_ms(self, reference_ms: float) -> float:
         """The latency to state in a study: the ratio times the reference's time, fixed at the study's start.
@@ -78,6 +95,9 @@ class Latency:
             "runs": self.runs,
             "ratio": self.ratio,
             "ratio_spread": self.ratio_spread,
+            "ratio_low": self.ratio_low,
+            "ratio_high": self.ratio_high,
+            "outliers": self.outliers,
         }
 
     @classmethod
@@ -89,11 +109,43 @@ class Latency:
             runs=int(values["runs"]),
             ratio=float(values["ratio"]),
             ratio_spread=float(values["ratio_spread"]),
+            ratio_low=float(values["ratio_low"]),
+            ratio_high=float(values["ratio_high"]),
+            outliers=int(values["outliers"]),
         )
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % confidence interval of a median, whatever the distribution: two order statistics.
+
+    The number of values below the true median is binomial with p = 1/2. Below six values no interval has 95 %, and
+    the smallest and the largest value are given.
+
+    Args:
+        values: At least one, in any order.
+    """
+    ordered = sorted(values)
+    count = len(ordered)
+    rank, below = 0, 0.5**count  # `below`: the probability that at most `rank` values lie below the true median
+    while below + math.comb(count, rank + 1) * 0.5**count <= 0.025:
+        rank += 1
+        below += math.comb(count, rank) * 0.5**count
+    return ordered[rank], ordered[count - 1 - rank]
+
+
 def _interquartile_range(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    lower, upper = _quartiles(values)
     return upper - lower
+
+
+def _outliers(values: Sequence[float]) -> int:
+    lower, upper = _quartiles(values)
+    reach = 1.5 * (upper - lower)
+    return sum(not lower - reach <= value <= upper + reach for value in values)
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return lower, upper

@@ -1,38 +1,28 @@
-"""What all targets share: one measurement at a time per device, interleaved rounds, ratios within a round."""
+"""What all targets share: interleaved rounds, ratios within a round, until the ratios are known well enough."""
 
 from __future__ import annotations
 
 import gc
-import getpass
 import logging
-import os
 import random
-import re
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from prunetune.spaces.errors import TargetError
 from prunetune.targets.latency import Latency
 from prunetune.targets.network import Form, Network
-from prunetune.targets.protocol import Backend, Runner
-from prunetune.targets.spec import MINIMUM_ROUNDS
+from prunetune.targets.occupancy import exclusive
+from prunetune.targets.protocol import Backend, Pace, Runner
 
 logger = logging.getLogger(__name__)
 
 _ORDER_SEED = 0
 
-SETTLING_RUNS = 1
-"""Runs at the start of a network's turn that are not timed: the network before it has filled the caches."""
-
-TIMED_RUNS = 3
-"""Timed runs in a turn. Their median is the round's sample, for a large network before costs two cold runs."""
+Samples = Mapping[str, Sequence[float]]
+"""For each network one time per round, in ms. Equal positions are of the same round."""
 
 
 class InterleavedTarget:
@@ -68,11 +58,37 @@ class InterleavedTarget:
         """Measures all networks in one go; see `Target.measure`."""
         self._check(networks, reference)
         spec = self.backend.spec
+
+        def settled(samples: Samples) -> bool:
+            return all(latency.uncertainty <= spec.tolerance for latency in _latencies(samples, reference).values())
+
         # Loading belongs under the lock: it would disturb the measurement of another process.
-        with exclusive(spec.device), self.backend.pinned():
+        with exclusive(spec.place), self.backend.pinned():
             runners = {network.name: self.backend.load(network) for network in networks}
-            samples = interleave(runners, warmup=spec.warmup, runs=spec.runs, seconds=spec.seconds)
-        return {name: Latency.from_samples(times, samples[reference]) for name, times in samples.items()}
+            start = time.monotonic()
+            samples = interleave(runners, self.backend.pace, runs=spec.runs, seconds=spec.seconds, settled=settled)
+            took = time.monotonic() - start
+        latencies = _latencies(samples, reference)
+        self._warn_of_noise(latencies, reference, took)
+        return latencies
+
+    def _warn_of_noise(self, latencies: Mapping[str, Latency], reference: str, took: float) -> None:
+        worst = max(latencies, key=lambda name: latencies[name].uncertainty)
+        latency, tolerance = latencies[worst], self.backend.spec.tolerance
+        if latency.uncertainty > tolerance:
+            logger.warning(
+                "target %r: the machine is too noisy: the ratio of %r to %r is known to %.1f %% only, not to %.1f %%, "
+                "after %d rounds in %.1f s (%d of them outliers); stop what else runs there, or allow more runs or "
+                "seconds",
+                self.name,
+                worst,
+                reference,
+                100 * latency.uncertainty,
+                100 * tolerance,
+                latency.runs,
+                took,
+                latency.outliers,
+            )
 
     def _check(self, networks: Sequence[Network], reference: str) -> None:
         names = [network.name for network in networks]
@@ -98,24 +114,26 @@ class InterleavedTarget:
 
 def interleave(
     runners: Mapping[str, Runner],
+    pace: Pace,
     *,
-    warmup: int,
     runs: int,
     seconds: float,
+    settled: Callable[[Samples], bool],
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, tuple[float, ...]]:
     """Runs all networks in turns, so that drift of clock speed, temperature or load hits all alike.
 
     Each round gives every network a turn, in an order shuffled anew for each round, always by the same seed.
-    A turn runs the network `SETTLING_RUNS` times untimed and `TIMED_RUNS` times timed, so that it is measured as it
-    runs on a device of its own, with warm caches, whatever ran before. (Single runs in turns made one network up to
-    5 % slower or faster by its neighbours alone.)
+    A turn runs the network a few times untimed and then timed, so that it is measured as it runs on a device of its
+    own, with warm caches, whatever ran before. (Single runs in turns made one network up to 5 % slower or faster by
+    its neighbours alone.)
 
     Args:
         runners: Loaded networks by name.
-        warmup: Rounds before the first that counts. They end early when they have used a quarter of the time.
-        runs: Rounds that count.
-        seconds: Time limit in s, warm-up included. `MINIMUM_ROUNDS` are done in any case.
+        pace: How long warm-up, a turn and the whole are at least.
+        runs: Most rounds that count.
+        seconds: Time limit in s, warm-up included. The pace's fewest rounds are done in any case.
+        settled: Told the samples after each round from the fewest on; true ends the rounds.
         clock: Tells the time in s.
 
     Returns:
@@ -126,64 +144,28 @@ def interleave(
     samples: dict[str, list[float]] = {name: [] for name in runners}
     start = clock()
     with _no_garbage_collection():
-        for _ in range(warmup):
+        for _ in range(pace.warmup):
             for run in runners.values():
                 run()
             if clock() - start > seconds / 4:
                 break
-        for done in range(runs):
-            if done >= MINIMUM_ROUNDS and clock() - start > seconds:
-                logger.debug("time is up after %d of %d rounds", done, runs)
-                break
+        for done in range(1, runs + 1):
             shuffle(order)
             for name in order:
-                samples[name].append(_turn(runners[name]))
+                samples[name].append(_turn(runners[name], pace))
+            if done >= pace.fewest and (settled(samples) or clock() - start > seconds):
+                break
     return {name: tuple(times) for name, times in samples.items()}
 
 
-def _turn(run: Runner) -> float:
-    for _ in range(SETTLING_RUNS):
+def _turn(run: Runner, pace: Pace) -> float:
+    for _ in range(pace.settling):
         run()
-    return statistics.median(run() for _ in range(TIMED_RUNS))
+    return statistics.median(run() for _ in range(pace.timed))
 
 
-@contextmanager
-def exclusive(device: str) -> Iterator[None]:
-    """Holds a device for one measurement; waits while another process or thread of this user holds it.
-
-    `InterleavedTarget.measure` takes it by itself. It cannot be taken twice by one thread.
-
-    Args:
-        device: Its name in a `TargetSpec`: `cpu`, `cuda`, `cuda:1`.
-
-    Raises:
-        TargetError: The lock's file cannot be written.
-    """
-    path = lock_path(device)
-    # Readable by its owner alone: who can open the file could lock it for good.
-    lock = FileLock(path, mode=0o600)
-    try:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            logger.info("waiting for another measurement on %s to end (%s)", device, path)
-            lock.acquire()
-    except OSError as error:
-        raise TargetError(
-            f"{path}: cannot be locked ({error.strerror or error}); set TMPDIR to a folder that you can write"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def lock_path(device: str) -> Path:
-    """The file whose lock means that a measurement runs on a device. Each user has their own."""
-    user = str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
-    canonical = "cuda:0" if device == "cuda" else device
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"prunetune-{user}-{canonical}.lock")
-    return Path(tempfile.gettempdir()) / name
+def _latencies(samples: Samples, reference: str) -> dict[str, Latency]:
+    return {name: Latency.from_samples(times, samples[reference]) for name, times in samples.items()}
 
 
 @contextmanager

@@ -6,28 +6,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import hardware
 from prunetune.targets.network import Form, Network
-from prunetune.targets.spec import TargetSpec
-
-if TYPE_CHECKING:
-    from prunetune.targets.protocol import Runner
+from prunetune.targets.protocol import Pace, Runner
+from prunetune.targets.spec import OnnxRuntimeSpec
 
 
 class OnnxRuntimeTarget:
     """Runs ONNX files with ONNX Runtime's CPU provider.
 
     Args:
-        spec: A description of the kind `onnxruntime`.
+        spec: Its description.
     """
 
     form: Form = "onnx"
 
-    def __init__(self, spec: TargetSpec) -> None:
+    def __init__(self, spec: OnnxRuntimeSpec) -> None:
         self.spec = spec
+        self.pace = Pace(warmup=spec.warmup)
 
     def fingerprint(self) -> dict[str, str]:
         """CPU model, version of ONNX Runtime and settings."""
@@ -37,8 +36,9 @@ class OnnxRuntimeTarget:
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
-        """Nothing to hold: threads belong to each session."""
-        yield
+        """Holds the process to the quietest cores. Threads belong to each session, and inherit them."""
+        with hardware.quiet_cores(self.spec.threads):
+            yield
 
     def load(self, network: Network) -> Runner:
         """A session on the network's file, run once.

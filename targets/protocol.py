@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from prunetune.targets.latency import Latency
 from prunetune.targets.network import Form, Network
-from prunetune.targets.spec import TargetSpec
+from prunetune.targets.spec import MINIMUM_ROUNDS, BaseTargetSpec
 
 Runner: TypeAlias = Callable[[], float]
 """Runs a loaded network once and returns the time it took, in ms."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a measurement's rounds go. A quick runtime can warm up for each turn; a board behind a cable cannot."""
+
+    warmup: int = 5
+    """Rounds before the first one that counts, each network once. They end when a quarter of the time is used."""
+    settling: int = 1
+    """Runs at the start of a network's turn that are not timed: the network before it has filled the caches."""
+    timed: int = 3
+    """Timed runs in a turn. Their median is the round's sample, for a large network before costs two cold runs."""
+    fewest: int = MINIMUM_ROUNDS
+    """Rounds that are done in any case."""
 
 
 class Target(Protocol):
@@ -55,7 +70,7 @@ class Backend(Protocol):
     """A runtime that loads a network and runs it once. `InterleavedTarget` makes a `Target` of it."""
 
     @property
-    def spec(self) -> TargetSpec:
+    def spec(self) -> BaseTargetSpec:
         """The description that it was made from."""
 
     @property
@@ -65,8 +80,12 @@ class Backend(Protocol):
     def fingerprint(self) -> dict[str, str]:
         """As of `Target`."""
 
+    @property
+    def pace(self) -> Pace:
+        """How its measurements go."""
+
     def pinned(self) -> AbstractContextManager[None]:
-        """Holds settings of the whole process, such as its number of threads, during a measurement."""
+        """Holds settings of the process, such as its cores and threads, while networks are loaded and measured."""
 
     def load(self, network: Network) -> Runner:
         """Loads a network and runs it once, so that a failure shows before anything is timed.

@@ -1,39 +1,34 @@
-"""The description of a target: one entry of `targets:` in a study's file."""
+"""The descriptions of targets: the entries of `targets:` in a study's file, one class for each kind."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
-MINIMUM_ROUNDS = 5
-"""Rounds that every measurement does, also after its time is up: fewer give no quartiles worth the name."""
+MINIMUM_ROUNDS = 6
+"""Rounds that every measurement does, also after its time is up: fewer give no 95 % confidence interval."""
 
 
-class TargetSpec(BaseModel):
-    """A piece of hardware, the runtime on it, and how long to measure. Frozen: made once, never changed."""
+class BaseTargetSpec(BaseModel):
+    """What every kind of target has. Frozen: made once, never changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    kind: Literal["onnxruntime", "torch"]
-    """The runtime: `onnxruntime` runs an ONNX file on the CPU, `torch` an `nn.Module` on the CPU or a GPU."""
+    kind: str
+    """The runtime."""
     name: str = "cpu"
     """What tables and files call this target."""
-    threads: int = Field(default=1, ge=1)
-    """CPU threads that one network may use."""
     alignment: int = Field(default=8, ge=1)
     """Channels that the hardware computes together. Widths are rounded up to a multiple of it."""
-    device: str = "cpu"
-    """`cpu`, `cuda` or `cuda:N`. Only `torch` runs on a GPU."""
-    precision: Literal["fp32", "fp16"] = "fp32"
-    """Number format. `fp16` is for `torch` on a GPU."""
-    warmup: int = Field(default=5, ge=0)
-    """Rounds that are run before the first one that counts."""
-    runs: int = Field(default=40, ge=MINIMUM_ROUNDS)
-    """Rounds that count. Each gives every network one turn, which gives one sample."""
+    tolerance: float = Field(default=0.01, gt=0, lt=1)
+    """How exact a ratio must be: measuring ends when its 95 % confidence interval is this wide to either side."""
+    runs: int = Field(default=60, ge=MINIMUM_ROUNDS)
+    """Most rounds that count. Each gives every network one turn, which gives one sample."""
     seconds: float = Field(default=20.0, gt=0)
-    """Time limit for one measurement, in s. At least `MINIMUM_ROUNDS` rounds are done in any case."""
+    """Time limit for one measurement, in s. The fewest rounds are done in any case."""
 
     @field_validator("name")
     @classmethod
@@ -42,6 +37,24 @@ class TargetSpec(BaseModel):
             raise ValueError(f"a target's name is not empty and has no slashes, unlike {name!r}")
         return name
 
+    @property
+    def place(self) -> str:
+        """What a measurement occupies: two with equal places wait for each other."""
+        raise NotImplementedError
+
+
+class RuntimeSpec(BaseTargetSpec):
+    """What the runtimes on this machine share."""
+
+    threads: int = Field(default=1, ge=1)
+    """CPU threads that one network may use."""
+    device: str = "cpu"
+    """`cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Number format."""
+    warmup: int = Field(default=5, ge=0)
+    """Rounds that are run before the first one that counts."""
+
     @field_validator("device")
     @classmethod
     def _check_device(cls, device: str) -> str:
@@ -49,15 +62,56 @@ class TargetSpec(BaseModel):
             raise ValueError(f"device is 'cpu', 'cuda' or 'cuda:N' (N numbers the GPU), not {device!r}")
         return device
 
-    @model_validator(mode="after")
-    def _check_combination(self) -> TargetSpec:
-        if self.kind == "onnxruntime" and self.on_gpu:
-            raise ValueError(f"kind: onnxruntime measures on the CPU; with device: {self.device} write kind: torch")
-        if self.precision == "fp16" and not self.on_gpu:
-            raise ValueError("precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32")
-        return self
-
     @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device != "cpu"
+
+    @property
+    def place(self) -> str:
+        """The device."""
+        return "cuda:0" if self.device == "cuda" else self.device
+
+
+class OnnxRuntimeSpec(RuntimeSpec):
+    """ONNX Runtime on the CPU."""
+
+    kind: Literal["onnxruntime"] = "onnxruntime"
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> OnnxRuntimeSpec:
+        if self.on_gpu:
+            raise ValueError(f"kind: onnxruntime measures on the CPU; with device: {self.device} write kind: torch")
+        if self.precision == "fp16":
+            raise ValueError("precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32")
+        return self
+
+
+class TorchSpec(RuntimeSpec):
+    """PyTorch in eager mode, on the CPU or an NVIDIA GPU."""
+
+    kind: Literal["torch"] = "torch"
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> TorchSpec:
+        if self.precision == "fp16" and not self.on_gpu:
+            raise ValueError("precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32")
+        return self
+
+
+TargetSpec: TypeAlias = Annotated[OnnxRuntimeSpec | TorchSpec, Field(discriminator="kind")]
+"""A description of any kind."""
+
+_ADAPTER: TypeAdapter[TargetSpec] = TypeAdapter(TargetSpec)
+
+TARGET_KINDS: dict[str, type[BaseTargetSpec]] = {"onnxruntime": OnnxRuntimeSpec, "torch": TorchSpec}
+"""The kinds by name."""
+
+
+def parse_target_spec(values: Mapping[str, Any]) -> TargetSpec:
+    """Checks plain values.
+
+    Raises:
+        pydantic.ValidationError: With every problem that was found.
+    """
+    return _ADAPTER.validate_python(dict(values))

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import hardware
 from prunetune.targets.network import Form, Network
-from prunetune.targets.spec import TargetSpec
+from prunetune.targets.protocol import Pace, Runner
+from prunetune.targets.spec import TorchSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from prunetune.targets.protocol import Runner
 
 
 class TorchTarget:
     """Runs modules with PyTorch in eager mode.
 
     Args:
-        spec: A description of the kind `torch`.
+        spec: Its description.
     """
 
     form: Form = "module"
 
-    def __init__(self, spec: TargetSpec) -> None:
+    def __init__(self, spec: TorchSpec) -> None:
         self.spec = spec
+        self.pace = Pace(warmup=spec.warmup)
 
     def fingerprint(self) -> dict[str, str]:
         """CPU or GPU model, version of PyTorch and settings.
@@ -48,13 +48,14 @@ class TorchTarget:
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
-        """Holds the number of threads."""
+        """Holds the number of threads, and the process to the quietest cores."""
         import torch
 
         threads = torch.get_num_threads()
         torch.set_num_threads(self.spec.threads)
         try:
-            yield
+            with hardware.quiet_cores(self.spec.threads):
+                yield
         finally:
             torch.set_num_threads(threads)
 

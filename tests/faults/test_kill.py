@@ -30,7 +30,7 @@ STUDY: dict[str, Any] = {
         "threshold": {"low": 0.5, "high": 1.1},
         "recovery_epochs": 3,
     },
-    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 5}],
+    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 6}],
     "budget": {"latency": "<= 100 x dense"},  # met on the busiest machine
     "controls": ["half-width"],
     "trials": 3,

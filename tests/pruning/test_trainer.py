@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -372,6 +373,55 @@ def test_a_failure_does_not_spoil_the_loaders(
         train(poisoned(dense), sparse_phase(1, sparsity), setup, loaders)
     _, state = train(dense, sparse_phase(1, sparsity), setup, loaders)
     assert differences(state.as_dict(), sparse.states[0].as_dict()) == []
+
+
+class Occupation:
+    """Counts who is inside, and how often somebody came."""
+
+    def __init__(self) -> None:
+        self.inside, self.entries = 0, 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        self.inside, self.entries = self.inside + 1, self.entries + 1
+        assert self.inside == 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+
+def test_every_batch_is_trained_and_validated_within_the_context(
+    dense: Detector, setup: TrainingSetup, loaders: DataLoaders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    occupation, forwards = Occupation(), []
+    forward = type(dense.model).forward
+
+    def watched(model: nn.Module, *arguments: Any, **options: Any) -> Any:
+        forwards.append(occupation.inside)
+        return forward(model, *arguments, **options)
+
+    monkeypatch.setattr(type(dense.model), "forward", watched)
+    outside: list[int] = []
+    train(
+        dense,
+        recovery_phase(2, "map50_95"),
+        setup,
+        loaders,
+        on_state=lambda _: outside.append(occupation.inside),
+        occupy=occupation,
+    )
+    assert occupation.entries == 2 * (loaders.steps_per_epoch + len(loaders.evaluation("val")))
+    assert forwards.count(1) >= occupation.entries
+    assert outside == [0, 0], "saving disturbs nobody's measurement for long"
+    assert occupation.inside == 0
+
+
+def test_a_batch_that_fails_leaves_the_context(dense: Detector, setup: TrainingSetup, loaders: DataLoaders) -> None:
+    occupation = Occupation()
+    with pytest.raises(TrainingFailureError):
+        train(poisoned(dense), recovery_phase(1, "last"), setup, loaders, occupy=occupation)
+    assert (occupation.inside, occupation.entries) == (0, loaders.steps_per_epoch)
 
 
 @pytest.fixture(autouse=True)

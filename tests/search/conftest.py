@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
         "rounds": {"low": 1, "high": 2},
         "recovery_epochs": 1,
     },
-    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 5, "warmup": 1}],
+    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 6, "warmup": 1}],
     "budget": {"latency": "<= dense"},
     "controls": [],
     "trials": 3,

@@ -190,7 +190,7 @@ def test_measure_two_descriptions_against_each_other(prunetune: Prunetune) -> No
 
 @pytest.mark.parametrize("target", ["onnxruntime", "torch"])
 def test_measure_a_checkpoint(prunetune: Prunetune, checkpoint: Path, target: str) -> None:
-    answer = prunetune("measure", checkpoint, "--target", target, "--imgsz", 64, "--repeats", 5)
+    answer = prunetune("measure", checkpoint, "--target", target, "--imgsz", 64, "--repeats", 6)
     assert answer.code == 0, answer.err
     assert str(checkpoint) in "".join(answer.out.split())
 

@@ -205,7 +205,7 @@ BAD = [
     ("objectives: [speed]", "objectives.0", "'latency'"),
     ("targets: []", "targets", "exactly one target, not 0"),
     ("targets: [{kind: torch}, {kind: onnxruntime}]", "targets", "exactly one target, not 2"),
-    ("targets: [{kind: tensorrt}]", "targets.0.kind", "'onnxruntime'"),
+    ("targets: [{kind: tensorrt}]", "targets.0.kind", "onnxruntime"),
     ("targets: [{kind: torch, thread: 2}]", "targets.0.thread", "did you mean threads?"),
     ("targets: [{kind: onnxruntime, device: cuda}]", "targets.0", "write kind: torch"),
     ("targets: [{name: cpu}]", "targets.0.kind", "missing"),
@@ -344,7 +344,15 @@ budget: {latency: soon}
 def test_only_how_far_and_where_may_change(written: Any) -> None:
     file = written(PUBLISHED)
     spec = StudySpec.read(file)
-    same = ["trials=99", "device=0", "workers=2", "cache=disk", "storage=sqlite:///x.db", "runs=elsewhere"]
+    same = [
+        "trials=99",
+        "device=0",
+        "workers=2",
+        "cache=disk",
+        "storage=sqlite:///x.db",
+        "runs=elsewhere",
+        "allow_new_device=true",
+    ]
     assert {override.partition("=")[0] for override in same} == CHANGEABLE
     for override in same:
         assert StudySpec.read(file, [override]).frozen_part() == spec.frozen_part(), override

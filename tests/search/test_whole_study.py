@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from prunetune.search.study import find_study
+from prunetune.targets import hardware
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ WHOLE: dict[str, Any] = {
         "threshold": {"choices": [0.01, 0.75, 0.8]},
         "recovery_epochs": 3,
     },
-    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 10}],
+    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 10, "tolerance": 0.9}],
     "budget": {"latency": "<= 100 x dense"},  # met on the busiest machine
     "sampler": "random",
     "controls": ["dense"],
@@ -259,6 +260,36 @@ def test_more_trials_go_on(whole: Path, studies: Studies, prunetune: Prunetune, 
     assert (status["finished"], status["trials"], status["done"]) == (4, 4, True)
 
 
+def test_another_device_is_refused_and_then_allowed(
+    whole: Path, studies: Studies, prunetune: Prunetune, nondominated: Points, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, study = trials(whole), find_study(str(whole))[0]
+    references, target = study.user_attrs["references"], study.user_attrs["target"]
+    monkeypatch.setattr(hardware, "cpu_model", lambda: "a board of next year")
+    command = ("run", studies.write(trials=len(before)))
+    refused = prunetune(*command)
+    assert refused.code == 2
+    assert f"device: {target['fingerprint']['device']} -> a board of next year" in refused.err
+    assert "allow_new_device=true" in refused.err
+    study = find_study(str(whole))[0]
+    assert (study.user_attrs["references"], study.user_attrs["target"]) == (references, target)
+
+    answer = prunetune(*command, "allow_new_device=true")
+    assert answer.code == 0, answer.err
+    study = find_study(str(whole))[0]
+    assert study.user_attrs["target"]["fingerprint"]["device"] == "a board of next year"
+    assert study.user_attrs["references"] != references
+    networks = {json.dumps(trial.user_attrs["channels"]): trial.number for trial in reversed(before)}
+    assert set(study.user_attrs["confirmed"]) == {str(number) for number in networks.values()} | {"dense"}
+    assert trials(whole) == before, "what a trial was told stays as it was"
+    document = json.loads((whole / "front.json").read_text(encoding="utf-8"))
+    assert {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]} == nondominated(whole)
+    assert prunetune(*command).code == 0, "it belongs here now"
+    monkeypatch.undo()
+    assert prunetune(*command).code == 2, "and no longer there"
+    assert prunetune(*command, "allow_new_device=true").code == 0
+
+
 # Other studies
 
 
@@ -279,7 +310,8 @@ def _known(trial: Any, other: Path) -> bool:
 
 def test_a_network_measured_by_torch(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
     answer = prunetune(
-        "run", studies.write(name="torch", targets=[{"kind": "torch", "runs": 5}], controls=[], trials=1)
+        "run",
+        studies.write(name="torch", targets=[{"kind": "torch", "runs": 6, "tolerance": 0.9}], controls=[], trials=1),
     )
     assert answer.code == 0, answer.err
     folder = studies.runs / "torch"

@@ -14,11 +14,20 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import Network, OnnxRuntimeTarget, Target, TargetSpec, TorchTarget, create_target
+from prunetune.targets import (
+    Network,
+    OnnxRuntimeSpec,
+    OnnxRuntimeTarget,
+    Target,
+    TorchSpec,
+    TorchTarget,
+    create_target,
+    parse_target_spec,
+)
 from prunetune.targets.testing import NARROW, TargetTestCase
 
-ONNX_SPEC = TargetSpec(kind="onnxruntime", warmup=1, runs=7)
-TORCH_SPEC = TargetSpec(kind="torch", warmup=1, runs=7)
+ONNX_SPEC = OnnxRuntimeSpec(warmup=1, runs=7)
+TORCH_SPEC = TorchSpec(warmup=1, runs=7)
 SIZE = 32
 
 
@@ -67,7 +76,7 @@ class TestTorch(TargetTestCase):
 class TestTorchOnGpu(TargetTestCase):
     @pytest.fixture(autouse=True)
     def _precision(self, precision: str) -> None:
-        self.spec = TargetSpec.model_validate(
+        self.spec = parse_target_spec(
             {"kind": "torch", "device": "cuda", "precision": precision, "warmup": 3, "runs": 15}
         )
 
@@ -172,7 +181,7 @@ def test_torch_measures_fp16_weights_in_fp32() -> None:
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_gpu_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    target = create_target(TargetSpec(kind="torch", name="board", device=device))
+    target = create_target(TorchSpec(name="board", device=device))
     network = Network("dense", (1, NARROW, SIZE, SIZE), module=convolution(NARROW))
     with pytest.raises(TargetError, match=rf"'board'.*{device}.*nvidia-smi.*device: cpu"):
         target.measure([network], reference="dense")
@@ -181,7 +190,7 @@ def test_gpu_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_fingerprint_tells_settings_apart() -> None:
-    one, two = (OnnxRuntimeTarget(TargetSpec(kind="onnxruntime", threads=count)) for count in (1, 2))
+    one, two = (OnnxRuntimeTarget(OnnxRuntimeSpec(threads=count)) for count in (1, 2))
     assert one.fingerprint() != two.fingerprint()
     assert one.fingerprint() != TorchTarget(TORCH_SPEC).fingerprint()
 
@@ -189,8 +198,8 @@ def test_fingerprint_tells_settings_apart() -> None:
 def test_import_loads_no_runtime() -> None:
     code = (
         "import sys, prunetune.targets as targets;"
-        "targets.create_target(targets.TargetSpec(kind='torch'));"
-        "targets.create_target(targets.TargetSpec(kind='onnxruntime'));"
+        "targets.create_target(targets.TorchSpec());"
+        "targets.create_target(targets.OnnxRuntimeSpec());"
         "print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
-import logging
-import os
-import tempfile
-import threading
+import statistics
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import Latency, Network, exclusive
-from prunetune.targets.measurement import SETTLING_RUNS, TIMED_RUNS, interleave, lock_path
+from prunetune.targets import InterleavedTarget, Latency, Network, OnnxRuntimeSpec, Pace
+from prunetune.targets.latency import median_interval
+from prunetune.targets.measurement import Samples, interleave
+from prunetune.targets.network import Form
 from prunetune.targets.protocol import Runner
 from prunetune.targets.spec import MINIMUM_ROUNDS
 
 times = st.floats(min_value=1e-3, max_value=1e4)
-TURN = SETTLING_RUNS + TIMED_RUNS
+PACE = Pace(warmup=0)
+TURN = PACE.settling + PACE.timed
+
+
+def never(samples: Samples) -> bool:
+    return False
 
 
 class Recorder:
@@ -54,7 +61,7 @@ class Recorder:
 
 def test_every_round_gives_every_network_a_turn() -> None:
     recorder = Recorder("a", "b", "c")
-    samples = interleave(recorder.runners, warmup=2, runs=20, seconds=1e9)
+    samples = interleave(recorder.runners, Pace(warmup=2), runs=20, seconds=1e9, settled=never)
     assert sorted(recorder.log[:6]) == ["a", "a", "b", "b", "c", "c"]
     rounds = recorder.rounds(warmup=2)
     assert len(rounds) == 20
@@ -66,16 +73,16 @@ def test_every_round_gives_every_network_a_turn() -> None:
 def test_the_order_changes_between_rounds_but_not_between_measurements() -> None:
     first, second = Recorder("a", "b", "c"), Recorder("a", "b", "c")
     for recorder in (first, second):
-        interleave(recorder.runners, warmup=0, runs=30, seconds=1e9)
+        interleave(recorder.runners, PACE, runs=30, seconds=1e9, settled=never)
     assert first.log == second.log
     assert {names[0] for names in first.rounds()} == {"a", "b", "c"}
 
 
 def test_warm_up_does_not_count() -> None:
     recorder = Recorder("a")
-    samples = interleave(recorder.runners, warmup=3, runs=5, seconds=1e9)
-    middle = 3 + SETTLING_RUNS + (TIMED_RUNS + 1) / 2
-    assert samples == {"a": tuple(middle + TURN * number for number in range(5))}
+    samples = interleave(recorder.runners, Pace(warmup=3), runs=6, seconds=1e9, settled=never)
+    middle = 3 + PACE.settling + (PACE.timed + 1) / 2
+    assert samples == {"a": tuple(middle + TURN * number for number in range(6))}
 
 
 def test_a_network_that_empties_the_caches_slows_no_other() -> None:
@@ -91,22 +98,106 @@ def test_a_network_that_empties_the_caches_slows_no_other() -> None:
         return run
 
     runners = {"reference": runner("reference", 1.0), "twin": runner("twin", 1.0), "large": runner("large", 9.0)}
-    samples = interleave(runners, warmup=1, runs=40, seconds=1e9)
+    samples = interleave(runners, Pace(warmup=1), runs=40, seconds=1e9, settled=never)
     assert set(samples["reference"]) == set(samples["twin"]) == {1.0}
 
 
 def test_the_time_limit_ends_the_rounds() -> None:
     recorder = Recorder("a", "b")
     limit = 20 * 2 * TURN - 1
-    samples = interleave(recorder.runners, warmup=0, runs=100, seconds=limit, clock=recorder.clock)
+    samples = interleave(recorder.runners, PACE, runs=100, seconds=limit, settled=never, clock=recorder.clock)
     assert len(samples["a"]) == len(samples["b"]) == 20
 
 
 def test_the_fewest_rounds_are_done_when_time_is_up() -> None:
     recorder = Recorder("a", "b")
-    samples = interleave(recorder.runners, warmup=50, runs=100, seconds=0.001, clock=recorder.clock)
+    samples = interleave(
+        recorder.runners, Pace(warmup=50), runs=100, seconds=0.001, settled=never, clock=recorder.clock
+    )
     assert len(samples["a"]) == MINIMUM_ROUNDS
     assert len(recorder.rounds(warmup=1)) == MINIMUM_ROUNDS
+
+
+def test_the_rounds_end_when_the_samples_are_settled() -> None:
+    recorder = Recorder("a", "b")
+    told: list[int] = []
+
+    def settled(samples: Samples) -> bool:
+        assert {len(times) for times in samples.values()} == {len(samples["a"])}
+        told.append(len(samples["a"]))
+        return told[-1] == 11
+
+    samples = interleave(recorder.runners, PACE, runs=100, seconds=1e9, settled=settled)
+    assert len(samples["a"]) == len(samples["b"]) == 11
+    assert told == list(range(MINIMUM_ROUNDS, 12))
+
+
+class Scripted:
+    """A backend whose networks take the times that it is given, by name, over and over."""
+
+    form: Form = "onnx"
+    pace = Pace(warmup=0, settling=0, timed=1)
+
+    def __init__(self, times: dict[str, list[float]], **spec: Any) -> None:
+        self.spec = OnnxRuntimeSpec(**spec)
+        self._times = {name: itertools.cycle(values) for name, values in times.items()}
+
+    def fingerprint(self) -> dict[str, str]:
+        return {}
+
+    def pinned(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def load(self, network: Network) -> Runner:
+        return lambda: next(self._times[network.name])
+
+    def measure(self) -> dict[str, Latency]:
+        networks = [Network(name, (1, 3, 32, 32), onnx=Path("x.onnx")) for name in self._times]
+        return InterleavedTarget(self).measure(networks, reference="reference")
+
+
+def test_quiet_networks_take_the_fewest_rounds(caplog: pytest.LogCaptureFixture) -> None:
+    measured = Scripted({"reference": [2.0], "half": [1.0, 1.001]}).measure()
+    assert measured["half"].runs == MINIMUM_ROUNDS
+    assert measured["half"].ratio == pytest.approx(0.5, rel=1e-3)
+    assert caplog.text == ""
+
+
+def test_a_noisy_network_takes_more_rounds_until_its_ratio_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    noise = [float(value) for value in np.random.default_rng(0).normal(1.0, 0.03, 1000)]
+    measured = Scripted({"reference": [1.0], "noisy": noise}, runs=1000, tolerance=0.01).measure()
+    assert MINIMUM_ROUNDS < measured["noisy"].runs < 200
+    assert measured["noisy"].uncertainty <= 0.01
+    assert measured["noisy"].ratio_low <= measured["noisy"].ratio <= measured["noisy"].ratio_high
+    assert caplog.text == ""
+
+
+def test_a_machine_that_is_too_noisy_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    measured = Scripted({"reference": [1.0], "noisy": [1.0, 2.0, 3.0, 4.0]}, runs=12, name="board").measure()
+    assert measured["noisy"].runs == 12
+    assert measured["noisy"].uncertainty > 0.01
+    assert "'board'" in caplog.text
+    assert "the ratio of 'noisy' to 'reference'" in caplog.text
+    assert "after 12 rounds" in caplog.text
+
+
+def test_outliers_are_kept_and_counted() -> None:
+    latency = Latency.from_samples([1.0] * 6 + [1.1] * 6 + [30.0, 40.0], [1.0] * 14)
+    assert latency.outliers == 2
+    assert max(latency.samples_ms) == 40.0
+    assert latency.ratio == pytest.approx(1.1)
+
+
+@given(st.lists(times, min_size=1))
+def test_the_interval_holds_the_median(values: list[float]) -> None:
+    low, high = median_interval(values)
+    assert min(values) <= low <= statistics.median(values) <= high <= max(values)
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(5, (1, 5)), (6, (1, 6)), (9, (2, 8)), (20, (6, 15)), (100, (40, 61))])
+def test_the_interval_is_the_published_one(count: int, ranks: tuple[int, int]) -> None:
+    """Ranks of the 95 % confidence interval of a median, as tables of order statistics print them."""
+    assert median_interval([float(rank) for rank in range(1, count + 1)]) == ranks
 
 
 def test_garbage_collection_returns_after_an_error() -> None:
@@ -114,14 +205,14 @@ def test_garbage_collection_returns_after_an_error() -> None:
         raise TargetError("no")
 
     with pytest.raises(TargetError):
-        interleave({"a": fail}, warmup=0, runs=5, seconds=1)
+        interleave({"a": fail}, PACE, runs=6, seconds=1, settled=never)
     assert gc.isenabled()
 
 
 def test_garbage_collection_stays_off_where_it_was_off() -> None:
     gc.disable()
     try:
-        interleave(Recorder("a").runners, warmup=0, runs=5, seconds=1)
+        interleave(Recorder("a").runners, PACE, runs=6, seconds=1, settled=never)
         assert not gc.isenabled()
     finally:
         gc.enable()
@@ -182,81 +273,3 @@ def test_network_with_an_impossible_shape(shape: tuple[int, int, int, int]) -> N
 def test_network_without_a_name() -> None:
     with pytest.raises(TargetError, match="name"):
         Network("", (1, 3, 32, 32))
-
-
-def test_a_second_measurement_waits(caplog: pytest.LogCaptureFixture) -> None:
-    waiting, entered = threading.Event(), threading.Event()
-
-    class Announce(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            waiting.set()
-
-    def measure() -> None:
-        with exclusive("cpu"):
-            entered.set()
-
-    logger = logging.getLogger("prunetune.targets.measurement")
-    handler = Announce()
-    logger.addHandler(handler)
-    thread = threading.Thread(target=measure)
-    try:
-        with caplog.at_level(logging.INFO, logger=logger.name), exclusive("cpu"):
-            thread.start()
-            assert waiting.wait(30)
-            assert not entered.is_set()
-        thread.join(30)
-    finally:
-        logger.removeHandler(handler)
-    assert entered.is_set()
-    assert "waiting" in caplog.text
-
-
-def test_the_lock_is_held_inside_and_free_outside() -> None:
-    def taken_by_another() -> bool:
-        """Asked from another thread, as a thread is refused a second lock of its own."""
-        answer: list[bool] = []
-
-        def ask() -> None:
-            other = FileLock(lock_path("cuda:1"))
-            try:
-                with other.acquire(blocking=False):
-                    answer.append(False)
-            except Timeout:
-                answer.append(True)
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        thread.join(30)
-        return answer[0]
-
-    with exclusive("cuda:1"):
-        assert taken_by_another()
-    assert not taken_by_another()
-    with pytest.raises(KeyError), exclusive("cuda:1"):
-        raise KeyError
-    assert not taken_by_another()
-
-
-def test_devices_do_not_wait_for_each_other() -> None:
-    with exclusive("cpu"), exclusive("cuda:0"), exclusive("cuda:1"):
-        pass
-
-
-def test_lock_names() -> None:
-    assert lock_path("cuda") == lock_path("cuda:0") != lock_path("cuda:1")
-    assert lock_path("cpu").parent == Path(tempfile.gettempdir())
-    assert lock_path("a/../b c").parent == Path(tempfile.gettempdir())
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_nobody_else_can_hold_the_lock() -> None:
-    with exclusive("cpu"):
-        assert lock_path("cpu").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_lock_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocker = tmp_path / "file"
-    blocker.write_text("not a folder")
-    monkeypatch.setattr(tempfile, "tempdir", str(blocker))
-    with pytest.raises(TargetError, match="TMPDIR"), exclusive("cpu"):
-        pass

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prunetune.targets import TargetSpec, create_target
+from prunetune.targets import OnnxRuntimeSpec, TorchSpec, create_target, parse_target_spec
 
 
 def test_defaults() -> None:
-    spec = TargetSpec(kind="onnxruntime")
+    spec = OnnxRuntimeSpec()
     assert (spec.name, spec.threads, spec.alignment, spec.device, spec.precision) == (
         "cpu",
         1,
@@ -19,33 +19,35 @@ def test_defaults() -> None:
         "cpu",
         "fp32",
     )
-    assert (spec.warmup, spec.runs, spec.seconds) == (5, 40, 20)
-    assert TargetSpec.model_validate(spec.model_dump()) == spec
-    assert hash(TargetSpec(kind="onnxruntime")) == hash(spec)
+    assert (spec.warmup, spec.runs, spec.seconds, spec.tolerance) == (5, 60, 20, 0.01)
+    assert parse_target_spec(spec.model_dump()) == spec
+    assert hash(OnnxRuntimeSpec()) == hash(spec)
 
 
 @pytest.mark.parametrize(("kind", "form"), [("onnxruntime", "onnx"), ("torch", "module")])
 def test_the_target_that_it_makes(kind: str, form: str) -> None:
-    target = create_target(TargetSpec.model_validate({"kind": kind, "name": "board", "alignment": 16}))
+    target = create_target(parse_target_spec({"kind": kind, "name": "board", "alignment": 16}))
     assert (target.name, target.alignment, target.form) == ("board", 16, form)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:11"])
 def test_half_precision_on_a_gpu(device: str) -> None:
-    assert TargetSpec(kind="torch", device=device, precision="fp16").on_gpu
+    assert TorchSpec(device=device, precision="fp16").on_gpu
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "tensorrt"}, "kind"),
+        ({"kind": "tensorrtt"}, "kind"),
         ({"name": ""}, "name"),
         ({"name": "  "}, "name"),
         ({"name": "a/b"}, "slashes"),
         ({"name": "a\\b"}, "slashes"),
         ({"threads": 0}, "threads"),
         ({"alignment": 0}, "alignment"),
-        ({"runs": 4}, "runs"),
+        ({"runs": 5}, "runs"),
+        ({"tolerance": 0}, "tolerance"),
+        ({"tolerance": 1}, "tolerance"),
         ({"warmup": -1}, "warmup"),
         ({"seconds": 0}, "seconds"),
         ({"seconds": float("inf")}, "seconds"),
@@ -59,9 +61,9 @@ def test_half_precision_on_a_gpu(device: str) -> None:
 )
 def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        TargetSpec.model_validate({"kind": "onnxruntime", **values})
+        parse_target_spec({"kind": "onnxruntime", **values})
 
 
 def test_it_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        TargetSpec(kind="torch").threads = 2
+        TorchSpec().threads = 2
