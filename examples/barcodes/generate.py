@@ -1,6 +1,6 @@
 """Writes a data set of DataMatrix, QR and Code 128 codes on cluttered backgrounds, labelled for ultralytics.
 
-    python examples/barcodes/generate.py --out data/barcodes --train 320 --val 96 --test 96 --imgsz 160
+    python examples/barcodes/generate.py --out data/barcodes --train 320 --val 96 --test 256 --imgsz 160
 
 The codes are real: zxing-cpp writes them, and reads them again in the tests. A box is the smallest upright
 rectangle around a code's modules; the white quiet zone around them is outside.
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("data/barcodes"), help="folder of the data set")
     parser.add_argument("--train", type=int, default=320, help="training images")
     parser.add_argument("--val", type=int, default=96, help="validation images")
-    parser.add_argument("--test", type=int, default=96, help="test images; 0 for no test split")
+    parser.add_argument("--test", type=int, default=256, help="test images; 0 for no test split")
     parser.add_argument("--imgsz", type=int, default=160, help="width and height of the images in px")
     parser.add_argument("--seed", type=int, default=0, help="decides every image")
     parser.add_argument("--force", action="store_true", help="replace a data set made with other settings")
