@@ -163,6 +163,8 @@ def measure(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     repeats: Annotated[int, typer.Option("--repeats", min=6, help="Most timed rounds.")] = 60,
+    tolerance: Annotated[float, typer.Option(help="How exactly a ratio must be known before the rounds end.")] = 0.01,
+    plot: Annotated[Path | None, typer.Option(help="Draw every round into this HTML file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, all models interleaved in one run."""
@@ -170,8 +172,9 @@ def measure(
 
     spec = {
         "kind": target, "threads": threads, "device": device, "precision": precision, "runs": repeats,
+        "tolerance": tolerance,
     }  # fmt: skip
-    measured = measure_models(models, spec, against, imgsz)
+    measured = measure_models(models, spec, against, imgsz, plot)
     if as_json:
         _write_json(measured)
     else:

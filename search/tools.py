@@ -17,6 +17,7 @@ from rich.text import Text
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.surgery import apply_plan
+from prunetune.results.distribution import write_distribution
 from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
 from prunetune.targets import Network, create_target, parse_target_spec
@@ -69,11 +70,23 @@ def write_pruned(pruned: Mapping[str, Any], console: Console) -> None:
         console.print(Text(pruned["out"]), soft_wrap=True)
 
 
-def measure_models(models: Sequence[str], spec: Mapping[str, Any], against: str | None, imgsz: int) -> dict[str, Any]:
+def measure_models(
+    models: Sequence[str], spec: Mapping[str, Any], against: str | None, imgsz: int, plot: Path | None = None
+) -> dict[str, Any]:
     """Measures files interleaved with a reference.
+
+    Args:
+        models: A .pt, .onnx or yaml each.
+        spec: The target's description.
+        against: The reference; the first model if None.
+        imgsz: Side of the input in px.
+        plot: Where to draw the distribution of the rounds, as HTML.
 
     Returns:
         `reference`, `target` (its fingerprint) and `models`: path to a latency's figures.
+
+    Raises:
+        ConfigError, ModelError, TargetError: A description, model or target cannot be used.
     """
     try:
         target = create_target(parse_target_spec(spec))
@@ -89,6 +102,8 @@ def measure_models(models: Sequence[str], spec: Mapping[str, Any], against: str 
             _network(name, target.form, imgsz, Path(folder) / f"{index}.onnx") for index, name in enumerate(names)
         ]
         measured = target.measure(networks, reference=names[0])
+    if plot is not None:
+        write_distribution({name: latency.samples_ms for name, latency in measured.items()}, names[0], plot)
     return {
         "reference": names[0],
         "target": target.fingerprint(),
@@ -99,15 +114,16 @@ def measure_models(models: Sequence[str], spec: Mapping[str, Any], against: str 
 
 def write_measured(measured: Mapping[str, Any], console: Console) -> None:
     """Shows what `measure_models` found."""
-    table = Table("model", "median ms", "spread ms", "x reference", "spread", "runs")
+    table = Table("model", "median ms", "spread ms", "x reference", "95 % interval", "rounds", "outliers")
     for name, latency in measured["models"].items():
         table.add_row(
             Text(name),
             f"{latency['median_ms']:.3f}",
             f"{latency['spread_ms']:.3f}",
             f"{latency['ratio']:.3f}",
-            f"{latency['ratio_spread']:.3f}",
+            f"{latency['ratio_low']:.3f} to {latency['ratio_high']:.3f}",
             str(latency["runs"]),
+            str(latency["outliers"]),
         )
     console.print(table)
     console.print(Text(f"at {measured['imgsz']} px, reference {measured['reference']}"), soft_wrap=True)
