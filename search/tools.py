@@ -19,7 +19,7 @@ from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.surgery import apply_plan
 from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
-from prunetune.targets import Network, create_target, parse_target_spec
+from prunetune.targets import Network, TargetSpec, create_target, parse_target_spec
 
 
 def prune_once(
@@ -75,14 +75,7 @@ def measure_models(models: Sequence[str], spec: Mapping[str, Any], against: str 
     Returns:
         `reference`, `target` (its fingerprint) and `models`: path to a latency's figures.
     """
-    try:
-        target = create_target(parse_target_spec(spec))
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
-        raise ConfigError(problems) from error
+    target = create_target(read_target(spec))
     names = list(dict.fromkeys([*([against] if against else []), *models]))
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         networks = [
@@ -95,6 +88,22 @@ def measure_models(models: Sequence[str], spec: Mapping[str, Any], against: str 
         "imgsz": imgsz,
         "models": {name: latency.as_dict() for name, latency in measured.items()},
     }
+
+
+def read_target(values: Mapping[str, Any]) -> TargetSpec:
+    """A target's description from the options of a command.
+
+    Raises:
+        ConfigError: With every problem that was found.
+    """
+    try:
+        return parse_target_spec(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(problems) from error
 
 
 def write_measured(measured: Mapping[str, Any], console: Console) -> None:
