@@ -29,11 +29,11 @@ class Alignment:
         ConfigError: A value is no whole number from 1 to 1024.
     """
 
-    default: int = 8
+    default: int
     """Of all layers without a rule of their own."""
-    first: int = 8
+    first: int
     """Of the first layer, which reads the image."""
-    depthwise: int = 8
+    depthwise: int
     """Of depthwise layers."""
 
     def __post_init__(self) -> None:

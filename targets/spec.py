@@ -23,6 +23,8 @@ from prunetune.spaces.errors import ConfigError
 MINIMUM_ROUNDS = 6
 """Rounds that every measurement does, also after its time is up: fewer give no 95 % confidence interval."""
 
+_EIGHT = Alignment.everywhere(8)
+
 DEFAULT_ALIGNMENTS: Mapping[str, tuple[int, int]] = {"fp32": (8, 8), "fp16": (8, 8), "int8": (16, 32)}
 """Channels that a CPU, and a GPU, computes together in each number format, where a description does not say it.
 
@@ -46,7 +48,7 @@ class BaseTargetSpec(BaseModel):
     """The runtime."""
     name: str = "cpu"
     """What tables and files call this target."""
-    alignment: Annotated[Alignment, BeforeValidator(_parse_alignment), PlainSerializer(Alignment.as_json)] = Alignment()
+    alignment: Annotated[Alignment, BeforeValidator(_parse_alignment), PlainSerializer(Alignment.as_json)] = _EIGHT
     """Channels that the hardware computes together, by kind of layer. Widths are rounded up to a multiple of it. By
     default what `usual_alignment` says."""
     tolerance: float = Field(default=0.01, gt=0, lt=1)
@@ -71,7 +73,7 @@ class BaseTargetSpec(BaseModel):
 
     def usual_alignment(self) -> Alignment:
         """The alignment of a target of this kind and precision whose description does not give one."""
-        return Alignment()
+        return _EIGHT
 
     @property
     def place(self) -> str:
