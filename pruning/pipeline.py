@@ -38,7 +38,7 @@ from prunetune.pruning.training import (
     TrainingSetup,
     recovery_phase,
 )
-from prunetune.spaces import ModelError, Recipe, Threshold
+from prunetune.spaces import Alignment, ModelError, Recipe, Threshold
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Pipeline:
         source: The detector to start from.
         setup: What all trainings share.
         store: Where stages are kept.
-        alignment: Channels are kept in multiples of this.
+        alignment: Channels are kept in multiples of this; a number holds for all kinds of layers.
         longest_sparse_epochs: The run over which sparsity in the unit `pull` is meant.
         choose: Which epoch of a dense training or recovery is kept.
         sparse_checkpoints: Epochs at which a longer sparse phase leaves a stage for recipes that stop there.
@@ -133,7 +133,7 @@ class Pipeline:
         setup: TrainingSetup,
         store: StageStore,
         *,
-        alignment: int,
+        alignment: Alignment | int,
         longest_sparse_epochs: int,
         choose: Choice = "map50_95",
         sparse_checkpoints: frozenset[int] = frozenset(),
@@ -141,7 +141,7 @@ class Pipeline:
         occupy: Occupy = nullcontext,
     ) -> None:
         self.source, self.setup, self.store = source, setup, store
-        self.alignment, self.choose = alignment, choose
+        self.alignment, self.choose = Alignment.parse(alignment), choose
         self._longest_sparse_epochs = longest_sparse_epochs
         self._sparse_checkpoints = sparse_checkpoints
         self._listener = listener

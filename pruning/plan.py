@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, round_channels
 from prunetune.pruning.surgery import ChannelGroup, channel_config, channel_groups, layer_regions
+from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import ConfigError, ModelError
 from prunetune.spaces.recipe import Threshold
 
@@ -28,11 +29,11 @@ class PruningPlan:
     channels: ChannelConfig
     """What the whole network will have afterwards."""
     threshold: Threshold
-    alignment: int
+    alignment: Alignment
 
     def digest(self) -> str:
         """A name for the surgery: two thresholds that keep the same channels are the same surgery."""
-        return digest_of({"keep": self.keep, "alignment": self.alignment})
+        return digest_of({"keep": self.keep, "alignment": self.alignment.as_json()})
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -40,7 +41,7 @@ class PruningPlan:
             "keep": {root: list(kept) for root, kept in self.keep},
             "channels": self.channels.as_dict(),
             "threshold": self.threshold.as_json(),
-            "alignment": self.alignment,
+            "alignment": self.alignment.as_json(),
         }
 
     @classmethod
@@ -50,14 +51,14 @@ class PruningPlan:
             keep=_in_order({root: tuple(kept) for root, kept in values["keep"].items()}),
             channels=ChannelConfig.from_dict(values["channels"]),
             threshold=Threshold.parse(values["threshold"]),
-            alignment=int(values["alignment"]),
+            alignment=Alignment.parse(values["alignment"]),
         )
 
 
 def plan_pruning(
     model: nn.Module,
     threshold: Threshold,
-    alignment: int,
+    alignment: Alignment | int,
     imgsz: int = 64,
     groups: Sequence[ChannelGroup] | None = None,
 ) -> PruningPlan:
@@ -65,26 +66,28 @@ def plan_pruning(
 
     A channel's score is the largest |gamma| of all BatchNorms that scale it: a channel that skip connections
     tie goes only if all of its gammas are below the threshold. The number of survivors is rounded up to the
-    alignment (`round_channels`) and filled with the highest scores; of equal scores the lower index stays. A
-    higher threshold therefore keeps a subset. Groups with a layer that no BatchNorm scales, such as transposed
-    convolutions and Detect's outputs, keep their full width: nothing judges what it writes. A group with layers
-    in both regions gets the lower of the two thresholds; YOLOv5 has none.
+    group's alignment (`group_alignment`, `round_channels`) and filled with the highest scores; of equal scores the
+    lower index stays. A higher threshold therefore keeps a subset. Groups with a layer that no BatchNorm scales,
+    such as transposed convolutions and Detect's outputs, keep their full width: nothing judges what it writes. A
+    group with layers in both regions gets the lower of the two thresholds; YOLOv5 has none.
 
     Args:
         model: An ultralytics `DetectionModel`, not fused.
         threshold: Channels with a score below it go.
-        alignment: Kept channels are multiples of it, or the full width.
+        alignment: Kept channels are multiples of it, or the full width. A number holds for all kinds of layers.
         imgsz: Side of the image to trace with, in px; a multiple of the largest stride.
         groups: What `channel_groups(model)` returned, to trace only once for plan and surgery.
 
     Raises:
         ModelError: The detector cannot be pruned (`channel_groups`), or has gammas that are not finite.
-        ConfigError: The threshold is NaN, or the alignment below 1.
+        ConfigError: The threshold is NaN, or the alignment no whole number above 0.
     """
     if math.isnan(threshold.backbone) or math.isnan(threshold.head):
         raise ConfigError(f"threshold: {threshold} is no number; use a number that is 0 or above")
+    alignment = Alignment.parse(alignment)
     if groups is None:
         groups = channel_groups(model, imgsz)
+    kinds = layer_kinds(model, groups)
     regions = layer_regions(model)
     widths = channel_config(model).as_dict()
     keep: dict[str, tuple[int, ...]] = {}
@@ -93,13 +96,37 @@ def plan_pruning(
             continue
         scores = torch.stack([_gamma(model, name) for name in group.norms]).amax(dim=0)
         limit = min(threshold.for_region(regions[layer]) for layer in group.layers)
-        kept = round_channels(int((scores >= limit).sum()), group.width, alignment)
+        kept = round_channels(int((scores >= limit).sum()), group.width, group_alignment(group, kinds, alignment))
         if kept == group.width:
             continue
         best = torch.sort(scores, descending=True, stable=True).indices[:kept]
         keep[group.root] = tuple(sorted(best.tolist()))
         widths.update(dict.fromkeys(group.layers, kept))
     return PruningPlan(_in_order(keep), ChannelConfig(widths), threshold, alignment)
+
+
+def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, LayerKind]:
+    """The kind of every layer that writes a group's channels, as alignments tell layers apart.
+
+    Args:
+        model: The detector that the groups are of.
+        groups: What `channel_groups(model)` returned.
+    """
+    readers = {reader.layer for group in groups for reader in group.readers}
+    kinds: dict[str, LayerKind] = {}
+    for name in (layer for group in groups for layer in group.layers):
+        layer = model.get_submodule(name)
+        if getattr(layer, "groups", 1) > 1:
+            # Only a convolution with one channel to each of its groups is tied to the channels that it reads.
+            kinds[name] = "depthwise"
+        else:
+            kinds[name] = "default" if name in readers else "first"  # all others read a group's channels
+    return kinds
+
+
+def group_alignment(group: ChannelGroup, kinds: Mapping[str, LayerKind], alignment: Alignment) -> int:
+    """The channels that a group is kept in multiples of: the least common multiple of what its layers want."""
+    return math.lcm(*(alignment.of(kinds[layer]) for layer in group.layers))
 
 
 def _in_order(keep: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 from prunetune.results.entries import Entry, mapping, number, recipe_text, text
 from prunetune.results.findings import Findings
 from prunetune.results.tables import budget_text, decimals, percent, significant, size
+from prunetune.spaces.alignment import Alignment
+from prunetune.spaces.errors import ConfigError
 
 COMPARED = ("half-width", "dense")
 """The controls that the winner is compared with, the one to beat first."""
@@ -50,10 +53,18 @@ def searched(found: Findings) -> str:
         words += f" at {spec['imgsz']} px" if number(spec.get("imgsz")) else ""
     if text(target.get("name")):
         kind = [text(target.get("kind")) or ""]
-        kind += [f"channels in multiples of {target['alignment']}"] if number(target.get("alignment")) else []
+        kind += [_alignment(target.get("alignment"))]
         words += f"; target {target['name']} ({', '.join(part for part in kind if part)})"
     budget = budget_text(found)
     return f"{words}; {budget}." if budget else f"{words}."
+
+
+def _alignment(stored: Any) -> str:
+    """The target's alignment in words; nothing where a study stored none."""
+    try:
+        return f"channels in multiples of {Alignment.parse(stored)}"
+    except ConfigError:
+        return ""
 
 
 def won(found: Findings, winner: Entry) -> str:

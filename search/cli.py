@@ -181,6 +181,30 @@ def measure(
         write_measured(measured, _console())
 
 
+@app.command("align-probe")
+def align_probe(
+    target: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    imgsz: Annotated[int, typer.Option(min=32, help="Input size of the detector in px.")] = 320,
+    repeats: Annotated[int, typer.Option("--repeats", min=6, help="Most timed rounds.")] = 60,
+    out: Annotated[Path | None, typer.Option(help="Where to write the target, for `targets: [FILE]`.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the multiple of channels that a device prefers, and write it as a target."""
+    from prunetune.search.align import probe, write_probe
+
+    options = {
+        "kind": target, "threads": threads, "device": device, "precision": precision, "runs": repeats,
+    }  # fmt: skip
+    found = probe(options, imgsz, out)
+    if as_json:
+        _write_json(found)
+    else:
+        write_probe(found, _console())
+
+
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Check that everything a study needs is installed and works."""

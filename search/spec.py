@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from prunetune.search.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec
 
@@ -152,12 +151,17 @@ class StudySpec(BaseModel):
     def read(cls, file: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         """Reads a study's description and lays `key=value` overrides over it.
 
+        An entry of `targets` may be the path of a file with a target, such as `prunetune align-probe --out` writes:
+        from the study's folder, or else from the current one.
+
         Raises:
             ConfigError: With every problem that was found, each with its field and what to do.
         """
         values = read_yaml(Path(file))
+        insert_targets(values, Path(file).parent)
         for override in overrides:
             apply_override(values, override)
+            insert_targets(values, Path(file).parent)
         return cls.parse(values, source=str(file))
 
     @classmethod
@@ -187,57 +191,6 @@ _DECIDED_BY_PRUNETUNE = {
 def sqlite_url(folder: Path) -> str:
     """The address of the SQLite file in a study's folder."""
     return f"sqlite:///{folder / 'study.db'}"
-
-
-class _Yaml12Loader(yaml.SafeLoader):
-    """Reads `6e-4` as a number; PyYAML's YAML 1.1 takes it for a string. Refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {', '.join(twice)} stands twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Reads a YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: The file is missing or no such YAML.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        names = [item.name for item in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
-        close = difflib.get_close_matches(file.name, names, n=1)
-        hint = f"; did you mean {file.parent / close[0]}?" if close else ""
-        raise ConfigError(f"no such file{hint}", str(file)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read ({error})", str(file)) from error
-    values = parse_yaml(text, str(file))
-    if not isinstance(values, dict):
-        raise ConfigError("holds no study: expected lines such as `model: yolov5n.yaml`", str(file))
-    return values
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Parses YAML, with errors that name the source and line."""
-    try:
-        return yaml.load(text, Loader=_Yaml12Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{where}not valid YAML: {getattr(error, 'problem', error)}", source) from error
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -290,6 +243,11 @@ def _sentence(problem: Any) -> str:
         return f"{where}: unknown key; " + (f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}")
     if kind == "missing":
         return f"{where}: missing"
+    if kind == "model_attributes_type" and location[0] == "targets" and isinstance(given, str):
+        return (
+            f"{where}: {given}: no such file, neither beside the study's nor in the current folder; "
+            "`prunetune align-probe --out FILE` writes one, or give {kind: onnxruntime, ...}"
+        )
     if kind in ("union_tag_not_found", "union_tag_invalid") and location[0] == "targets":
         given = given.get("kind") if isinstance(given, dict) else given
         close = difflib.get_close_matches(str(given), TARGET_KINDS, n=1)

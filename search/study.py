@@ -16,7 +16,8 @@ import sqlalchemy.exc
 from filelock import FileLock
 from optuna.storages import RDBStorage
 
-from prunetune.search.spec import StudySpec, read_yaml, sqlite_url
+from prunetune.search.spec import StudySpec, sqlite_url
+from prunetune.search.yaml_file import read_yaml
 from prunetune.spaces import ConfigError, SpecChangedError, StoreError
 from prunetune.spaces.files import storage_error
 

@@ -20,7 +20,7 @@ from prunetune.pruning.surgery import apply_plan
 from prunetune.results.distribution import write_distribution
 from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
-from prunetune.targets import Network, create_target, parse_target_spec
+from prunetune.targets import Network, TargetSpec, create_target, parse_target_spec
 
 
 def prune_once(
@@ -88,14 +88,7 @@ def measure_models(
     Raises:
         ConfigError, ModelError, TargetError: A description, model or target cannot be used.
     """
-    try:
-        target = create_target(parse_target_spec(spec))
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
-        raise ConfigError(problems) from error
+    target = create_target(read_target(spec))
     names = list(dict.fromkeys([*([against] if against else []), *models]))
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         networks = [
@@ -110,6 +103,22 @@ def measure_models(
         "imgsz": imgsz,
         "models": {name: latency.as_dict() for name, latency in measured.items()},
     }
+
+
+def read_target(values: Mapping[str, Any]) -> TargetSpec:
+    """A target's description from the options of a command.
+
+    Raises:
+        ConfigError: With every problem that was found.
+    """
+    try:
+        return parse_target_spec(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(problems) from error
 
 
 def write_measured(measured: Mapping[str, Any], console: Console) -> None:

@@ -204,7 +204,7 @@ class Workspace:
     def sign(self, study: optuna.Study) -> None:
         """Stores which device the study's latencies belong to."""
         spec = self.spec.targets[0]
-        described = {"name": spec.name, "kind": spec.kind, "alignment": spec.alignment}
+        described = {"name": spec.name, "kind": spec.kind, "alignment": spec.alignment.as_json()}
         study.set_user_attr("target", {**described, "fingerprint": self.target_fingerprint})
 
     # Latency of candidates

@@ -1,8 +1,9 @@
 """What can be searched: parameters, recipes, spaces and presets. Imports no torch.
 
-The room also holds what every other room stands on: the tree of errors and the publishing of files.
+The room also holds what every other room stands on: channel alignment, the tree of errors, the publishing of files.
 """
 
+from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import (
     ConfigError,
     DatasetError,
@@ -27,12 +28,14 @@ from prunetune.spaces.space import RegionThresholds, SearchSpace
 
 __all__ = [
     "PRESETS",
+    "Alignment",
     "ChoiceParameter",
     "ConfigError",
     "DatasetError",
     "FixedParameter",
     "FloatParameter",
     "IntParameter",
+    "LayerKind",
     "MissingExtraError",
     "ModelError",
     "Parameter",

@@ -3,6 +3,7 @@
 Importing this room loads neither torch nor a runtime; the first use of a target does.
 """
 
+from prunetune.targets.alignment_probe import AlignmentProbe, probe_alignment
 from prunetune.targets.budget import Budget
 from prunetune.targets.create import create_target
 from prunetune.targets.latency import Latency
@@ -16,6 +17,7 @@ from prunetune.targets.torch_target import TorchTarget
 
 __all__ = [
     "TARGET_KINDS",
+    "AlignmentProbe",
     "Backend",
     "Budget",
     "Form",
@@ -33,5 +35,6 @@ __all__ = [
     "create_target",
     "exclusive",
     "parse_target_spec",
+    "probe_alignment",
     "shared",
 ]

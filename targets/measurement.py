@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
 from prunetune.targets.latency import Latency
 from prunetune.targets.network import Form, Network
@@ -41,8 +42,8 @@ class InterleavedTarget:
         return self.backend.spec.name
 
     @property
-    def alignment(self) -> int:
-        """Channels that the hardware computes together."""
+    def alignment(self) -> Alignment:
+        """Channels that the hardware computes together, by kind of layer."""
         return self.backend.spec.alignment
 
     @property

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from prunetune.spaces.alignment import Alignment
 from prunetune.targets.latency import Latency
 from prunetune.targets.network import Form, Network
 from prunetune.targets.spec import MINIMUM_ROUNDS, BaseTargetSpec
@@ -37,8 +38,8 @@ class Target(Protocol):
         """What tables and files call this target."""
 
     @property
-    def alignment(self) -> int:
-        """Channels that the hardware computes together."""
+    def alignment(self) -> Alignment:
+        """Channels that the hardware computes together, by kind of layer."""
 
     @property
     def form(self) -> Form:

@@ -6,10 +6,37 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+
+from prunetune.spaces.alignment import Alignment
+from prunetune.spaces.errors import ConfigError
 
 MINIMUM_ROUNDS = 6
 """Rounds that every measurement does, also after its time is up: fewer give no 95 % confidence interval."""
+
+_EIGHT = Alignment.everywhere(8)
+
+DEFAULT_ALIGNMENTS: Mapping[str, tuple[int, int]] = {"fp32": (8, 8), "fp16": (8, 8), "int8": (16, 32)}
+"""Channels that a CPU, and a GPU, computes together in each number format, where a description does not say it.
+
+Eight fp32 numbers fill an AVX register, eight fp16 numbers a row of a tensor core's tile. In int8 a 512-bit register
+accumulates 16 channels, and TensorRT packs 32 channels of a pixel (its format NC/32HW32)."""
+
+
+def _parse_alignment(value: Any) -> Alignment:
+    try:
+        return Alignment.parse(value)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("alignment: ")) from error
 
 
 class BaseTargetSpec(BaseModel):
@@ -21,8 +48,9 @@ class BaseTargetSpec(BaseModel):
     """The runtime."""
     name: str = "cpu"
     """What tables and files call this target."""
-    alignment: int = Field(default=8, ge=1)
-    """Channels that the hardware computes together. Widths are rounded up to a multiple of it."""
+    alignment: Annotated[Alignment, BeforeValidator(_parse_alignment), PlainSerializer(Alignment.as_json)] = _EIGHT
+    """Channels that the hardware computes together, by kind of layer. Widths are rounded up to a multiple of it. By
+    default what `usual_alignment` says."""
     tolerance: float = Field(default=0.01, gt=0, lt=1)
     """How exact a ratio must be: measuring ends when its 95 % confidence interval is this wide to either side."""
     runs: int = Field(default=60, ge=MINIMUM_ROUNDS)
@@ -36,6 +64,16 @@ class BaseTargetSpec(BaseModel):
         if not name.strip() or "/" in name or "\\" in name:
             raise ValueError(f"a target's name is not empty and has no slashes, unlike {name!r}")
         return name
+
+    @model_validator(mode="after")
+    def _fill_alignment(self) -> BaseTargetSpec:
+        if "alignment" not in self.model_fields_set:
+            object.__setattr__(self, "alignment", self.usual_alignment())  # frozen, but not handed out yet
+        return self
+
+    def usual_alignment(self) -> Alignment:
+        """The alignment of a target of this kind and precision whose description does not give one."""
+        return _EIGHT
 
     @property
     def place(self) -> str:
@@ -61,6 +99,10 @@ class RuntimeSpec(BaseTargetSpec):
         if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
             raise ValueError(f"device is 'cpu', 'cuda' or 'cuda:N' (N numbers the GPU), not {device!r}")
         return device
+
+    def usual_alignment(self) -> Alignment:
+        """By `DEFAULT_ALIGNMENTS`."""
+        return Alignment.everywhere(DEFAULT_ALIGNMENTS[self.precision][self.on_gpu])
 
     @property
     def on_gpu(self) -> bool:

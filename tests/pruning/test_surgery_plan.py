@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 from prunetune.pruning import surgery
 from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.plan import PruningPlan, plan_pruning
-from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_config, channel_groups, layer_regions
+from prunetune.pruning.plan import PruningPlan, group_alignment, layer_kinds, plan_pruning
+from prunetune.pruning.surgery import ChannelGroup, Reader, apply_plan, channel_config, channel_groups, layer_regions
+from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError, ModelError
 from prunetune.spaces.recipe import Threshold
 
@@ -137,6 +139,50 @@ def test_plans_keep_whole_blocks_and_shrink_with_the_threshold(
             assert set(dict(higher.keep)[root]) <= set(kept)
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    thresholds=st.lists(st.floats(0, 1.2), min_size=2, max_size=3).map(sorted),
+    alignment=st.builds(Alignment, *[st.integers(1, 40)] * 3),
+)
+def test_each_group_keeps_to_its_own_alignment(
+    detector: Any, groups: tuple[ChannelGroup, ...], thresholds: list[float], alignment: Alignment
+) -> None:
+    dense, kinds = channel_config(detector), layer_kinds(detector, groups)
+    plans = [plan_pruning(detector, Threshold.everywhere(t), alignment, groups=groups) for t in thresholds]
+    for group, plan in itertools.product(groups, plans):
+        block = group_alignment(group, kinds, alignment)
+        kept = plan.channels[group.root]
+        assert kept == dense[group.root] or kept % block == 0
+        assert min(block, dense[group.root]) <= kept <= dense[group.root]
+    for lower, higher in itertools.pairwise(plans):
+        assert all(higher.channels[name] <= lower.channels[name] for name in dense)
+        assert all(set(dict(higher.keep)[root]) <= set(kept) for root, kept in lower.keep)
+
+
+def test_the_first_layer_is_the_one_that_reads_the_image(detector: Any, groups: tuple[ChannelGroup, ...]) -> None:
+    kinds = layer_kinds(detector, groups)
+    assert [name for name, kind in kinds.items() if kind == "first"] == ["model.0.conv"]
+    assert set(kinds.values()) == {"first", "default"}
+    plan = plan_pruning(detector, Threshold.everywhere(2.0), Alignment.parse({"default": 8, "first": 4}), groups=groups)
+    assert plan.channels["model.0.conv"] == 4
+    assert plan.channels["model.1.conv"] == 8
+
+
+def test_a_group_of_several_kinds_keeps_the_least_common_multiple(build: Callable[..., Any]) -> None:
+    model = build("yolov5")
+    model.model[1].conv.groups = 16  # as a depthwise layer has it, which is tied to the channels that it reads
+    mixed = ("model.0.conv", "model.1.conv", "model.2.cv1.conv")
+    readers = tuple(Reader(layer, (0,), (0,)) for layer in ("model.1.conv", "model.2.cv1.conv"))
+    group = ChannelGroup(16, mixed, ("model.0.bn",), readers)
+    kinds = layer_kinds(model, [group])
+    assert kinds == dict(zip(mixed, ("first", "depthwise", "default"), strict=True))
+    for one in itertools.product((1, 4, 6, 16), repeat=3):
+        assert group_alignment(group, kinds, Alignment(*one)) == math.lcm(*one)
+    tied = ChannelGroup(16, ("model.0.conv", "model.2.cv1.conv"), ("model.0.bn", "model.2.cv1.bn"), readers)
+    plan = plan_pruning(model, Threshold.everywhere(2.0), Alignment.parse({"default": 6, "first": 4}), groups=[tied])
+    assert plan.channels["model.0.conv"] == plan.channels["model.2.cv1.conv"] == 12
+
+
 def test_planning_and_surgery_leave_the_detector_as_it_was(build: Callable[..., Any]) -> None:
     model = build("deconv")
     model.train()
@@ -164,6 +210,15 @@ def test_a_plan_survives_json_and_is_named_by_what_it_keeps(nano: Any) -> None:
     assert neighbour.digest() == plan.digest()
     assert plan_pruning(nano, Threshold.everywhere(0.7), 8).digest() != plan.digest()
     assert plan_pruning(nano, HALF, 16).digest() != plan.digest()
+
+
+def test_a_plan_knows_the_alignment_of_each_kind(nano: Any) -> None:
+    assert plan_pruning(nano, HALF, 8) == plan_pruning(nano, HALF, Alignment.everywhere(8))
+    assert plan_pruning(nano, HALF, 8).as_dict()["alignment"] == 8
+    apart = plan_pruning(nano, HALF, Alignment(default=8, first=8, depthwise=4))
+    assert apart.keep == plan_pruning(nano, HALF, 8).keep
+    assert apart.digest() != plan_pruning(nano, HALF, 8).digest()
+    assert PruningPlan.from_dict(json.loads(json.dumps(apart.as_dict()))) == apart
 
 
 def test_a_threshold_of_zero_removes_nothing(nano: Any) -> None:

@@ -82,6 +82,19 @@ def test_full_report_has_every_section_and_loads_nothing(filled: Builder, tmp_pa
     assert "10 min 18 s in all: train 88 %, validate 8 %, measure 3 %, other 1 %, surgery under 1 %." in page.words
 
 
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        (8, "target cpu (onnxruntime, channels in multiples of 8)"),
+        ({"default": 16, "first": 8}, "target cpu (onnxruntime, channels in multiples of 16 (first: 8))"),
+        (None, "target cpu (onnxruntime)"),
+    ],
+)
+def test_the_alignment_is_told(filled: Builder, tmp_path: Path, stored: Any, told: str) -> None:
+    filled.study.set_user_attr("target", {"name": "cpu", "kind": "onnxruntime", "alignment": stored})
+    assert told in report(filled.study, tmp_path).words
+
+
 def test_plotly_is_written_once(filled: Builder, tmp_path: Path) -> None:
     report(filled.study, tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -74,7 +74,7 @@ print(json.dumps(loaded))
 def test_help_names_every_command(prunetune: Prunetune) -> None:
     answer = prunetune("--help")
     assert answer.code == 0
-    for command in ("run", "status", "front", "report", "export", "prune", "measure", "doctor"):
+    for command in ("run", "status", "front", "report", "export", "prune", "measure", "align-probe", "doctor"):
         assert f" {command} " in answer.out
 
 
@@ -200,6 +200,26 @@ def test_measure_a_checkpoint(prunetune: Prunetune, checkpoint: Path, target: st
     answer = prunetune("measure", checkpoint, "--target", target, "--imgsz", 64, "--repeats", 6)
     assert answer.code == 0, answer.err
     assert str(checkpoint) in "".join(answer.out.split())
+
+
+@pytest.mark.slow
+def test_align_probe_writes_a_target_that_a_study_takes(
+    prunetune: Prunetune, write_study: WriteStudy, tmp_path: Path
+) -> None:
+    options = ("--imgsz", 160, "--repeats", 6, "--threads", 1)
+    out = tmp_path / "board.yaml"
+    answer = prunetune("align-probe", *options, "--out", out, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["out"] == str(out)
+    assert set(found["roles"]) == {"outputs", "inputs", "first", "depthwise"}
+    (target,) = StudySpec.read(write_study(targets=["board.yaml"])).targets
+    assert target.name == "board"
+    assert target.alignment.as_json() == found["alignment"] == found["entry"]["alignment"]
+    answer = prunetune("align-probe", *options)
+    assert answer.code == 0, answer.err
+    assert "written channels" in answer.out
+    assert "targets: [{kind: onnxruntime, name: cpu, threads: 1," in answer.out
 
 
 def test_doctor_finds_this_installation_sound(
@@ -471,6 +491,8 @@ BAD_COMMANDS = [
     (["measure", "yolov5n.yaml", "--target", "tpu"], ["kind", "onnxruntime"]),
     (["measure", "yolov5n.yaml", "--device", "cuda:0"], ["kind: torch"]),
     (["measure", "yolov5n.yaml", "--precision", "int8"], ["precision", "fp16"]),
+    (["align-probe", "--target", "tpu"], ["kind", "onnxruntime"]),
+    (["align-probe", "--precision", "fp16", "--out", "board.yaml"], ["precision: fp16", "device: cuda"]),
     (["measure", "m.onnx", "--target", "torch"], ["m.onnx", "--target onnxruntime"]),
     (["measure", "yolov5n.yaml", "--imgsz", "50"], ["imgsz"]),
     (["status", "nosuch"], ["nosuch", "no such study"]),

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from prunetune.search.spec import CHANGEABLE, StudySpec, apply_override
-from prunetune.spaces import ConfigError, FixedParameter
+from prunetune.spaces import Alignment, ConfigError, FixedParameter
 
 PUBLISHED = """\
 name: barcodes
@@ -80,7 +80,7 @@ def test_the_published_form_parses(written: Any) -> None:
     assert spec.space.recovery_epochs == FixedParameter(value=6)
     assert spec.space.longest_epochs == 2 * (4 + 6)
     (target,) = spec.targets
-    assert (target.kind, target.name, target.threads, target.alignment) == ("onnxruntime", "cpu", 1, 8)
+    assert (target.kind, target.name, target.threads, target.alignment.as_json()) == ("onnxruntime", "cpu", 1, 8)
     assert spec.objectives == ("map50_95", "latency")
     assert spec.budget.limit.references_needed() == ("half-width",)
     assert (spec.sampler, spec.controls, spec.trials) == ("tpe", ("dense", "half-width"), 12)
@@ -92,7 +92,7 @@ def test_only_four_keys_must_be_given(written: Any) -> None:
     spec = StudySpec.read(written(SHORT))
     assert (spec.imgsz, spec.batch, spec.device, spec.seed, spec.choose) == (640, 16, "cpu", 0, "map50_95")
     assert [target.kind for target in spec.targets] == ["onnxruntime"]
-    assert spec.targets[0].alignment == 8
+    assert spec.targets[0].alignment.as_json() == 8
     assert spec.objectives == ("map50_95", "latency")
     assert spec.budget.latency == "<= half-width"
     assert (spec.sampler, spec.controls, spec.storage) == ("tpe", ("dense", "half-width"), None)
@@ -209,6 +209,11 @@ BAD = [
     ("targets: [{kind: torch, thread: 2}]", "targets.0.thread", "did you mean threads?"),
     ("targets: [{kind: onnxruntime, device: cuda}]", "targets.0", "write kind: torch"),
     ("targets: [{name: cpu}]", "targets.0.kind", "missing"),
+    ("targets: [{kind: torch, alignment: 0}]", "targets.0.alignment", "whole number from 1 (no alignment)"),
+    ("targets: [{kind: torch, alignment: {frist: 8}}]", "targets.0.alignment", "did you mean first?"),
+    ("targets: [board.yaml]", "targets.0", "board.yaml: no such file, neither beside the study's nor in the current"),
+    ("targets: [5]", "targets.0", "5"),
+    ("targets: board.yaml", "targets", "board.yaml"),
     ("budget: {latency: fast}", "budget.latency", "'<= half-width'"),
     ("budget: {latency: '<= half-widht'}", "budget.latency", "did you mean 'half-width'?"),
     ("budget: {latency: '<= -1 ms'}", "budget.latency", "positive number"),
@@ -336,6 +341,50 @@ budget: {latency: soon}
         "name", "model", "modle", "imgsz", "space.rounds", "space.sparse_epochs.choices", "budget.latency",
     }  # fmt: skip
     assert len(found) == 7
+
+
+# Targets from files
+
+BOARD = "kind: onnxruntime\nname: board\nthreads: 2\nalignment: {default: 16, first: 8}\n"
+
+
+def test_a_target_from_a_file_beside_the_study(written: Any) -> None:
+    written(BOARD, "board.yaml")
+    spec = StudySpec.read(written(SHORT + "targets: [board.yaml]\n"))
+    (target,) = spec.targets
+    assert (target.name, target.threads) == ("board", 2)
+    assert target.alignment == Alignment(default=16, first=8, depthwise=16)
+    assert StudySpec.parse(spec.model_dump(mode="json", exclude_none=True)) == spec
+
+
+def test_a_target_from_a_file_in_the_current_folder(
+    written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "boards"
+    elsewhere.mkdir()
+    (elsewhere / "board.yaml").write_text(BOARD)
+    monkeypatch.chdir(elsewhere)
+    file = written(SHORT + "targets: [board.yaml]\n")
+    assert StudySpec.read(file).targets[0].name == "board"
+    written(BOARD.replace("board", "nearer"), "board.yaml")
+    assert StudySpec.read(file).targets[0].name == "nearer"
+
+
+def test_overrides_reach_a_target_from_a_file_and_can_name_one(written: Any) -> None:
+    written(BOARD, "board.yaml")
+    spec = StudySpec.read(written(SHORT), ["targets=[board.yaml]", "targets.0.threads=1"])
+    assert (spec.targets[0].name, spec.targets[0].threads) == ("board", 1)
+
+
+def test_a_wrong_target_in_a_file(written: Any, tmp_path: Path) -> None:
+    study = written(SHORT + "targets: [board.yaml]\n")
+    written(BOARD + "thread: 2\n", "board.yaml")
+    assert problem(study) == "targets.0.thread: unknown key; did you mean threads?"
+    for text, said in (("- kind: torch\n", "holds no target"), ("a: [1", "line "), ("", "holds no target")):
+        written(text, "board.yaml")
+        with pytest.raises(ConfigError, match=said) as caught:
+            StudySpec.read(study)
+        assert caught.value.source == str(tmp_path / "board.yaml")
 
 
 # What a resumed study must share

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from prunetune.spaces import Alignment
 from prunetune.targets import OnnxRuntimeSpec, TorchSpec, create_target, parse_target_spec
+from prunetune.targets.spec import DEFAULT_ALIGNMENTS, RuntimeSpec
 
 
 def test_defaults() -> None:
@@ -15,7 +17,7 @@ def test_defaults() -> None:
     assert (spec.name, spec.threads, spec.alignment, spec.device, spec.precision) == (
         "cpu",
         1,
-        8,
+        Alignment.everywhere(8),
         "cpu",
         "fp32",
     )
@@ -27,7 +29,40 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(("kind", "form"), [("onnxruntime", "onnx"), ("torch", "module")])
 def test_the_target_that_it_makes(kind: str, form: str) -> None:
     target = create_target(parse_target_spec({"kind": kind, "name": "board", "alignment": 16}))
-    assert (target.name, target.alignment, target.form) == ("board", 16, form)
+    assert (target.name, target.alignment, target.form) == ("board", Alignment.everywhere(16), form)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant", "stored"),
+    [
+        (16, Alignment.everywhere(16), 16),
+        ({"default": 16, "first": 8}, Alignment(16, 8, 16), {"default": 16, "first": 8}),
+        ({"default": 4}, Alignment.everywhere(4), 4),
+    ],
+)
+def test_an_alignment_for_each_kind_of_layer(given: Any, meant: Alignment, stored: Any) -> None:
+    spec = parse_target_spec({"kind": "onnxruntime", "alignment": given})
+    assert spec.alignment == meant
+    assert spec.model_dump(mode="json")["alignment"] == stored
+    assert parse_target_spec(spec.model_dump(mode="json")) == spec
+    assert hash(parse_target_spec(spec.model_dump())) == hash(spec)
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "fp16")])
+def test_an_alignment_that_is_not_given_follows_from_the_precision(device: str, precision: str) -> None:
+    spec = parse_target_spec({"kind": "torch", "device": device, "precision": precision})
+    assert spec.alignment == Alignment.everywhere(8)
+    assert spec == parse_target_spec({**spec.model_dump(), "alignment": 8})
+
+
+@pytest.mark.parametrize(("device", "channels"), [("cpu", 16), ("cuda", 32)])
+def test_a_kind_with_int8_gets_wider_blocks(device: str, channels: int) -> None:
+    class Int8Spec(RuntimeSpec):
+        precision: Any = "int8"
+
+    assert Int8Spec(kind="new", device=device).alignment == Alignment.everywhere(channels)
+    assert Int8Spec(kind="new", device=device, alignment=4).alignment == Alignment.everywhere(4)
+    assert set(DEFAULT_ALIGNMENTS) == {"fp32", "fp16", "int8"}
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:11"])
@@ -45,6 +80,8 @@ def test_half_precision_on_a_gpu(device: str) -> None:
         ({"name": "a\\b"}, "slashes"),
         ({"threads": 0}, "threads"),
         ({"alignment": 0}, "alignment"),
+        ({"alignment": None}, "alignment"),
+        ({"alignment": {"default": 8, "frist": 8}}, "did you mean first"),
         ({"runs": 5}, "runs"),
         ({"tolerance": 0}, "tolerance"),
         ({"tolerance": 1}, "tolerance"),

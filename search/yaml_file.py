@@ -1,0 +1,88 @@
+"""Reads YAML files as people write them, with errors that name the file and line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prunetune.spaces import ConfigError
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """Reads `6e-4` as a number; PyYAML's YAML 1.1 takes it for a string. Refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {', '.join(twice)} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def insert_targets(values: dict[str, Any], folder: Path) -> None:
+    """Puts targets that are given as files in the files' place. One that is not there stays, to be told of later.
+
+    Args:
+        values: A study's description, changed in place.
+        folder: Where relative paths start; what is not there is looked for in the current folder.
+
+    Raises:
+        ConfigError: A file cannot be read, or holds no mapping.
+    """
+    entries = values.get("targets")
+    if not isinstance(entries, list):
+        return
+    for index, entry in enumerate(entries):
+        if isinstance(entry, str):
+            found = [path for path in (folder / entry, Path(entry)) if path.is_file()]
+            if found:
+                entries[index] = read_yaml(found[0], holds="target", example="kind: onnxruntime")
+
+
+def read_yaml(file: Path, holds: str = "study", example: str = "model: yolov5n.yaml") -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Args:
+        file: The file.
+        holds: What the mapping is, for the error.
+        example: A line of such a file, for the error.
+
+    Raises:
+        ConfigError: The file is missing or no such YAML.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        names = [item.name for item in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
+        close = difflib.get_close_matches(file.name, names, n=1)
+        hint = f"; did you mean {file.parent / close[0]}?" if close else ""
+        raise ConfigError(f"no such file{hint}", str(file)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", str(file)) from error
+    values = parse_yaml(text, str(file))
+    if not isinstance(values, dict):
+        raise ConfigError(f"holds no {holds}: expected lines such as `{example}`", str(file))
+    return values
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parses YAML, with errors that name the source and line."""
+    try:
+        return yaml.load(text, Loader=_Yaml12Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{where}not valid YAML: {getattr(error, 'problem', error)}", source) from error

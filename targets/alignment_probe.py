@@ -1,0 +1,116 @@
+"""Finds a device's alignment: times single convolutions over channel counts and reads the steps off."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from prunetune.spaces.alignment import Alignment
+from prunetune.spaces.errors import TargetError
+from prunetune.targets.convolution import Convolution
+from prunetune.targets.protocol import Target
+from prunetune.targets.staircase import WIDTHS, Curve, Staircase, find_staircase
+
+Role: TypeAlias = Literal["outputs", "inputs", "first", "depthwise"]
+"""Which channels are varied: those that a convolution writes; those that it reads; those that one on the image
+writes; those of a depthwise one."""
+
+ROLES: tuple[Role, ...] = ("outputs", "inputs", "first", "depthwise")
+
+_FIXED = 64
+"""Channels on the side of a convolution that is not varied: whole blocks of any size."""
+
+
+@dataclass(frozen=True)
+class AlignmentProbe:
+    """What a probe measured, and what follows."""
+
+    curves: Mapping[Role, tuple[Curve, ...]]
+    fingerprint: Mapping[str, str]
+    """Hardware, runtime and settings."""
+    imgsz: int
+    """Side of the detector's input that the convolutions are taken from, in px."""
+    staircases: Mapping[Role, Staircase]
+
+    @property
+    def alignment(self) -> Alignment:
+        """What to prune with.
+
+        A channel is written by one layer and read by the next, so `default` suits both: it is the least common
+        multiple of what outputs and inputs want. Where the first layer or depthwise ones tell nothing, they follow it.
+        """
+        wanted = {role: staircase.multiple for role, staircase in self.staircases.items()}
+        default = math.lcm(wanted["outputs"] or 1, wanted["inputs"] or 1)
+        return Alignment(default, wanted["first"] or default, wanted["depthwise"] or default)
+
+    @property
+    def uncertain(self) -> tuple[Role, ...]:
+        """Whose steps the measurement leaves in doubt."""
+        return tuple(role for role in ROLES if not self.staircases[role].certain)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the median of each point in ms."""
+        return {
+            "alignment": self.alignment.as_json(),
+            "uncertain": list(self.uncertain),
+            "imgsz": self.imgsz,
+            "target": dict(self.fingerprint),
+            "roles": {
+                role: {
+                    "multiple": self.staircases[role].multiple,
+                    "costs": [cost.as_dict() for cost in self.staircases[role].costs],
+                    "curves": [curve.as_dict() for curve in self.curves[role]],
+                }
+                for role in ROLES
+            },
+        }
+
+
+def probe_alignment(target: Target, imgsz: int) -> AlignmentProbe:
+    """Measures convolutions of a detector's shapes over `WIDTHS`, all interleaved in one measurement.
+
+    Args:
+        target: The device.
+        imgsz: Side of the detector's input, in px; from 32. A small one leaves a fast device nothing to do.
+
+    Raises:
+        TargetError: The latency does not follow the channels, the target keeps no times of single rounds, or it
+            cannot run the convolutions.
+    """
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+        networks = {
+            (role, name, width): convolution.network(f"{role}, {name}, {width} channels", target.form, Path(folder))
+            for role, name, width, convolution in _convolutions(imgsz)
+        }
+        reference = next(iter(networks.values())).name
+        measured = target.measure(list(networks.values()), reference=reference)
+    times: dict[tuple[Role, str], dict[int, tuple[float, ...]]] = {}
+    for (role, name, width), network in networks.items():
+        times.setdefault((role, name), {})[width] = measured[network.name].samples_ms
+    if not all(all(rounds.values()) for rounds in times.values()):
+        raise TargetError(f"target {target.name!r}: gives no times of single rounds, which a probe needs")
+    curves = {role: tuple(Curve(name, rounds) for (of, name), rounds in times.items() if of == role) for role in ROLES}
+    staircases = {role: find_staircase(curves[role]) for role in ROLES}
+    if staircases["outputs"].multiple is None:
+        raise TargetError(
+            f"target {target.name!r}: at imgsz {imgsz}, latency does not follow the number of channels (from "
+            f"{WIDTHS[0]} to {WIDTHS[-1]} it grows by {curves['outputs'][0].growth:.0%}); give a larger imgsz"
+        )
+    return AlignmentProbe(curves, target.fingerprint(), imgsz, staircases)
+
+
+def _convolutions(imgsz: int) -> Iterator[tuple[Role, str, int, Convolution]]:
+    """Role, name, varied width and the convolution itself."""
+    for kernel, side in ((3, imgsz // 8), (3, imgsz // 16), (1, imgsz // 8)):
+        name = f"{kernel}x{kernel} at {side} px"
+        for width in WIDTHS:
+            yield "outputs", name, width, Convolution(_FIXED, width, kernel, side)
+            yield "inputs", name, width, Convolution(width, _FIXED, kernel, side)
+    for width in WIDTHS:
+        # At half of the image's side: steps do not depend on it, and a quarter of the time does.
+        yield "first", f"6x6 at {imgsz // 2} px", width, Convolution(3, width, 6, imgsz // 2, stride=2)
+        yield "depthwise", f"3x3 at {imgsz // 8} px", width, Convolution(width, width, 3, imgsz // 8, depthwise=True)

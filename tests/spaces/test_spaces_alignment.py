@@ -1,0 +1,59 @@
+"""Alignment as a value: what it reads, what it writes, how it says no."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunetune.spaces import Alignment, ConfigError
+
+CHANNELS = st.integers(1, 1024)
+
+
+def test_a_number_holds_everywhere() -> None:
+    assert Alignment.parse(16) == Alignment(16, 16, 16) == Alignment.everywhere(16)
+    assert Alignment.parse(16).as_json() == 16
+
+
+def test_kinds_that_are_not_given_follow_the_default() -> None:
+    alignment = Alignment.parse({"default": 16, "first": 8})
+    assert [alignment.of(kind) for kind in ("default", "first", "depthwise")] == [16, 8, 16]
+    assert alignment.as_json() == {"default": 16, "first": 8}
+    assert str(alignment) == "16 (first: 8)"
+    assert Alignment.parse({"default": 4}).as_json() == 4
+
+
+@given(CHANNELS, CHANNELS, CHANNELS)
+def test_json_and_back(default: int, first: int, depthwise: int) -> None:
+    alignment = Alignment(default, first, depthwise)
+    again = Alignment.parse(json.loads(json.dumps(alignment.as_json())))
+    assert again == alignment
+    assert hash(again) == hash(alignment)
+    assert Alignment.parse(alignment) is alignment
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "default is a whole number from 1"),
+        (-8, "not -8"),
+        (2048, "to 1024, not 2048"),
+        (8.0, "not 8.0"),
+        (True, "not True"),
+        ("8", "not '8'"),
+        (None, "not None"),
+        ([8], r"not \[8\]"),
+        ({"default": 8, "first": 0}, "first is a whole number"),
+        ({"first": 8}, "default is missing"),
+        ({}, "default is missing"),
+        ({"default": 8, "frist": 8}, "unknown key 'frist'; did you mean first"),
+        ({"default": 8, "detect": 8}, "allowed are default, first, depthwise"),
+    ],
+)
+def test_what_is_no_alignment_is_refused(value: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^alignment: .*{said}"):
+        Alignment.parse(value)
