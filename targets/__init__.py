@@ -10,8 +10,11 @@ from prunetune.targets.measurement import InterleavedTarget
 from prunetune.targets.network import Form, Network
 from prunetune.targets.occupancy import exclusive, shared
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
+from prunetune.targets.profiling import profile
 from prunetune.targets.protocol import Backend, Pace, Runner, Target
+from prunetune.targets.skeleton import Skeleton
 from prunetune.targets.spec import TARGET_KINDS, OnnxRuntimeSpec, TargetSpec, TorchSpec, parse_target_spec
+from prunetune.targets.table import LatencyTable, Prediction
 from prunetune.targets.torch_target import TorchTarget
 
 __all__ = [
@@ -21,11 +24,14 @@ __all__ = [
     "Form",
     "InterleavedTarget",
     "Latency",
+    "LatencyTable",
     "Network",
     "OnnxRuntimeSpec",
     "OnnxRuntimeTarget",
     "Pace",
+    "Prediction",
     "Runner",
+    "Skeleton",
     "Target",
     "TargetSpec",
     "TorchSpec",
@@ -33,5 +39,6 @@ __all__ = [
     "create_target",
     "exclusive",
     "parse_target_spec",
+    "profile",
     "shared",
 ]
