@@ -19,7 +19,7 @@ from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.surgery import apply_plan
 from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
-from prunetune.targets import Network, create_target, parse_target_spec
+from prunetune.targets import Network, Target, create_target, parse_target_spec
 
 
 def prune_once(
@@ -75,18 +75,11 @@ def measure_models(models: Sequence[str], spec: Mapping[str, Any], against: str 
     Returns:
         `reference`, `target` (its fingerprint) and `models`: path to a latency's figures.
     """
-    try:
-        target = create_target(parse_target_spec(spec))
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
-        raise ConfigError(problems) from error
+    target = target_of(spec)
     names = list(dict.fromkeys([*([against] if against else []), *models]))
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         networks = [
-            _network(name, target.form, imgsz, Path(folder) / f"{index}.onnx") for index, name in enumerate(names)
+            network_of(name, target.form, imgsz, Path(folder) / f"{index}.onnx") for index, name in enumerate(names)
         ]
         measured = target.measure(networks, reference=names[0])
     return {
@@ -113,7 +106,34 @@ def write_measured(measured: Mapping[str, Any], console: Console) -> None:
     console.print(Text(f"at {measured['imgsz']} px, reference {measured['reference']}"), soft_wrap=True)
 
 
-def _network(name: str, form: str, imgsz: int, scratch: Path) -> Network:
+def target_of(spec: Mapping[str, Any]) -> Target:
+    """The target of a command's options.
+
+    Raises:
+        ConfigError: An option is wrong.
+    """
+    try:
+        return create_target(parse_target_spec(spec))
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(problems) from error
+
+
+def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:
+    """A network of a file, in the form that a target wants.
+
+    Args:
+        name: A .pt, a .onnx or a yaml.
+        form: `onnx` or `module`.
+        imgsz: Input size in px.
+        scratch: Where an ONNX file is written that has to be made first.
+
+    Raises:
+        ModelError, TargetError: The file is missing, or not what the target can run.
+    """
     shape = (1, 3, imgsz, imgsz)
     if Path(name).suffix.lower() == ".onnx":
         if form != "onnx":

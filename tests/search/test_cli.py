@@ -74,7 +74,7 @@ print(json.dumps(loaded))
 def test_help_names_every_command(prunetune: Prunetune) -> None:
     answer = prunetune("--help")
     assert answer.code == 0
-    for command in ("run", "status", "front", "report", "export", "prune", "measure", "doctor"):
+    for command in ("run", "status", "front", "report", "export", "prune", "measure", "profile", "doctor"):
         assert f" {command} " in answer.out
 
 
