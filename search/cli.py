@@ -206,6 +206,29 @@ def align_probe(
 
 
 @app.command()
+def profile(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense detector: a .pt, .onnx or yaml.")],
+    target: Annotated[str, typer.Option(help="A target that runs ONNX files: onnxruntime.")] = "onnxruntime",
+    imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    align: Annotated[int, typer.Option(min=1, help="Widths are multiples of this.")] = 8,
+    networks: Annotated[int, typer.Option(min=6, help="Whole networks to measure for the fit.")] = 48,
+    out: Annotated[Path, typer.Option(help="Where to write the table.")] = Path("table.json"),
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a latency table: it predicts the latency of every pruning of a detector."""
+    from prunetune.search.profiling import profile_model, write_profiled
+
+    spec = {"kind": target, "threads": threads, "alignment": align}
+    console = Console(stderr=True)
+    profiled = profile_model(model, spec, imgsz, networks, out, console)
+    if as_json:
+        _write_json(profiled)
+    else:
+        write_profiled(profiled, _console())
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Check that everything a study needs is installed and works."""
     from prunetune.search.doctor import examine, write_findings

@@ -92,7 +92,7 @@ def measure_models(
     names = list(dict.fromkeys([*([against] if against else []), *models]))
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         networks = [
-            _network(name, target.form, imgsz, Path(folder) / f"{index}.onnx") for index, name in enumerate(names)
+            network_of(name, target.form, imgsz, Path(folder) / f"{index}.onnx") for index, name in enumerate(names)
         ]
         measured = target.measure(networks, reference=names[0])
     if plot is not None:
@@ -138,7 +138,18 @@ def write_measured(measured: Mapping[str, Any], console: Console) -> None:
     console.print(Text(f"at {measured['imgsz']} px, reference {measured['reference']}"), soft_wrap=True)
 
 
-def _network(name: str, form: str, imgsz: int, scratch: Path) -> Network:
+def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:
+    """A network of a file, in the form that a target wants.
+
+    Args:
+        name: A .pt, a .onnx or a yaml.
+        form: `onnx` or `module`.
+        imgsz: Input size in px.
+        scratch: Where an ONNX file is written that has to be made first.
+
+    Raises:
+        ModelError, TargetError: The file is missing, or not what the target can run.
+    """
     shape = (1, 3, imgsz, imgsz)
     if Path(name).suffix.lower() == ".onnx":
         if form != "onnx":

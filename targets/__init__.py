@@ -11,8 +11,11 @@ from prunetune.targets.measurement import InterleavedTarget
 from prunetune.targets.network import Form, Network
 from prunetune.targets.occupancy import exclusive, shared
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
+from prunetune.targets.profiling import profile
 from prunetune.targets.protocol import Backend, Pace, Runner, Target
+from prunetune.targets.skeleton import Skeleton
 from prunetune.targets.spec import TARGET_KINDS, OnnxRuntimeSpec, TargetSpec, TorchSpec, parse_target_spec
+from prunetune.targets.table import LatencyTable, Prediction
 from prunetune.targets.torch_target import TorchTarget
 
 __all__ = [
@@ -23,11 +26,14 @@ __all__ = [
     "Form",
     "InterleavedTarget",
     "Latency",
+    "LatencyTable",
     "Network",
     "OnnxRuntimeSpec",
     "OnnxRuntimeTarget",
     "Pace",
+    "Prediction",
     "Runner",
+    "Skeleton",
     "Target",
     "TargetSpec",
     "TorchSpec",
@@ -36,5 +42,6 @@ __all__ = [
     "exclusive",
     "parse_target_spec",
     "probe_alignment",
+    "profile",
     "shared",
 ]

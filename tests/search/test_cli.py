@@ -74,7 +74,8 @@ print(json.dumps(loaded))
 def test_help_names_every_command(prunetune: Prunetune) -> None:
     answer = prunetune("--help")
     assert answer.code == 0
-    for command in ("run", "status", "front", "report", "export", "prune", "measure", "align-probe", "doctor"):
+    commands = ("run", "status", "front", "report", "export", "prune", "measure", "align-probe", "profile", "doctor")
+    for command in commands:
         assert f" {command} " in answer.out
 
 

@@ -1,0 +1,118 @@
+"""`prunetune profile`: a detector's latency table."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from prunetune.search.tools import network_of, read_target
+from prunetune.spaces import ConfigError, TargetError
+from prunetune.targets import Skeleton, create_target, profile
+from prunetune.targets.profiling import BLOCKS
+
+PACE: Mapping[str, Any] = {"tolerance": 0.02, "runs": 12, "seconds": 10.0, "warmup": 2}
+"""How exactly one of the many networks is measured. What a single one is off averages out in the fit."""
+
+
+def profile_model(
+    model: str,
+    spec: Mapping[str, Any],
+    imgsz: int,
+    networks: int,
+    out: Path,
+    console: Console,
+) -> dict[str, Any]:
+    """Measures the table of a detector and writes it.
+
+    Args:
+        model: The dense detector: a .pt, a .onnx or a yaml.
+        spec: The target's description.
+        imgsz: Input size in px.
+        networks: Whole networks to measure for the fit.
+        out: Where the table goes.
+        console: Where the progress is shown.
+
+    Returns:
+        `out`, `target` (its fingerprint), `imgsz`, `layers` (kinds of layers), `points` (of the grids), `networks`,
+        `mape` and `error` (relative), `seconds`.
+
+    Raises:
+        ConfigError, ModelError, TargetError: An option, the model or the target is none that can be used.
+        StoreError: The table cannot be written.
+    """
+    target = create_target(read_target({**PACE, **spec}))
+    if target.form != "onnx":
+        raise TargetError(f"--target {spec['kind']}: runs no ONNX files, which a latency table is made of")
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder, _Bar(console) as bar:
+        network = network_of(model, target.form, imgsz, Path(folder) / "dense.onnx")
+        assert network.onnx is not None
+        height, width = Skeleton.read(network.onnx).size
+        if (height, width) != (imgsz, imgsz):
+            raise ConfigError(
+                f"--imgsz {imgsz}: {model} was exported for {height} x {width} px; give that size, or the .pt"
+            )
+        table = profile(target, network.onnx, networks=networks, blocks=BLOCKS, progress=bar.show)
+    table.save(out)
+    return {
+        "out": str(out),
+        "target": dict(table.fingerprint),
+        "imgsz": imgsz,
+        "layers": len(table.grids),
+        "points": sum(len(grid.inputs) * len(grid.outputs) for grid in table.grids),
+        "networks": table.networks,
+        "mape": table.mape,
+        "error": table.error,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def write_profiled(profiled: Mapping[str, Any], console: Console) -> None:
+    """Shows what `profile_model` made."""
+    table = Table(show_header=False)
+    for name, value in (
+        ("kinds of layers", str(profiled["layers"])),
+        ("points of their widths", str(profiled["points"])),
+        ("whole networks", str(profiled["networks"])),
+        ("mean error on networks left out", f"{profiled['mape']:.1%}"),
+        ("19 of 20 within", f"{profiled['error']:.1%}"),
+        ("took", f"{profiled['seconds']:.0f} s"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    console.print(Text(profiled["out"]), soft_wrap=True)
+
+
+class _Bar:
+    """A bar for each kind of network; nothing where there is no terminal. One measurement's noise is not told:
+    the table's error holds it."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, Any] = {}
+        self._logger = logging.getLogger("prunetune.targets.measurement")
+
+    def __enter__(self) -> _Bar:
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+        self._logger.setLevel(self._level)
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(self._tasks[what], completed=done, total=total)

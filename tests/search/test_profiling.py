@@ -1,0 +1,120 @@
+"""Latency tables of real detectors: the skeleton against the surgery, and the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from prunetune.pruning import Detector, apply_plan, plan_pruning
+from prunetune.search import profiling
+from prunetune.spaces import Threshold
+from prunetune.targets import LatencyTable, Network, OnnxRuntimeSpec, Skeleton, create_target
+from prunetune.targets.profiling import random_widths
+from prunetune.targets.synthesis import write_resized
+from prunetune.targets.table import FeatureModel, Grid
+
+Prunetune = Callable[..., Any]
+IMGSZ = 64
+
+
+@pytest.fixture(scope="module", params=["yolov5n.yaml", "yolov5n-deconv.yaml"])
+def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Path]:
+    """A detector and its ONNX file."""
+    detector = Detector.load(request.param, names=("square", "disc"))
+    file = tmp_path_factory.mktemp("dense") / "dense.onnx"
+    detector.export_onnx(file, IMGSZ)
+    return detector, file
+
+
+def pruned(detector: Detector, seed: int) -> Detector:
+    """The detector, cut by random gammas at a random threshold for each region."""
+    copy, generator = detector.copy(), torch.Generator().manual_seed(seed)
+    for module in copy.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data = torch.rand(module.weight.shape, generator=generator)
+    backbone, head = torch.rand(2, generator=generator).tolist()
+    return Detector(apply_plan(copy.model, plan_pruning(copy.model, Threshold(backbone, head), 8)), copy.source)
+
+
+def test_input_widths_are_those_of_the_pruned_network(dense: tuple[Detector, Path]) -> None:
+    detector, file = dense
+    skeleton = Skeleton.read(file)
+    left = {name for name in detector.channels if name not in skeleton.widths}
+    assert left == {"model.24.dfl.conv"}, "only the decoder, whose width is fixed, is beyond the skeleton"
+    model = FeatureModel(skeleton, [Grid(layer.shape, (8,), (8,), ((1.0,),)) for layer in skeleton.layers])
+    for seed in range(8):
+        network = pruned(detector, seed)
+        widths = [network.channels[layer.name] for layer in skeleton.layers]
+        read = [network.model.get_submodule(layer.name).in_channels for layer in skeleton.layers]
+        assert model.input_widths(numpy.array([widths])).tolist() == [read]
+
+
+def test_groups_are_those_that_surgery_ties(dense: tuple[Detector, Path]) -> None:
+    from prunetune.pruning.surgery import channel_groups
+
+    detector, file = dense
+    traced = {frozenset(group.layers) for group in channel_groups(detector.model) if group.norms}
+    assert traced <= {frozenset(group) for group in Skeleton.read(file).groups}
+
+
+def test_a_resized_network_is_the_export_of_a_pruned_one(dense: tuple[Detector, Path], tmp_path: Path) -> None:
+    import onnx
+
+    detector, file = dense
+    skeleton, network = Skeleton.read(file), pruned(detector, seed=5)
+    network.export_onnx(tmp_path / "exported.onnx", IMGSZ)
+    write_resized(file, tmp_path / "resized.onnx", skeleton, network.channels)
+    found, expected = (Skeleton.read(tmp_path / f"{name}.onnx") for name in ("resized", "exported"))
+    assert found == expected
+    operations = [
+        sorted(node.op_type for node in onnx.load(tmp_path / f"{name}.onnx").graph.node)
+        for name in ("resized", "exported")
+    ]
+    assert operations[0] == operations[1]
+    networks = [Network(name, (1, 3, IMGSZ, IMGSZ), onnx=tmp_path / f"{name}.onnx") for name in ("resized", "exported")]
+    create_target(OnnxRuntimeSpec(runs=6, warmup=0)).measure(networks, reference="exported")
+
+
+@pytest.mark.slow
+def test_profile_writes_a_table_that_predicts(
+    prunetune: Prunetune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(profiling, "PACE", {"runs": 6, "warmup": 0, "tolerance": 0.5})
+    monkeypatch.setattr(profiling, "BLOCKS", (1, 8))
+    out = tmp_path / "tables" / "table.json"
+    answer = prunetune("profile", "yolov5n.yaml", "--imgsz", IMGSZ, "--networks", 6, "--out", out, "--json")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    assert told["out"] == str(out)
+    assert told["networks"] == 6
+    assert 0 <= told["mape"] <= told["error"]
+    table = LatencyTable.load(out)
+    table.require_device(create_target(OnnxRuntimeSpec()).fingerprint())
+    wide = table.predict(table.skeleton.widths)
+    narrow = table.predict(min(random_widths(table.skeleton, 8, 20, seed=0), key=lambda widths: sum(widths.values())))
+    assert 0 < narrow.latency_ms < wide.latency_ms
+    assert wide.error_ms == pytest.approx(wide.latency_ms * told["error"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target", "torch"], ["--target torch", "ONNX"]),
+        (["--target", "tpu"], ["kind", "onnxruntime"]),
+        (["--align", "8", "--imgsz", "96"], ["--imgsz 96", "64 x 64"]),
+    ],
+)
+def test_a_profile_that_cannot_be_is_refused_before_anything_is_measured(
+    prunetune: Prunetune, dense: tuple[Detector, Path], tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    answer = prunetune("profile", dense[1], "--out", tmp_path / "table.json", *arguments)
+    assert answer.code == 2
+    assert answer.err.startswith("error: ")
+    assert all(word in answer.err for word in words)
+    assert not (tmp_path / "table.json").exists()

@@ -1,0 +1,362 @@
+"""Skeletons, grids, the fit and the table's file; the device is made up, with a law of cost that is known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from prunetune.spaces import Alignment
+from prunetune.spaces.errors import TargetError
+from prunetune.targets import Latency, LatencyTable, Network, OnnxRuntimeSpec, Skeleton, create_target, profile
+from prunetune.targets.network import Form
+from prunetune.targets.profiling import FEATURES, anchor_widths, fit, random_widths
+from prunetune.targets.skeleton import Channels, ConvShape
+from prunetune.targets.synthesis import write_resized
+from prunetune.targets.table import FeatureModel, Grid
+
+SIZE = 16
+POINT = ConvShape((1, 1), (1, 1), (0, 0, 0, 0), (SIZE, SIZE))
+
+
+def write_network(path: Path) -> Path:
+    """An image, a residual block of three layers, a concatenation with its input, and an output of fixed width."""
+    widths = {"stem": (3, 32), "one": (32, 64), "two": (64, 32), "side": (32, 40), "out": (72, 6)}
+    silu = [("stem", "a"), ("one", "b"), ("two", "c"), ("side", "d")]
+    conv = {
+        name: helper.make_node("Conv", [source, f"{name}.weight", f"{name}.bias"], [name], kernel_shape=[1, 1])
+        for name, source in (("stem", "image"), ("one", "a"), ("two", "b"), ("side", "a"), ("out", "joined"))
+    }
+    nodes = []
+    for name, result in silu:
+        nodes += [
+            conv[name],
+            helper.make_node("Sigmoid", [name], [f"{name}.sigmoid"]),
+            helper.make_node("Mul", [name, f"{name}.sigmoid"], [result]),
+        ]
+    nodes += [
+        helper.make_node("Add", ["a", "c"], ["sum"]),
+        helper.make_node("Concat", ["sum", "d"], ["joined"], axis=1),
+        conv["out"],
+    ]
+    weights = [
+        numpy_helper.from_array(numpy.full(shape, index + 1, numpy.float32), f"{name}.{part}")
+        for index, (name, (inputs, outputs)) in enumerate(widths.items())
+        for part, shape in (("weight", (outputs, inputs, 1, 1)), ("bias", (outputs,)))
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 6, SIZE, SIZE])],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_network(tmp_path / "network.onnx")
+
+
+@pytest.fixture
+def skeleton(file: Path) -> Skeleton:
+    return Skeleton.read(file)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Skeleton:
+    """The same skeleton, for many examples of hypothesis."""
+    return Skeleton.read(write_network(tmp_path_factory.mktemp("family") / "network.onnx"))
+
+
+# The skeleton
+
+
+def test_a_skeleton_knows_who_reads_whom(skeleton: Skeleton) -> None:
+    assert skeleton.size == (SIZE, SIZE)
+    assert {layer.name: layer.reads for layer in skeleton.layers} == {
+        "stem": Channels(constant=3),
+        "one": Channels(("stem",)),
+        "two": Channels(("one",)),
+        "side": Channels(("stem",)),
+        "out": Channels(("stem", "side")),
+    }
+    assert skeleton.groups == (("stem", "two"), ("one",), ("side",))
+    assert [transfer.operation for transfer in skeleton.transfers] == ["add", "concat"]
+    assert [layer.shape.activation for layer in skeleton.layers] == ["silu"] * 4 + ["none"]
+
+
+def test_a_skeleton_survives_json(skeleton: Skeleton) -> None:
+    again = Skeleton.from_dict(json.loads(json.dumps(skeleton.as_dict())))
+    assert again == skeleton
+
+
+def test_a_resized_network_runs_and_is_of_the_same_family(file: Path, skeleton: Skeleton, tmp_path: Path) -> None:
+    widths = random_widths(skeleton, 8, 1, seed=3)[0]
+    write_resized(file, tmp_path / "resized.onnx", skeleton, widths)
+    again = Skeleton.read(tmp_path / "resized.onnx")
+    assert again.widths == widths != skeleton.widths
+    assert [layer.reads for layer in again.layers] == [layer.reads for layer in skeleton.layers]
+    network = Network("resized", (1, 3, SIZE, SIZE), onnx=tmp_path / "resized.onnx")
+    create_target(OnnxRuntimeSpec(runs=6, warmup=0)).measure([network], reference="resized")
+
+
+@pytest.mark.parametrize("alignment", [1, 8, 16])
+def test_random_widths_are_aligned_and_tied(skeleton: Skeleton, alignment: int) -> None:
+    for widths in (*random_widths(skeleton, alignment, 50, seed=1), anchor_widths(skeleton, alignment)):
+        assert widths["stem"] == widths["two"]
+        assert widths["out"] == 6
+        for name, dense in skeleton.widths.items():
+            assert widths[name] == dense or (widths[name] % alignment == 0 and 0 < widths[name] < dense)
+
+
+@pytest.mark.parametrize("content", [b"no protobuf at all", None])
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "broken.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TargetError, match=r"broken\.onnx.*export"):
+        Skeleton.read(path)
+
+
+def test_a_grouped_convolution_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "grouped.onnx")
+    model = onnx.load(path)
+    node = next(node for node in model.graph.node if node.output[0] == "side")
+    node.attribute.append(helper.make_attribute("group", 2))
+    next(item for item in model.graph.initializer if item.name == "side.weight").CopyFrom(
+        numpy_helper.from_array(numpy.ones((40, 16, 1, 1), numpy.float32), "side.weight")
+    )
+    onnx.save(model, path)
+    with pytest.raises(TargetError, match=r"side\.weight.*grouped"):
+        Skeleton.read(path)
+
+
+# The grid
+
+
+def law(inputs: float, outputs: float) -> float:
+    """A cost that is linear in both widths, as a bilinear interpolation can follow exactly."""
+    return 0.001 * (5 + inputs) * (3 + outputs)
+
+
+INPUTS, OUTPUTS = (3, 8, 16, 24, 32, 48, 64, 72), (6, 8, 16, 40, 64)
+
+
+def model_of(skeleton: Skeleton, times: tuple[tuple[float, ...], ...]) -> FeatureModel:
+    shapes = dict.fromkeys(layer.shape for layer in skeleton.layers)
+    return FeatureModel(skeleton, [Grid(shape, INPUTS, OUTPUTS, times) for shape in shapes])
+
+
+EXACT = tuple(tuple(law(inputs, outputs) for outputs in OUTPUTS) for inputs in INPUTS)
+
+
+def layers_time(model: FeatureModel, skeleton: Skeleton, widths: dict[str, int]) -> float:
+    row = numpy.array([[widths[layer.name] for layer in skeleton.layers]])
+    return float(model.features(row)[0, FEATURES.index("layers")])
+
+
+@given(st.integers(1, 32), st.integers(1, 64), st.integers(1, 40))
+def test_between_points_the_time_is_bilinear(family: Skeleton, stem: int, one: int, side: int) -> None:
+    widths = {"stem": stem, "one": one, "two": stem, "side": side, "out": 6}
+    expected = sum(law(max(3, layer.reads.width(widths)), max(6, widths[layer.name])) for layer in family.layers)
+    assert layers_time(model_of(family, EXACT), family, widths) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(0, 1), min_size=40, max_size=40), st.integers(1, 31), st.integers(1, 63), st.integers(1, 39))
+def test_rising_times_give_rising_predictions(
+    family: Skeleton, steps: list[float], stem: int, one: int, side: int
+) -> None:
+    rising = numpy.array(steps).reshape(len(INPUTS), len(OUTPUTS)).cumsum(axis=0).cumsum(axis=1)
+    model = model_of(family, tuple(map(tuple, rising.tolist())))
+    widths = {"stem": stem, "one": one, "two": stem, "side": side, "out": 6}
+    lower = layers_time(model, family, widths)
+    for names in (("stem", "two"), ("one",), ("side",)):
+        wider = widths | {name: widths[name] + 1 for name in names}
+        assert layers_time(model, family, wider) >= lower - 1e-9
+
+
+def test_many_networks_at_once_are_as_one_by_one(skeleton: Skeleton) -> None:
+    model = model_of(skeleton, EXACT)
+    rows = numpy.array([list(widths.values()) for widths in random_widths(skeleton, 8, 20, seed=0)])
+    together = model.features(rows)
+    assert numpy.allclose(together, numpy.concatenate([model.features(row[None]) for row in rows]))
+    for row, found in zip(rows, model.input_widths(rows), strict=True):
+        widths = dict(zip(skeleton.widths, row, strict=True))
+        assert found.tolist() == [layer.reads.width(widths) for layer in skeleton.layers]
+
+
+def test_moved_features_are_counted(skeleton: Skeleton) -> None:
+    def counted(side: int) -> dict[str, float]:
+        row = numpy.array([[32, 64, 32, side, 6]])
+        return dict(zip(FEATURES, model_of(skeleton, EXACT).features(row)[0], strict=True))
+
+    aligned, unaligned = counted(16), counted(24)
+    pixels = SIZE * SIZE / 1e6
+    assert aligned["add"] == pytest.approx(64 * pixels)
+    assert (aligned["concat"], aligned["unaligned"]) == (pytest.approx(48 * pixels), 0)
+    assert unaligned["unaligned"] == unaligned["concat"] == pytest.approx(56 * pixels)
+    assert aligned["weights"] * 1e6 == pytest.approx(3 * 32 + 32 * 64 + 64 * 32 + 32 * 16 + 48 * 6)
+
+
+# The fit
+
+
+def test_the_fit_finds_the_coefficients_that_made_the_ratios() -> None:
+    features = numpy.random.default_rng(0).uniform(0.1, 1, (40, len(FEATURES)))
+    features[:, 0] = 1
+    true = numpy.array([0.2, 0.8, 0.3, 0.1, 0.0, 0.05, 0.2, 0.1])
+    found = fit(features, features @ true)
+    assert list(found.coefficients) == list(FEATURES)
+    assert numpy.allclose(list(found.coefficients.values()), true, atol=0.01)
+    assert max(map(abs, found.residuals)) < 0.01
+
+
+def test_the_fit_has_no_negative_coefficients() -> None:
+    generator = numpy.random.default_rng(0)
+    features = generator.uniform(0.1, 1, (30, len(FEATURES)))
+    found = fit(features, features @ numpy.linspace(1, 0.1, len(FEATURES)) - 0.3 * features[:, 4] + 0.2)
+    assert min(found.coefficients.values()) >= 0
+
+
+def test_too_few_networks_are_refused() -> None:
+    with pytest.raises(TargetError, match="networks: 5"):
+        fit(numpy.ones((5, len(FEATURES))), numpy.ones(5))
+
+
+# The whole table
+
+
+class MadeUp:
+    """A device whose latency follows a law of the ONNX file alone, with some noise.
+
+    Every network costs 0.1 ms, a convolution by its multiply-adds and its weights, an addition and a concatenation
+    by their features.
+    """
+
+    name = "made-up"
+    alignment = Alignment.everywhere(8)
+    form: Form = "onnx"
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self._noise, self._chance = noise, random.Random(0)
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"kind": "made-up", "device": "paper"}
+
+    def measure(self, networks: Sequence[Network], reference: str) -> dict[str, Latency]:
+        times = {network.name: self.cost_ms(network.onnx) * self._chance.gauss(1, self._noise) for network in networks}
+        return {name: Latency.from_samples([time] * 6, [times[reference]] * 6) for name, time in times.items()}
+
+    @staticmethod
+    def cost_ms(path: Path | None) -> float:
+        assert path is not None
+        model = onnx.shape_inference.infer_shapes(onnx.load(path))
+        sizes = {item.name: numpy.prod(item.dims) for item in model.graph.initializer}
+        features = {
+            value.name: float(numpy.prod([size.dim_value for size in value.type.tensor_type.shape.dim]))
+            for value in (*model.graph.value_info, *model.graph.output)
+        }
+        cost = 0.1
+        for node in model.graph.node:
+            if node.op_type == "Conv":
+                cost += 1e-6 * sizes[node.input[1]] * SIZE * SIZE + 2e-6 * sizes[node.input[1]]
+            elif node.op_type in ("Add", "Concat"):
+                cost += 2e-6 * features[node.output[0]]
+        return cost
+
+
+def test_a_table_predicts_networks_that_it_has_not_seen(file: Path, skeleton: Skeleton, tmp_path: Path) -> None:
+    device = MadeUp(noise=0.01)
+    table = profile(device, file, networks=24)
+    write_resized(file, tmp_path / "anchor.onnx", skeleton, anchor_widths(skeleton, 8))
+    assert table.anchor_ms == pytest.approx(device.cost_ms(tmp_path / "anchor.onnx"), rel=0.02)
+    within = []
+    for widths in random_widths(skeleton, 8, 20, seed=99):
+        write_resized(file, tmp_path / "unseen.onnx", skeleton, widths)
+        found, true = table.predict(widths), device.cost_ms(tmp_path / "unseen.onnx")
+        assert found.latency_ms == pytest.approx(true, rel=0.05)
+        assert found.latency_ms == pytest.approx(found.ratio * table.anchor_ms)
+        within.append(abs(found.latency_ms - true) <= found.error_ms)
+    assert table.error < 0.05
+    assert sum(within) >= 16
+
+
+def test_progress_counts_up_to_all(file: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    profile(MadeUp(), file, networks=20, blocks=(1, 8), progress=lambda *said: told.append(said))
+    assert [what for what, _ in itertools.groupby(told, key=lambda said: said[0])] == ["layers", "networks"]
+    assert all(done <= total for _, done, total in told)
+    assert told[-1] == ("networks", 20, 20)
+
+
+def test_a_target_that_runs_no_files_is_refused(file: Path) -> None:
+    target = MadeUp()
+    target.form = "module"
+    with pytest.raises(TargetError, match=r"'made-up'.*onnxruntime"):
+        profile(target, file)
+
+
+@pytest.fixture
+def table(file: Path) -> LatencyTable:
+    return profile(MadeUp(), file, networks=8, blocks=(1, 4))
+
+
+def test_a_table_survives_its_file(table: LatencyTable, tmp_path: Path) -> None:
+    table.save(tmp_path / "tables" / "table.json")
+    again = LatencyTable.load(tmp_path / "tables" / "table.json")
+    assert again == table
+    assert again.predict(table.skeleton.widths) == table.predict(table.skeleton.widths)
+    assert [path.name for path in (tmp_path / "tables").iterdir()] == ["table.json"]
+
+
+def test_another_device_is_refused_with_the_difference(table: LatencyTable) -> None:
+    table.require_device({"kind": "made-up", "device": "paper"})
+    with pytest.raises(TargetError, match=r"another device(.|\n)*device: paper -> stone(.|\n)*prunetune profile"):
+        table.require_device({"kind": "made-up", "device": "stone"})
+
+
+def damaged(text: str) -> Iterator[tuple[str, str]]:
+    values = json.loads(text)
+    yield "", "no latency table"
+    yield "[]", "no latency table"
+    yield text[: len(text) // 2], "no latency table"
+    yield json.dumps({key: value for key, value in values.items() if key != "grids"}), "no latency table"
+    yield json.dumps({**values, "grids": values["grids"][:1]}), "no latency table"
+    yield json.dumps({**values, "version": 99}), "version 99"
+
+
+def test_a_damaged_file_is_refused_by_name(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    with pytest.raises(TargetError, match=r"table\.json.*prunetune profile"):
+        LatencyTable.load(path)
+    table.save(path)
+    for text, reason in damaged(path.read_text()):
+        path.write_text(text)
+        with pytest.raises(TargetError, match=rf"table\.json.*{reason}.*prunetune profile"):
+            LatencyTable.load(path)
+
+
+def test_a_network_of_another_family_is_refused_by_layer(table: LatencyTable) -> None:
+    widths = table.skeleton.widths
+    with pytest.raises(TargetError, match=r"layer two.*family"):
+        table.predict({name: width for name, width in widths.items() if name != "two"})
+    with pytest.raises(TargetError, match=r"layer one: 72 channels.*64"):
+        table.predict(widths | {"one": 72})
+    assert table.predict(widths | {"decoder": 16}) == table.predict(widths)
+
+
+def test_a_table_is_a_value(table: LatencyTable) -> None:
+    assert replace(table, anchor_ms=2 * table.anchor_ms) != table
