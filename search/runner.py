@@ -13,6 +13,7 @@ from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
 from prunetune.search.confirmation import move_to_this_device
 from prunetune.search.finish import finish
+from prunetune.search.interruption import Interruption
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
@@ -45,29 +46,36 @@ def run_study(spec: StudySpec, console: Console) -> optuna.Study:
         KeyboardInterrupt: The running trial was given back.
     """
     progress = Progress(console, spec.trials)
+    with Interruption() as interruption:
+        try:
+            return _run(spec, progress, interruption)
+        finally:
+            progress.end()
+
+
+def _run(spec: StudySpec, progress: Progress, interruption: Interruption) -> optuna.Study:
     study = open_study(spec) if study_exists(spec) else None  # a changed description shows before any work
     progress.begin("checking model and data")
-    workspace = Workspace(spec, progress.epochs)
+    workspace = Workspace(spec, lambda kind: interruption.after(progress.epochs(kind)))
     study = study or open_study(spec)
-    try:
-        with storage_errors(spec.folder):
-            progress.begin("measuring the reference networks")
-            if workspace.prepare(study):
-                progress.begin("measuring the kept networks on this device")
-                move_to_this_device(study, workspace)
-            _train_original(workspace, progress)
-            done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-            if done_before:
-                progress.say(f"study {spec.name}: {done_before} finished trials, going on")
-            while (claim := next_trial(study, spec)) is not None:
-                progress.begin(f"trial {claim.trial.number}")
-                _one_trial(study, claim, workspace, progress)
-            if _others_run(study):
-                progress.say("no trial is left to take; the processes that still run will finish the study")
-                return study
+    with storage_errors(spec.folder):
+        progress.begin("measuring the reference networks")
+        if workspace.prepare(study):
+            progress.begin("measuring the kept networks on this device")
+            move_to_this_device(study, workspace)
+        _train_original(workspace, progress)
+        done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        if done_before:
+            progress.say(f"study {spec.name}: {done_before} finished trials, going on")
+        interruption.check()
+        while (claim := next_trial(study, spec)) is not None:
+            progress.begin(f"trial {claim.trial.number}")
+            _one_trial(study, claim, workspace, progress)
+            interruption.check()
+        if _others_run(study):
+            progress.say("no trial is left to take; the processes that still run will finish the study")
+        else:
             finish(study, workspace, progress)
-    finally:
-        progress.end()
     return study
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +17,10 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.pipeline import Candidate, Ledger
-from prunetune.pruning.training import TrainingFailureError
+from prunetune.pruning.training import EpochRecord, TrainingFailureError
 from prunetune.results import front
+from prunetune.search import runner
+from prunetune.search.interruption import Interruption
 from prunetune.search.objective import TrialResult, carry_out
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
@@ -138,3 +142,54 @@ def test_a_user_error_inside_a_trial_reaches_the_user(make_spec: MakeSpec) -> No
     with pytest.raises(PrunetuneError, match="mend"):
         attempt(study, spec, PrunetuneError("mend this"))
     assert study.trials[0].state is TrialState.RUNNING, "who carries out the study gives it back"
+
+
+def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
+    make_spec: Callable[..., StudySpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Foreign code may catch everything, also KeyboardInterrupt."""
+    spec = make_spec(trials=2, data="never read")
+    taken: list[int] = []
+
+    def swallow(study: optuna.Study, trial: optuna.Trial, *rest: Any) -> TrialResult:
+        taken.append(trial.number)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        study.tell(trial, [0.5, 1.0])
+        recipe = Recipe.from_dict(trial.user_attrs["recipe"])
+        attributes = {
+            "accuracy": {"map50_95": 0.5},
+            "latency_ms": 1.0,
+            "gflops": 1.0,
+            "params": 1,
+            "epochs": {"reused": 0},
+        }
+        return TrialResult(trial.number, recipe, Outcome.OK, "", attributes, 0.1)
+
+    class NoWork:
+        def __init__(self, *_: Any) -> None: ...
+
+        def prepare(self, study: optuna.Study) -> bool:
+            return False
+
+    monkeypatch.setattr(runner, "Workspace", NoWork)
+    monkeypatch.setattr(runner, "_train_original", lambda *_: None)
+    monkeypatch.setattr(runner, "carry_out", swallow)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_study(spec, Console(file=io.StringIO()))
+    assert taken == [0]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_end_of_an_epoch_is_a_place_to_stop_at() -> None:
+    heard: list[int] = []
+    record = EpochRecord(epoch=3, losses={}, train_s=0.0)
+    with Interruption() as interruption:
+        listen = interruption.after(lambda told: heard.append(told.epoch))
+        listen(record)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            listen(record)
+    assert heard == [3, 3]
