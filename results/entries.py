@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Real
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.spaces.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A network's latency on one target."""
+
+    latency_ms: float
+    """Median latency in ms."""
+    latency_ratio: float | None
+    """Latency in multiples of the dense network's, measured in the same call."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +41,11 @@ class Entry:
     recall: float | None
     f1: float | None
     latency_ms: float | None
-    """Median latency in ms."""
+    """Median latency in ms, on the study's main target."""
     latency_ratio: float | None
-    """Latency in multiples of the dense network's, measured in the same call."""
+    """Latency in multiples of the dense network's, on the study's main target."""
+    latencies: Mapping[str, Reading] = field(hash=False)
+    """Latency on every target that is known, the main one included."""
     gflops: float | None
     params: int | None
     bytes: int | None
@@ -49,40 +61,65 @@ class Entry:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields in their order, ready for JSON."""
-        return {item.name: jsonable(getattr(self, item.name)) for item in fields(self)}
+        told = {item.name: jsonable(getattr(self, item.name)) for item in fields(self)}
+        return told | {"latencies": {target: asdict(reading) for target, reading in self.latencies.items()}}
+
+    def on(self, target: str) -> Entry:
+        """The same with another target's latency as the main one."""
+        reading = self.latencies.get(target)
+        return replace(
+            self,
+            latency_ms=None if reading is None else reading.latency_ms,
+            latency_ratio=None if reading is None else reading.latency_ratio,
+        )
 
 
-def entry(trial: FrozenTrial, latency: Mapping[str, Any] | None = None) -> Entry:
+def entry(trial: FrozenTrial, later: Mapping[str, Any] | None = None, main: str | None = None) -> Entry:
     """A trial's entry.
 
     Args:
         trial: A trial in any state.
-        latency: A later measurement (`latency_ms`, `latency_ratio`) that replaces the trial's own.
+        later: Measurements by target that replace the trial's own.
+        main: The main target; the first that the trial was measured on if None.
     """
     values = list(trial.values or ())
     found = {**trial.user_attrs, **mapping(trial.user_attrs.get("accuracy"))}
     if number(found.get("map50_95")) is None and values:
         found["map50_95"] = values[0]
-    if number(found.get("latency_ms")) is None and len(values) > 1:
-        found["latency_ms"] = values[1]
     recipe = trial.user_attrs.get("recipe")
-    return _entry(trial.number, dict(recipe) if isinstance(recipe, Mapping) else None, found, latency)
+    item = _entry(trial.number, dict(recipe) if isinstance(recipe, Mapping) else None, found, later, main)
+    return replace(item, latency_ms=values[1]) if item.latency_ms is None and len(values) > 1 else item
 
 
-def control_entry(found: Mapping[str, Any], latency: Mapping[str, Any] | None = None) -> Entry:
-    """The entry of a control, from what the study stores about it; `latency` as in `entry`."""
-    return _entry(None, None, {**found, **mapping(found.get("accuracy"))}, latency)
+def control_entry(found: Mapping[str, Any], later: Mapping[str, Any] | None = None, main: str | None = None) -> Entry:
+    """The entry of a control, from what the study stores about it; `later` and `main` as in `entry`."""
+    return _entry(None, None, {**found, **mapping(found.get("accuracy"))}, later, main)
+
+
+def readings(*measured: Any) -> dict[str, Reading]:
+    """Latencies by target, as they are stored: a mapping from target to `latency_ms` and `latency_ratio`.
+
+    Args:
+        measured: Any number of such mappings. A later one replaces an earlier one, target by target.
+    """
+    found: dict[str, Reading] = {}
+    for told in measured:
+        for target, values in mapping(told).items():
+            value = number(mapping(values).get("latency_ms"))
+            if value is not None:
+                found[str(target)] = Reading(value, number(mapping(values).get("latency_ratio")))
+    return found
 
 
 def _entry(
     trial: int | None,
     recipe: Mapping[str, Any] | None,
     found: Mapping[str, Any],
-    latency: Mapping[str, Any] | None,
+    later: Mapping[str, Any] | None,
+    main: str | None,
 ) -> Entry:
-    later = mapping(latency)
-    if number(later.get("latency_ms")) is not None:
-        found = {**found, "latency_ratio": None, **later}
+    latencies = readings(found.get("latencies"), later)
+    reading = latencies.get(next(iter(latencies), "") if main is None else main)
     return Entry(
         trial=trial,
         recipe=recipe,
@@ -91,8 +128,9 @@ def _entry(
         precision=number(found.get("precision")),
         recall=number(found.get("recall")),
         f1=number(found.get("f1")),
-        latency_ms=number(found.get("latency_ms")),
-        latency_ratio=number(found.get("latency_ratio")),
+        latency_ms=None if reading is None else reading.latency_ms,
+        latency_ratio=None if reading is None else reading.latency_ratio,
+        latencies=latencies,
         gflops=number(found.get("gflops")),
         params=integer(found.get("params")),
         bytes=integer(found.get("bytes")),

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from prunetune.results.entries import Entry, is_candidate, outcome, recipe_text
 from prunetune.results.findings import Findings, Source
-from prunetune.results.tables import budget_text, decimals, latency, significant, size
+from prunetune.results.tables import decimals, latencies_text, latency, limit_text, significant, size
 from prunetune.results.trials import seconds
 
 FRONT, CONTROL, LIMIT = "#3b82d6", "#d9822b", "#d1495b"
@@ -26,8 +26,8 @@ PARTS = {
 }
 
 
-def front_figure(study: Source, chosen: int | None = None) -> go.Figure:
-    """Accuracy against latency: every trial, the front, the controls and the budget.
+def front_figure(study: Source, chosen: int | None = None, target: str | None = None) -> go.Figure:
+    """Accuracy against the latency on one target: every trial, the front, the controls and the budget.
 
     Trials that the gate ended are known before recovery only. They stand in a strip of their own below, on
     the same latency axis: their accuracy cannot be compared with that of recovered networks.
@@ -35,40 +35,53 @@ def front_figure(study: Source, chosen: int | None = None) -> go.Figure:
     Args:
         study: What to draw.
         chosen: The number of the trial to mark; the most accurate member if None.
+        target: The target's name; the main one if None.
     """
     found = Findings.of(study)
-    members = {item.trial for item in found.front}
-    complete = [found.entry(trial) for trial in found.trials if is_candidate(trial)]
-    stopped = [found.entry(trial) for trial in found.trials if outcome(trial) == "STOPPED_EARLY"]
-    over = [found.entry(trial) for trial in found.trials if outcome(trial) == "OVER_BUDGET"]
-    over = [item for item in over if item.latency_ms is not None and item.map50_95 is not None]
+    drawn = next((item for item in found.targets if item.name == target), found.main)
+    title = "latency in ms" if drawn is None or len(found.targets) == 1 else f"latency on {drawn.name} in ms"
+
+    def on_target(item: Entry) -> Entry:
+        return item if drawn is None else item.on(drawn.name)
+
+    def ended(name: str) -> list[Entry]:
+        return [on_target(found.entry(trial)) for trial in found.trials if outcome(trial) == name]
+
+    front = sorted(map(on_target, found.front), key=lambda item: item.latency_ms or 0.0)
+    members = {item.trial for item in front}
+    complete = [on_target(found.entry(trial)) for trial in found.trials if is_candidate(trial)]
+    stopped = ended("STOPPED_EARLY")
+    over = [item for item in ended("OVER_BUDGET") if item.latency_ms is not None and item.map50_95 is not None]
+    controls = {name: on_target(item) for name, item in found.controls.items()}
+    budget_ms = None if drawn is None else drawn.budget_ms
     figure = canvas(height=620 if over else 500)
-    left, right = _front_axes(figure, [*complete, *stopped, *found.controls.values()], over, found.budget_ms)
+    left, right = _front_axes(figure, [*complete, *stopped, *controls.values()], over, budget_ms)
+    figure.update_xaxes(title=escape(title))
     # The order of the traces is that of the legend: what matters comes first.
-    _front_line(figure, found.front)
+    _front_line(figure, front)
     mark = chosen if chosen is not None else (found.best.trial if found.best else None)
     marked = [item for item in [*complete, *over] if item.trial == mark]
     if marked:
         ring = {"symbol": "circle-open", "size": 21, "color": FRONT, "line": {"width": 2}}
         axis = "y2" if marked[0] in over else "y"
         _points(figure, marked, f"chosen: trial {mark}", ring, axis=axis)
-    _controls(figure, found.controls, (left + right) / 2)
+    _controls(figure, controls, (left + right) / 2)
     faint = {"size": 8, "color": FAINT}
     _points(figure, [item for item in complete if item.trial not in members], "complete, dominated", faint)
     _points(figure, stopped, "stopped early", {"size": 8, "color": FAINT, "symbol": "circle-open"})
     cross = {"symbol": "x", "size": 8, "color": LIMIT, "opacity": 0.75}
     _points(figure, over, "over budget, not recovered", cross, axis="y2")
-    if found.budget_ms is not None:
-        share = (found.budget_ms - left) / (right - left)
+    if drawn is not None and budget_ms is not None:
+        share = (budget_ms - left) / (right - left)
         line = {"color": LIMIT, "width": 1.5, "dash": "dash"}
-        figure.add_shape(type="line", x0=found.budget_ms, x1=found.budget_ms, y0=0, y1=1, yref="paper", line=line)
+        figure.add_shape(type="line", x0=budget_ms, x1=budget_ms, y0=0, y1=1, yref="paper", line=line)
         figure.add_annotation(
-            x=found.budget_ms,
+            x=budget_ms,
             y=1,
             yref="paper",
             yanchor="bottom",
             xanchor="left" if share < 0.25 else "right" if share > 0.75 else "center",
-            text=escape(budget_text(found)),
+            text=escape(f"budget {limit_text(drawn)}"),
             showarrow=False,
             font={"color": LIMIT, "size": 12},
         )
@@ -128,10 +141,13 @@ def canvas(height: int) -> go.Figure:
 def _front_line(figure: go.Figure, members: Sequence[Entry]) -> None:
     if not members:
         return
+    accuracies = [item.map50_95 or 0.0 for item in members]
+    # Members that are ahead on another target only lie below the step of this one: points without a line.
+    is_step = accuracies == sorted(accuracies)
     figure.add_scatter(
         x=[item.latency_ms for item in members],
-        y=[item.map50_95 for item in members],
-        mode="lines+markers+text",
+        y=accuracies,
+        mode="lines+markers+text" if is_step else "markers+text",
         name="front",
         # A step: between two members nothing better than the faster one was found.
         line={"color": FRONT, "width": 2, "shape": "hv"},
@@ -190,7 +206,7 @@ def _front_axes(
     low, high = _range([item.map50_95 for item in above], margin=0.1, floor=0.01)
     left, right = _range([*(item.latency_ms for item in [*above, *over]), budget_ms], margin=0.1, floor=0.01)
     left = max(0.0, left)
-    figure.update_xaxes(title="latency in ms", range=[left, right])
+    figure.update_xaxes(range=[left, right])
     figure.update_yaxes(title="mAP50-95", range=[max(0.0, low), min(1.0, high)])
     if over:
         axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "rangemode": "tozero", "nticks": 4}
@@ -215,7 +231,7 @@ def _hover(name: str, item: Entry) -> str:
     lines = (
         f"<b>{escape(name)}</b>",
         f"mAP50-95 {decimals(item.map50_95)}",
-        latency(item.latency_ms, item.latency_ratio),
+        latency(item.latency_ms, item.latency_ratio) if len(item.latencies) < 2 else escape(latencies_text(item)),
         " ".join(part for part in (size(item.params), "parameters") if size(item.params)),
         f"{significant(item.gflops)} GFLOPs" if item.gflops is not None else "",
         escape(recipe_text(item.recipe)),

@@ -26,10 +26,12 @@ from prunetune.results.entries import (
     mapping,
     number,
     outcome,
+    readings,
     text,
     widths,
 )
 from prunetune.results.pareto import hypervolume, nondominated
+from prunetune.results.studied_target import StudiedTarget, studied_targets
 
 _KINDS = ("complete", "over_budget", "stopped_early", "failed", "interrupted", "running")
 
@@ -51,8 +53,24 @@ class Findings:
         return cls(study.study_name, tuple(study.get_trials(deepcopy=False)), study.user_attrs)
 
     @cached_property
+    def targets(self) -> list[StudiedTarget]:
+        """The study's targets, in the order of its description."""
+        return studied_targets(self.attributes)
+
+    @cached_property
+    def main(self) -> StudiedTarget | None:
+        """The target that the front is drawn over: the first whose latency is an objective, else the first."""
+        return next((target for target in self.targets if target.is_objective), next(iter(self.targets), None))
+
+    @cached_property
+    def judged(self) -> list[StudiedTarget]:
+        """The targets whose latencies decide on dominance: the main one, then the further objectives."""
+        further = [target for target in self.targets if target.is_objective and target is not self.main]
+        return [] if self.main is None else [self.main, *further]
+
+    @cached_property
     def confirmed(self) -> dict[str, Mapping[str, Any]]:
-        """The last interleaved measurement, by trial number (as text) or name of the control.
+        """The last interleaved measurements: by trial number (as text) or name of the control, then by target.
 
         Latency depends on the channels alone. So trials with the channels of a confirmed one share its
         measurement; else an unconfirmed twin could seem faster and push the confirmed trial from the front.
@@ -68,41 +86,54 @@ class Findings:
         return {**twins, **named}
 
     def entry(self, trial: FrozenTrial) -> Entry:
-        """A trial's entry, with its confirmed latency and its ONNX file where there are."""
-        found = entry(trial, self.confirmed.get(str(trial.number)))
+        """A trial's entry, with its confirmed latencies and its ONNX file where there are."""
+        found = entry(trial, self.confirmed.get(str(trial.number)), self._main_name)
         # A finished trial takes no more attributes, and only the front is exported, when the study ends.
         exported = text(mapping(self.attributes.get("exports")).get(str(trial.number)))
         return replace(found, onnx=exported) if exported else found
 
+    def excess(self, item: Entry) -> dict[str, float]:
+        """How far an entry is over the budgets, as a share of each, by target; empty if it keeps them all."""
+        found: dict[str, float] = {}
+        for target in self.targets:
+            reading = item.latencies.get(target.name)
+            if reading is not None and target.budget_ms and reading.latency_ms > target.budget_ms:
+                found[target.name] = reading.latency_ms / target.budget_ms - 1
+        return found
+
     def misses_budget(self, item: Entry) -> bool:
-        """Whether the last measurement put a candidate over the budget that it met at first."""
-        if str(item.trial) not in self.confirmed or item.latency_ms is None or self.budget_ms is None:
-            return False
-        return item.latency_ms > self.budget_ms
+        """Whether the last measurement put a candidate over a budget that it met at first."""
+        return str(item.trial) in self.confirmed and bool(self.excess(item))
 
     @property
     def fallen(self) -> list[Entry]:
-        """The candidates that only the last measurement put over the budget."""
+        """The candidates that only the last measurement put over a budget."""
         return [item for item in map(self.entry, filter(is_candidate, self.trials)) if self.misses_budget(item)]
+
+    def point(self, item: Entry) -> tuple[float, ...] | None:
+        """What decides on dominance: map50_95, then the latencies that are judged, in ms. None if one is missing."""
+        further = [item.on(target.name).latency_ms for target in self.judged[1:]]
+        values = [item.map50_95, item.latency_ms, *further]
+        known = [value for value in values if value is not None]
+        return tuple(known) if len(known) == len(values) else None
 
     @cached_property
     def front(self) -> list[Entry]:
         """See `front`."""
         seen: set[tuple[Any, ...]] = set()
-        scored: list[tuple[Entry, float, float]] = []
+        scored: list[tuple[Entry, tuple[float, ...]]] = []
         for trial in self.trials:
             item = self.entry(trial)
-            if not is_candidate(trial) or item.map50_95 is None or item.latency_ms is None:
+            point = self.point(item)
+            if not is_candidate(trial) or point is None or self.misses_budget(item):
                 continue
-            if self.misses_budget(item):
-                continue
-            twin = (item.map50_95, item.latency_ms, _key(trial))
+            twin = (point, _key(trial))
             if twin not in seen:
                 seen.add(twin)
-                scored.append((item, item.map50_95, item.latency_ms))
-        kept = nondominated([(accuracy, latency) for _, accuracy, latency in scored])
+                scored.append((item, point))
+        kept = nondominated([point for _, point in scored])
         best = [row for row, stays in zip(scored, kept, strict=True) if stays]
-        return [item for item, _, _ in sorted(best, key=lambda row: (row[2], -row[1], row[0].trial))]
+        return [item for item, _ in sorted(best, key=lambda row: (row[1][1], -row[1][0], row[0].trial))]
 
     @property
     def best(self) -> Entry | None:
@@ -118,7 +149,7 @@ class Findings:
             violation = number(trial.user_attrs.get("violation"))
             item = self.entry(trial)
             if self.misses_budget(item):
-                violation = (item.latency_ms or 0) / (self.budget_ms or 1) - 1
+                violation = max(self.excess(item).values())
             if violation is not None and violation > 0 and trial.state.is_finished():
                 missed.append((violation, trial))
         if not missed:
@@ -129,38 +160,33 @@ class Findings:
     def controls(self) -> dict[str, Entry]:
         """The controls by name."""
         told = mapping(self.attributes.get("controls"))
-        return {str(name): control_entry(mapping(found), self.confirmed.get(str(name))) for name, found in told.items()}
+        return {
+            str(name): control_entry(mapping(found), self.confirmed.get(str(name)), self._main_name)
+            for name, found in told.items()
+        }
 
-    @property
-    def budget_text(self) -> str | None:
-        """The budget as the user wrote it."""
-        return text(mapping(self.attributes.get("budget")).get("text"))
-
-    @property
-    def budget_ms(self) -> float | None:
-        """The budget's limit in ms."""
-        return number(mapping(self.attributes.get("budget")).get("limit_ms"))
-
-    @property
-    def reference_ms(self) -> float | None:
-        """The dense network's latency in ms, confirmed where it was."""
-        told = (
-            mapping(self.confirmed.get("dense")).get("latency_ms"),
-            mapping(self.attributes.get("references")).get("dense"),
-            mapping(mapping(self.attributes.get("controls")).get("dense")).get("latency_ms"),
-        )
-        return next((value for value in map(number, told) if value), None)
+    def dense_ms(self, target: StudiedTarget) -> float | None:
+        """The dense network's latency on a target in ms, confirmed where it was."""
+        confirmed = readings(self.confirmed.get("dense")).get(target.name)
+        return target.dense_ms if confirmed is None else confirmed.latency_ms
 
     @property
     def hypervolume(self) -> float | None:
         """The front's hypervolume; None while the dense network is not measured."""
-        return None if self.reference_ms is None else hypervolume(self.front, self.reference_ms)
+        references = [value for value in map(self.dense_ms, self.judged) if value]
+        if not references or len(references) < len(self.judged):
+            return None
+        return hypervolume([point for point in map(self.point, self.front) if point is not None], references)
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many trials ended how. `interrupted` ones say nothing of their recipe, which is tried again."""
         kinds = Counter(map(_kind, self.trials))
         return {name: kinds[name] for name in _KINDS}
+
+    @property
+    def _main_name(self) -> str | None:
+        return None if self.main is None else self.main.name
 
     @property
     def dense_channels(self) -> dict[str, int]:
@@ -188,8 +214,9 @@ Source: TypeAlias = Study | Findings
 def front(study: Source) -> list[Entry]:
     """The feasible candidates that no other dominates, by rising latency.
 
-    A member is complete, recovered and within the budget. Accuracy is map50_95; latency is the confirmed one
-    where the study measured again at its end. Of trials with equal values and channels the first one stays.
+    A member is complete, recovered and within all budgets. Accuracy is map50_95; latencies are the confirmed ones
+    where the study measured again at its end. On which targets they count, the study's objectives say; the order is
+    that of the main target. Of trials with equal values and channels the first one stays.
     """
     return Findings.of(study).front
 
@@ -216,8 +243,7 @@ def front_document(study: Source, folder: Path | None = None) -> dict[str, Any]:
         "study": found.name,
         "front": [_from(folder, item).as_dict() for item in found.front],
         "controls": {name: _from(folder, item).as_dict() for name, item in found.controls.items()},
-        "budget": jsonable(mapping(found.attributes.get("budget"))),
-        "target": jsonable(mapping(found.attributes.get("target"))),
+        "targets": jsonable(found.attributes.get("targets") or []),
         "hypervolume": found.hypervolume,
         "nearest": _from(folder, nearest_entry).as_dict() if nearest_entry else None,
         "trials": found.counts,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 from prunetune.results.entries import Entry, mapping, number, recipe_text, text
 from prunetune.results.findings import Findings
-from prunetune.results.tables import budget_text, decimals, percent, significant, size
-from prunetune.spaces.alignment import Alignment
-from prunetune.spaces.errors import ConfigError
+from prunetune.results.studied_target import StudiedTarget
+from prunetune.results.tables import budget_text, decimals, latencies_text, percent, size
 
 COMPARED = ("half-width", "dense")
 """The controls that the winner is compared with, the one to beat first."""
@@ -28,7 +26,7 @@ def headline(found: Findings) -> str:
     if winner is not None:
         facts = {
             "mAP50-95": decimals(winner.map50_95),
-            "latency": f"{significant(winner.latency_ms)} ms",
+            "latency": latencies_text(winner),
             "parameters": size(winner.params),
             "parameters removed": percent(winner.params_removed),
             "on the front": str(len(found.front)),
@@ -41,7 +39,7 @@ def headline(found: Findings) -> str:
 
 def searched(found: Findings) -> str:
     """What the study searched: how many recipes, over which parameters, for which model, data and target."""
-    spec, target = mapping(found.attributes.get("spec")), mapping(found.attributes.get("target"))
+    spec = mapping(found.attributes.get("spec"))
     names = list(dict.fromkeys(name for trial in found.trials for name in trial.params))
     count = len(found.trials)
     words = f"{count} {'trial' if count == 1 else 'trials'}"
@@ -51,28 +49,23 @@ def searched(found: Findings) -> str:
         words += f"; {spec['model']}"
         words += f" on {spec['data']}" if text(spec.get("data")) else ""
         words += f" at {spec['imgsz']} px" if number(spec.get("imgsz")) else ""
-    if text(target.get("name")):
-        kind = [text(target.get("kind")) or ""]
-        kind += [_alignment(target.get("alignment"))]
-        words += f"; target {target['name']} ({', '.join(part for part in kind if part)})"
+    if found.targets:
+        words += "; target " + " and ".join(map(_described, found.targets))
     budget = budget_text(found)
     return f"{words}; {budget}." if budget else f"{words}."
 
 
-def _alignment(stored: Any) -> str:
-    """The target's alignment in words; nothing where a study stored none."""
-    try:
-        return f"channels in multiples of {Alignment.parse(stored)}"
-    except ConfigError:
-        return ""
+def _described(target: StudiedTarget) -> str:
+    alignment = "" if target.alignment is None else f"channels in multiples of {target.alignment}"
+    return f"{target.name} ({', '.join(part for part in (target.kind, alignment) if part)})"
 
 
 def won(found: Findings, winner: Entry) -> str:
     """The most accurate member in numbers, and against the controls."""
-    within = " within the budget" if found.budget_ms is not None else ""
+    within = " within the budget" if any(target.has_budget for target in found.targets) else ""
     words = [
         f"The most accurate network{within} is trial {winner.trial}: mAP50-95 {decimals(winner.map50_95)} at "
-        f"{significant(winner.latency_ms)} ms."
+        f"{latencies_text(winner)}."
     ]
     for name in COMPARED:
         control = found.controls.get(name)
@@ -92,9 +85,11 @@ def missed(found: Findings) -> str:
     words = f"No trial met the {budget_text(found) or 'conditions'}."
     near = found.nearest
     if near is not None and near.latency_ms is not None:
-        words += f" The nearest is trial {near.trial} at {significant(near.latency_ms)} ms"
-        if found.budget_ms:
-            words += f", {percent(near.latency_ms / found.budget_ms - 1)} over the limit"
+        words += f" The nearest is trial {near.trial} at {latencies_text(near)}"
+        excess = found.excess(near)
+        if excess:
+            worst = max(excess, key=lambda name: excess[name])
+            words += f", {percent(excess[worst])} over the limit" + (f" on {worst}" if len(found.targets) > 1 else "")
         words += f" ({recipe_text(near.recipe)})." if near.recipe else "."
     return words
 
@@ -102,14 +97,9 @@ def missed(found: Findings) -> str:
 def cautions(found: Findings) -> list[str]:
     """What a reader should know before trusting the numbers."""
     notes = []
-    limit = found.budget_ms
-    if limit is not None:
-        late = [f"trial {item.trial} ({significant(item.latency_ms or 0)} ms)" for item in found.fallen]
-        if late:
-            notes.append(
-                f"Off the front, because over the limit of {significant(limit)} ms when measured again: "
-                f"{', '.join(late)}."
-            )
+    late = [f"trial {item.trial} ({latencies_text(item)})" for item in found.fallen]
+    if late:
+        notes.append(f"Off the front, because over the {budget_text(found)} when measured again: {', '.join(late)}.")
     unmeasured = [str(item.trial) for item in found.front if str(item.trial) not in found.confirmed]
     if found.front and found.confirmed and unmeasured:
         notes.append(f"Not yet measured again beside the others: trial {', '.join(unmeasured)}.")
@@ -124,11 +114,14 @@ def _against(winner: Entry, control: Entry, name: str) -> str:
     if winner.map50_95 is not None and control.map50_95 is not None:
         points = 100 * (winner.map50_95 - control.map50_95)
         parts.append(f"{abs(points):.1f} points {'above' if points >= 0 else 'below'}")
-    if winner.latency_ms and control.latency_ms:
-        parts.append(f"{control.latency_ms / winner.latency_ms:.2f} times as fast")
+    for target, mine in winner.latencies.items():
+        theirs = control.latencies.get(target)
+        if theirs is not None:
+            where = f" on {target}" if len(winner.latencies) > 1 else ""
+            parts.append(f"{theirs.latency_ms / mine.latency_ms:.2f} times as fast{where}")
     if not parts:
         return ""
-    values = f"{decimals(control.map50_95)}, {significant(control.latency_ms)} ms"
+    values = f"{decimals(control.map50_95)}, {latencies_text(control)}"
     return f"Against {name} ({values}) it is {' and '.join(parts)}."
 
 

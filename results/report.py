@@ -20,7 +20,7 @@ from prunetune.results.findings import Findings
 from prunetune.results.gammas import read_gammas
 from prunetune.results.headline import headline
 from prunetune.results.network_figures import channels_figure, gamma_figures
-from prunetune.results.tables import caption, columns, decimals, latency, rows
+from prunetune.results.tables import caption, columns, decimals, latencies_text, latency, rows
 from prunetune.results.trials import seconds
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.files import write_text
@@ -85,10 +85,26 @@ def _front_section(found: Findings, chosen: FrozenTrial | None) -> str:
         return _section("front", "Accuracy against latency", "<p>Nothing is measured yet.</p>")
     words = (
         "Up and to the left is better. The front joins the trials within the budget that no other one beats "
-        "in both accuracy and latency; the numbers are those of the trials."
+        f"in both accuracy and {_judged(found)}; the numbers are those of the trials."
     )
-    figure = front_figure(found, None if chosen is None else chosen.number)
-    return _section("front", "Accuracy against latency", _soft(words) + _plot("figure-front", figure))
+    number = None if chosen is None else chosen.number
+    if len(found.targets) < 2:
+        plots = _plot("figure-front", front_figure(found, number))
+    else:
+        words += " A member is within the budgets of all targets."
+        figures = {target.name: front_figure(found, number, target.name) for target in found.targets}
+        plots = "".join(
+            f"<h3>On {escape(name)}</h3>{_plot(f'figure-front-{index}', figure)}"
+            for index, (name, figure) in enumerate(figures.items())
+        )
+    return _section("front", "Accuracy against latency", _soft(words) + plots)
+
+
+def _judged(found: Findings) -> str:
+    """The latencies that dominance goes by."""
+    if len(found.targets) < 2:
+        return "latency"
+    return " or ".join(f"latency on {target.name}" for target in found.judged)
 
 
 def _table_section(found: Findings, chosen: FrozenTrial | None) -> str:
@@ -153,7 +169,7 @@ def _trials_section(found: Findings, chosen: FrozenTrial | None) -> str:
             (str(trial.number), True),
             (f"{told}, on the front" if trial.number in members else told, False),
             (decimals(item.map50_95), True),
-            (latency(item.latency_ms, item.latency_ratio), True),
+            (latency(item.latency_ms, item.latency_ratio) if len(found.targets) < 2 else latencies_text(item), True),
             (duration(spent) if spent else "", True),
             (recipe_text(item.recipe), False),
             (text(trial.user_attrs.get("reason")) or "", False),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from prunetune.results.entries import Entry, number, recipe_text
+from prunetune.results.entries import Entry, Reading, number, recipe_text
 from prunetune.results.findings import Findings, Source
+from prunetune.results.studied_target import StudiedTarget
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,8 +28,8 @@ class Row:
     map50_95: float | None
     f1: float | None
     params: int | None
-    latency_ms: float | None
-    latency_ratio: float | None
+    latencies: Mapping[str, Reading] = field(hash=False)
+    """By target."""
     gflops: float | None
     params_removed: float | None
     recipe: str
@@ -47,13 +48,14 @@ class Column:
     is_number: bool = True
 
 
-_COLUMNS = (
+_LEFT_COLUMNS = (
     Column("model", lambda row: row.model, is_number=False),
     Column("mAP50", lambda row: decimals(row.map50)),
     Column("mmAP", lambda row: decimals(row.map50_95)),
     Column("F1", lambda row: decimals(row.f1)),
     Column("size", lambda row: size(row.params)),
-    Column("latency", lambda row: latency(row.latency_ms, row.latency_ratio)),
+)
+_RIGHT_COLUMNS = (
     Column("GFLOPs", lambda row: significant(row.gflops)),
     Column("params removed", lambda row: percent(row.params_removed)),
 )
@@ -74,8 +76,8 @@ def rows(study: Source) -> list[Row]:
 
 
 def columns(table: list[Row]) -> list[Column]:
-    """The columns that the rows need: those of the test split only if anything was tested."""
-    return [*_COLUMNS, *(_TEST_COLUMNS if _is_tested(table) else ()), _RECIPE_COLUMN]
+    """The columns that the rows need: one latency a target, those of the test split only if anything was tested."""
+    return [*_narrow_columns(table), *(_TEST_COLUMNS if _is_tested(table) else ()), _RECIPE_COLUMN]
 
 
 def markdown(study: Source) -> str:
@@ -93,12 +95,16 @@ def markdown(study: Source) -> str:
 def csv_text(study: Source) -> str:
     """The table as CSV: plain numbers at full precision (fractions for percents, a count for the size)."""
     table = rows(study)
-    names = ["model", "kind", "map50", "map50_95", "f1", "params", "latency_ms", "latency_ratio", "gflops"]
-    names += ["params_removed", *(["test_map50", "test_map50_95"] if _is_tested(table) else []), "recipe"]
+    left = ["model", "kind", "map50", "map50_95", "f1", "params"]
+    right = ["gflops", "params_removed", *(["test_map50", "test_map50_95"] if _is_tested(table) else []), "recipe"]
+    measured = [(target, name) for target in _targets(table) for name in ("latency_ms", "latency_ratio")]
+    is_alone = len(measured) == 2
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([getattr(row, name) for name in names] for row in table)
+    writer.writerow([*left, *(name if is_alone else f"{name}@{target}" for target, name in measured), *right])
+    for row in table:
+        latencies = [getattr(row.latencies.get(target), name, None) for target, name in measured]
+        writer.writerow([*(getattr(row, name) for name in left), *latencies, *(getattr(row, name) for name in right)])
     return out.getvalue()
 
 
@@ -117,7 +123,7 @@ def rich_table(study: Source, width: int | None = None) -> Table:
     found = Findings.of(study)
     lines = rows(found)
     is_narrow = width is not None and width < _WIDE
-    shown = list(_COLUMNS) if is_narrow else columns(lines)
+    shown = _narrow_columns(lines) if is_narrow else columns(lines)
     below = [_below(line) for line in lines] if is_narrow else []
     table = Table(title=Text(found.name), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.caption = Text("\n".join([*(words for words in below if words), caption(found)]))
@@ -145,13 +151,21 @@ def caption(study: Source) -> str:
 
 
 def budget_text(study: Source) -> str:
-    """The budget in words: what the user wrote, and what it is in ms. Empty without a budget."""
-    found = Findings.of(study)
-    limit = f"{significant(found.budget_ms)} ms" if found.budget_ms is not None else ""
-    told = found.budget_text or ""
-    if told and limit and not told.endswith("ms"):
-        return f"budget {told} ({limit})"
-    return f"budget {told or f'<= {limit}'}" if told or limit else ""
+    """The budgets in words: what the user wrote, and what it is in ms. Empty without a budget."""
+    targets = Findings.of(study).targets
+    limits = {target.name: limit_text(target) for target in targets if target.has_budget}
+    if not limits:
+        return ""
+    if len(targets) == 1:
+        return f"budget {next(iter(limits.values()))}"
+    return "budget " + ", ".join(f"{limit} on {name}" for name, limit in limits.items())
+
+
+def limit_text(target: StudiedTarget) -> str:
+    """The budget on one target, such as `<= half-width (1.20 ms)`."""
+    limit = "" if target.budget_ms is None else f"{significant(target.budget_ms)} ms"
+    told = target.budget_text or f"<= {limit}"
+    return f"{told} ({limit})" if limit and not told.endswith("ms") else told
 
 
 def decimals(value: float | None) -> str:
@@ -194,6 +208,32 @@ def latency(latency_ms: float | None, ratio: float | None) -> str:
     return f"{significant(latency_ms)} ms" + ("" if ratio is None else f" ({ratio:.2f}x)")
 
 
+def latencies_text(item: Entry) -> str:
+    """An entry's latency in ms, on each target where there are several: `1.20 ms on cpu, 3.40 ms on board`."""
+    if len(item.latencies) < 2:
+        return latency(item.latency_ms, None)
+    return ", ".join(f"{significant(reading.latency_ms)} ms on {name}" for name, reading in item.latencies.items())
+
+
+def _narrow_columns(table: list[Row]) -> list[Column]:
+    targets = _targets(table)
+    measured = [_latency_column(target, "latency" if len(targets) == 1 else f"latency@{target}") for target in targets]
+    return [*_LEFT_COLUMNS, *measured, *_RIGHT_COLUMNS]
+
+
+def _latency_column(target: str, title: str) -> Column:
+    def cell(row: Row) -> str:
+        reading = row.latencies.get(target)
+        return "" if reading is None else latency(reading.latency_ms, reading.latency_ratio)
+
+    return Column(title, cell)
+
+
+def _targets(table: list[Row]) -> list[str]:
+    """The targets that any row knows; a nameless one where none does, for the column stays."""
+    return list(dict.fromkeys(target for row in table for target in row.latencies)) or [""]
+
+
 def _row(found: Findings, model: str, name: str, item: Entry) -> Row:
     test = found.test_accuracy(name)
     return Row(
@@ -203,8 +243,7 @@ def _row(found: Findings, model: str, name: str, item: Entry) -> Row:
         map50_95=item.map50_95,
         f1=item.f1,
         params=item.params,
-        latency_ms=item.latency_ms,
-        latency_ratio=item.latency_ratio,
+        latencies=item.latencies,
         gflops=item.gflops,
         params_removed=item.params_removed,
         recipe=recipe_text(item.recipe),

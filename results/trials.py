@@ -41,8 +41,8 @@ def seconds(trial: FrozenTrial) -> dict[str, float]:
 def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
     attributes = trial.user_attrs
     item = found.entry(trial).as_dict()
-    recipe = item.pop("recipe")
-    measured = mapping(found.confirmed.get(str(trial.number)))
+    recipe, latencies = item.pop("recipe"), item.pop("latencies")
+    further = {f"{name}@{target}": value for target, told in latencies.items() for name, value in told.items()}
     epochs, worker, spent = (
         mapping(attributes.get("epochs")),
         mapping(attributes.get("worker")),
@@ -59,7 +59,8 @@ def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, An
         "rung": number(attributes.get("rung")),
         **_flat("recipe", recipe or {}),
         **item,
-        "latency_spread_ms": number(measured.get("latency_spread_ms", attributes.get("latency_spread_ms"))),
+        **(further if len(latencies) > 1 else {}),
+        "latency_spread_ms": _spread(found, trial),
         "sparsity_lambda": number(attributes.get("sparsity_lambda")),
         "sparsity_pull": number(attributes.get("sparsity_pull")),
         "epochs_trained": number(epochs.get("trained")),
@@ -72,6 +73,16 @@ def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, An
         "started": trial.datetime_start,
         "finished": trial.datetime_complete,
     }
+
+
+def _spread(found: Findings, trial: FrozenTrial) -> float | None:
+    """How far the latency on the main target spread when it was last measured, in ms."""
+    target = "" if found.main is None else found.main.name
+    for told in (found.confirmed.get(str(trial.number)), trial.user_attrs.get("latencies")):
+        spread = number(mapping(mapping(told).get(target)).get("latency_spread_ms"))
+        if spread is not None:
+            return spread
+    return None
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

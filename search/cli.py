@@ -51,6 +51,7 @@ def run(
 
 def _show_end(study: Any, folder: Path, console: Console) -> None:
     from prunetune.results import front, nearest, rich_table
+    from prunetune.results.tables import budget_text, latencies_text
     from prunetune.search.study import FINISHED
 
     if study.user_attrs.get(FINISHED) is None:
@@ -60,14 +61,13 @@ def _show_end(study: Any, folder: Path, console: Console) -> None:
         for name in ("report.html", "best.pt", "best.onnx"):
             console.print(f"{name:12} {folder / name}", markup=False, highlight=False, soft_wrap=True)
         return
-    closest = nearest(study)
-    budget = study.user_attrs["budget"]
+    closest, budget = nearest(study), budget_text(study)
     where = f"{folder / 'report.html'} shows all trials"
     if closest is None:
-        raise PrunetuneError(f"no trial finished within the budget {budget['text']}; {where}")
+        raise PrunetuneError(f"no trial finished within the {budget}; {where}")
     raise PrunetuneError(
-        f"budget.latency: no recipe met {budget['text']} ({budget['limit_ms']:.3g} ms). Nearest is trial "
-        f"{closest.trial} with {closest.latency_ms:.3g} ms; allow more latency, or let the space prune more "
+        f"budget.latency: no recipe met the {budget}. Nearest is trial {closest.trial} with "
+        f"{latencies_text(closest)}; allow more latency, or let the space prune more "
         f"(a higher threshold or sparsity, more rounds). {where}"
     )
 

@@ -16,7 +16,7 @@ from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
 from prunetune.search.confirmation import confirm, is_confirmed
 from prunetune.search.objective import describe
-from prunetune.search.progress import Progress
+from prunetune.search.progress import Progress, latency_words
 from prunetune.search.study import FINISHED
 from prunetune.search.workspace import Workspace
 from prunetune.spaces.files import publish, write_text
@@ -30,7 +30,7 @@ def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> Non
             return
         controls = _train_controls(study, workspace, progress)
         # The last measurement can move members past each other or over the budget, and so bring up others.
-        while missing := [item for item in front(study) if not is_confirmed(study, item)]:
+        while missing := [item for item in front(study) if not is_confirmed(study, workspace, item)]:
             progress.begin(f"measuring {len(missing)} members of the front again, with the controls")
             members = {str(item.trial): _member(workspace, item) for item in front(study)}
             confirm(study, workspace, members | controls)
@@ -67,7 +67,7 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
         study.set_user_attr("controls", entries)
         progress.end()
         progress.say(
-            f"control {name}: map50_95 {entries[name]['map50_95']:.3f}  {entries[name]['latency_ms']:.2f} ms  "
+            f"control {name}: map50_95 {entries[name]['map50_95']:.3f}  {latency_words(entries[name])}  "
             f"{entries[name]['gflops']:.2f} GFLOPs  {entries[name]['params'] / 1e6:.2f}M"
         )
     return detectors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,10 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     for key, value in stored.items():
         trial.set_user_attr(key, value)
     if outcome in (Outcome.OK, Outcome.OVER_BUDGET):
-        values = [stored["accuracy"]["map50_95"], stored["latency_ms"]]
-        trial.set_constraint("latency", stored["violation"])  # last: a retried trial would inherit it
-        study.tell(trial, values[: len(study.directions)])
+        latencies = [stored["latencies"][target]["latency_ms"] for target in workspace.spec.judged]
+        for target, violation in stored["violations"].items():  # last: a retried trial would inherit it
+            trial.set_constraint(workspace.spec.latency_name(target), violation)
+        study.tell(trial, [stored["accuracy"]["map50_95"], *latencies])
     else:
         study.tell(trial, state=TrialState.FAIL)
     return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, time.perf_counter() - start)
@@ -105,10 +107,9 @@ def _attempt(recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name:
         stored["rung"] = int(candidate.recovered)
         if not candidate.recovered:
             detector = candidate.load()
-            latency = workspace.measure(detector)
-            stored |= describe(detector, candidate.checkpoint, latency, workspace)
+            stored |= describe(detector, candidate.checkpoint, workspace.measure(detector), workspace)
             if not stored["feasible"]:
-                stored["reason"] = f"{stored['latency_ms']:.3g} ms, {100 * stored['violation']:.0f} % over the budget"
+                stored["reason"] = _excess(stored)
                 return Outcome.OVER_BUDGET
         else:
             stored["bytes"] = candidate.checkpoint.stat().st_size
@@ -133,22 +134,42 @@ def _gammas(workspace: Workspace, candidate: Candidate) -> list[dict[str, Any]]:
     ]
 
 
-def describe(detector: Detector, checkpoint: Path, latency: Latency, workspace: Workspace) -> dict[str, Any]:
-    """The figures of a network that do not depend on its weights."""
-    stated = workspace.stated_ms(latency)
-    references = workspace.references
-    violation = workspace.spec.budget.limit.violation(stated, references)
+def _excess(described: Mapping[str, Any]) -> str:
+    """By how much a network is over the budget, where it is over it by most."""
+    worst = max(described["violations"], key=lambda target: described["violations"][target])
+    where = f" on {worst}" if len(described["latencies"]) > 1 else ""
+    stated = described["latencies"][worst]["latency_ms"]
+    return f"{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
+
+
+def describe(
+    detector: Detector, checkpoint: Path, measured: Mapping[str, Latency], workspace: Workspace
+) -> dict[str, Any]:
+    """The figures of a network that do not depend on its weights.
+
+    Args:
+        detector: The network.
+        checkpoint: Its file.
+        measured: Its latency on each of the study's targets.
+        workspace: The study's.
+    """
+    latencies, violations = {}, {}
+    for yardstick in workspace.yardsticks:
+        stated = latencies[yardstick.name] = yardstick.stated(measured[yardstick.name])
+        violation = yardstick.violation(stated["latency_ms"])
+        if violation is not None:
+            violations[yardstick.name] = violation
+    worst = max(violations.values(), default=None)
     channels = detector.channels
     return {
-        "latency_ms": stated,
-        "latency_ratio": stated / references["dense"],
-        "latency_spread_ms": latency.ratio_spread * references[workspace.anchor],
+        "latencies": latencies,
         "gflops": detector.gflops(workspace.spec.imgsz),
         "params": detector.params,
         "bytes": checkpoint.stat().st_size,
         "channels": channels.as_dict(),
         "channels_removed": channels.removed(workspace.dense_channels),
         "params_removed": 1 - detector.params / workspace.dense_params,
-        "feasible": violation <= 0,
-        "violation": violation,
+        "feasible": worst is None or worst <= 0,
+        "violation": worst,
+        "violations": violations,
     }

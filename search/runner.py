@@ -11,12 +11,12 @@ from rich.console import Console
 
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
-from prunetune.search.confirmation import move_to_this_device
+from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
 from prunetune.search.interruption import Interruption
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
-from prunetune.search.progress import Progress
+from prunetune.search.progress import Progress, latency_words
 from prunetune.search.samplers import create_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study, storage_errors, study_exists, study_lock
@@ -60,9 +60,9 @@ def _run(spec: StudySpec, progress: Progress, interruption: Interruption) -> opt
     study = study or open_study(spec)
     with storage_errors(spec.folder):
         progress.begin("measuring the reference networks")
-        if workspace.prepare(study):
+        if moved := workspace.prepare(study):
             progress.begin("measuring the kept networks on this device")
-            move_to_this_device(study, workspace)
+            move_to_these_devices(study, workspace, moved)
         _train_original(workspace, progress)
         done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         if done_before:
@@ -95,9 +95,11 @@ def _train_original(workspace: Workspace, progress: Progress) -> None:
                 f"or imgsz, and start again with name={workspace.spec.name}-2"
             ) from error
     progress.end()
+    latencies = {item.name: {"latency_ms": item.references["dense"]} for item in workspace.yardsticks}
+    dense = latency_words({"latencies": latencies})
     progress.say(
         f"dense network: map50_95 {stage.record['accuracy']['map50_95']:.3f}  "
-        f"{workspace.references['dense']:.2f} ms  {stage.record['gflops']:.2f} GFLOPs  "
+        f"{dense}  {stage.record['gflops']:.2f} GFLOPs  "
         f"{stage.record['params'] / 1e6:.2f}M" + ("  (read back)" if stage.reused else "")
     )
 

@@ -5,43 +5,39 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prunetune.search.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
-Objective = Literal["map50_95", "latency"]
 ControlName = Literal["dense", "half-width", "quarter-width"]
 
 CHANGEABLE = frozenset({"trials", "device", "workers", "cache", "storage", "runs", "allow_new_device"})
 """Keys that may differ when a study is resumed: they change how far and where it runs, not what it finds."""
 
 
-class BudgetSpec(BaseModel):
-    """Limits that a member of the front must keep."""
+LATENCY = "latency"
+"""The latency of a study's only target, or in `budget` of every target that has no limit of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    latency: str = "<= half-width"
-    """For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
+def latency_on(target: str) -> str:
+    """What `objectives` and `budget` call the latency on one of several targets."""
+    return f"{LATENCY}@{target}"
 
-    @field_validator("latency")
-    @classmethod
-    def _parses(cls, text: str) -> str:
-        try:
-            Budget.parse(text)
-        except ConfigError as error:
-            raise ValueError("; ".join(error.problems)) from error
-        return text
 
-    @property
-    def limit(self) -> Budget:
-        """The latency limit as a value."""
-        return Budget.parse(self.latency)
+def _parses(text: str) -> str:
+    try:
+        Budget.parse(text)
+    except ConfigError as error:
+        raise ValueError("; ".join(error.problems)) from error
+    return text
+
+
+BudgetText = Annotated[str, AfterValidator(_parses)]
 
 
 class StudySpec(BaseModel):
@@ -76,11 +72,12 @@ class StudySpec(BaseModel):
     train: dict[str, float | int | bool | str] = Field(default_factory=dict)
     """Further training arguments of ultralytics, such as `optimizer`, `lr0` or `mosaic`."""
     targets: tuple[TargetSpec, ...] = (OnnxRuntimeSpec(),)
-    """Where latency is measured."""
-    objectives: tuple[Objective, ...] = ("map50_95", "latency")
-    """Both, or `[map50_95]` for the best accuracy within the budget."""
-    budget: BudgetSpec = BudgetSpec()
-    """Limits; a network above them is not recovered."""
+    """Where latency is measured. Each is an objective, has a budget, or both."""
+    objectives: tuple[str, ...] = ("map50_95", LATENCY)
+    """`map50_95`, and `latency` or `latency@TARGET` of some targets; alone for the best accuracy within the budget."""
+    budget: dict[str, BudgetText] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
+    """Limits by `latency` (all targets) or `latency@TARGET`; a network above one of them is not recovered.
+    For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
     sampler: SamplerName = "tpe"
     """Who proposes recipes."""
     controls: tuple[ControlName, ...] = ("dense", "half-width")
@@ -126,11 +123,49 @@ class StudySpec(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> StudySpec:
-        if len(self.targets) != 1:
-            raise ValueError(f"targets: takes exactly one target, not {len(self.targets)}")
-        if self.objectives not in (("map50_95", "latency"), ("map50_95",)):
-            raise ValueError("objectives: takes [map50_95, latency] or [map50_95]")
+        names = [target.name for target in self.targets]
+        if not names:
+            raise ValueError("targets: is empty; give one, such as {kind: onnxruntime, threads: 1}")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"targets: two are called {twice!r}; give each its own name")
+        self._check_objectives(names)
+        for key in self.budget:
+            if key not in (LATENCY, *map(latency_on, names)):
+                raise ValueError(f"budget.{key}: {_no_latency(key, names)}")
+        idle = next((name for name in names if self.limit_of(name) is None and name not in self.judged), None)
+        if idle is not None:
+            raise ValueError(
+                f"targets: {idle} is neither an objective nor has a budget; add {latency_on(idle)} to one of them"
+            )
         return self
+
+    def _check_objectives(self, names: Sequence[str]) -> None:
+        accuracy, *latencies = self.objectives or ("",)
+        if accuracy != "map50_95":
+            raise ValueError(f"objectives: the first is map50_95, not {accuracy!r}; write [map50_95, {LATENCY}]")
+        for key in latencies:
+            if key == LATENCY and len(names) > 1:
+                several = " or ".join(map(latency_on, names))
+                raise ValueError(f"objectives: {LATENCY} alone does not say on which target; write {several}")
+            if key not in (LATENCY, *map(latency_on, names)):
+                raise ValueError(f"objectives: {_no_latency(key, names)}")
+        twice = next((name for name in names if self.judged.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"objectives: the latency on {twice} stands twice")
+
+    @property
+    def judged(self) -> list[str]:
+        """The targets whose latency is an objective, in the order of the objectives."""
+        return [self.targets[0].name if key == LATENCY else key.partition("@")[2] for key in self.objectives[1:]]
+
+    def latency_name(self, target: str) -> str:
+        """What a trial calls the latency on a target: `latency`, or `latency@TARGET` where there are several."""
+        return LATENCY if len(self.targets) == 1 else latency_on(target)
+
+    def limit_of(self, target: str) -> str | None:
+        """The limit on a target's latency as the user wrote it; None if there is none."""
+        return self.budget.get(latency_on(target), self.budget.get(LATENCY))
 
     @property
     def folder(self) -> Path:
@@ -220,6 +255,13 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r}: {last!r} is inside a value that has no keys")
 
 
+def _no_latency(key: str, targets: Sequence[str]) -> str:
+    """Says that nothing is called `key`, and what is."""
+    known = [LATENCY, *map(latency_on, targets)] if len(targets) == 1 else [*map(latency_on, targets)]
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"there is no {key!r}; " + (f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}")
+
+
 _PARAMETER_KEYS = {*FloatParameter.model_fields, *ChoiceParameter.model_fields, "unit"}
 _TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global", *TARGET_KINDS}
 
@@ -274,6 +316,4 @@ def _known_keys(place: Sequence[Any]) -> list[str]:
             return sorted(_PARAMETER_KEYS)
         case ["targets", _, str(kind)] if kind in TARGET_KINDS:
             return list(TARGET_KINDS[kind].model_fields)
-        case ["budget"]:
-            return list(BudgetSpec.model_fields)
     return []

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from prunetune.results import best, front
 from prunetune.search.outcome import Outcome
+from prunetune.search.progress import latency_words
 from prunetune.search.study import FINISHED, stored_spec
 from prunetune.search.workers import is_alive
 
@@ -45,7 +46,9 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
         "waiting": sum(trial.state == TrialState.WAITING for trial in trials),
         "epochs_trained": sum(item.get("trained", 0) for item in epochs),
         "epochs_reused": sum(item.get("reused", 0) for item in epochs),
-        "budget": study.user_attrs.get("budget"),
+        "budgets": {
+            target["name"]: target["budget"] for target in study.user_attrs.get("targets", []) if target["budget"]
+        },
         "front": len(front(study)),
         "best": winner.as_dict() if winner else None,
     }
@@ -65,13 +68,13 @@ def write_status(status: dict[str, Any], console: Console) -> None:
         gone = "" if trial["alive"] else ", which is gone: run the study again to take the trial up"
         say(f"trial {trial['trial']} runs in process {worker.get('pid')} on {worker.get('host')}{gone}")
     say(f"epochs: {status['epochs_trained']} trained, {status['epochs_reused']} reused")
-    if status["budget"]:
-        say(f"budget: {status['budget']['text']} ({status['budget']['limit_ms']:.3g} ms)")
+    for target, budget in status["budgets"].items():
+        say(f"budget on {target}: {budget['text']} ({budget['limit_ms']:.3g} ms)")
     winner = status["best"]
     if winner is None:
         say("front: no trial within the budget yet")
     else:
         say(
             f"front: {status['front']} networks; best is trial {winner['trial']} with map50_95 "
-            f"{winner['map50_95']:.3f} at {winner['latency_ms']:.3g} ms"
+            f"{winner['map50_95']:.3f} at {latency_words(winner)}"
         )

@@ -42,9 +42,8 @@ def open_study(spec: StudySpec) -> optuna.Study:
         raise storage_error(spec.folder, error) from error
     with study_lock(spec.folder), storage_errors(spec.folder):
         storage = _storage(spec.storage_url)
-        directions: list[Literal["minimize", "maximize"]] = (
-            ["maximize", "minimize"] if "latency" in spec.objectives else ["maximize"]
-        )
+        directions: list[Literal["minimize", "maximize"]] = ["maximize"]
+        directions += ["minimize" for _ in spec.judged]
         study = optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)
         stored = study.user_attrs.get(SPEC)
         if stored is None:

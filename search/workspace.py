@@ -1,4 +1,4 @@
-"""What the trials of a study work with: data, pipeline, target, references, and the study's folder."""
+"""What the trials of a study work with: data, pipeline, targets, references, and the study's folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import EpochListener, TrainingSetup
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import study_lock
+from prunetune.search.yardstick import REFERENCES, Yardstick
 from prunetune.spaces import ConfigError, ModelError
+from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import storage_error, write_text
-from prunetune.targets import Latency, Network, Target, create_target, shared
+from prunetune.targets import Latency, Network, shared
 
 DATA = "data.yaml"
 """The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
@@ -50,8 +53,10 @@ class Workspace:
             problems.append(f"data: {spec.data}: no such file")
         if problems:
             raise ConfigError(problems)
-        self.target: Target = create_target(spec.targets[0])
-        self.target_fingerprint = self.target.fingerprint()
+        self.yardsticks = [
+            Yardstick(target, spec.limit_of(target.name), spec.controls, target.name in spec.judged)
+            for target in spec.targets
+        ]
         store = Path(spec.runs) / STORE
         self.dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
         self.store = StageStore(store)
@@ -71,7 +76,7 @@ class Workspace:
             Source(spec.model, self.dataset.names, spec.dense_epochs),
             setup,
             self.store,
-            alignment=self.target.alignment,
+            alignment=Alignment.common(target.alignment for target in spec.targets),
             longest_sparse_epochs=spec.space.longest_sparse_epochs,
             choose=spec.choose,
             sparse_checkpoints=frozenset(int(choice) for choice in choices),
@@ -106,16 +111,10 @@ class Workspace:
 
     # Reference networks
 
-    @property
-    def reference_names(self) -> list[str]:
-        """Networks whose latency the study needs: dense, the budget's, and the controls."""
-        names = {"dense", *self.spec.budget.limit.references_needed(), *self.spec.controls}
-        return [name for name in ("dense", "half-width", "quarter-width") if name in names]
-
-    @property
-    def anchor(self) -> str:
-        """The network that candidates are measured against: the one the budget speaks of."""
-        return next(iter(self.spec.budget.limit.references_needed()), "dense")
+    @cached_property
+    def _reference_detectors(self) -> dict[str, Detector]:
+        needed = {name for yardstick in self.yardsticks for name in yardstick.reference_names}
+        return {name: self._untrained(name) for name in REFERENCES if name in needed}
 
     def _untrained(self, name: str) -> Detector:
         if name == "dense":
@@ -124,68 +123,52 @@ class Workspace:
             return Detector.build(read_description(self.spec.model), self.dataset.names)
         return Detector.build(self.pipeline.narrow_description(name), self.dataset.names)
 
-    @cached_property
-    def _reference_detectors(self) -> dict[str, Detector]:
-        return {name: self._untrained(name) for name in self.reference_names}
+    def anchor(self, yardstick: Yardstick, name: str | None = None) -> Network:
+        """The network that candidates are measured against, under its own or another name."""
+        detector = self._reference_detectors[yardstick.anchor]
+        network = self.network(yardstick.anchor, detector, yardstick, self.folder / "references")
+        return network if name is None else replace(network, name=name)
 
-    @cached_property
-    def _reference_networks(self) -> dict[str, Network]:
-        folder = self.folder / "references"
-        return {name: self.network(name, item, folder) for name, item in self._reference_detectors.items()}
-
-    def reference(self, name: str) -> Network:
-        """A reference network, ready to be measured."""
-        return self._reference_networks[name]
-
-    def prepare(self, study: optuna.Study) -> bool:
+    def prepare(self, study: optuna.Study) -> list[Yardstick]:
         """Fixes, once for the study, the reference latencies that every stated latency is a multiple of.
 
         Returns:
-            Whether the study came to another device than it was on. It has new references then, and the caller
-            measures its kept networks again before he signs it.
+            The targets whose device is another one than it was. They have new references, and the caller measures
+            the study's kept networks on them again before he signs it.
 
         Raises:
-            ConfigError: The data changed, or the device did and the description does not allow it.
+            ConfigError: The data changed, or a device did and the description does not allow it.
         """
         write_text(self.folder / DATA, self.dataset.as_yaml())
         with study_lock(self.folder):
             attributes = study.user_attrs
-            is_new = "references" not in attributes
-            if not is_new and attributes["data_fingerprint"] != self.dataset.fingerprint:
+            stored = {target["name"]: target for target in attributes.get("targets", [])}
+            if stored and attributes["data_fingerprint"] != self.dataset.fingerprint:
                 raise ConfigError(
                     f"data: {self.spec.data} has changed since the study began; "
                     "restore it, or start another study with name=..."
                 )
-            has_moved = not is_new and self._has_moved(attributes["target"]["fingerprint"])
-            if is_new:
+            if not stored:
                 self._describe_originals(study)
-                self.sign(study)
-            if is_new or has_moved:
-                self._fix_references(study)
-        self.references: dict[str, float] = study.user_attrs["references"]
+            moved = self._moved({name: target["fingerprint"] for name, target in stored.items()})
+            for yardstick in self.yardsticks:
+                if stored and yardstick not in moved:
+                    yardstick.references = stored[yardstick.name]["references"]
+                else:
+                    yardstick.references = self._measured_references(yardstick)
+            if moved or not stored:  # all that later readers compare with is there now
+                self._store(study, {item.name: stored[item.name]["fingerprint"] for item in moved})
         self.dense_channels = ChannelConfig.from_dict(study.user_attrs["channels_dense"])
         self.dense_params: int = study.user_attrs["params_dense"]
-        return has_moved
+        return moved
 
-    def _has_moved(self, before: Mapping[str, str]) -> bool:
-        now = self.target_fingerprint
-        if dict(before) == now:
-            return False
-        if not self.spec.allow_new_device:
-            lines = [
-                f"\n  {key}: {before.get(key, 'not known')} -> {now.get(key, 'not known')}"
-                for key in sorted({*before, *now})
-                if before.get(key) != now.get(key)
-            ]
-            raise ConfigError(
-                f"targets: {self.target.name} is not what the study was measured on (then -> now):{''.join(lines)}\n"
-                "Latencies of the two do not compare. Go on where it began, or give allow_new_device=true: the "
-                "references and all kept networks are then measured again here"
-            )
-        return True
+    def _moved(self, stored: Mapping[str, Mapping[str, str]]) -> list[Yardstick]:
+        moved = [item for item in self.yardsticks if dict(stored.get(item.name, item.fingerprint)) != item.fingerprint]
+        if moved and not self.spec.allow_new_device:
+            raise ConfigError([_difference(stored[item.name], item) for item in moved])
+        return moved
 
     def _describe_originals(self, study: optuna.Study) -> None:
-        """Stores what later readers compare with; the references are set last, and say that all is there."""
         detectors = self._reference_detectors
         study.set_user_attr("channels_dense", detectors["dense"].channels.as_dict())
         if "half-width" in detectors:
@@ -194,25 +177,28 @@ class Workspace:
         study.set_user_attr("regions", layer_regions(detectors["dense"].model))
         study.set_user_attr("data_fingerprint", self.dataset.fingerprint)
 
-    def _fix_references(self, study: optuna.Study) -> None:
-        measured = self.target.measure(list(self._reference_networks.values()), reference=self.anchor)
-        references = {name: latency.median_ms for name, latency in measured.items()}
-        limit = self.spec.budget.limit.limit_ms(references)
-        study.set_user_attr("budget", {"text": self.spec.budget.latency, "limit_ms": limit})
-        study.set_user_attr("references", references)
+    def _measured_references(self, yardstick: Yardstick) -> dict[str, float]:
+        folder = self.folder / "references"
+        detectors = {name: self._reference_detectors[name] for name in yardstick.reference_names}
+        networks = [self.network(name, detector, yardstick, folder) for name, detector in detectors.items()]
+        measured = yardstick.target.measure(networks, reference=yardstick.anchor)
+        return {name: latency.median_ms for name, latency in measured.items()}
 
     def sign(self, study: optuna.Study) -> None:
-        """Stores which device the study's latencies belong to."""
-        spec = self.spec.targets[0]
-        described = {"name": spec.name, "kind": spec.kind, "alignment": spec.alignment.as_json()}
-        study.set_user_attr("target", {**described, "fingerprint": self.target_fingerprint})
+        """Stores which devices the study's latencies belong to: those of this process."""
+        self._store(study, {})
+
+    def _store(self, study: optuna.Study, foreign: Mapping[str, Mapping[str, str]]) -> None:
+        """Stores the targets, with the fingerprints that are foreign to this process where they are given."""
+        told = [item.as_dict(foreign.get(item.name, item.fingerprint)) for item in self.yardsticks]
+        study.set_user_attr("targets", told)
 
     # Latency of candidates
 
-    def network(self, name: str, detector: Detector, folder: Path) -> Network:
-        """A network in the form that the target wants."""
+    def network(self, name: str, detector: Detector, yardstick: Yardstick, folder: Path) -> Network:
+        """A network in the form that a target wants."""
         shape = (1, 3, self.spec.imgsz, self.spec.imgsz)
-        if self.target.form == "module":
+        if yardstick.target.form == "module":
             return Network(name, shape, module=detector.model)
         file = folder / f"{name}-{detector.channels.digest()}.onnx"
         if not file.is_file():
@@ -220,24 +206,29 @@ class Workspace:
                 detector.export_onnx(file, self.spec.imgsz)
         return Network(name, shape, onnx=file)
 
-    def measure(self, detector: Detector) -> Latency:
-        """A candidate's latency, its ratio that to the anchor. Equal channels are measured once per study."""
-        key = digest_of([self.target_fingerprint, self.spec.imgsz, detector.channels.digest(), self.anchor])
-        known = self.folder / "latencies" / f"{key}.json"
-        if known.is_file():
-            return Latency.from_dict(json.loads(known.read_text(encoding="utf-8")))
-        candidate = self.network("candidate", detector, self.folder / "networks")
-        anchor = self._reference_networks[self.anchor]
-        with self.pipeline.ledger.clock.part("measure"):
-            latency = self.target.measure([anchor, candidate], reference=anchor.name)["candidate"]
-        write_text(known, json.dumps(latency.as_dict()))
-        if candidate.onnx is not None:
-            candidate.onnx.unlink(missing_ok=True)  # latency depends on the channels alone; the file is spent
-        return latency
+    def measure(self, detector: Detector) -> dict[str, Latency]:
+        """A candidate's latency on each target by name, its ratio that to the anchor.
 
-    def stated_ms(self, latency: Latency) -> float:
-        """The latency in ms that trials of different hours compare by."""
-        return latency.stated_ms(self.references[self.anchor])
+        Equal channels are measured once per study and target.
+        """
+        found: dict[str, Latency] = {}
+        files: set[Path] = set()
+        for yardstick in self.yardsticks:
+            key = digest_of([yardstick.fingerprint, self.spec.imgsz, detector.channels.digest(), yardstick.anchor])
+            known = self.folder / "latencies" / f"{key}.json"
+            if known.is_file():
+                found[yardstick.name] = Latency.from_dict(json.loads(known.read_text(encoding="utf-8")))
+                continue
+            candidate = self.network("candidate", detector, yardstick, self.folder / "networks")
+            anchor = self.anchor(yardstick)
+            with self.pipeline.ledger.clock.part("measure"):
+                latency = yardstick.target.measure([anchor, candidate], reference=anchor.name)["candidate"]
+            write_text(known, json.dumps(latency.as_dict()))
+            found[yardstick.name] = latency
+            files |= {candidate.onnx} if candidate.onnx is not None else set()
+        for file in files:
+            file.unlink(missing_ok=True)  # latency depends on the channels alone; the file is spent
+        return found
 
     # Files of the study
 
@@ -270,3 +261,18 @@ class Workspace:
         target = self.folder / "gammas" / f"{name}.json"
         write_text(target, json.dumps(list(gammas)))
         return str(target.relative_to(self.folder))
+
+
+def _difference(before: Mapping[str, str], yardstick: Yardstick) -> str:
+    """Says how a target's device differs from the one that the study was measured on."""
+    now = yardstick.fingerprint
+    lines = [
+        f"\n  {key}: {before.get(key, 'not known')} -> {now.get(key, 'not known')}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    return (
+        f"targets: {yardstick.name} is not what the study was measured on (then -> now):{''.join(lines)}\n"
+        "Latencies of the two do not compare. Go on where it began, or give allow_new_device=true: the "
+        "references and all kept networks are then measured again here"
+    )

@@ -5,7 +5,8 @@ It stands in the lowest room because targets have it and surgery keeps to it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
@@ -69,6 +70,19 @@ class Alignment:
         if "default" not in value:
             raise ConfigError("alignment: default is missing; write {default: 16, first: 8}, or one number for all")
         return cls(**{kind: value.get(kind, value["default"]) for kind in _KINDS})
+
+    @classmethod
+    def common(cls, alignments: Iterable[Alignment]) -> Alignment:
+        """The smallest alignment that keeps to all the given ones: their least common multiples.
+
+        Args:
+            alignments: At least one.
+
+        Raises:
+            ConfigError: A common multiple is above 1024.
+        """
+        told = list(alignments)
+        return cls(**{kind: math.lcm(*(alignment.of(kind) for alignment in told)) for kind in _KINDS})
 
     def of(self, kind: LayerKind) -> int:
         """Channels in a block of one kind of layer."""

@@ -78,11 +78,11 @@ def nondominated() -> Callable[[Path], set[tuple[float, float]]]:
         confirmed = study.user_attrs["confirmed"]
         trials = [trial for trial in study.trials if trial.user_attrs["outcome"] == "OK"]
         widths = {trial.number: json.dumps(trial.user_attrs["channels"]) for trial in trials}
-        again = {widths[number]: confirmed[str(number)]["latency_ms"] for number in widths if str(number) in confirmed}
+        again = {widths[number]: confirmed[str(number)] for number in widths if str(number) in confirmed}
         points = [
             (
                 trial.user_attrs["accuracy"]["map50_95"],
-                again.get(widths[trial.number], trial.user_attrs["latency_ms"]),
+                again.get(widths[trial.number], trial.user_attrs["latencies"])["cpu"]["latency_ms"],
             )
             for trial in trials
         ]

@@ -353,4 +353,5 @@ def test_onnx_computes_what_the_checkpoint_does_to_a_thousandth(
         with torch.no_grad():
             expected = network(image)[0].numpy()
         (got,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
+        # A box that a hardly trained network puts far outside of the image has fewer digits behind the point.
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-3)

@@ -22,11 +22,26 @@ DENSE = {layer: 16 * 2 ** min(4, index // 7) for index, layer in enumerate(LAYER
 REGIONS = {layer: "backbone" if index < 18 else "head" for index, layer in enumerate(LAYERS)}
 
 
+def measured(latencies: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Latencies in ms by target, as the search stores them. The dense network takes 2 ms everywhere."""
+    return {
+        target: {"latency_ms": value, "latency_ratio": value / 2, "latency_spread_ms": 0.01}
+        for target, value in latencies.items()
+    }
+
+
+def target(name: str = "cpu", limit: tuple[str, float] | None = ("<= half-width", 1.0), **told: Any) -> dict[str, Any]:
+    """A target as the search stores it."""
+    budget = None if limit is None else {"text": limit[0], "limit_ms": limit[1]}
+    usual = {"kind": "onnxruntime", "alignment": 8, "is_objective": True, "fingerprint": {"cpu": "x"}}
+    return {"name": name, **usual, "references": {"dense": 2.0, "half-width": 1.0}, "budget": budget, **told}
+
+
 class StudyBuilder:
     """Adds trials and controls to a study in memory, as `prunetune run` stores them."""
 
-    def __init__(self, name: str = "barcodes", single_objective: bool = False) -> None:
-        directions = ["maximize"] if single_objective else ["maximize", "minimize"]
+    def __init__(self, name: str = "barcodes", latencies: int = 1) -> None:
+        directions = ["maximize", *["minimize"] * latencies]
         self.study = optuna.create_study(directions=directions, study_name=name)
 
     def trial(
@@ -38,6 +53,7 @@ class StudyBuilder:
         state: TrialState = TrialState.COMPLETE,
         violation: float = -0.1,
         channels: dict[str, Any] | None = None,
+        further: dict[str, float] | None = None,
         omit: tuple[str, ...] = (),
         **attributes: Any,
     ) -> int:
@@ -52,9 +68,7 @@ class StudyBuilder:
             "accuracy": {
                 "map50": map50_95, "map50_95": map50_95, "precision": 0.9, "recall": 0.8, "f1": 0.85,
             },
-            "latency_ms": latency_ms,
-            "latency_ratio": None if latency_ms is None else latency_ms / 2,
-            "latency_spread_ms": 0.01,
+            "latencies": measured({} if latency_ms is None else {"cpu": latency_ms, **(further or {})}),
             "gflops": 3.6,
             "params": 1_720_000,
             "bytes": 7_000_000,
@@ -71,7 +85,7 @@ class StudyBuilder:
         }  # fmt: skip
         stored.update(attributes)
         stored = {key: value for key, value in stored.items() if value is not None and key not in omit}
-        values = [map50_95, latency_ms][: len(self.study.directions)]
+        values = [map50_95, latency_ms, *(further or {}).values()][: len(self.study.directions)]
         self.study.add_trial(
             create_trial(
                 state=state,
@@ -90,15 +104,12 @@ class StudyBuilder:
         usual: dict[str, Any] = {
             "spec": {"model": "yolov5n.yaml", "data": "data/barcodes/data.yaml", "imgsz": 160},
             "version": "0.1.0",
-            "budget": {"text": "<= half-width", "limit_ms": 1.0},
-            "target": {"name": "cpu", "kind": "onnxruntime", "alignment": 8, "fingerprint": {"cpu": "x"}},
-            "references": {"dense": 2.0, "half-width": 1.0},
+            "targets": [target()],
             "controls": {
-                "dense": {**control, "map50": 0.993, "map50_95": 0.940, "latency_ms": 2.0,
-                          "latency_ratio": 1.0, "gflops": 17.5, "params": 14_300_000, "params_removed": 0.0},
-                "half-width": {**control, "map50": 0.986, "map50_95": 0.875, "latency_ms": 1.0,
-                               "latency_ratio": 0.5, "gflops": 4.4, "params": 3_900_000,
-                               "params_removed": 0.73},
+                "dense": {**control, "map50": 0.993, "map50_95": 0.940, "latencies": measured({"cpu": 2.0}),
+                          "gflops": 17.5, "params": 14_300_000, "params_removed": 0.0},
+                "half-width": {**control, "map50": 0.986, "map50_95": 0.875, "latencies": measured({"cpu": 1.0}),
+                               "gflops": 4.4, "params": 3_900_000, "params_removed": 0.73},
             },
             "channels_dense": DENSE,
             "channels_half": {layer: max(8, width // 2) for layer, width in DENSE.items()},
@@ -116,6 +127,11 @@ def builder() -> StudyBuilder:
 @pytest.fixture(scope="session")
 def make_builder() -> Callable[..., StudyBuilder]:
     return StudyBuilder
+
+
+@pytest.fixture(scope="session")
+def make_target() -> Callable[..., dict[str, Any]]:
+    return target
 
 
 def write_gammas(path: Path, rounds: int = 2, epochs: int = 8) -> None:

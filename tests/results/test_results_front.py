@@ -18,17 +18,12 @@ from optuna.trial import TrialState
 from prunetune.results import Entry, best, entry, front, front_document, hypervolume, nearest
 
 FIELDS = [
-    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "gflops",
-    "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "latencies",
+    "gflops", "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
 ]  # fmt: skip
 
 Builder = Any
 """`conftest.StudyBuilder`."""
-
-
-def point(map50_95: float, latency_ms: float) -> Entry:
-    blank: dict[str, Any] = dict.fromkeys(FIELDS)
-    return Entry(**{**blank, "map50_95": map50_95, "latency_ms": latency_ms})
 
 
 def numbers(entries: list[Entry]) -> list[int | None]:
@@ -115,8 +110,8 @@ def test_constraints_decide_where_no_verdict_is_stored(builder: Builder) -> None
 def test_confirmed_latency_replaces_the_first_one(builder: Builder) -> None:
     builder.context(
         confirmed={
-            "0": {"latency_ms": 0.95, "latency_ratio": 0.475, "latency_spread_ms": 0.02},
-            "half-width": {"latency_ms": 1.05, "latency_ratio": 0.525},
+            "0": {"cpu": {"latency_ms": 0.95, "latency_ratio": 0.475, "latency_spread_ms": 0.02}},
+            "half-width": {"cpu": {"latency_ms": 1.05, "latency_ratio": 0.525}},
         }
     )
     builder.trial(0.9, 0.8)
@@ -129,20 +124,73 @@ def test_confirmed_latency_replaces_the_first_one(builder: Builder) -> None:
 
 
 def test_a_twin_that_was_not_measured_again_cannot_beat_the_one_that_was(builder: Builder) -> None:
-    builder.context(confirmed={"0": {"latency_ms": 0.95, "latency_ratio": 0.475}})
+    builder.context(confirmed={"0": {"cpu": {"latency_ms": 0.95, "latency_ratio": 0.475}}})
     builder.trial(0.9, 0.8, channels={"a": 8})
     builder.trial(0.9, 0.8, channels={"a": 8})
     assert [(item.trial, item.latency_ms) for item in front(builder.study)] == [(0, 0.95)]
 
 
 def test_single_objective_study_has_a_front_too(make_builder: Callable[..., Builder]) -> None:
-    builder = make_builder(single_objective=True)
+    builder = make_builder(latencies=0)
     for accuracy, latency in ((0.8, 0.5), (0.9, 0.9), (0.7, 0.8)):
         builder.trial(accuracy, latency)
     assert numbers(front(builder.study)) == [0, 1]
     winner = best(builder.study)
     assert winner is not None
     assert winner.trial == 1
+
+
+# Several targets
+
+
+@pytest.fixture
+def two(make_target: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    """A study's targets, both of them objectives."""
+    return [make_target("cpu"), make_target("board", ("<= 3 ms", 3.0), references={"dense": 4.0})]
+
+
+def test_a_member_of_the_front_may_be_ahead_on_one_target_only(
+    make_builder: Callable[..., Builder], two: list[dict[str, Any]]
+) -> None:
+    builder = make_builder(latencies=2)
+    builder.context(targets=two)
+    builder.trial(0.9, 0.8, further={"board": 2.0})
+    builder.trial(0.9, 0.9, further={"board": 1.0})
+    builder.trial(0.9, 0.9, further={"board": 2.0})
+    assert numbers(front(builder.study)) == [0, 1]
+    document = front_document(builder.study)
+    assert document["front"][1]["latencies"]["board"] == {"latency_ms": 1.0, "latency_ratio": 0.5}
+    # Boxes of (0.9, 1 - 0.4, 1 - 0.5) and (0.9, 1 - 0.45, 1 - 0.25), of which the first two thirds overlap.
+    assert document["hypervolume"] == pytest.approx(0.9 * (0.6 * 0.5 + 0.55 * 0.75 - 0.55 * 0.5))
+
+
+def test_a_target_that_is_only_a_limit_does_not_dominate(builder: Builder, two: list[dict[str, Any]]) -> None:
+    builder.context(targets=[two[0], {**two[1], "is_objective": False}])
+    builder.trial(0.9, 0.8, further={"board": 2.0})
+    builder.trial(0.9, 0.9, further={"board": 1.0})
+    assert numbers(front(builder.study)) == [0]
+
+
+def test_the_main_target_is_the_first_that_is_an_objective(builder: Builder, two: list[dict[str, Any]]) -> None:
+    builder.context(targets=[{**two[0], "is_objective": False}, two[1]])
+    builder.trial(0.9, 0.8, further={"board": 2.0})
+    builder.trial(0.8, 0.9, further={"board": 1.0})
+    assert [(item.trial, item.latency_ms) for item in front(builder.study)] == [(1, 1.0), (0, 2.0)]
+
+
+@pytest.mark.parametrize("late", ["cpu", "board"])
+def test_a_member_keeps_the_budgets_of_all_targets(
+    make_builder: Callable[..., Builder], late: str, two: list[dict[str, Any]]
+) -> None:
+    builder = make_builder(latencies=2)
+    again = {"cpu": {"latency_ms": 0.9}, "board": {"latency_ms": 2.9}}
+    again[late]["latency_ms"] += 0.2
+    builder.context(targets=two, confirmed={"0": again})
+    builder.trial(0.9, 0.8, further={"board": 2.0})
+    assert front(builder.study) == []
+    near = nearest(builder.study)
+    assert near is not None
+    assert near.trial == 0
 
 
 def test_nearest_is_the_smallest_miss_and_is_told_only_without_a_front(filled: Builder) -> None:
@@ -164,7 +212,7 @@ def test_document_of_a_study_that_no_trial_satisfied(builder: Builder) -> None:
 
 
 def test_document_of_a_full_study_is_strict_json(filled: Builder) -> None:
-    filled.study.set_user_attr("target", {"name": "cpu", "noise": float("nan")})
+    filled.study.set_user_attr("targets", [{**filled.study.user_attrs["targets"][0], "noise": float("nan")}])
     document = front_document(filled.study)
     again = json.loads(json.dumps(document, allow_nan=False))
     assert again == document
@@ -172,8 +220,8 @@ def test_document_of_a_full_study_is_strict_json(filled: Builder) -> None:
     assert [item["trial"] for item in document["front"]] == [1, 0]
     assert list(document["controls"]) == ["dense", "half-width"]
     assert list(document["front"][0]) == FIELDS
-    assert document["budget"] == {"text": "<= half-width", "limit_ms": 1.0}
-    assert document["target"]["noise"] is None
+    assert document["targets"][0]["budget"] == {"text": "<= half-width", "limit_ms": 1.0}
+    assert document["targets"][0]["noise"] is None
     expected = {"complete": 3, "over_budget": 2, "stopped_early": 0, "failed": 1, "interrupted": 0, "running": 1}
     assert document["trials"] == expected
     # Two boxes under the front, in units of the dense network's 2 ms.
@@ -189,8 +237,12 @@ def test_document_of_an_empty_study(builder: Builder) -> None:
 
 
 def test_damaged_attributes_are_missing_values(builder: Builder) -> None:
-    builder.context(controls={"dense": "lost"}, confirmed=[1], budget=None, references={"dense": "2"})
-    builder.trial(0.9, 0.8, accuracy="lost", omit=("latency_ms",), params="many", channels={"a": "x"}, recipe=3)
+    builder.context(
+        controls={"dense": "lost"},
+        confirmed=[1],
+        targets=[{"name": "cpu", "budget": 3, "references": {"dense": "2"}}, 7],
+    )
+    builder.trial(0.9, 0.8, accuracy="lost", omit=("latencies",), params="many", channels={"a": "x"}, recipe=3)
     builder.trial(0.8, 0.5, accuracy={"map50_95": float("inf")}, gflops=float("nan"))
     members = front(builder.study)
     assert [(item.map50_95, item.latency_ms) for item in members] == [(0.8, 0.5), (0.9, 0.8)]
@@ -214,13 +266,13 @@ grid = st.lists(st.tuples(st.integers(0, 10), st.integers(1, 14)), max_size=6)
 @settings(max_examples=100, deadline=None)
 @given(found=grid)
 def test_hypervolume_counts_the_dominated_cells(found: list[tuple[int, int]]) -> None:
-    entries = [point(accuracy / 10, 3 * latency / 10) for accuracy, latency in found]
+    points = [(accuracy / 10, 3 * latency / 10) for accuracy, latency in found]
     cells = sum(
         any(accuracy > row and latency <= column for accuracy, latency in found)
         for row in range(10)
         for column in range(10)
     )
-    assert hypervolume(entries, 3.0) == pytest.approx(cells / 100)
+    assert hypervolume(points, [3.0]) == pytest.approx(cells / 100)
 
 
 @settings(max_examples=100, deadline=None)
@@ -228,15 +280,15 @@ def test_hypervolume_counts_the_dominated_cells(found: list[tuple[int, int]]) ->
 def test_a_further_point_never_lowers_the_hypervolume(
     found: list[tuple[int, int]], accuracy: float, latency: float
 ) -> None:
-    entries = [point(a / 10, t / 10) for a, t in found]
-    before = hypervolume(entries, 1.0)
-    after = hypervolume([*entries, point(accuracy, latency)], 1.0)
+    points = [(a / 10, t / 10) for a, t in found]
+    before = hypervolume(points, [1.0])
+    after = hypervolume([*points, (accuracy, latency)], [1.0])
     assert before - 1e-12 <= after <= 1
 
 
 def test_hypervolume_refuses_a_reference_of_zero() -> None:
     with pytest.raises(ValueError, match="above 0"):
-        hypervolume([point(0.5, 0.5)], 0.0)
+        hypervolume([(0.5, 0.5)], [0.0])
 
 
 def test_reading_a_front_imports_nothing_heavy() -> None:

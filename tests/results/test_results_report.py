@@ -91,7 +91,7 @@ def test_full_report_has_every_section_and_loads_nothing(filled: Builder, tmp_pa
     ],
 )
 def test_the_alignment_is_told(filled: Builder, tmp_path: Path, stored: Any, told: str) -> None:
-    filled.study.set_user_attr("target", {"name": "cpu", "kind": "onnxruntime", "alignment": stored})
+    filled.study.set_user_attr("targets", [{"name": "cpu", "kind": "onnxruntime", "alignment": stored}])
     assert told in report(filled.study, tmp_path).words
 
 
@@ -114,7 +114,7 @@ def test_odd_names_are_text(make_builder: Callable[..., Builder], tmp_path: Path
     odd = '<b>"x"&</script><img src=http://x>$name'
     builder = make_builder(odd)
     builder.context(
-        controls={odd: {"map50_95": 0.8, "latency_ms": 1.0}},
+        controls={odd: {"map50_95": 0.8, "latencies": {"cpu": {"latency_ms": 1.0}}}},
         budget={"text": odd, "limit_ms": 1.0},
         spec={"model": odd, "data": odd},
         target={"name": odd, "kind": odd},
@@ -161,16 +161,16 @@ def test_report_names_the_nearest_miss(builder: Builder, tmp_path: Path) -> None
 
 
 def test_report_warns_of_members_that_are_late_when_measured_again(builder: Builder, tmp_path: Path) -> None:
-    builder.context(confirmed={"0": {"latency_ms": 1.04, "latency_ratio": 0.52}})
+    builder.context(confirmed={"0": {"cpu": {"latency_ms": 1.04, "latency_ratio": 0.52}}})
     builder.trial(0.9, 0.99)
     builder.trial(0.8, 0.9)
     assert [item.trial for item in front(builder.study)] == [1]
     words = report(builder.study, tmp_path).words
-    assert "over the limit of 1.00 ms when measured again: trial 0 (1.04 ms)" in words
+    assert "over the budget <= half-width (1.00 ms) when measured again: trial 0 (1.04 ms)" in words
 
 
 def test_a_front_that_falls_over_the_budget_leaves_its_nearest(builder: Builder, tmp_path: Path) -> None:
-    builder.context(confirmed={"0": {"latency_ms": 1.04, "latency_ratio": 0.52}})
+    builder.context(confirmed={"0": {"cpu": {"latency_ms": 1.04, "latency_ratio": 0.52}}})
     builder.trial(0.9, 0.99)
     assert front(builder.study) == []
     missed = nearest(builder.study)
@@ -239,3 +239,24 @@ def test_damaged_gamma_files_leave_the_report_whole(
         page = report(builder.study, tmp_path)
     assert "No gamma histograms are recorded" in page.words
     assert bool(caplog.records) == (content in (None, "{"))
+
+
+def test_each_of_several_targets_has_a_front(
+    make_builder: Callable[..., Builder], tmp_path: Path, make_target: Callable[..., dict[str, Any]]
+) -> None:
+    builder = make_builder(latencies=2)
+    builder.context(targets=[make_target("cpu"), make_target("[b]oard", ("<= 3 ms", 3.0), kind="command")])
+    builder.trial(0.9, 0.8, further={"[b]oard": 2.0})
+    builder.trial(0.8, 0.9, further={"[b]oard": 1.0})
+    builder.trial(0.7, 0.7, further={"[b]oard": 1.5})
+    page = report(builder.study, tmp_path)
+    assert [name for name in page.figures if "front" in name] == ["figure-front-0", "figure-front-1"]
+    drawn = [
+        next(trace for trace in page.figures[f"figure-front-{index}"]["data"] if trace["name"] == "front")
+        for index in range(2)
+    ]
+    assert [trace["text"] for trace in drawn] == [["2", "0", "1"], ["1", "2", "0"]]
+    assert "lines" not in drawn[0]["mode"], "a step would cut through members that are ahead on the other target"
+    assert page.figures["figure-front-1"]["layout"]["xaxis"]["title"]["text"] == "latency on [b]oard in ms"
+    assert "at 0.800 ms on cpu, 2.00 ms on [b]oard" in page.words
+    assert "accuracy and latency on cpu or latency on [b]oard" in page.words

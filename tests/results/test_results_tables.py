@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from prunetune.results import csv_text, markdown, rich_table, trial_table
-from prunetune.results.tables import significant, size
+from prunetune.results.tables import budget_text, significant, size
 
 Builder = Any
 
@@ -48,7 +49,7 @@ def test_a_name_with_a_bar_stays_one_cell(builder: Builder) -> None:
 
 
 def test_terminal_table_shows_every_row_and_no_markup(builder: Builder) -> None:
-    builder.context(controls={"[red]odd[/]": {"map50_95": 0.4, "latency_ms": 2.0}})
+    builder.context(controls={"[red]odd[/]": {"map50_95": 0.4, "latencies": {"cpu": {"latency_ms": 2.0}}}})
     builder.trial(0.905, 0.8)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(rich_table(builder.study))
@@ -119,3 +120,19 @@ def test_trial_table_of_an_empty_or_foreign_study(builder: Builder) -> None:
     table = trial_table(foreign)
     assert list(table["outcome"]) == ["", "ERROR"]
     assert not table["on_front"].any()
+
+
+def test_each_of_several_targets_has_a_column(
+    make_builder: Callable[..., Builder], make_target: Callable[..., dict[str, Any]]
+) -> None:
+    builder = make_builder(latencies=2)
+    builder.context(targets=[make_target("cpu"), make_target("board", ("<= 3 ms", 3.0))])
+    builder.trial(0.9, 0.8, further={"board": 2.0})
+    head, _, _, _, member = markdown(builder.study).splitlines()
+    assert "| latency@cpu | latency@board |" in head
+    assert "| 0.800 ms (0.40x) | 2.00 ms (1.00x) |" in member
+    (row,) = [row for row in csv.DictReader(io.StringIO(csv_text(builder.study))) if row["kind"] == "front"]
+    assert (float(row["latency_ms@cpu"]), float(row["latency_ms@board"])) == (0.8, 2.0)
+    assert budget_text(builder.study) == "budget <= half-width (1.00 ms) on cpu, <= 3 ms on board"
+    frame = trial_table(builder.study)
+    assert (frame["latency_ms"][0], frame["latency_ms@board"][0], frame["latency_spread_ms"][0]) == (0.8, 2.0, 0.01)

@@ -41,7 +41,7 @@ def complaint(answer: Any) -> str:
 def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec]) -> None:
     spec = make_spec()
     study = open_study(spec)
-    study.set_user_attr("budget", {"text": "<= dense", "limit_ms": 1.0})
+    study.set_user_attr("targets", [{"name": "cpu", "budget": {"text": "<= dense", "limit_ms": 1.0}}])
     folder = str(spec.folder)
     commands = [
         ["--help"],

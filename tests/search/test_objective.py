@@ -159,7 +159,7 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         attributes = {
             "accuracy": {"map50_95": 0.5},
-            "latency_ms": 1.0,
+            "latencies": {"cpu": {"latency_ms": 1.0}},
             "gflops": 1.0,
             "params": 1,
             "epochs": {"reused": 0},
@@ -169,8 +169,8 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
     class NoWork:
         def __init__(self, *_: Any) -> None: ...
 
-        def prepare(self, study: optuna.Study) -> bool:
-            return False
+        def prepare(self, study: optuna.Study) -> list[Any]:
+            return []
 
     monkeypatch.setattr(runner, "Workspace", NoWork)
     monkeypatch.setattr(runner, "_train_original", lambda *_: None)

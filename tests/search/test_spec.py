@@ -82,7 +82,7 @@ def test_the_published_form_parses(written: Any) -> None:
     (target,) = spec.targets
     assert (target.kind, target.name, target.threads, target.alignment.as_json()) == ("onnxruntime", "cpu", 1, 8)
     assert spec.objectives == ("map50_95", "latency")
-    assert spec.budget.limit.references_needed() == ("half-width",)
+    assert (spec.limit_of("cpu"), spec.judged) == ("<= half-width", ["cpu"])
     assert (spec.sampler, spec.controls, spec.trials) == ("tpe", ("dense", "half-width"), 12)
     assert spec.folder == Path("runs/barcodes")
     assert spec.storage_url == "sqlite:///runs/barcodes/study.db"
@@ -94,7 +94,7 @@ def test_only_four_keys_must_be_given(written: Any) -> None:
     assert [target.kind for target in spec.targets] == ["onnxruntime"]
     assert spec.targets[0].alignment.as_json() == 8
     assert spec.objectives == ("map50_95", "latency")
-    assert spec.budget.latency == "<= half-width"
+    assert spec.budget == {"latency": "<= half-width"}
     assert (spec.sampler, spec.controls, spec.storage) == ("tpe", ("dense", "half-width"), None)
     assert spec.space.sparsity_unit == "lambda"
 
@@ -120,6 +120,52 @@ def test_a_description_is_a_value_that_survives_json(written: Any) -> None:
         spec.trials = 13  # type: ignore[misc]
 
 
+# Several targets
+
+TWO = (
+    SHORT
+    + """\
+targets:
+  - {kind: onnxruntime, name: cpu}
+  - {kind: torch, name: eager}
+"""
+)
+
+
+def test_each_of_several_targets_is_an_objective_or_a_limit_or_both(written: Any) -> None:
+    text = TWO + "objectives: [map50_95, latency@eager]\nbudget: {latency@cpu: <= 3 ms, latency@eager: <= dense}\n"
+    spec = StudySpec.read(written(text))
+    assert spec.judged == ["eager"]
+    assert (spec.limit_of("cpu"), spec.limit_of("eager")) == ("<= 3 ms", "<= dense")
+    assert (spec.latency_name("cpu"), spec.latency_name("eager")) == ("latency@cpu", "latency@eager")
+
+
+def test_a_budget_without_a_target_holds_on_all_that_have_none_of_their_own(written: Any) -> None:
+    text = TWO + "objectives: [map50_95]\nbudget: {latency: <= dense, latency@eager: <= 3 ms}\n"
+    spec = StudySpec.read(written(text))
+    assert (spec.judged, spec.limit_of("cpu"), spec.limit_of("eager")) == ([], "<= dense", "<= 3 ms")
+
+
+def test_a_study_without_a_budget(written: Any) -> None:
+    spec = StudySpec.read(written(SHORT + "budget: {}\n"))
+    assert (spec.judged, spec.limit_of("cpu")) == (["cpu"], None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "field", "said"),
+    [
+        ("", "objectives", "latency alone does not say on which target; write latency@cpu or latency@eager"),
+        ("objectives: [map50_95, latency@eger]", "objectives", "did you mean latency@eager?"),
+        ("objectives: [map50_95, latency@cpu]\nbudget: {latency@cpu: <= dense}", "targets", "eager is neither"),
+        ("objectives: [map50_95, latency@cpu]\nbudget: {latency@eager: fast}", "budget.latency@eager", "'<= 1.0 ms'"),
+    ],
+)
+def test_what_several_targets_need(written: Any, lines: str, field: str, said: str) -> None:
+    found = problem(written(TWO + lines + "\n"))
+    assert found.startswith(f"{field}: ")
+    assert said in found
+
+
 # Overrides
 
 
@@ -136,9 +182,9 @@ def test_a_description_is_a_value_that_survives_json(written: Any) -> None:
         ("controls=[]", lambda spec: spec.controls == ()),
         ("train.lr0=6e-4", lambda spec: spec.train == {"lr0": 0.0006}),
         ("space.sparsity={value: 6e-4}", lambda spec: spec.space.sparsity.largest == 0.0006),
-        ("budget.latency='<= 0.5 x dense'", lambda spec: spec.budget.limit.factor == 0.5),
-        ('budget.latency="<= 1.5 ms"', lambda spec: spec.budget.limit.limit_ms({}) == 1.5),
-        ("budget.latency=<= half-width", lambda spec: spec.budget.latency == "<= half-width"),
+        ("budget.latency='<= 0.5 x dense'", lambda spec: spec.limit_of("cpu") == "<= 0.5 x dense"),
+        ('budget.latency="<= 1.5 ms"', lambda spec: spec.limit_of("cpu") == "<= 1.5 ms"),
+        ("budget.latency=<= half-width", lambda spec: spec.limit_of("cpu") == "<= half-width"),
         ("name='12'", lambda spec: spec.name == "12"),
         ("data=data/a=b.yaml", lambda spec: spec.data == "data/a=b.yaml"),
         ("storage=postgresql+psycopg://u@h/d?a=1", lambda spec: spec.storage == "postgresql+psycopg://u@h/d?a=1"),
@@ -200,11 +246,15 @@ BAD = [
     ("device: true", "device", "string"),
     ("controls: [tiny]", "controls.0", "'half-width'"),
     ("controls: dense", "controls", "tuple"),
-    ("objectives: [latency]", "objectives", "[map50_95, latency] or [map50_95]"),
-    ("objectives: [latency, map50_95]", "objectives", "[map50_95, latency] or [map50_95]"),
-    ("objectives: [speed]", "objectives.0", "'latency'"),
-    ("targets: []", "targets", "exactly one target, not 0"),
-    ("targets: [{kind: torch}, {kind: onnxruntime}]", "targets", "exactly one target, not 2"),
+    ("objectives: [latency]", "objectives", "the first is map50_95, not 'latency'"),
+    ("objectives: []", "objectives", "write [map50_95, latency]"),
+    ("objectives: [map50_95, speed]", "objectives", "there is no 'speed'; allowed are latency, latency@cpu"),
+    ("objectives: [map50_95, latncy]", "objectives", "did you mean latency?"),
+    ("objectives: [map50_95, latency@board]", "objectives", "there is no 'latency@board'"),
+    ("objectives: [map50_95, latency, latency]", "objectives", "stands twice"),
+    ("objectives: [map50_95, latency, latency@cpu]", "objectives", "stands twice"),
+    ("targets: []", "targets", "is empty"),
+    ("targets: [{kind: torch}, {kind: onnxruntime}]", "targets", "two are called 'cpu'"),
     ("targets: [{kind: tensorrt}]", "targets.0.kind", "onnxruntime"),
     ("targets: [{kind: torch, thread: 2}]", "targets.0.thread", "did you mean threads?"),
     ("targets: [{kind: onnxruntime, device: cuda}]", "targets.0", "write kind: torch"),
@@ -220,6 +270,7 @@ BAD = [
     ("budget: {latency: '>= 1 ms'}", "budget.latency", "starts with '<='"),
     ("budget: {latency: '<= nan ms'}", "budget.latency", "positive number"),
     ("budget: {latncy: '<= 1 ms'}", "budget.latncy", "did you mean latency?"),
+    ("budget: {latency@bord: '<= 1 ms'}", "budget.latency@bord", "there is no 'latency@bord'"),
     ("budget: 1.0", "budget", "1.0"),
     ("train: {epochs: 5}", "train", "epochs cannot be set here"),
     ("train: {imgsz: 64, batch: 2}", "train", "batch, imgsz cannot be set here"),

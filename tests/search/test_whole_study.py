@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from prunetune.search.study import find_study
-from prunetune.targets import hardware
+from prunetune.targets import OnnxRuntimeTarget, hardware
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +26,8 @@ Prunetune = Callable[..., Any]
 Points = Callable[[Path], set[tuple[float, float]]]
 
 FRONT_FIELDS = [
-    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "gflops",
-    "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "latencies",
+    "gflops", "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
 ]  # fmt: skip
 
 WHOLE: dict[str, Any] = {
@@ -95,7 +95,7 @@ def whole(studies: Studies) -> Path:
     command = [sys.executable, "-m", "prunetune.search.cli", "run", str(studies.write())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert all("the machine is too noisy" in line for line in done.stderr.splitlines()), done.stderr
     assert "best.onnx" in done.stdout
     return studies.runs / "whole"
 
@@ -126,20 +126,21 @@ def test_front_as_json(whole: Path, prunetune: Prunetune) -> None:
     answer = prunetune("front", whole, "--json")
     assert answer.code == 0, answer.err
     document = json.loads(answer.out)
-    assert {"front", "controls", "budget", "target", "hypervolume"} <= set(document)
+    assert {"front", "controls", "targets", "hypervolume"} <= set(document)
+    (target,) = document["targets"]
     assert document["front"], "the budget is wide enough for all"
     for entry in document["front"]:
         assert list(entry) == FRONT_FIELDS
         assert entry["recipe"]["threshold"] in (0.01, 0.75, 0.8)
-        assert 0 < entry["latency_ms"] <= document["budget"]["limit_ms"]
+        assert 0 < entry["latency_ms"] <= target["budget"]["limit_ms"]
         assert 0 < entry["bytes"] == (whole / entry["checkpoint"]).stat().st_size
         assert (whole / entry["onnx"]).is_file()
     (control,) = document["controls"].values()
     assert list(document["controls"]) == ["dense"]
     assert list(control) == FRONT_FIELDS
     assert control["params_removed"] == 0
-    assert document["budget"]["text"] == "<= 100 x dense"
-    assert document["target"]["name"] == "cpu"
+    assert target["budget"]["text"] == "<= 100 x dense"
+    assert target["name"] == "cpu"
     assert 0 <= document["hypervolume"] < 1
     stored = json.loads((whole / "front.json").read_text(encoding="utf-8"))
     for there, here in zip(stored["front"], document["front"], strict=True):
@@ -163,7 +164,7 @@ def test_every_trial_says_what_it_did(whole: Path) -> None:
     for trial in trials(whole):
         stored = trial.user_attrs
         assert stored["outcome"] == "OK"
-        assert trial.values == [stored["accuracy"]["map50_95"], stored["latency_ms"]]
+        assert trial.values == [stored["accuracy"]["map50_95"], stored["latencies"]["cpu"]["latency_ms"]]
         assert trial.constraints == {"latency": pytest.approx(stored["violation"])}
         assert stored["epochs"]["trained"] + stored["epochs"]["reused"] == 4
         assert [stage["kind"] for stage in stored["stages"]] == ["sparse", "pruning", "recovery"]
@@ -264,7 +265,7 @@ def test_another_device_is_refused_and_then_allowed(
     whole: Path, studies: Studies, prunetune: Prunetune, nondominated: Points, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, study = trials(whole), find_study(str(whole))[0]
-    references, target = study.user_attrs["references"], study.user_attrs["target"]
+    (target,) = study.user_attrs["targets"]
     monkeypatch.setattr(hardware, "cpu_model", lambda: "a board of next year")
     command = ("run", studies.write(trials=len(before)))
     refused = prunetune(*command)
@@ -272,13 +273,14 @@ def test_another_device_is_refused_and_then_allowed(
     assert f"device: {target['fingerprint']['device']} -> a board of next year" in refused.err
     assert "allow_new_device=true" in refused.err
     study = find_study(str(whole))[0]
-    assert (study.user_attrs["references"], study.user_attrs["target"]) == (references, target)
+    assert study.user_attrs["targets"] == [target]
 
     answer = prunetune(*command, "allow_new_device=true")
     assert answer.code == 0, answer.err
     study = find_study(str(whole))[0]
-    assert study.user_attrs["target"]["fingerprint"]["device"] == "a board of next year"
-    assert study.user_attrs["references"] != references
+    (moved,) = study.user_attrs["targets"]
+    assert moved["fingerprint"]["device"] == "a board of next year"
+    assert moved["references"] != target["references"]
     networks = {json.dumps(trial.user_attrs["channels"]): trial.number for trial in reversed(before)}
     assert set(study.user_attrs["confirmed"]) == {str(number) for number in networks.values()} | {"dense"}
     assert trials(whole) == before, "what a trial was told stays as it was"
@@ -316,9 +318,75 @@ def test_a_network_measured_by_torch(whole: Path, studies: Studies, prunetune: P
     assert answer.code == 0, answer.err
     folder = studies.runs / "torch"
     document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
-    assert document["target"]["kind"] == "torch"
+    assert document["targets"][0]["kind"] == "torch"
     assert [entry["trial"] for entry in document["front"]] == [0]
     assert (folder / "best.onnx").is_file()
+
+
+def test_two_targets_of_which_one_is_only_a_limit(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    quick = {"runs": 6, "tolerance": 0.9}
+    targets = [{"kind": "torch", "name": "eager", **quick}, {"kind": "onnxruntime", "name": "cpu", **quick}]
+    budget = {"latency@eager": "<= 100 x dense"}
+    file = studies.write(
+        name="two", targets=targets, objectives=["map50_95", "latency@cpu"], budget=budget, trials=2, controls=["dense"]
+    )
+    answer = prunetune("run", file)
+    assert answer.code == 0, answer.err
+    assert " ms on eager, " in answer.out
+    folder = studies.runs / "two"
+    for trial in trials(folder):
+        stored = trial.user_attrs["latencies"]
+        assert set(stored) == {"eager", "cpu"}
+        assert trial.values == [trial.user_attrs["accuracy"]["map50_95"], stored["cpu"]["latency_ms"]]
+        assert set(trial.constraints) == {"latency@eager"}
+    document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+    assert [(told["name"], told["is_objective"]) for told in document["targets"]] == [("eager", False), ("cpu", True)]
+    assert document["targets"][1]["budget"] is None
+    for entry in [*document["front"], *document["controls"].values()]:
+        assert entry["latency_ms"] == entry["latencies"]["cpu"]["latency_ms"]
+    confirmed = find_study(str(folder))[0].user_attrs["confirmed"]
+    assert all(set(told) == {"eager", "cpu"} for told in confirmed.values())
+    assert "latency@eager" in (folder / "front.md").read_text(encoding="utf-8")
+
+
+def test_a_network_that_is_too_slow_on_one_of_two_targets_is_not_recovered(
+    whole: Path, studies: Studies, prunetune: Prunetune
+) -> None:
+    quick = {"runs": 6, "tolerance": 0.9}
+    targets = [{"kind": "onnxruntime", "name": "cpu", **quick}, {"kind": "torch", "name": "eager", **quick}]
+    budget = {"latency@cpu": "<= 100 x dense", "latency@eager": "<= 0.001 ms"}
+    objectives = ["map50_95", "latency@eager", "latency@cpu"]
+    file = studies.write(name="slow", targets=targets, objectives=objectives, budget=budget, trials=1, controls=[])
+    answer = prunetune("run", file)
+    assert answer.code == 2
+    assert "no recipe met the budget <= 100 x dense" in answer.err
+    assert "<= 0.001 ms on eager" in answer.err
+    (trial,) = trials(studies.runs / "slow")
+    latencies = trial.user_attrs["latencies"]
+    assert trial.values[1:] == [latencies["eager"]["latency_ms"], latencies["cpu"]["latency_ms"]]
+    assert trial.constraints["latency@cpu"] < 0 < trial.constraints["latency@eager"]
+    assert trial.user_attrs["outcome"] == "OVER_BUDGET"
+    assert " ms on eager, " in trial.user_attrs["reason"]
+
+
+def test_only_the_target_that_moved_is_measured_again(
+    whole: Path, studies: Studies, prunetune: Prunetune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {"runs": 6, "tolerance": 0.9}
+    targets = [{"kind": "onnxruntime", "name": "cpu", **quick}, {"kind": "torch", "name": "eager", **quick}]
+    objectives = ["map50_95", "latency@eager", "latency@cpu"]
+    file = studies.write(name="half-moved", targets=targets, objectives=objectives, trials=1, controls=[])
+    folder = studies.runs / "half-moved"
+    assert prunetune("run", file).code == 0
+    before = find_study(str(folder))[0].user_attrs
+    monkeypatch.setattr(OnnxRuntimeTarget, "fingerprint", lambda _: {"device": "a board of next year"})
+    assert "cpu is not what the study was measured on" in prunetune("run", file).err
+    assert prunetune("run", file, "allow_new_device=true").code == 0
+    after = find_study(str(folder))[0].user_attrs
+    assert after["targets"][0] != before["targets"][0]
+    assert after["targets"][1] == before["targets"][1]
+    assert after["confirmed"]["0"]["cpu"] != before["confirmed"]["0"]["cpu"]
+    assert after["confirmed"]["0"]["eager"] == before["confirmed"]["0"]["eager"]
 
 
 def test_a_budget_that_nobody_meets(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
@@ -326,7 +394,7 @@ def test_a_budget_that_nobody_meets(whole: Path, studies: Studies, prunetune: Pr
     folder = studies.runs / "hopeless"
     assert answer.code == 2
     assert answer.err.count("error: ") == 1
-    assert "budget.latency: no recipe met <= 0.001 ms" in answer.err
+    assert "budget.latency: no recipe met the budget <= 0.001 ms" in answer.err
     nearest = min(trials(folder), key=lambda trial: (trial.user_attrs["violation"], trial.number))
     assert f"Nearest is trial {nearest.number} with" in answer.err
     assert "report.html" in answer.err

@@ -36,6 +36,23 @@ def test_json_and_back(default: int, first: int, depthwise: int) -> None:
     assert Alignment.parse(alignment) is alignment
 
 
+BLOCKS = st.sampled_from([1, 2, 4, 8, 16, 24, 32])
+
+
+@given(st.lists(st.builds(Alignment, BLOCKS, BLOCKS, BLOCKS), min_size=1, max_size=3))
+def test_a_common_alignment_keeps_to_each_and_is_the_smallest(alignments: list[Alignment]) -> None:
+    common = Alignment.common(alignments)
+    for kind in ("default", "first", "depthwise"):
+        each = [alignment.of(kind) for alignment in alignments]
+        shared = [value for value in range(1, common.of(kind) + 1) if all(value % block == 0 for block in each)]
+        assert shared == [common.of(kind)]
+
+
+def test_alignments_that_have_no_common_multiple_in_reach() -> None:
+    with pytest.raises(ConfigError, match="default"):
+        Alignment.common([Alignment.everywhere(1023), Alignment.everywhere(1024)])
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [

@@ -1,0 +1,77 @@
+"""One target within a study: what is measured against what on it, and which limit holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prunetune.targets import Budget, Latency, Target, TargetSpec, create_target
+
+REFERENCES = ("dense", "half-width", "quarter-width")
+"""The networks that latencies can refer to, in the order in which they are shown."""
+
+
+class Yardstick:
+    """A target with its budget and with the references that every latency stated for it is a multiple of.
+
+    Args:
+        spec: The target's description.
+        budget: The limit on its latency as the user wrote it; None if there is none.
+        controls: The study's controls.
+        is_objective: Whether the study minimises the latency on it.
+
+    Raises:
+        TargetError: The device is absent.
+    """
+
+    def __init__(self, spec: TargetSpec, budget: str | None, controls: Sequence[str], is_objective: bool) -> None:
+        self.spec, self.is_objective = spec, is_objective
+        self._budget_text, self._budget = budget, None if budget is None else Budget.parse(budget)
+        self.target: Target = create_target(spec)
+        self.fingerprint = self.target.fingerprint()
+        needed = self._budget.references_needed() if self._budget else ()
+        names = {"dense", *needed, *controls}
+        self.reference_names = [name for name in REFERENCES if name in names]
+        self.anchor = next(iter(needed), "dense")
+        """The network that candidates are measured against: the one the budget speaks of."""
+        self.references: dict[str, float] = {}
+        """Latencies in ms that were fixed at the study's start."""
+
+    @property
+    def name(self) -> str:
+        """The target's."""
+        return self.spec.name
+
+    def stated(self, latency: Latency) -> dict[str, float]:
+        """A latency as the study states it: what trials of different hours compare by.
+
+        Args:
+            latency: Its ratio is that to the anchor.
+        """
+        stated = latency.stated_ms(self.references[self.anchor])
+        return {
+            "latency_ms": stated,
+            "latency_ratio": stated / self.references["dense"],
+            "latency_spread_ms": latency.ratio_spread * self.references[self.anchor],
+        }
+
+    def violation(self, stated_ms: float) -> float | None:
+        """How far a stated latency is over the limit, as a share of it; at most 0 within it, None without one."""
+        return None if self._budget is None else self._budget.violation(stated_ms, self.references)
+
+    def as_dict(self, fingerprint: Mapping[str, str]) -> dict[str, Any]:
+        """What the study stores of the target.
+
+        Args:
+            fingerprint: Of the device that the study's latencies belong to.
+        """
+        limit_ms = None if self._budget is None else self._budget.limit_ms(self.references)
+        return {
+            "name": self.name,
+            "kind": self.spec.kind,
+            "alignment": self.spec.alignment.as_json(),
+            "is_objective": self.is_objective,
+            "fingerprint": dict(fingerprint),
+            "references": self.references,
+            "budget": None if limit_ms is None else {"text": self._budget_text, "limit_ms": limit_ms},
+        }
