@@ -44,7 +44,13 @@ def describe(file: Path, problems: list[Problem]) -> Description:
     if folder is not None and not isinstance(folder, str):
         problems.append(Problem("yaml", f"path: must be a folder, not {folder!r}; remove it or correct it"))
         folder = None
-    root = (file.parent / Path(folder or ".").expanduser()).resolve()
+    root = file.parent.resolve()
+    try:
+        root = (root / Path(folder or ".").expanduser()).resolve()
+        root.exists()  # a name that is too long is noticed here only
+    except (OSError, ValueError, RuntimeError) as error:
+        problems.append(_no_path("path", folder, error))
+        return Description(root=root, names=_names(content, problems), sources={})
     sources: dict[str, tuple[Path, ...]] = {}
     for split in _SPLITS:
         entry = content.get(split)
@@ -57,7 +63,10 @@ def describe(file: Path, problems: list[Problem]) -> Description:
             text = f"{split}: must be a folder, a .txt list or a list of those, not {entry!r}"
             problems.append(Problem("yaml", text))
             continue
-        sources[split] = tuple(_resolve(root, item) for item in entries)
+        try:
+            sources[split] = tuple(_resolve(root, item) for item in entries)
+        except (OSError, ValueError, RuntimeError) as error:
+            problems.append(_no_path(split, entry, error))
     return Description(root=root, names=_names(content, problems), sources=sources)
 
 
@@ -68,7 +77,7 @@ def _load_yaml(file: Path) -> dict[str, Any]:
         raise DatasetError(f"does not exist; {_nearest(file, 'create it or correct data=')}", str(file))
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: no UTF-8, or a date like 2024-13-45
         reason = " ".join(str(error).split())
         raise DatasetError(f"is no YAML: {reason}; correct the file", str(file)) from error
     except OSError as error:
@@ -109,6 +118,12 @@ def _missing_key(key: str, content: Mapping[str, Any], remedy: str) -> Problem:
         return Problem("yaml", f"{key}: is empty; {remedy}")
     close = difflib.get_close_matches(key, content, n=1)
     return Problem("yaml", f"{key}: missing; " + (f"rename the key '{close[0]}'" if close else remedy))
+
+
+def _no_path(key: str, entry: Any, error: Exception) -> Problem:
+    text = repr(entry) if len(repr(entry)) <= 80 else f"{repr(entry)[:77]}..."
+    reason = error.strerror if isinstance(error, OSError) else error
+    return Problem("yaml", f"{key}: {text} cannot be a path ({reason}); correct it")
 
 
 def _resolve(root: Path, entry: str) -> Path:
@@ -152,7 +167,7 @@ def list_images(split: str, sources: tuple[Path, ...], problems: list[Problem]) 
             problems.append(Problem("split", f"{split}: {source} does not exist; {remedy}"))
             continue
         found = [Path(name) for name in names if name.rpartition(".")[-1].lower() in IMAGE_SUFFIXES]
-        found = [path for path in found if not path.is_dir()]
+        found = [path for path in found if not os.path.isdir(path)]  # Path.is_dir raises for an overlong name
         if not found:
             text = f"{split}: no images in {source}; put some there (jpg, png, ...) or correct the path"
             problems.append(Problem("split", text))

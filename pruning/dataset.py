@@ -153,7 +153,7 @@ def _pair(image: Path) -> _Pair:
 def _stat(file: Path) -> tuple[int, int] | None:
     try:
         found = file.stat()
-    except OSError:
+    except (OSError, ValueError):  # a ValueError: a NUL inside the name
         return None
     return found.st_size, found.st_mtime_ns
 

@@ -53,19 +53,19 @@ class StudySpec(BaseModel):
     """The data set's yaml."""
     space: SearchSpace
     """Which recipes may be tried."""
-    imgsz: int = Field(default=640, ge=32, multiple_of=32)
+    imgsz: int = Field(strict=True, default=640, ge=32, multiple_of=32)
     """Side of the square input in px."""
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(strict=True, default=16, ge=1)
     """Images per step."""
     device: str = "cpu"
     """`cpu`, or a GPU's number."""
-    workers: int = Field(default=8, ge=0)
+    workers: int = Field(strict=True, default=8, ge=0)
     """Processes that load images; none on a CPU."""
     cache: Literal["ram", "disk", ""] = "ram"
     """Where decoded images are kept."""
-    dense_epochs: int = Field(default=100, ge=1)
+    dense_epochs: int = Field(strict=True, default=100, ge=1)
     """Epochs of the dense training of a yaml, and the head start of the narrow controls."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(strict=True, default=0, ge=0)
     """Initial weights, order of images, sampler."""
     choose: Literal["map50_95", "f1"] = "map50_95"
     """Which epoch's checkpoint a training keeps."""
@@ -82,7 +82,7 @@ class StudySpec(BaseModel):
     """Who proposes recipes."""
     controls: tuple[ControlName, ...] = ("dense", "half-width")
     """Networks to compare with, trained for as many epochs in all as the longest recipe spends."""
-    trials: int = Field(default=30, ge=1)
+    trials: int = Field(strict=True, default=30, ge=1)
     """How many recipes are carried out."""
     storage: str | None = None
     """Optuna storage; by default an SQLite file in the study's folder."""
@@ -269,7 +269,12 @@ _TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global", 
 def _location(problem: Any) -> list[str]:
     *parents, last = [str(part) for part in problem["loc"]] or [""]
     # A key of the user's may be called like a tag; pydantic's own tags never end an unknown key's place.
-    kept = [last] if last and (problem["type"] == "extra_forbidden" or last not in _TAGS) else []
+    kept = (
+        [last]
+        if (last or problem["type"] == "extra_forbidden")
+        and (problem["type"] == "extra_forbidden" or last not in _TAGS)
+        else []
+    )
     return [part for part in parents if part not in _TAGS] + kept
 
 

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from prunetune.spaces import ConfigError
-
-
-class _Yaml12Loader(yaml.SafeLoader):
-    """Reads `6e-4` as a number; PyYAML's YAML 1.1 takes it for a string. Refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {', '.join(twice)} stands twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Yaml12Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def insert_targets(values: dict[str, Any], folder: Path) -> None:
@@ -79,10 +59,14 @@ def read_yaml(file: Path, holds: str = "study", example: str = "model: yolov5n.y
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Parses YAML, with errors that name the source and line."""
+    """Parses YAML 1.2, with errors that name the source and line. A key that stands twice is an error.
+
+    YAML 1.1, as PyYAML reads it, takes `6e-4` for a string, `010` for 8, `1:30` for 90, and `on` for true.
+    """
     try:
-        return yaml.load(text, Loader=_Yaml12Loader)
-    except yaml.YAMLError as error:
+        return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:  # a ValueError: `!!int x`, a 13th month, a number of thousands of digits
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{where}not valid YAML: {getattr(error, 'problem', error)}", source) from error
+        reason = getattr(error, "problem", None) or error
+        raise ConfigError(f"{where}not valid YAML: {reason}", source) from error

@@ -31,13 +31,13 @@ class _Parameter(BaseModel):
 class _Range(_Parameter):
     """What float and integer ranges share."""
 
-    low: float
+    low: float = Field(strict=True)
     """Smallest value, included."""
-    high: float
+    high: float = Field(strict=True)
     """Largest value, included."""
     log: bool = False
     """Whether equal ratios, not equal steps, count alike."""
-    grid: int | None = Field(default=None, ge=2)
+    grid: int | None = Field(default=None, ge=2, le=1000, strict=True)
     """Search only this many evenly spaced values. A small grid lets trials share their sparse training."""
 
     @model_validator(mode="after")
@@ -92,8 +92,8 @@ class FloatParameter(_Range):
 class IntParameter(_Range):
     """An integer between `low` and `high`."""
 
-    low: int
-    high: int
+    low: int = Field(strict=True)
+    high: int = Field(strict=True)
 
     @property
     def largest(self) -> int:

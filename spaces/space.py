@@ -83,7 +83,7 @@ class SearchSpace(BaseModel):
         given = dict(values)
         name = given.pop("preset", None)
         if name is not None:
-            if name not in PRESETS:
+            if not isinstance(name, str) or name not in PRESETS:
                 raise ValueError(f"preset: {name!r} is unknown; there are {', '.join(sorted(PRESETS))}")
             given = {**PRESETS[name], **given}
         sparsity = given.get("sparsity")

@@ -323,6 +323,29 @@ def test_a_listed_image_that_is_missing(folder: Folder) -> None:
         inspect_dataset(folder.data)
 
 
+@pytest.mark.parametrize("name", ["a\0b.jpg", "x" * 5000 + ".jpg"], ids=["nul", "overlong"])
+def test_a_listed_image_whose_name_no_file_can_have(folder: Folder, name: str) -> None:
+    (folder.root / "train.txt").write_text(f"./images/train/0.jpg\n./images/train/{name}\n")
+    folder.describe(train="train.txt")
+    with pytest.raises(DatasetError, match=r"\.jpg: does not exist"):
+        inspect_dataset(folder.data)
+
+
+@pytest.mark.parametrize("key", ["path", "train"])
+@pytest.mark.parametrize("value", ["a\0b", "x" * 5000, "~nobody-of-this-name/x"], ids=["nul", "overlong", "user"])
+def test_a_path_that_none_can_be(folder: Folder, key: str, value: str) -> None:
+    folder.describe(**{key: value})
+    with pytest.raises(DatasetError, match=rf"{key}: .*correct it") as caught:
+        inspect_dataset(folder.data)
+    assert len(str(caught.value)) < 800
+
+
+def test_a_date_that_is_none(folder: Folder) -> None:
+    folder.data.write_text(folder.data.read_text() + "date: 2024-13-45\n")
+    with pytest.raises(DatasetError, match=r"is no YAML: month must be in 1\.\.12"):
+        inspect_dataset(folder.data)
+
+
 def test_path_key_absolute_and_relative_to_the_yaml(folder: Folder, tmp_path: Path) -> None:
     expected = inspect_dataset(folder.data)
     elsewhere = tmp_path / "configs" / "pets.yaml"
