@@ -94,7 +94,9 @@ class Detector:
         prepare_ultralytics()
         from ultralytics.nn.tasks import load_checkpoint
 
-        if not file.is_file():
+        if not os.path.isfile(file):
+            if os.path.isdir(file):
+                raise ModelError(f"{file}: is a folder; give a .pt that YOLO() loads")
             raise ModelError(f"{file}: no such file{_nearest(file.name, _files_beside(file))}")
         try:
             model, _ = load_checkpoint(file)

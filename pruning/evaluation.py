@@ -31,14 +31,17 @@ def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, spl
     model.criterion = None
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         validator = DetectionValidator(loaders.evaluation(split), save_dir=Path(folder), args=options)
-        return accuracy_from(validator(model=model))
+        validator(model=model)
+        return accuracy_from(validator)
 
 
-def accuracy_from(metrics: dict[str, Any]) -> Accuracy:
-    """Reads ultralytics' metrics."""
+def accuracy_from(validator: Any) -> Accuracy:
+    """What ultralytics' validator found when it last ran."""
+    boxes = validator.metrics.box
     return Accuracy(
-        map50=float(metrics["metrics/mAP50(B)"]),
-        map50_95=float(metrics["metrics/mAP50-95(B)"]),
-        precision=float(metrics["metrics/precision(B)"]),
-        recall=float(metrics["metrics/recall(B)"]),
+        map50=float(boxes.map50),
+        map50_95=float(boxes.map),
+        precision=float(boxes.mp),
+        recall=float(boxes.mr),
+        f1=float(sum(boxes.f1) / len(boxes.f1)) if len(boxes.f1) else 0.0,
     )

@@ -112,6 +112,14 @@ class Ledger:
     stages: list[dict[str, Any]] = field(default_factory=list)
 
 
+def classes_problem(detector: Detector, names: tuple[str, ...]) -> str | None:
+    """What is wrong with a detector whose classes are not as many as the data set's."""
+    if len(detector.names) == len(names):
+        return None
+    given, wanted = len(detector.names), len(names)
+    return f"has {given} classes, but the data set has {wanted}; train the detector on this data set first"
+
+
 class Pipeline:
     """Carries out recipes on one detector and data set.
 
@@ -224,11 +232,8 @@ class Pipeline:
     def _imported(self) -> StoredStage:
         file = Path(self.source.model)
         detector = Detector.load(file)  # first: a missing or damaged file is the user's to mend
-        if detector.names != self.source.names and len(detector.names) != len(self.source.names):
-            raise ModelError(
-                f"{file}: has {len(detector.names)} classes, but {self.setup.data} has {len(self.source.names)}; "
-                "train the detector on this data set first"
-            )
+        if problem := classes_problem(detector, self.source.names):
+            raise ModelError(f"{file}: {problem}")
         stage = Stage("original", "", {"checkpoint": file_sha256(file), "data": self.setup.data_fingerprint})
         found = self._find(stage, epochs=0)
         if found:

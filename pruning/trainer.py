@@ -269,7 +269,7 @@ class _Loop(DetectionTrainer):
             losses=self._losses(),
             train_s=time.perf_counter() - self._clock - self._validated_s,
             validate_s=self._validated_s,
-            accuracy=accuracy_from(self.metrics) if self._phase.choose != "last" else None,
+            accuracy=accuracy_from(self.validator) if self._phase.choose != "last" else None,
             gammas=gamma_histogram(unwrap_model(self.model)) if self._phase.sparse else None,
         )
         check_finite(record.losses, record.epoch)

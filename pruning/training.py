@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 Choice: TypeAlias = Literal["map50_95", "f1", "last"]
@@ -20,21 +20,17 @@ class Accuracy:
     map50_95: float
     precision: float
     recall: float
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall at the confidence where the classes' mean F1 is best."""
-        total = self.precision + self.recall
-        return 2 * self.precision * self.recall / total if total > 0 else 0.0
+    f1: float
+    """Precision, recall and F1 are those at the confidence where the classes' mean F1 is best."""
 
     def as_dict(self) -> dict[str, float]:
         """All five figures."""
-        return {**asdict(self), "f1": self.f1}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float]) -> Accuracy:
         """The accuracy that `as_dict` wrote."""
-        return cls(values["map50"], values["map50_95"], values["precision"], values["recall"])
+        return cls(**{item.name: values[item.name] for item in fields(cls)})
 
     def score(self, choice: Choice) -> float:
         """The figure that a checkpoint is chosen by."""

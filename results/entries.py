@@ -24,7 +24,9 @@ class Reading:
     latency_ms: float
     """Median latency in ms."""
     latency_ratio: float | None
-    """Latency in multiples of the dense network's, measured in the same call."""
+    """Latency in multiples of the dense network's."""
+    latency_uncertainty: float | None
+    """How far it may be off, as a share of it: half of its 95 % confidence interval."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def readings(*measured: Any) -> dict[str, Reading]:
         for target, values in mapping(told).items():
             value = number(mapping(values).get("latency_ms"))
             if value is not None:
-                found[str(target)] = Reading(value, number(mapping(values).get("latency_ratio")))
+                ratio, off = (number(mapping(values).get(f"latency_{name}")) for name in ("ratio", "uncertainty"))
+                found[str(target)] = Reading(value, ratio, off)
     return found
 
 

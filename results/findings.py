@@ -33,6 +33,9 @@ from prunetune.results.entries import (
 from prunetune.results.pareto import hypervolume, nondominated
 from prunetune.results.studied_target import StudiedTarget, studied_targets
 
+NOISY = 0.05
+"""From this uncertainty on a latency is marked: the device was too busy when it was measured."""
+
 _KINDS = ("complete", "over_budget", "stopped_early", "failed", "interrupted", "running")
 
 
@@ -87,7 +90,7 @@ class Findings:
 
     def entry(self, trial: FrozenTrial) -> Entry:
         """A trial's entry, with its confirmed latencies and its ONNX file where there are."""
-        found = entry(trial, self.confirmed.get(str(trial.number)), self._main_name)
+        found = self._related(entry(trial, self.confirmed.get(str(trial.number)), self._main_name))
         # A finished trial takes no more attributes, and only the front is exported, when the study ends.
         exported = text(mapping(self.attributes.get("exports")).get(str(trial.number)))
         return replace(found, onnx=exported) if exported else found
@@ -161,7 +164,7 @@ class Findings:
         """The controls by name."""
         told = mapping(self.attributes.get("controls"))
         return {
-            str(name): control_entry(mapping(found), self.confirmed.get(str(name)), self._main_name)
+            str(name): self._related(control_entry(mapping(found), self.confirmed.get(str(name)), self._main_name))
             for name, found in told.items()
         }
 
@@ -183,6 +186,21 @@ class Findings:
         """How many trials ended how. `interrupted` ones say nothing of their recipe, which is tried again."""
         kinds = Counter(map(_kind, self.trials))
         return {name: kinds[name] for name in _KINDS}
+
+    def _related(self, item: Entry) -> Entry:
+        """The entry with its ratios to the dense network as it was last measured, beside the others."""
+        latencies = dict(item.latencies)
+        for target in self.targets:
+            reading, dense_ms = latencies.get(target.name), self.dense_ms(target)
+            if reading is not None and dense_ms:
+                latencies[target.name] = replace(reading, latency_ratio=reading.latency_ms / dense_ms)
+        item = replace(item, latencies=latencies)
+        return item.on(self.main.name) if self.main is not None and self.main.name in latencies else item
+
+    def noisy(self, item: Entry) -> dict[str, float]:
+        """How far an entry's latencies may be off, as a share, by target; only those that are off by 5 % and more."""
+        told = {target: reading.latency_uncertainty for target, reading in item.latencies.items()}
+        return {target: share for target, share in told.items() if share is not None and share >= NOISY}
 
     @property
     def _main_name(self) -> str | None:

@@ -9,6 +9,9 @@ from prunetune.results.findings import Findings
 from prunetune.results.studied_target import StudiedTarget
 from prunetune.results.tables import budget_text, decimals, latencies_text, percent, size
 
+LEARNT = 0.05
+"""Below this mAP50-95 a dense network's accuracy is noise."""
+
 COMPARED = ("half-width", "dense")
 """The controls that the winner is compared with, the one to beat first."""
 
@@ -20,6 +23,11 @@ def headline(found: Findings) -> str:
     if winner is not None:
         lines.append(f'<p class="headline">{escape(won(found, winner))}</p>')
         lines.append(f'<p class="soft">Its recipe: {escape(recipe_text(winner.recipe) or "not recorded")}.</p>')
+        if winner.onnx is not None:
+            lines.append(
+                '<p class="soft">It lies beside this report: <code>best.pt</code> for ultralytics, to validate, train '
+                "on or export, and <code>best.onnx</code> for everything else.</p>"
+            )
     else:
         lines.append(f'<p class="headline">{escape(missed(found))}</p>')
     lines += [f'<p class="note">{escape(words)}</p>' for words in cautions(found)]
@@ -82,6 +90,8 @@ def missed(found: Findings) -> str:
     ended = found.counts
     if ended["running"] and not (ended["complete"] or ended["over_budget"] or ended["failed"]):
         return "No trial has finished yet."
+    if ended["failed"] and not (ended["complete"] or ended["over_budget"]):
+        return f"No trial gave a network: {ended['failed']} failed. The table of trials says why."
     words = f"No trial met the {budget_text(found) or 'conditions'}."
     near = found.nearest
     if near is not None and near.latency_ms is not None:
@@ -100,6 +110,21 @@ def cautions(found: Findings) -> list[str]:
     late = [f"trial {item.trial} ({latencies_text(item)})" for item in found.fallen]
     if late:
         notes.append(f"Off the front, because over the {budget_text(found)} when measured again: {', '.join(late)}.")
+    noisy = {str(item.trial): found.noisy(item) for item in found.front}
+    noisy |= {name: found.noisy(item) for name, item in found.controls.items()}
+    if any(noisy.values()):
+        worst = max(share for shares in noisy.values() for share in shares.values())
+        names = ", ".join(f"trial {name}" if name.isdigit() else name for name, shares in noisy.items() if shares)
+        notes.append(
+            f"The machine was busy when latency was measured: that of {names} is known to {percent(worst)} only. "
+            "Measure again on a quiet one before you decide."
+        )
+    dense = found.controls.get("dense")
+    if dense is not None and dense.map50_95 is not None and dense.map50_95 < LEARNT:
+        notes.append(
+            f"The dense network has hardly learnt (mAP50-95 {decimals(dense.map50_95)}), so accuracies do not compare "
+            "yet: give the trainings more epochs."
+        )
     unmeasured = [str(item.trial) for item in found.front if str(item.trial) not in found.confirmed]
     if found.front and found.confirmed and unmeasured:
         notes.append(f"Not yet measured again beside the others: trial {', '.join(unmeasured)}.")

@@ -175,7 +175,7 @@ def _trials_section(found: Findings, chosen: FrozenTrial | None) -> str:
             (text(trial.user_attrs.get("reason")) or "", False),
         ]
         lines.append(("chosen" if chosen is not None and trial.number == chosen.number else "", cells))
-    note = _soft("A trial over the budget was not recovered: its accuracy is the one right after surgery.")
+    note = _soft("A trial over the budget was not recovered after its last surgery: its accuracy is the one before.")
     return _section("trials", "Trials", _table(titles, lines) + note)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from prunetune.results.entries import Entry, Reading, number, recipe_text
-from prunetune.results.findings import Findings, Source
+from prunetune.results.findings import NOISY, Findings, Source
 from prunetune.results.studied_target import StudiedTarget
 
 if TYPE_CHECKING:
@@ -201,6 +201,13 @@ def percent(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.1f} %"
 
 
+def reading_text(reading: Reading) -> str:
+    """A latency with its ratio, and with its uncertainty where that is large."""
+    off = reading.latency_uncertainty
+    noise = f" \N{PLUS-MINUS SIGN}{100 * off:.0f} %" if off is not None and off >= NOISY else ""
+    return latency(reading.latency_ms, reading.latency_ratio) + noise
+
+
 def latency(latency_ms: float | None, ratio: float | None) -> str:
     """Latency in ms, and in multiples of the dense network's where known."""
     if latency_ms is None:
@@ -224,7 +231,7 @@ def _narrow_columns(table: list[Row]) -> list[Column]:
 def _latency_column(target: str, title: str) -> Column:
     def cell(row: Row) -> str:
         reading = row.latencies.get(target)
-        return "" if reading is None else latency(reading.latency_ms, reading.latency_ratio)
+        return "" if reading is None else reading_text(reading)
 
     return Column(title, cell)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,7 @@ def run(
 
 def _show_end(study: Any, folder: Path, console: Console) -> None:
     from prunetune.results import front, nearest, rich_table
+    from prunetune.results.entries import outcome
     from prunetune.results.tables import budget_text, latencies_text
     from prunetune.search.study import FINISHED
 
@@ -64,7 +66,9 @@ def _show_end(study: Any, folder: Path, console: Console) -> None:
     closest, budget = nearest(study), budget_text(study)
     where = f"{folder / 'report.html'} shows all trials"
     if closest is None:
-        raise PrunetuneError(f"no trial finished within the {budget}; {where}")
+        failed = Counter(outcome(trial) for trial in study.get_trials(deepcopy=False) if trial.state.name == "FAIL")
+        how = ", ".join(f"{count} {name}" for name, count in failed.items())
+        raise PrunetuneError(f"no trial finished{f' ({how})' if how else ''}; {where}, with their reasons")
     raise PrunetuneError(
         f"budget.latency: no recipe met the {budget}. Nearest is trial {closest.trial} with "
         f"{latencies_text(closest)}; allow more latency, or let the space prune more "

@@ -7,7 +7,6 @@ import shutil
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.trial import TrialState
 
 from prunetune.pruning.detector import Detector
@@ -17,16 +16,20 @@ from prunetune.results import Entry, best, csv_text, front, front_document, mark
 from prunetune.search.confirmation import confirm, is_confirmed
 from prunetune.search.objective import describe
 from prunetune.search.progress import Progress, latency_words
-from prunetune.search.study import FINISHED
+from prunetune.search.study import FINISHED, folder_lock
 from prunetune.search.workspace import Workspace
 from prunetune.spaces.files import publish, write_text
 
+RESULTS = ("front.json", "front.md", "front.csv", "report.html")
+BEST = ("best.pt", "best.onnx")
+"""Files that a finished study has in its folder, the latter if any trial kept the budget."""
+
 
 def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> None:
-    """Completes a study whose trials are done. Does nothing if nothing came since the last time."""
-    with FileLock(workspace.folder / ".finish"):
+    """Completes a study whose trials are done. Does nothing if its results are there and nothing came since."""
+    with folder_lock(workspace.folder, ".finish"):
         seen = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)))
-        if study.user_attrs.get(FINISHED) == seen:
+        if study.user_attrs.get(FINISHED) == seen and not _missing(study, workspace):
             return
         controls = _train_controls(study, workspace, progress)
         # The last measurement can move members past each other or over the budget, and so bring up others.
@@ -35,12 +38,19 @@ def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> Non
             members = {str(item.trial): _member(workspace, item) for item in front(study)}
             confirm(study, workspace, members | controls)
         found = front(study)
-        progress.begin("evaluating on the test split")
-        _evaluate_on_test(study, workspace, found, controls)
+        if workspace.pipeline.loaders.has_test:
+            progress.begin("evaluating on the test split")
+            _evaluate_on_test(study, workspace, found, controls)
         progress.begin("exporting")
         _export(study, workspace, found)
         _write_results(study, workspace)
         study.set_user_attr(FINISHED, seen)
+
+
+def _missing(study: optuna.Study, workspace: Workspace) -> list[str]:
+    """The results that somebody removed."""
+    needed = [*RESULTS, *(BEST if best(study) else ()), *study.user_attrs.get("exports", {}).values()]
+    return [name for name in needed if not (workspace.folder / name).is_file()]
 
 
 def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progress) -> dict[str, Detector]:
@@ -76,9 +86,7 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
 def _evaluate_on_test(
     study: optuna.Study, workspace: Workspace, members: list[Entry], controls: dict[str, Detector]
 ) -> None:
-    """Evaluates on the split that no decision saw, if the data set has one."""
-    if not workspace.pipeline.loaders.has_test:
-        return
+    """Evaluates on the split that no decision saw."""
     accuracies: dict[str, Any] = dict(study.user_attrs.get("test", {}))
     detectors = {str(item.trial): _member(workspace, item) for item in members} | controls
     for name, detector in detectors.items():

@@ -139,7 +139,8 @@ def _excess(described: Mapping[str, Any]) -> str:
     worst = max(described["violations"], key=lambda target: described["violations"][target])
     where = f" on {worst}" if len(described["latencies"]) > 1 else ""
     stated = described["latencies"][worst]["latency_ms"]
-    return f"{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
+    idle = "" if described["channels_removed"] else "nothing was removed: "
+    return f"{idle}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
 
 
 def describe(
@@ -155,8 +156,9 @@ def describe(
     """
     latencies, violations = {}, {}
     for yardstick in workspace.yardsticks:
-        stated = latencies[yardstick.name] = yardstick.stated(measured[yardstick.name])
-        violation = yardstick.violation(stated["latency_ms"])
+        latency = measured[yardstick.name]
+        latencies[yardstick.name] = yardstick.stated(latency)
+        violation = yardstick.violation(latency)
         if violation is not None:
             violations[yardstick.name] = violation
     worst = max(violations.values(), default=None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import optuna
-from filelock import FileLock
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
@@ -19,7 +18,7 @@ from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress, latency_words
 from prunetune.search.samplers import create_sampler
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study, storage_errors, study_exists, study_lock
+from prunetune.search.study import folder_lock, open_study, storage_errors, study_exists, study_lock
 from prunetune.search.workers import give_back, reap, requeue, this_worker
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import PrunetuneError, Recipe
@@ -86,7 +85,7 @@ def _train_original(workspace: Workspace, progress: Progress) -> None:
         PrunetuneError: Its training failed.
     """
     progress.begin("dense network")
-    with FileLock(workspace.folder / ".original"):
+    with folder_lock(workspace.folder, ".original"):
         try:
             stage = workspace.pipeline.original()
         except TrainingFailureError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -53,7 +55,7 @@ class StudySpec(BaseModel):
     """The data set's yaml."""
     space: SearchSpace
     """Which recipes may be tried."""
-    imgsz: int = Field(strict=True, default=640, ge=32, multiple_of=32)
+    imgsz: int = Field(strict=True, default=640, ge=32, le=8192, multiple_of=32)
     """Side of the square input in px."""
     batch: int = Field(strict=True, default=16, ge=1)
     """Images per step."""
@@ -84,7 +86,7 @@ class StudySpec(BaseModel):
     """Networks to compare with, trained for as many epochs in all as the longest recipe spends."""
     trials: int = Field(strict=True, default=30, ge=1)
     """How many recipes are carried out."""
-    storage: str | None = None
+    storage: str | None = Field(default=None, min_length=1)
     """Optuna storage; by default an SQLite file in the study's folder."""
     runs: str = "runs"
     """Folder for studies and stages."""
@@ -225,7 +227,12 @@ _DECIDED_BY_PRUNETUNE = {
 
 def sqlite_url(folder: Path) -> str:
     """The address of the SQLite file in a study's folder."""
-    return f"sqlite:///{folder / 'study.db'}"
+    path = str(folder / "study.db")
+    if not re.search(r"[?#%{}]", path):
+        return f"sqlite:///{path}"
+    # An address ends at ? and #, and Optuna fills in braces. As a URI of SQLite's the path is quoted once, and once
+    # more inside the address.
+    return f"sqlite:///file:{quote(quote(path))}?uri=true"
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+import sqlalchemy.engine
 import sqlalchemy.exc
 from filelock import FileLock
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 
 from prunetune.search.spec import StudySpec, sqlite_url
 from prunetune.search.yaml_file import read_yaml
@@ -46,6 +49,11 @@ def open_study(spec: StudySpec) -> optuna.Study:
         directions += ["minimize" for _ in spec.judged]
         study = optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)
         stored = study.user_attrs.get(SPEC)
+        if stored is None and (study.directions != [_DIRECTIONS[item] for item in directions] or study.trials):
+            raise StoreError(
+                f"the storage holds a study {spec.name!r} that prunetune did not start; "
+                f"give this one another name, for example name={spec.name}-2"
+            )
         if stored is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -57,6 +65,9 @@ def open_study(spec: StudySpec) -> optuna.Study:
             if stored.get("trials") != spec.trials:
                 study.set_user_attr(SPEC, {**stored, "trials": spec.trials})
     return study
+
+
+_DIRECTIONS = {"maximize": StudyDirection.MAXIMIZE, "minimize": StudyDirection.MINIMIZE}
 
 
 def study_exists(spec: StudySpec) -> bool:
@@ -78,20 +89,25 @@ def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
         The study and its folder.
 
     Raises:
-        StoreError: There is none, or its database cannot be read.
+        StoreError: There is none, its database cannot be read, or prunetune did not start it.
     """
     storage_url = None
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         values = read_yaml(path)
-        folder = Path(values.get("runs", runs)) / str(values.get("name", ""))
+        wrong = [key for key in ("name", "runs", "storage") if not isinstance(values.get(key, ""), str)]
+        if wrong:
+            raise ConfigError([f"{key}: takes a text, not {values[key]!r}" for key in wrong], str(path))
+        folder = Path(values.get("runs", runs)) / values.get("name", "")
         storage_url = values.get("storage")
-    elif (path / "study.db").is_file():
+    elif os.path.isfile(path / "study.db"):  # Path.is_file raises for an overlong name
         folder = path
     else:
         folder = Path(runs) / name
     database = folder / "study.db"
-    if storage_url is None and not database.is_file():
+    if storage_url is not None:
+        _refuse_missing(storage_url)
+    elif not os.path.isfile(database):
         there = [item.parent.name for item in Path(runs).glob("*/study.db")] if Path(runs).is_dir() else []
         close = difflib.get_close_matches(name, there, n=1)
         known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
@@ -102,7 +118,9 @@ def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
         wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
         if wanted not in names:
             raise StoreError(f"{folder}: holds no study named {wanted}")
-        return optuna.load_study(study_name=wanted, storage=storage), folder
+        study = optuna.load_study(study_name=wanted, storage=storage)
+        stored_spec(study)
+        return study, folder
 
 
 def stored_spec(study: optuna.Study) -> StudySpec:
@@ -117,9 +135,27 @@ def stored_spec(study: optuna.Study) -> StudySpec:
     return StudySpec.parse(stored, f"the stored study {study.study_name}")
 
 
-def study_lock(folder: Path) -> FileLock:
+def study_lock(folder: Path) -> AbstractContextManager[None]:
     """One process at a time opens a study or takes its next trial."""
-    return FileLock(folder / ".lock")
+    return folder_lock(folder, ".lock")
+
+
+@contextmanager
+def folder_lock(folder: Path, name: str) -> Iterator[None]:
+    """Holds a lock file in a study's folder; waits until no other process does.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    lock = FileLock(folder / name)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -138,11 +174,21 @@ def storage_errors(folder: Path) -> Iterator[None]:
         raise storage_error(folder, error) from error
 
 
+def _refuse_missing(url: str) -> None:
+    """Reading creates nothing: SQLite would make a file that is not there."""
+    try:
+        address = sqlalchemy.engine.make_url(url)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise ConfigError(f"storage: cannot be used ({error})") from error
+    if address.drivername.startswith("sqlite") and not os.path.isfile(address.database or ""):
+        raise StoreError(f"storage: {address.database}: no such file; run the study first, or correct the address")
+
+
 def _storage(url: str) -> RDBStorage:
     try:
         waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
         return RDBStorage(url, engine_kwargs=waiting)
-    except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+    except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
         raise ConfigError(f"storage: cannot be used ({error})") from error
 
 

@@ -17,9 +17,10 @@ import optuna
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector, read_description
+from prunetune.pruning.device import device_problem
 from prunetune.pruning.loaders import hyperparameter_problems
-from prunetune.pruning.pipeline import CHECKPOINT, Pipeline, Source
-from prunetune.pruning.store import StageStore, StoredStage, digest_of
+from prunetune.pruning.pipeline import CHECKPOINT, Pipeline, Source, classes_problem
+from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import EpochListener, TrainingSetup
 from prunetune.search.spec import StudySpec
@@ -48,10 +49,12 @@ class Workspace:
         self.spec, self.folder = spec, spec.folder
         problems: list[str] = []
         problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
-        self._check_model(problems)
+        if problem := device_problem(spec.device):
+            problems.append(f"device: {problem}")
+        original = self._checked_model(problems)
         if not Path(spec.data).is_file():
             problems.append(f"data: {spec.data}: no such file")
-        if problems:
+        if problems or original is None:
             raise ConfigError(problems)
         self.yardsticks = [
             Yardstick(target, spec.limit_of(target.name), spec.controls, target.name in spec.judged)
@@ -59,6 +62,10 @@ class Workspace:
         ]
         store = Path(spec.runs) / STORE
         self.dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
+        is_checkpoint = Path(spec.model).suffix.lower() == ".pt"
+        if is_checkpoint and (problem := classes_problem(original, self.dataset.names)):
+            raise ConfigError(f"model: {spec.model}: {problem}")
+        self.model_sha256 = file_sha256(Path(spec.model)) if is_checkpoint else None
         self.store = StageStore(store)
         setup = TrainingSetup(
             data=str((self.folder / DATA).resolve()),
@@ -94,20 +101,21 @@ class Workspace:
                 held.enter_context(shared(f"cuda:{device}"))
             yield
 
-    def _check_model(self, problems: list[str]) -> None:
+    def _checked_model(self, problems: list[str]) -> Detector | None:
         model = self.spec.model
         if Path(model).suffix.lower() not in (".yaml", ".yml", ".pt"):
             problems.append(f"model: takes a .yaml or a .pt, not {model!r}")
-            return
+            return None
         try:
             detector = Detector.load(model)
         except ModelError as error:
             problems.append(f"model: {error}")
-            return
+            return None
         try:
             channel_groups(detector.model)  # now, not after its dense training
         except ModelError as error:
             problems.append(f"model: {model}: {error}")
+        return detector
 
     # Reference networks
 
@@ -148,6 +156,11 @@ class Workspace:
                     f"data: {self.spec.data} has changed since the study began; "
                     "restore it, or start another study with name=..."
                 )
+            if stored and attributes.get("model_sha256") != self.model_sha256:
+                raise ConfigError(
+                    f"model: {self.spec.model} is another file than when the study began; "
+                    "restore it, or start another study with name=..."
+                )
             if not stored:
                 self._describe_originals(study)
             moved = self._moved({name: target["fingerprint"] for name, target in stored.items()})
@@ -176,6 +189,7 @@ class Workspace:
         study.set_user_attr("params_dense", detectors["dense"].params)
         study.set_user_attr("regions", layer_regions(detectors["dense"].model))
         study.set_user_attr("data_fingerprint", self.dataset.fingerprint)
+        study.set_user_attr("model_sha256", self.model_sha256)
 
     def _measured_references(self, yardstick: Yardstick) -> dict[str, float]:
         folder = self.folder / "references"
@@ -216,8 +230,8 @@ class Workspace:
         for yardstick in self.yardsticks:
             key = digest_of([yardstick.fingerprint, self.spec.imgsz, detector.channels.digest(), yardstick.anchor])
             known = self.folder / "latencies" / f"{key}.json"
-            if known.is_file():
-                found[yardstick.name] = Latency.from_dict(json.loads(known.read_text(encoding="utf-8")))
+            if (latency := _read_latency(known)) is not None:
+                found[yardstick.name] = latency
                 continue
             candidate = self.network("candidate", detector, yardstick, self.folder / "networks")
             anchor = self.anchor(yardstick)
@@ -261,6 +275,14 @@ class Workspace:
         target = self.folder / "gammas" / f"{name}.json"
         write_text(target, json.dumps(list(gammas)))
         return str(target.relative_to(self.folder))
+
+
+def _read_latency(file: Path) -> Latency | None:
+    """A latency that was stored before; None if it was not, or if the file is damaged: it is then measured again."""
+    try:
+        return Latency.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _difference(before: Mapping[str, str], yardstick: Yardstick) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class Yardstick:
         """The target's."""
         return self.spec.name
 
-    def stated(self, latency: Latency) -> dict[str, float]:
+    def stated(self, latency: Latency) -> dict[str, float | None]:
         """A latency as the study states it: what trials of different hours compare by.
 
         Args:
@@ -53,11 +54,13 @@ class Yardstick:
             "latency_ms": stated,
             "latency_ratio": stated / self.references["dense"],
             "latency_spread_ms": latency.ratio_spread * self.references[self.anchor],
+            "latency_uncertainty": latency.uncertainty if math.isfinite(latency.uncertainty) else None,
         }
 
-    def violation(self, stated_ms: float) -> float | None:
-        """How far a stated latency is over the limit, as a share of it; at most 0 within it, None without one."""
-        return None if self._budget is None else self._budget.violation(stated_ms, self.references)
+    def violation(self, latency: Latency) -> float | None:
+        """How far a latency is over the limit, as a share of it; at most 0 within it, None without a limit."""
+        stated = latency.stated_ms(self.references[self.anchor])
+        return None if self._budget is None else self._budget.violation(stated, self.references)
 
     def as_dict(self, fingerprint: Mapping[str, str]) -> dict[str, Any]:
         """What the study stores of the target.

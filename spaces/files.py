@@ -62,5 +62,5 @@ def storage_error(path: Path, error: OSError) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(f"{path}: the disk is full; free some space and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(f"{path}: not writable ({error.strerror}); choose another folder with runs=FOLDER")
-    return StoreError(f"{path}: {error.strerror or error}")
+        return StoreError(f"{path}: not writable ({error.strerror}); choose another folder (for a study, runs=FOLDER)")
+    return StoreError(f"{path}: cannot be written ({error.strerror or error}); choose another place")

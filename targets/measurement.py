@@ -79,8 +79,8 @@ class InterleavedTarget:
         if latency.uncertainty > tolerance:
             logger.warning(
                 "target %r: the machine is too noisy: the ratio of %r to %r is known to %.1f %% only, not to %.1f %%, "
-                "after %d rounds in %.1f s (%d of them outliers); stop what else runs there, or allow more runs or "
-                "seconds",
+                "after %d rounds in %.1f s (%d of them outliers); stop what else runs there, or allow more rounds or "
+                "more time",
                 self.name,
                 worst,
                 reference,

@@ -344,3 +344,16 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
         Detector.load("yolov5n.yaml", NAMES).export_onnx(tmp_path / "pruned.onnx", imgsz=64)
     assert (tmp_path / "pruned.onnx").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["pruned.onnx"]
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.0])
+def test_a_network_of_next_to_nothing_is_exported(gamma: float, tmp_path: Path) -> None:
+    """Zeros are shared in the file, which is then smaller still."""
+    detector = Detector.load("yolov5n.yaml", NAMES)
+    tiny = Detector(apply_plan(detector.model, plan_pruning(detector.model, Threshold.everywhere(9.0), 8)), "")
+    for parameter in gamma_parameters(tiny.model):
+        nn.init.constant_(parameter, gamma)
+    tiny.export_onnx(tmp_path / "tiny.onnx", imgsz=64)
+    session = onnxruntime.InferenceSession(tmp_path / "tiny.onnx", providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"images": np.zeros((1, 3, 64, 64), np.float32)})
+    assert np.isfinite(output).all()

@@ -337,6 +337,7 @@ def test_stock_ultralytics_gets_the_recorded_accuracy(
     assert stock["metrics/mAP50(B)"] == pytest.approx(candidate.accuracy.map50, abs=0.001)
     assert stock["metrics/precision(B)"] == pytest.approx(candidate.accuracy.precision, abs=0.001)
     assert stock["metrics/recall(B)"] == pytest.approx(candidate.accuracy.recall, abs=0.001)
+    assert stock["f1"] == pytest.approx(candidate.accuracy.f1, abs=0.001)
     assert stock["dtype"] == "torch.float32"
 
 

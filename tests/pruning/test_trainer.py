@@ -278,7 +278,7 @@ def test_the_best_epoch_is_kept(
     dense: Detector, setup: TrainingSetup, loaders: DataLoaders, monkeypatch: pytest.MonkeyPatch, choice: Any, best: int
 ) -> None:
     scores = iter(
-        [Accuracy(0.5, 0.1, 0.9, 0.9), Accuracy(0.5, 0.4, 0.6, 0.6), Accuracy(0.5, 0.3, 0.1, 0.1)],
+        [Accuracy(0.5, 0.1, 0.9, 0.9, 0.9), Accuracy(0.5, 0.4, 0.6, 0.6, 0.6), Accuracy(0.5, 0.3, 0.1, 0.1, 0.1)],
     )
     monkeypatch.setattr(trainer, "accuracy_from", lambda metrics: next(scores))
     averages: list[dict[str, torch.Tensor]] = []

@@ -53,7 +53,8 @@ def main(task: str, checkpoint: str, *rest: str) -> dict[str, object]:
     data, imgsz, batch = rest
     options = {"data": data, "imgsz": int(imgsz), "batch": int(batch)}
     metrics = model.val(**options, device="cpu", plots=False, verbose=False)
-    return {**{name: float(value) for name, value in metrics.results_dict.items()}, "dtype": dtype}
+    figures = {name: float(value) for name, value in metrics.results_dict.items()}
+    return {**figures, "f1": float(metrics.box.f1.mean()), "dtype": dtype}
 
 
 if __name__ == "__main__":

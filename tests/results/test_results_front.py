@@ -123,6 +123,15 @@ def test_confirmed_latency_replaces_the_first_one(builder: Builder) -> None:
     assert document["controls"]["dense"]["latency_ms"] == 2.0
 
 
+def test_ratios_are_those_to_the_dense_network_as_it_was_last_measured(builder: Builder) -> None:
+    builder.context(confirmed={"0": {"cpu": {"latency_ms": 0.5}}, "dense": {"cpu": {"latency_ms": 1.6}}})
+    builder.trial(0.9, 0.8)
+    builder.trial(0.95, 0.8)
+    document = front_document(builder.study)
+    assert document["controls"]["dense"]["latency_ratio"] == 1.0
+    assert [item["latency_ratio"] for item in document["front"]] == [0.3125, 0.5]
+
+
 def test_a_twin_that_was_not_measured_again_cannot_beat_the_one_that_was(builder: Builder) -> None:
     builder.context(confirmed={"0": {"cpu": {"latency_ms": 0.95, "latency_ratio": 0.475}}})
     builder.trial(0.9, 0.8, channels={"a": 8})
@@ -159,7 +168,9 @@ def test_a_member_of_the_front_may_be_ahead_on_one_target_only(
     builder.trial(0.9, 0.9, further={"board": 2.0})
     assert numbers(front(builder.study)) == [0, 1]
     document = front_document(builder.study)
-    assert document["front"][1]["latencies"]["board"] == {"latency_ms": 1.0, "latency_ratio": 0.5}
+    assert document["front"][1]["latencies"]["board"] == {
+        "latency_ms": 1.0, "latency_ratio": 0.25, "latency_uncertainty": None,
+    }  # fmt: skip
     # Boxes of (0.9, 1 - 0.4, 1 - 0.5) and (0.9, 1 - 0.45, 1 - 0.25), of which the first two thirds overlap.
     assert document["hypervolume"] == pytest.approx(0.9 * (0.6 * 0.5 + 0.55 * 0.75 - 0.55 * 0.5))
 

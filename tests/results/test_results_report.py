@@ -147,7 +147,7 @@ def test_report_of_a_study_that_only_runs_or_fails(builder: Builder, tmp_path: P
     assert "No trial has finished yet" in report(builder.study, tmp_path).words
     builder.trial(None, None, outcome="OUT_OF_MEMORY", state=TrialState.FAIL, accuracy=None, seconds=None)
     words = report(builder.study, tmp_path).words
-    assert "No trial met the conditions." in words
+    assert "No trial gave a network: 1 failed." in words
     assert "out of memory" in words
 
 
@@ -260,3 +260,15 @@ def test_each_of_several_targets_has_a_front(
     assert page.figures["figure-front-1"]["layout"]["xaxis"]["title"]["text"] == "latency on [b]oard in ms"
     assert "at 0.800 ms on cpu, 2.00 ms on [b]oard" in page.words
     assert "accuracy and latency on cpu or latency on [b]oard" in page.words
+
+
+def test_report_warns_of_a_busy_machine_and_of_networks_that_learnt_nothing(builder: Builder, tmp_path: Path) -> None:
+    dense = {"map50_95": 0.003, "latencies": {"cpu": {"latency_ms": 2.0, "latency_uncertainty": 0.02}}}
+    builder.context(
+        controls={"dense": dense}, confirmed={"0": {"cpu": {"latency_ms": 0.9, "latency_uncertainty": 0.198}}}
+    )
+    builder.trial(0.9, 0.8)
+    page = report(builder.study, tmp_path)
+    assert "that of trial 0 is known to 19.8 % only" in page.words
+    assert "0.900 ms (0.45x) ±20 %" in page.words
+    assert "The dense network has hardly learnt (mAP50-95 0.003)" in page.words

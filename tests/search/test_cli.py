@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from prunetune.pruning.detector import Detector
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
 
@@ -259,6 +260,7 @@ BAD_SPECS = [
     pytest.param({"model": "yolov5nn.yaml"}, ["model: yolov5nn.yaml", "did you mean yolov5"], id="missing yaml"),
     pytest.param({"model": "yolov8n.yaml"}, ["model: yolov8n.yaml", "cannot be pruned yet"], id="another family"),
     pytest.param({"model": "model.onnx"}, ["model", "takes a .yaml or a .pt"], id="no model"),
+    pytest.param({"device": 7}, ["device: GPU 7 is not there", "write cpu"], id="no such GPU"),
     pytest.param({"data": "missing.yaml"}, ["data: missing.yaml", "no such file"], id="missing data"),
     pytest.param({"train": {"mosiac": 0.5}}, ["train.mosiac", "did you mean mosaic?"], id="training argument"),
     pytest.param({"train": {"mosaic": 7.0}}, ["train.mosaic", "between 0.0 and 1.0"], id="training value"),
@@ -277,6 +279,31 @@ def test_a_bad_description_is_refused(
     for words in said:
         assert words in message
     assert not (file.parent / "runs" / "tiny").exists()
+
+
+def test_a_detector_of_other_classes_is_refused_before_a_study_begins(
+    prunetune: Prunetune, write_study: WriteStudy, data: Path, tmp_path: Path
+) -> None:
+    Detector.load("yolov5n.yaml").save(tmp_path / "coco.pt", {}, {"task": "detect", "imgsz": 64})
+    file = write_study(data=str(data), model=str(tmp_path / "coco.pt"))
+    message = complaint(prunetune("run", file))
+    assert f"model: {tmp_path / 'coco.pt'}: has 80 classes, but the data set has 2" in message
+    assert not (file.parent / "runs" / "tiny").exists()
+
+
+def test_another_model_under_the_same_name_is_refused(
+    prunetune: Prunetune, write_study: WriteStudy, data: Path, tmp_path: Path
+) -> None:
+    def write_model(seed: int) -> None:
+        model = Detector.load("yolov5n.yaml", names=("square", "disc"), seed=seed)
+        model.save(tmp_path / "mine.pt", {}, {"task": "detect", "imgsz": 64})
+
+    write_model(0)
+    file = write_study(data=str(data), model=str(tmp_path / "mine.pt"), space=QUICK_SPACE, trials=1)
+    assert prunetune("run", file).code in (0, 2)
+    write_model(1)
+    message = complaint(prunetune("run", file, "trials=2"))
+    assert message.startswith(f"model: {tmp_path / 'mine.pt'} is another file than when the study began")
 
 
 def test_all_that_is_wrong_with_the_files_is_told_together(prunetune: Prunetune, write_study: WriteStudy) -> None:
@@ -433,6 +460,17 @@ def test_a_read_only_disk(prunetune: Prunetune, write_study: WriteStudy, data: P
         assert str(tmp_path / "runs") in message
         assert "not writable" in message
         assert "runs=FOLDER" in message
+
+
+def test_a_study_whose_disk_became_read_only(
+    prunetune: Prunetune, write_study: WriteStudy, make_spec: Callable[..., StudySpec], data: Path, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "runs", "rw") as remount:
+        open_study(make_spec(data=str(data)))
+        remount("ro")
+        message = complaint(prunetune("run", write_study(data=str(data))))
+        assert str(tmp_path / "runs" / "tiny") in message
+        assert "not writable" in message
 
 
 def test_a_full_disk_for_the_database(

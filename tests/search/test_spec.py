@@ -252,6 +252,8 @@ BAD = [
     ("zzz: 1", "zzz", "allowed are name, model, data"),
     ("global: 1", "global", "unknown key"),
     ("imgsz: big", "imgsz", "'big'"),
+    ("imgsz: 1000000000000", "imgsz", "less than or equal to 8192"),
+    ("storage: ''", "storage", "at least 1"),
     ("imgsz: 100", "imgsz", "multiple of 32"),
     ("batch: 0", "batch", "greater than or equal to 1, not 0"),
     ("trials: 2.5", "trials", "2.5"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from prunetune.search.runner import Claim, next_trial
 from prunetune.search.spec import SamplerName, StudySpec
 from prunetune.search.study import find_study, flat, open_study, stored_spec, study_exists
 from prunetune.search.workers import give_back, is_alive, reap, requeue, this_worker
-from prunetune.spaces import ConfigError, Recipe, SpecChangedError, StoreError
+from prunetune.spaces import ConfigError, PrunetuneError, Recipe, SpecChangedError, StoreError
 
 MakeSpec = Callable[..., StudySpec]
 WriteStudy = Callable[..., Path]
@@ -190,9 +191,44 @@ def test_a_foreign_study_is_not_taken_for_one_of_ours(tmp_path: Path) -> None:
     folder = tmp_path / "foreign"
     folder.mkdir()
     optuna.create_study(storage=f"sqlite:///{folder / 'study.db'}", study_name="foreign")
-    study, _ = find_study(str(folder))
     with pytest.raises(StoreError, match="not made by prunetune"):
-        stored_spec(study)
+        find_study(str(folder))
+
+
+def test_a_foreign_study_is_not_gone_on_with(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(storage=f"sqlite:///{tmp_path / 'theirs.db'}")
+    optuna.create_study(storage=spec.storage, study_name=spec.name).optimize(lambda _: 1.0, n_trials=1)
+    with pytest.raises(StoreError, match=r"'tiny' that prunetune did not start.*name=tiny-2"):
+        open_study(spec)
+
+
+@pytest.mark.parametrize("name", ["a?b#c", "100%(x)s%20", "{x}", "größer 'als\" 3", "-n", "[red]"])
+def test_a_study_of_any_name_has_its_database_in_its_folder(make_spec: MakeSpec, name: str) -> None:
+    spec = make_spec(name=name)
+    open_study(spec)
+    assert (spec.folder / "study.db").is_file()
+    assert study_exists(spec)
+    assert find_study(name, spec.runs)[0].study_name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runs": 5}, "runs: takes a text, not 5"),
+        ({"storage": 5}, "storage: takes a text, not 5"),
+        ({"storage": "sqlite:///nowhere.db"}, "nowhere.db: no such file"),
+        ({"storage": "nonsense"}, "storage: cannot be used"),
+        ({"name": "x" * 5000}, "no such study"),
+    ],
+)
+def test_reading_creates_nothing_and_names_what_is_wrong(
+    write_study: WriteStudy, tmp_path: Path, changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_study(**changes)
+    with pytest.raises(PrunetuneError, match=re.escape(said)):
+        find_study(str(file))
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_flat_values_name_their_place() -> None:

@@ -240,6 +240,16 @@ def test_the_same_command_does_nothing_new(whole: Path, studies: Studies, prunet
     assert sorted((studies.runs / ".store" / "stages").iterdir()) == stages
 
 
+def test_results_that_were_removed_are_written_again(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    removed = [whole / name for name in ("best.pt", "best.onnx", "front.json", "report.html")]
+    for file in removed:
+        file.unlink()
+    for file in (whole / "latencies").iterdir():
+        file.write_text(file.read_text()[:20])  # cut off: they are measured again
+    assert prunetune("run", studies.write()).code == 0
+    assert [file for file in removed if not file.is_file()] == []
+
+
 def test_a_changed_description_is_refused(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
     before = trials(whole)
     answer = prunetune("run", studies.write(), "space.recovery_epochs=5")

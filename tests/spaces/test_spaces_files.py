@@ -150,9 +150,9 @@ def test_a_failing_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ("code", "text"),
     [
         (errno.ENOSPC, "x: the disk is full; free some space and run the same command again"),
-        (errno.EACCES, "x: not writable (Permission denied); choose another folder with runs=FOLDER"),
-        (errno.EROFS, "x: not writable (Read-only file system); choose another folder with runs=FOLDER"),
-        (errno.EIO, "x: Input/output error"),
+        (errno.EACCES, "x: not writable (Permission denied); choose another folder (for a study, runs=FOLDER)"),
+        (errno.EROFS, "x: not writable (Read-only file system); choose another folder (for a study, runs=FOLDER)"),
+        (errno.EIO, "x: cannot be written (Input/output error); choose another place"),
     ],
 )
 def test_errors_of_the_system_name_file_and_remedy(code: int, text: str) -> None:
