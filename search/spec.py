@@ -67,7 +67,7 @@ class StudySpec(BaseModel):
     """Where decoded images are kept."""
     dense_epochs: int = Field(strict=True, default=100, ge=1)
     """Epochs of the dense training of a yaml, and the head start of the narrow controls."""
-    seed: int = Field(strict=True, default=0, ge=0)
+    seed: int = Field(strict=True, default=0, ge=0, le=10**9)
     """Initial weights, order of images, sampler."""
     choose: Literal["map50_95", "f1"] = "map50_95"
     """Which epoch's checkpoint a training keeps."""
@@ -88,7 +88,7 @@ class StudySpec(BaseModel):
     """How many recipes are carried out."""
     storage: str | None = Field(default=None, min_length=1)
     """Optuna storage; by default an SQLite file in the study's folder."""
-    runs: str = "runs"
+    runs: str = Field(default="runs", min_length=1)
     """Folder for studies and stages."""
     allow_new_device: bool = False
     """Go on with a study whose latencies were measured on other hardware: all is measured again here."""
@@ -114,6 +114,13 @@ class StudySpec(BaseModel):
         if device not in ("cpu", "mps") and not device.isdigit():
             raise ValueError(f"takes cpu, mps or one GPU's number, not {device!r}")
         return device
+
+    @field_validator("controls")
+    @classmethod
+    def _each_once(cls, controls: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(controls)) < len(controls):
+            raise ValueError(f"has a name twice: {', '.join(controls)}")
+        return controls
 
     @field_validator("train")
     @classmethod
@@ -311,7 +318,16 @@ def _sentence(problem: Any) -> str:
         return f"{where}: takes a value, {{low, high}} or {{choices: [...]}}, not {given!r}"
     if kind == "value_error":
         message = str(problem["ctx"]["error"])
-        return f"{where}: {message}" if where else message
+        return f"{where}{'.' if where == 'space' else ': '}{message}" if where else message  # a space's names its part
+    if kind == "tuple_type":
+        return f"{where}: takes a list in brackets, such as [{given}], not {given!r}"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{where}: takes keys with values, such as {{key: value}}, not {given!r}"
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        close = difflib.get_close_matches(str(given), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"allowed are {problem['ctx']['expected']}"
+        return f"{where}: there is no {given!r}; {hint}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     shown = "" if given is None or isinstance(given, (dict, list)) else f", not {given!r}"
     return f"{where}: {message}{shown}"

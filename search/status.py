@@ -22,6 +22,7 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
     spec = stored_spec(study)
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state.is_finished()]
+    ended = [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
     outcomes = Counter(str(trial.user_attrs.get("outcome", Outcome.ERROR.value)) for trial in finished)
     counted = sum(Outcome(trial.user_attrs.get("outcome", Outcome.ERROR)).counts for trial in finished)
     epochs = [trial.user_attrs.get("epochs", {}) for trial in finished]
@@ -31,7 +32,7 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "finished": counted,
         "trials": spec.trials,
-        "done": study.user_attrs.get(FINISHED) is not None and counted >= spec.trials,
+        "done": study.user_attrs.get(FINISHED) == len(ended) and counted >= spec.trials,
         "outcomes": dict(outcomes),
         "running": [
             {

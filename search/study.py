@@ -169,7 +169,10 @@ def storage_errors(folder: Path) -> Iterator[None]:
             raise storage_error(folder, OSError(28, "No space left on device")) from error
         if "readonly" in text or "unable to open" in text:
             raise storage_error(folder, OSError(13, "Permission denied")) from error
-        raise StoreError(f"{folder / 'study.db'}: the study's database cannot be used ({text})") from error
+        remedy = "restore it from a copy, or remove the study's folder to start anew"
+        if "locked" in text:
+            remedy = "another program holds it; end that, and run the same command again"
+        raise StoreError(f"{folder / 'study.db'}: the study's database cannot be used ({text}); {remedy}") from error
     except PermissionError as error:
         raise storage_error(folder, error) from error
 
