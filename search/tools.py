@@ -130,12 +130,18 @@ def write_measured(measured: Mapping[str, Any], console: Console) -> None:
             f"{latency['median_ms']:.3f}",
             f"{latency['spread_ms']:.3f}",
             f"{latency['ratio']:.3f}",
-            f"{latency['ratio_low']:.3f} to {latency['ratio_high']:.3f}",
+            _interval(latency),
             str(latency["runs"]),
             str(latency["outliers"]),
         )
     console.print(table)
     console.print(Text(f"at {measured['imgsz']} px, reference {measured['reference']}"), soft_wrap=True)
+
+
+def _interval(latency: Mapping[str, Any]) -> str:
+    if latency["runs"] < MINIMUM_ROUNDS:
+        return f"needs {MINIMUM_ROUNDS} rounds"
+    return f"{latency['ratio_low']:.3f} to {latency['ratio_high']:.3f}"
 
 
 def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:

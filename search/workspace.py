@@ -23,7 +23,7 @@ from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import EpochListener, TrainingSetup
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import study_lock
-from prunetune.spaces import ConfigError, ModelError
+from prunetune.spaces import ConfigError, MeasurementError, ModelError, TargetError
 from prunetune.spaces.files import storage_error, write_text
 from prunetune.targets import Latency, Network, Target, create_target, shared
 
@@ -221,7 +221,12 @@ class Workspace:
         return Network(name, shape, onnx=file)
 
     def measure(self, detector: Detector) -> Latency:
-        """A candidate's latency, its ratio that to the anchor. Equal channels are measured once per study."""
+        """A candidate's latency, its ratio that to the anchor. Equal channels are measured once per study.
+
+        Raises:
+            MeasurementError: The candidate cannot be measured, though the anchor can.
+            TargetError: Nothing can be measured any more.
+        """
         key = digest_of([self.target_fingerprint, self.spec.imgsz, detector.channels.digest(), self.anchor])
         known = self.folder / "latencies" / f"{key}.json"
         if known.is_file():
@@ -229,11 +234,25 @@ class Workspace:
         candidate = self.network("candidate", detector, self.folder / "networks")
         anchor = self._reference_networks[self.anchor]
         with self.pipeline.ledger.clock.part("measure"):
-            latency = self.target.measure([anchor, candidate], reference=anchor.name)["candidate"]
+            try:
+                latency = self.target.measure([anchor, candidate], reference=anchor.name)["candidate"]
+            except MeasurementError:
+                self._require_target(anchor)
+                raise
         write_text(known, json.dumps(latency.as_dict()))
         if candidate.onnx is not None:
             candidate.onnx.unlink(missing_ok=True)  # latency depends on the channels alone; the file is spent
         return latency
+
+    def _require_target(self, anchor: Network) -> None:
+        """Tells a device that is gone, on which every further trial would fail, from one that refuses a network."""
+        try:
+            self.target.measure([anchor], reference=anchor.name)
+        except MeasurementError as error:
+            raise TargetError(
+                f"{error}. {anchor.name} could be measured before: the device is gone, and the study stops without "
+                "losing a trial. When it is back, the same command goes on"
+            ) from error
 
     def stated_ms(self, latency: Latency) -> float:
         """The latency in ms that trials of different hours compare by."""
