@@ -23,6 +23,8 @@ LIMIT = 16 * 2**20
 GRACE = 2.0
 """How long a program that is to end has for tidying up, in s."""
 
+_HAS_PROCESS_GROUPS = hasattr(os, "killpg")
+
 _POLL = 0.05
 _CHUNK = 2**16
 _LINES, _CHARACTERS = 5, 500
@@ -89,7 +91,7 @@ def run_program(arguments: Sequence[str], timeout: float, clock: Callable[[], fl
 
 @contextmanager
 def _started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    if os.name != "posix":
+    if not _HAS_PROCESS_GROUPS:
         raise TargetError("kind: command runs programs on Linux and macOS; on Windows use WSL")
     program = arguments[0]
     try:
