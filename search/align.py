@@ -11,13 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunetune.search.tools import read_target
+from prunetune.search.target_option import with_pace
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import write_text
-from prunetune.targets import create_target, probe_alignment
+from prunetune.targets import TargetSpec, create_target, probe_alignment
 
 TOLERANCE, SECONDS = 0.05, 120.0
 """Each point needs less than a ratio of whole networks does: the steps are read off some dozens of points."""
+
+_ALWAYS = ("kind", "name", "threads", "device", "precision")
+"""What an entry says also where it is the default."""
 
 _ROLES = {
     "outputs": "written channels",
@@ -27,28 +30,29 @@ _ROLES = {
 }
 
 
-def probe(options: Mapping[str, Any], imgsz: int, out: Path | None) -> dict[str, Any]:
+def probe(spec: TargetSpec, imgsz: int, out: Path | None) -> dict[str, Any]:
     """Probes a target and writes its description with the alignment that was found.
 
     Args:
-        options: The target as an entry of `targets:`, without its alignment.
+        spec: The target. Its own alignment, if it has one, is not used.
         imgsz: Side of the detector's input, in px.
-        out: Where to write the entry, as YAML. Its stem becomes the target's name.
+        out: Where to write the entry, as YAML. Its stem becomes the name of a target that has
+            none.
 
     Returns:
         What `AlignmentProbe.as_dict` gives, with `entry`, the target as a study takes it, and `out`.
 
     Raises:
-        ConfigError: An option is wrong.
         TargetError: The device is absent, or its latency tells nothing about channels.
         StoreError: The file cannot be written.
     """
-    named = dict(options) if out is None else {**options, "name": out.stem}
-    spec = read_target({**named, "tolerance": TOLERANCE, "seconds": SECONDS})
-    found = probe_alignment(create_target(spec), imgsz)
-    dumped = spec.model_dump(mode="json")
-    kept = ("kind", "name", "threads", "device", "precision")
-    entry = {**{key: dumped[key] for key in kept if key in dumped}, "alignment": found.alignment.as_json()}
+    given = spec.model_fields_set - {"runs"}
+    if out is not None and "name" not in given:
+        spec = spec.model_copy(update={"name": out.stem})
+    found = probe_alignment(create_target(with_pace(spec, {"tolerance": TOLERANCE, "seconds": SECONDS})), imgsz)
+    dumped = spec.model_dump(mode="json", exclude_none=True)
+    entry = {key: value for key, value in dumped.items() if key in _ALWAYS or key in given}
+    entry["alignment"] = found.alignment.as_json()
     if out is not None:
         told = f"# Found by `prunetune align-probe` at {imgsz} px on {{device}}, {{runtime}}.\n"
         write_text(out, told.format(**found.fingerprint) + yaml.safe_dump(entry, sort_keys=False))

@@ -23,6 +23,13 @@ app = typer.Typer(
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
 RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
+TargetOption = Annotated[str, typer.Option(help="onnxruntime, torch, or the yaml of a target.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default 1.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cpu.")]
+PrecisionOption = Annotated[str | None, typer.Option(help="fp32 or fp16; by default fp32.")]
+RepeatsOption = Annotated[
+    int | None, typer.Option("--repeats", help="Most timed rounds, the target's `runs`; by default 60.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
@@ -160,24 +167,25 @@ def prune(
 @app.command()
 def measure(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=".pt, .onnx or yaml files.")],
-    target: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    target: TargetOption = "onnxruntime",
     against: Annotated[str | None, typer.Option(help="The reference; by default the first model.")] = None,
     imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
-    repeats: Annotated[int, typer.Option("--repeats", min=6, help="Most timed rounds.")] = 60,
-    tolerance: Annotated[float, typer.Option(help="How exactly a ratio must be known before the rounds end.")] = 0.01,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    repeats: RepeatsOption = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="How exactly a ratio must be known before the rounds end; by default 0.01.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw every round into this HTML file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, all models interleaved in one run."""
+    from prunetune.search.target_option import read_target
     from prunetune.search.tools import measure_models, write_measured
 
-    spec = {
-        "kind": target, "threads": threads, "device": device, "precision": precision, "runs": repeats,
-        "tolerance": tolerance,
-    }  # fmt: skip
+    described = {"threads": threads, "device": device, "precision": precision}
+    spec = read_target(target, described, {"runs": repeats, "tolerance": tolerance})
     measured = measure_models(models, spec, against, imgsz, plot)
     if as_json:
         _write_json(measured)
@@ -187,22 +195,21 @@ def measure(
 
 @app.command("align-probe")
 def align_probe(
-    target: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    target: TargetOption = "onnxruntime",
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
     imgsz: Annotated[int, typer.Option(min=32, help="Input size of the detector in px.")] = 320,
-    repeats: Annotated[int, typer.Option("--repeats", min=6, help="Most timed rounds.")] = 60,
+    repeats: RepeatsOption = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the target, for `targets: [FILE]`.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the multiple of channels that a device prefers, and write it as a target."""
     from prunetune.search.align import probe, write_probe
+    from prunetune.search.target_option import read_target
 
-    options = {
-        "kind": target, "threads": threads, "device": device, "precision": precision, "runs": repeats,
-    }  # fmt: skip
-    found = probe(options, imgsz, out)
+    described = {"threads": threads, "device": device, "precision": precision}
+    found = probe(read_target(target, described, {"runs": repeats}), imgsz, out)
     if as_json:
         _write_json(found)
     else:
@@ -212,18 +219,21 @@ def align_probe(
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense detector: a .pt, .onnx or yaml.")],
-    target: Annotated[str, typer.Option(help="A target that runs ONNX files: onnxruntime.")] = "onnxruntime",
+    target: TargetOption = "onnxruntime",
     imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    align: Annotated[int, typer.Option(min=1, help="Widths are multiples of this.")] = 8,
+    threads: ThreadsOption = None,
+    align: Annotated[
+        int | None, typer.Option(min=1, help="Widths are multiples of this; by default the target's alignment.")
+    ] = None,
     networks: Annotated[int, typer.Option(min=6, help="Whole networks to measure for the fit.")] = 48,
     out: Annotated[Path, typer.Option(help="Where to write the table.")] = Path("table.json"),
     as_json: JsonOption = False,
 ) -> None:
     """Measure a latency table: it predicts the latency of every pruning of a detector."""
     from prunetune.search.profiling import profile_model, write_profiled
+    from prunetune.search.target_option import read_target
 
-    spec = {"kind": target, "threads": threads, "alignment": align}
+    spec = read_target(target, {"threads": threads, "alignment": align})
     console = Console(stderr=True)
     profiled = profile_model(model, spec, imgsz, networks, out, console)
     if as_json:

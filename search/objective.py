@@ -18,7 +18,7 @@ from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.search.outcome import Outcome
 from prunetune.search.workspace import Workspace
-from prunetune.spaces import PrunetuneError, Recipe
+from prunetune.spaces import MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
 
 _log = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
             outcome = _attempt(recipe, workspace, stored, f"trial-{trial.number}")
         except TrainingFailureError as error:
             outcome, reason = Outcome(error.cause), str(error)
+        except MeasurementError as error:
+            outcome, reason = Outcome.NOT_MEASURED, str(error)
         except (KeyboardInterrupt, PrunetuneError):
             raise
         # Whatever else a foreign library raises fails this trial, by name and with its text, and not the study.

@@ -16,6 +16,8 @@ class Outcome(str, Enum):
     """A loss became NaN or infinite."""
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     """An allocation failed."""
+    NOT_MEASURED = "NOT_MEASURED"
+    """The target gave no latency for this network, however often it was asked."""
     WORKER_DIED = "WORKER_DIED"
     """The process vanished; the recipe was enqueued again."""
     INTERRUPTED = "INTERRUPTED"

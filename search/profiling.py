@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from prunetune.search.tools import network_of, read_target
+from prunetune.search.target_option import with_pace
+from prunetune.search.tools import network_of
 from prunetune.spaces import ConfigError, TargetError
-from prunetune.targets import Skeleton, create_target, profile
+from prunetune.targets import Skeleton, TargetSpec, create_target, profile
 from prunetune.targets.profiling import BLOCKS
 
 PACE: Mapping[str, Any] = {"tolerance": 0.02, "runs": 12, "seconds": 10.0, "warmup": 2}
@@ -25,7 +26,7 @@ PACE: Mapping[str, Any] = {"tolerance": 0.02, "runs": 12, "seconds": 10.0, "warm
 
 def profile_model(
     model: str,
-    spec: Mapping[str, Any],
+    spec: TargetSpec,
     imgsz: int,
     networks: int,
     out: Path,
@@ -35,7 +36,7 @@ def profile_model(
 
     Args:
         model: The dense detector: a .pt, a .onnx or a yaml.
-        spec: The target's description.
+        spec: The target.
         imgsz: Input size in px.
         networks: Whole networks to measure for the fit.
         out: Where the table goes.
@@ -49,9 +50,9 @@ def profile_model(
         ConfigError, ModelError, TargetError: An option, the model or the target is none that can be used.
         StoreError: The table cannot be written.
     """
-    target = create_target(read_target({**PACE, **spec}))
+    target = create_target(with_pace(spec, PACE))
     if target.form != "onnx":
-        raise TargetError(f"--target {spec['kind']}: runs no ONNX files, which a latency table is made of")
+        raise TargetError(f"--target {spec.kind}: runs no ONNX files, which a latency table is made of")
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder, _Bar(console) as bar:
         network = network_of(model, target.form, imgsz, Path(folder) / "dense.onnx")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from prunetune.search.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
-from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec
+from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
+from prunetune.targets.spec import PATIENCE
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 ControlName = Literal["dense", "half-width", "quarter-width"]
@@ -189,6 +190,9 @@ class StudySpec(BaseModel):
     def frozen_part(self) -> dict[str, Any]:
         """What must be the same when the study is resumed, as plain values."""
         dumped = self.model_dump(mode="json", exclude_none=True)
+        for target in dumped["targets"]:
+            for key in PATIENCE:
+                target.pop(key, None)
         return {key: value for key, value in dumped.items() if key not in CHANGEABLE}
 
     @classmethod
@@ -218,11 +222,21 @@ class StudySpec(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            # A value that may be of several types fails once for each of them: the first sentence says it.
-            told: dict[tuple[str, ...], str] = {}
-            for problem in error.errors():
-                told.setdefault(tuple(_location(problem)), _sentence(problem))
-            raise ConfigError(list(told.values()), source) from error
+            raise ConfigError(_sentences(error.errors()), source) from error
+
+
+def parse_target(values: Mapping[str, Any], source: str = "") -> TargetSpec:
+    """Checks a target's description that stands alone, in a file or in a command's options.
+
+    Raises:
+        ConfigError: With every problem that was found.
+    """
+    try:
+        return parse_target_spec(values)
+    except ValidationError as error:
+        place = ("targets", 0)
+        problems = _sentences([{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()])
+        raise ConfigError([problem.removeprefix("targets.0").lstrip(".: ") for problem in problems], source) from error
 
 
 _DECIDED_BY_PRUNETUNE = {
@@ -277,22 +291,29 @@ def _no_latency(key: str, targets: Sequence[str]) -> str:
 
 
 _PARAMETER_KEYS = {*FloatParameter.model_fields, *ChoiceParameter.model_fields, "unit"}
-_TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global", *TARGET_KINDS}
+_TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global"}
 
 
-def _location(problem: Any) -> list[str]:
-    *parents, last = [str(part) for part in problem["loc"]] or [""]
+def _sentences(problems: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each place that pydantic found wrong."""
+    # A value that may be of several types fails once for each of them: the first sentence says it.
+    told: dict[tuple[str, ...], str] = {}
+    for problem in problems:
+        told.setdefault(tuple(_location(problem)), _sentence(problem))
+    return list(told.values())
+
+
+def _location(problem: Mapping[str, Any]) -> list[str]:
+    place = [str(part) for part in problem["loc"]] or [""]
+    if place[0] == "targets" and place[2:3] and place[2] in TARGET_KINDS:
+        del place[2]  # a target's kind is a tag as well, but `command` is also a key
+    *parents, last = place
     # A key of the user's may be called like a tag; pydantic's own tags never end an unknown key's place.
-    kept = (
-        [last]
-        if (last or problem["type"] == "extra_forbidden")
-        and (problem["type"] == "extra_forbidden" or last not in _TAGS)
-        else []
-    )
+    kept = [last] if problem["type"] == "extra_forbidden" or (last and last not in _TAGS) else []
     return [part for part in parents if part not in _TAGS] + kept
 
 
-def _sentence(problem: Any) -> str:
+def _sentence(problem: Mapping[str, Any]) -> str:
     """One sentence for one of pydantic's errors: where, what, and what instead."""
     location = _location(problem)
     where = ".".join(location)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +19,8 @@ from prunetune.pruning.surgery import apply_plan
 from prunetune.results.distribution import write_distribution
 from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
-from prunetune.targets import Network, TargetSpec, create_target, parse_target_spec
+from prunetune.targets import Network, TargetSpec, create_target
+from prunetune.targets.spec import MINIMUM_ROUNDS
 
 
 def prune_once(
@@ -71,13 +71,13 @@ def write_pruned(pruned: Mapping[str, Any], console: Console) -> None:
 
 
 def measure_models(
-    models: Sequence[str], spec: Mapping[str, Any], against: str | None, imgsz: int, plot: Path | None = None
+    models: Sequence[str], spec: TargetSpec, against: str | None, imgsz: int, plot: Path | None = None
 ) -> dict[str, Any]:
     """Measures files interleaved with a reference.
 
     Args:
         models: A .pt, .onnx or yaml each.
-        spec: The target's description.
+        spec: The target.
         against: The reference; the first model if None.
         imgsz: Side of the input in px.
         plot: Where to draw the distribution of the rounds, as HTML.
@@ -88,7 +88,7 @@ def measure_models(
     Raises:
         ConfigError, ModelError, TargetError: A description, model or target cannot be used.
     """
-    target = create_target(read_target(spec))
+    target = create_target(spec)
     names = list(dict.fromkeys([*([against] if against else []), *models]))
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         networks = [
@@ -105,22 +105,6 @@ def measure_models(
     }
 
 
-def read_target(values: Mapping[str, Any]) -> TargetSpec:
-    """A target's description from the options of a command.
-
-    Raises:
-        ConfigError: With every problem that was found.
-    """
-    try:
-        return parse_target_spec(values)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in problem['loc']) or 'target'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
-        raise ConfigError(problems) from error
-
-
 def write_measured(measured: Mapping[str, Any], console: Console) -> None:
     """Shows what `measure_models` found."""
     table = Table("model", "median ms", "spread ms", "x reference", "95 % interval", "rounds", "outliers")
@@ -130,12 +114,18 @@ def write_measured(measured: Mapping[str, Any], console: Console) -> None:
             f"{latency['median_ms']:.3f}",
             f"{latency['spread_ms']:.3f}",
             f"{latency['ratio']:.3f}",
-            f"{latency['ratio_low']:.3f} to {latency['ratio_high']:.3f}",
+            _interval(latency),
             str(latency["runs"]),
             str(latency["outliers"]),
         )
     console.print(table)
     console.print(Text(f"at {measured['imgsz']} px, reference {measured['reference']}"), soft_wrap=True)
+
+
+def _interval(latency: Mapping[str, Any]) -> str:
+    if latency["runs"] < MINIMUM_ROUNDS:
+        return f"needs {MINIMUM_ROUNDS} rounds"
+    return f"{latency['ratio_low']:.3f} to {latency['ratio_high']:.3f}"
 
 
 def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:

@@ -224,6 +224,10 @@ class Workspace:
         """A candidate's latency on each target by name, its ratio that to the anchor.
 
         Equal channels are measured once per study and target.
+
+        Raises:
+            MeasurementError: The candidate cannot be measured, though the anchor can.
+            TargetError: Nothing can be measured any more.
         """
         found: dict[str, Latency] = {}
         files: set[Path] = set()
@@ -236,7 +240,7 @@ class Workspace:
             candidate = self.network("candidate", detector, yardstick, self.folder / "networks")
             anchor = self.anchor(yardstick)
             with self.pipeline.ledger.clock.part("measure"):
-                latency = yardstick.target.measure([anchor, candidate], reference=anchor.name)["candidate"]
+                latency = yardstick.measure(candidate, anchor)
             write_text(known, json.dumps(latency.as_dict()))
             found[yardstick.name] = latency
             files |= {candidate.onnx} if candidate.onnx is not None else set()

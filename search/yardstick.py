@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunetune.targets import Budget, Latency, Target, TargetSpec, create_target
+from prunetune.spaces import MeasurementError, TargetError
+from prunetune.targets import Budget, Latency, Network, Target, TargetSpec, create_target
 
 REFERENCES = ("dense", "half-width", "quarter-width")
 """The networks that latencies can refer to, in the order in which they are shown."""
@@ -42,6 +43,29 @@ class Yardstick:
     def name(self) -> str:
         """The target's."""
         return self.spec.name
+
+    def measure(self, candidate: Network, anchor: Network) -> Latency:
+        """A candidate's latency, its ratio that to the anchor.
+
+        Raises:
+            MeasurementError: The candidate cannot be measured, though the anchor can.
+            TargetError: Nothing can be measured any more.
+        """
+        try:
+            return self.target.measure([anchor, candidate], reference=anchor.name)[candidate.name]
+        except MeasurementError:
+            self._require_device(anchor)
+            raise
+
+    def _require_device(self, anchor: Network) -> None:
+        """Tells a device that is gone, on which every further trial would fail, from one that refuses a network."""
+        try:
+            self.target.measure([anchor], reference=anchor.name)
+        except MeasurementError as error:
+            raise TargetError(
+                f"{error}. {anchor.name} could be measured before: the device is gone, and the study stops without "
+                "losing a trial. When it is back, the same command goes on"
+            ) from error
 
     def stated(self, latency: Latency) -> dict[str, float | None]:
         """A latency as the study states it: what trials of different hours compare by.

@@ -7,6 +7,7 @@ from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import (
     ConfigError,
     DatasetError,
+    MeasurementError,
     MissingExtraError,
     ModelError,
     PrunetuneError,
@@ -36,6 +37,7 @@ __all__ = [
     "FloatParameter",
     "IntParameter",
     "LayerKind",
+    "MeasurementError",
     "MissingExtraError",
     "ModelError",
     "Parameter",

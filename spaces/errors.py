@@ -52,6 +52,10 @@ class TargetError(PrunetuneError):
     """A target cannot be used or a network cannot be run on it."""
 
 
+class MeasurementError(TargetError):
+    """A device gave no latency this time, though nothing about the network or its description is wrong."""
+
+
 class MissingExtraError(PrunetuneError):
     """An optional dependency is not installed.
 

@@ -5,6 +5,7 @@ Importing this room loads neither torch nor a runtime; the first use of a target
 
 from prunetune.targets.alignment_probe import AlignmentProbe, probe_alignment
 from prunetune.targets.budget import Budget
+from prunetune.targets.command_target import CommandTarget
 from prunetune.targets.create import create_target
 from prunetune.targets.latency import Latency
 from prunetune.targets.measurement import InterleavedTarget
@@ -14,7 +15,14 @@ from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
 from prunetune.targets.profiling import profile
 from prunetune.targets.protocol import Backend, Pace, Runner, Target
 from prunetune.targets.skeleton import Skeleton
-from prunetune.targets.spec import TARGET_KINDS, OnnxRuntimeSpec, TargetSpec, TorchSpec, parse_target_spec
+from prunetune.targets.spec import (
+    TARGET_KINDS,
+    CommandSpec,
+    OnnxRuntimeSpec,
+    TargetSpec,
+    TorchSpec,
+    parse_target_spec,
+)
 from prunetune.targets.table import LatencyTable, Prediction
 from prunetune.targets.torch_target import TorchTarget
 
@@ -23,6 +31,8 @@ __all__ = [
     "AlignmentProbe",
     "Backend",
     "Budget",
+    "CommandSpec",
+    "CommandTarget",
     "Form",
     "InterleavedTarget",
     "Latency",

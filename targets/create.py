@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from prunetune.targets.command_target import CommandTarget
 from prunetune.targets.measurement import InterleavedTarget
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
 from prunetune.targets.protocol import Backend, Target
-from prunetune.targets.spec import OnnxRuntimeSpec, TargetSpec, TorchSpec
+from prunetune.targets.spec import CommandSpec, OnnxRuntimeSpec, TargetSpec, TorchSpec
 from prunetune.targets.torch_target import TorchTarget
 
 
@@ -20,3 +21,5 @@ def _backend(spec: TargetSpec) -> Backend:
             return OnnxRuntimeTarget(spec)
         case TorchSpec():
             return TorchTarget(spec)
+        case CommandSpec():
+            return CommandTarget(spec)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
+from prunetune.targets.spec import MINIMUM_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ class Latency:
 
     @property
     def uncertainty(self) -> float:
-        """How far the ratio may be off, as a share of it: half of its 95 % confidence interval."""
+        """How far the ratio may be off, as a share of it: half of its 95 % confidence interval. Infinite for so few
+        rounds that there is none."""
+        if self.runs < MINIMUM_ROUNDS:
+            return math.inf
         return (self.ratio_high - self.ratio_low) / 2 / self.ratio
 
     def stated_ms(self, reference_ms: float) -> float:

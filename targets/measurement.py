@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import random
 import statistics
 import time
@@ -76,7 +77,7 @@ class InterleavedTarget:
     def _warn_of_noise(self, latencies: Mapping[str, Latency], reference: str, took: float) -> None:
         worst = max(latencies, key=lambda name: latencies[name].uncertainty)
         latency, tolerance = latencies[worst], self.backend.spec.tolerance
-        if latency.uncertainty > tolerance:
+        if math.isfinite(latency.uncertainty) and latency.uncertainty > tolerance:
             logger.warning(
                 "target %r: the machine is too noisy: the ratio of %r to %r is known to %.1f %% only, not to %.1f %%, "
                 "after %d rounds in %.1f s (%d of them outliers); stop what else runs there, or allow more rounds or "

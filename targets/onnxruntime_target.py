@@ -11,6 +11,7 @@ from typing import Any
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import hardware
 from prunetune.targets.network import Form, Network
+from prunetune.targets.onnx_input import check_inputs, existing_file, shape_text
 from prunetune.targets.protocol import Pace, Runner
 from prunetune.targets.spec import OnnxRuntimeSpec
 
@@ -50,10 +51,8 @@ class OnnxRuntimeTarget:
         import numpy
 
         where = f"network {network.name!r}: {network.onnx}"
-        if network.onnx is None or not network.onnx.is_file():
-            raise TargetError(f"{where}: no such ONNX file; export the network first")
-        session = self._open(network.onnx, where)
-        name = _check_input(session, network, where)
+        session = self._open(existing_file(network), where)
+        name = check_inputs(session.get_inputs(), network)
         outputs = [output.name for output in session.get_outputs()]
         image = numpy.random.default_rng(0).random(network.input_shape, dtype=numpy.float32)
         inputs = {name: image}
@@ -61,7 +60,7 @@ class OnnxRuntimeTarget:
             session.run(outputs, inputs)
         except _runtime_errors() as error:
             raise TargetError(
-                f"{where}: does not run on an input of {_text(network.input_shape)} ({error}); "
+                f"{where}: does not run on an input of {shape_text(network.input_shape)} ({error}); "
                 f"export it again for this size"
             ) from error
 
@@ -86,30 +85,6 @@ class OnnxRuntimeTarget:
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except _runtime_errors() as error:
             raise TargetError(f"{where}: cannot be loaded ({error}); export the network again") from error
-
-
-def _check_input(session: Any, network: Network, where: str) -> str:
-    """The name of the one input, whose type and shape fit."""
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise TargetError(f"{where}: has {len(inputs)} inputs; export a network whose one input is the image")
-    (only,) = inputs
-    if only.type != "tensor(float)":
-        raise TargetError(f"{where}: its input is {only.type}; export it with an fp32 input, tensor(float)")
-    shape = only.shape  # a size that is not an integer is symbolic: any will do
-    fits = len(shape) == 4 and all(
-        not isinstance(size, int) or size == given for size, given in zip(shape, network.input_shape, strict=True)
-    )
-    if not fits:
-        raise TargetError(
-            f"{where}: takes {_text(shape)}, not input_shape {_text(network.input_shape)}; "
-            f"set input_shape (imgsz) to the size it was exported for, or export it again"
-        )
-    return str(only.name)
-
-
-def _text(shape: Any) -> str:
-    return " x ".join("any" if size is None else str(size) for size in shape)
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

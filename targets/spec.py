@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
@@ -19,9 +20,13 @@ from pydantic import (
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
+from prunetune.targets.template import parse_command, placeholders
 
 MINIMUM_ROUNDS = 6
 """Rounds that every measurement does, also after its time is up: fewer give no 95 % confidence interval."""
+
+PATIENCE = frozenset({"timeout", "retries"})
+"""Keys that decide how patiently a device is asked, and nothing of what it answers."""
 
 _EIGHT = Alignment.everywhere(8)
 
@@ -37,6 +42,14 @@ def _parse_alignment(value: Any) -> Alignment:
         return Alignment.parse(value)
     except ConfigError as error:
         raise ValueError(str(error).removeprefix("alignment: ")) from error
+
+
+def _parse_fingerprint(value: Any) -> tuple[str, ...]:
+    command = parse_command(value) if value else ()
+    for part in command:
+        if placeholders(part):
+            raise ValueError(f"is asked of the board and not of a network: {part!r} can have no placeholder")
+    return command
 
 
 class BaseTargetSpec(BaseModel):
@@ -141,12 +154,84 @@ class TorchSpec(RuntimeSpec):
         return self
 
 
-TargetSpec: TypeAlias = Annotated[OnnxRuntimeSpec | TorchSpec, Field(discriminator="kind")]
+class CommandSpec(BaseTargetSpec):
+    """Any program that takes an ONNX file and prints a latency: how a board behind ssh or adb is measured."""
+
+    kind: Literal["command"] = "command"
+    name: str = "board"
+    command: Annotated[tuple[str, ...], BeforeValidator(parse_command)]
+    """The program and its arguments, run without a shell. `prunetune.targets.template` has the placeholders."""
+    json_key: str | None = None
+    """Where the latency is in the JSON that the program prints: `latency.median`, `runs.0.ms`. By default
+    `latency_ms`."""
+    regex: str | None = None
+    """What finds the latency in other output: its one group is the number. Of several matches the median counts."""
+    unit: Literal["us", "ms", "s"] = "ms"
+    """Unit of the number that the program prints."""
+    timeout: float = Field(default=120.0, gt=0)
+    """How long one run of the program may take, in s."""
+    retries: int = Field(default=3, ge=0)
+    """How often a run that failed is tried again."""
+    runs: int = Field(default=20, ge=1)
+    seconds: float = Field(default=600.0, gt=0)
+    device: str = ""
+    """The board's model, for the fingerprint; by default the target's name."""
+    runtime: str = ""
+    """What runs the network there, with its version, for the fingerprint; by default the program's name."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Number format in which the board runs the network."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads that the program uses, for the fingerprint."""
+    fingerprint: Annotated[tuple[str, ...], BeforeValidator(_parse_fingerprint)] = ()
+    """A program that prints what measurements must share to compare, such as the firmware's version."""
+    occupies: str = ""
+    """What it uses alone: targets that share a board give it one name. `cpu` or `cuda:N` for a program that
+    computes on this machine, where trainings then make room. By default each command has a name of its own."""
+
+    @field_validator("regex")
+    @classmethod
+    def _check_regex(cls, regex: str | None) -> str | None:
+        try:
+            groups = re.compile(regex or "()").groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from None
+        if groups != 1:
+            raise ValueError(f"takes one group, around the number, not {groups}; write others as (?:...)")
+        return regex
+
+    @field_validator("command")
+    @classmethod
+    def _check_command(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if not any("onnx" in placeholders(part) for part in command):
+            raise ValueError('does not say where the network\'s file goes; give "{onnx}" among the arguments')
+        return command
+
+    @model_validator(mode="after")
+    def _check_reading(self) -> CommandSpec:
+        if self.regex is not None and self.json_key is not None:
+            raise ValueError("json_key and regex: the latency is read by one of them; remove the other")
+        return self
+
+    def usual_alignment(self) -> Alignment:
+        """By `DEFAULT_ALIGNMENTS`, as on a CPU."""
+        return Alignment.everywhere(DEFAULT_ALIGNMENTS[self.precision][0])
+
+    @property
+    def place(self) -> str:
+        """What `occupies` says, or the command itself."""
+        return self.occupies or f"command-{hashlib.sha256(repr(self.command).encode()).hexdigest()[:12]}"
+
+
+TargetSpec: TypeAlias = Annotated[OnnxRuntimeSpec | TorchSpec | CommandSpec, Field(discriminator="kind")]
 """A description of any kind."""
 
 _ADAPTER: TypeAdapter[TargetSpec] = TypeAdapter(TargetSpec)
 
-TARGET_KINDS: dict[str, type[BaseTargetSpec]] = {"onnxruntime": OnnxRuntimeSpec, "torch": TorchSpec}
+TARGET_KINDS: dict[str, type[BaseTargetSpec]] = {
+    "onnxruntime": OnnxRuntimeSpec,
+    "torch": TorchSpec,
+    "command": CommandSpec,
+}
 """The kinds by name."""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from board.board import Board
 from PIL import Image, ImageDraw
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,6 +55,16 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_data() -> Callable[[Path, dict[str, int]], Path]:
     """`write_shapes`, for tests that need another number of images."""
     return write_shapes
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """A board to measure on, a process of its own. It is off at first."""
+    made = Board(tmp_path_factory.mktemp("board"))
+    try:
+        yield made
+    finally:
+        made.switch_off()
 
 
 @pytest.fixture(scope="session")

@@ -290,6 +290,13 @@ BAD = [
     ("targets: [{kind: torch, alignment: {frist: 8}}]", "targets.0.alignment", "did you mean first?"),
     ("targets: [board.yaml]", "targets.0", "board.yaml: no such file, neither beside the study's nor in the current"),
     ("targets: [5]", "targets.0", "5"),
+    ("targets: [{kind: comand}]", "targets.0.kind", "did you mean command?"),
+    ("targets: [{kind: command}]", "targets.0.command", "missing"),
+    ("targets: [{kind: command, command: [run, {onnx}]}]", "targets.0.command", 'put it in quotes: "{onnx}"'),
+    ("targets: [{kind: command, command: 'run {onnx}'}]", "targets.0.command", 'takes a list, because no shell'),
+    ("targets: [{kind: command, command: [run, '{onnx}'], timeot: 5}]", "targets.0.timeot", "did you mean timeout?"),
+    ("targets: [{kind: command, command: [run, '{onnx}'], unit: m}]", "targets.0.unit", "'us', 'ms' or 's', not 'm'"),
+    ("targets: [{kind: torch, command: [run]}]", "targets.0.command", "unknown key"),
     ("targets: board.yaml", "targets", "board.yaml"),
     ("budget: {latency: fast}", "budget.latency", "'<= half-width'"),
     ("budget: {latency: '<= half-widht'}", "budget.latency", "did you mean 'half-width'?"),
@@ -486,6 +493,10 @@ def test_only_how_far_and_where_may_change(written: Any) -> None:
     assert {override.partition("=")[0] for override in same} == CHANGEABLE
     for override in same:
         assert StudySpec.read(file, [override]).frozen_part() == spec.frozen_part(), override
+    board = [
+        f'targets=[{{kind: command, command: [run, "{{onnx}}"], {keys}}}]' for keys in ("retries: 0", "timeout: 9")
+    ]
+    assert len({str(StudySpec.read(file, [override]).frozen_part()) for override in board}) == 1
     others = [
         "model=yolov5s.yaml", "data=d.yaml", "imgsz=320", "batch=8", "dense_epochs=3", "seed=1", "choose=f1",
         "train.lr0=0.1", "targets.0.alignment=4", "objectives=[map50_95]", "budget.latency='<= dense'",

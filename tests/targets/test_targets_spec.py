@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from prunetune.spaces import Alignment
-from prunetune.targets import OnnxRuntimeSpec, TorchSpec, create_target, parse_target_spec
+from prunetune.targets import CommandSpec, OnnxRuntimeSpec, TorchSpec, create_target, parse_target_spec
 from prunetune.targets.spec import DEFAULT_ALIGNMENTS, RuntimeSpec
 
 
@@ -26,9 +26,10 @@ def test_defaults() -> None:
     assert hash(OnnxRuntimeSpec()) == hash(spec)
 
 
-@pytest.mark.parametrize(("kind", "form"), [("onnxruntime", "onnx"), ("torch", "module")])
+@pytest.mark.parametrize(("kind", "form"), [("onnxruntime", "onnx"), ("torch", "module"), ("command", "onnx")])
 def test_the_target_that_it_makes(kind: str, form: str) -> None:
-    target = create_target(parse_target_spec({"kind": kind, "name": "board", "alignment": 16}))
+    keys = {"command": ["run", "{onnx}"]} if kind == "command" else {}
+    target = create_target(parse_target_spec({"kind": kind, "name": "board", "alignment": 16, **keys}))
     assert (target.name, target.alignment, target.form) == ("board", Alignment.everywhere(16), form)
 
 
@@ -99,6 +100,75 @@ def test_half_precision_on_a_gpu(device: str) -> None:
 def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         parse_target_spec({"kind": "onnxruntime", **values})
+
+
+COMMAND = {"kind": "command", "command": ["./measure.sh", "{onnx}"]}
+
+
+def test_defaults_of_a_command() -> None:
+    spec = parse_target_spec(COMMAND)
+    assert isinstance(spec, CommandSpec)
+    assert (spec.name, spec.command, spec.unit, spec.precision) == ("board", ("./measure.sh", "{onnx}"), "ms", "fp32")
+    assert (spec.timeout, spec.retries, spec.runs, spec.seconds) == (120, 3, 20, 600)
+    assert spec.alignment == Alignment.everywhere(8)
+    assert parse_target_spec({**COMMAND, "precision": "int8"}).alignment == Alignment.everywhere(16)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"json_key": "a.b", "unit": "us", "threads": 4, "alignment": {"default": 16, "first": 8}},
+        {"regex": "([0-9]+) ms", "fingerprint": ["uname", "-r"], "device": "RK3588", "occupies": "desk", "runs": 1},
+    ],
+)
+def test_a_command_is_stored_and_read_back(keys: dict[str, Any]) -> None:
+    spec = parse_target_spec({**COMMAND, **keys})
+    assert parse_target_spec(spec.model_dump(mode="json", exclude_none=True)) == spec
+    assert parse_target_spec(spec.model_dump()) == spec
+    assert hash(parse_target_spec(spec.model_dump())) == hash(spec)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"command": "ssh board 'run it' {onnx}"},
+            r'takes a list, because no shell splits it: \["ssh", "board", "run it", "{onnx}"\]',
+        ),
+        ({"command": "it's {onnx}"}, r'\["it\'s", "{onnx}"\]'),
+        ({"command": []}, r"takes a list: the program and its arguments, such as \[./measure.sh, \"{onnx}\"\]"),
+        ({"command": {"onnx": None}}, "takes a list: the program"),
+        ({"command": ["run", {"onnx": None}]}, 'YAML reads {onnx} as a mapping; put it in quotes: "{onnx}"'),
+        ({"command": ["run", "{onnx}", True]}, "takes text and numbers, not True; put it in quotes"),
+        ({"command": ["run", "{onnx}", None]}, "takes text and numbers, not None"),
+        ({"command": [" ", "{onnx}"]}, "begins with the program"),
+        ({"command": ["run", "{onnx}\0"]}, "NUL"),
+        ({"command": ["run"]}, 'does not say where the network\'s file goes; give "{onnx}"'),
+        ({"command": ["run", "{{onnx}}"]}, "does not say where the network's file goes"),
+        ({"command": ["run", "{onx}"]}, r"unknown placeholder {onx} in '{onx}'; did you mean {onnx}\?"),
+        ({"command": ["run", "{onnx}", "{imgsz}"]}, "there is {onnx}, {name}, {batch}, {channels}, {height}, {width}"),
+        ({"command": ["run", "{onnx.parent}"]}, r"unknown placeholder {onnx.parent}"),
+        ({"command": ["run", "{onnx!r:>8}"]}, r"unknown placeholder {onnx!r:>8}"),
+        ({"command": ["awk", "{print", "{onnx}"]}, "'{print': expected '}' before end of string; a plain brace"),
+        ({"regex": "(a"}, "is no regular expression"),
+        ({"regex": "[0-9]+"}, "takes one group, around the number, not 0"),
+        ({"regex": "(a)(b)"}, "not 2"),
+        ({"regex": "(a)", "json_key": "a"}, "read by one of them"),
+        ({"fingerprint": ["cat", "{onnx}"]}, "asked of the board"),
+        ({"fingerprint": "uname -r"}, r'takes a list, .* \["uname", "-r"\]'),
+        ({"unit": "ns"}, "unit"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": float("inf")}, "timeout"),
+        ({"retries": -1}, "retries"),
+        ({"runs": 0}, "runs"),
+        ({"precision": "bf16"}, "precision"),
+        ({"warmup": 1}, "warmup"),
+    ],
+)
+def test_wrong_values_of_a_command_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        parse_target_spec({**COMMAND, **values})
 
 
 def test_it_cannot_be_changed() -> None:

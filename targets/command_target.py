@@ -1,0 +1,117 @@
+"""A program of the user's that measures on a device of its own: a board behind ssh, adb or a vendor's converter."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from shlex import join
+from typing import TypeVar
+
+from prunetune.spaces.errors import MeasurementError
+from prunetune.targets.network import Form, Network
+from prunetune.targets.occupancy import exclusive
+from prunetune.targets.onnx_input import check_inputs, existing_file, read_inputs
+from prunetune.targets.program import Output, run_program
+from prunetune.targets.protocol import Pace, Runner
+from prunetune.targets.reading import read_latency
+from prunetune.targets.spec import MINIMUM_ROUNDS, CommandSpec
+from prunetune.targets.template import fill
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""How long a device that failed is left alone before it is asked again, in s. Each pause is twice the one before."""
+
+_UNTOLD = "not told"
+
+Answer = TypeVar("Answer")
+
+
+class CommandTarget:
+    """Runs a command line for each reading, and reads the latency in what it prints.
+
+    Args:
+        spec: Its description.
+        pause: Waits for some seconds.
+    """
+
+    form: Form = "onnx"
+
+    def __init__(self, spec: CommandSpec, pause: Callable[[float], object] = time.sleep) -> None:
+        self.spec, self._pause = spec, pause
+        # A reading may take a minute: none is spent on warming up, which the program does itself.
+        self.pace = Pace(warmup=0, settling=0, timed=1, fewest=min(spec.runs, MINIMUM_ROUNDS))
+
+    def fingerprint(self) -> dict[str, str]:
+        """What the description says of the device, and what the device says of itself.
+
+        Raises:
+            TargetError: The program that asks the device is not there, or fails however often it is tried.
+        """
+        spec = self.spec
+        described = {
+            "kind": spec.kind,
+            "device": spec.device or spec.name,
+            "runtime": spec.runtime or Path(spec.command[0]).name,
+            "precision": spec.precision,
+            "threads": _UNTOLD if spec.threads is None else str(spec.threads),
+            "platform": "behind a command",
+        }
+        if not spec.fingerprint:
+            return described
+        with exclusive(spec.place):
+            command = [part.format() for part in spec.fingerprint]
+            return {**described, "reported": self._ask("the fingerprint", command, _read_text)}
+
+    def pinned(self) -> AbstractContextManager[None]:
+        """Nothing of this process takes part."""
+        return nullcontext()
+
+    def load(self, network: Network) -> Runner:
+        """The command line for one network, run once. This reading is the first that counts.
+
+        Raises:
+            TargetError: The file is missing, corrupt or does not fit `input_shape`, or the program is not there.
+            MeasurementError: The program fails, however often it is tried.
+        """
+        file = existing_file(network)
+        check_inputs(read_inputs(file), network)
+        ask = partial(
+            self._ask, f"network {network.name!r}", fill(self.spec.command, network, file), self._read_latency
+        )
+        kept = [ask()]
+        return lambda: kept.pop() if kept else ask()
+
+    def _read_latency(self, output: Output) -> float:
+        return read_latency(self.spec, output)
+
+    def _ask(self, what: str, command: Sequence[str], read: Callable[[Output], Answer]) -> Answer:
+        """Runs a command until it gives an answer, at most as often as the description allows."""
+        attempts = 1 + self.spec.retries
+        for attempt in range(1, attempts + 1):
+            try:
+                return read(run_program(command, self.spec.timeout))
+            except MeasurementError as error:
+                last = error
+            if attempt < attempts:
+                pause = min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE)
+                logger.warning(
+                    "target %r: %s: attempt %d of %d: %s; trying again in %.0f s",
+                    self.spec.name, what, attempt, attempts, last, pause,
+                )  # fmt: skip
+                self._pause(pause)
+        raise MeasurementError(
+            f"target {self.spec.name!r}: {what}: no answer after {attempts} attempts (retries: {self.spec.retries}); "
+            f"the last: {last}. Try it by hand: {join(command)}"
+        ) from last
+
+
+def _read_text(output: Output) -> str:
+    text = " ".join(output.stdout.split())
+    if not text:
+        raise MeasurementError(f"it printed nothing; {output.last_words}")
+    return text

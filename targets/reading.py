@@ -1,0 +1,92 @@
+"""Finds the latency in what a program printed: as JSON, or by a regular expression."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from prunetune.spaces.errors import MeasurementError
+from prunetune.targets.program import Output
+from prunetune.targets.spec import CommandSpec
+
+_MILLISECONDS: Mapping[str, float] = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+JSON_KEY = "latency_ms"
+"""Where the latency is in a program's JSON, where the description says nothing else."""
+
+_OBJECT = re.compile(r"^[ \t]*\{", re.MULTILINE)
+
+
+def read_latency(spec: CommandSpec, output: Output) -> float:
+    """The latency that a program printed, in ms: of several numbers their median.
+
+    Raises:
+        MeasurementError: There is none, or it is no positive number. The text has the program's last words.
+    """
+    try:
+        if spec.regex is not None:
+            times = _by_regex(spec.regex, f"{output.stdout}\n{output.stderr}")
+        else:
+            times = _by_key(spec.json_key or JSON_KEY, output.stdout)
+        wrong = next((time for time in times if not (math.isfinite(time) and time > 0)), None)
+        if wrong is not None:
+            raise ValueError(f"a latency is a positive number, not {wrong:g}")
+    except ValueError as error:
+        raise MeasurementError(f"{spec.command[0]}: {error}; {output.last_words}") from error
+    return statistics.median(times) * _MILLISECONDS[spec.unit]
+
+
+def _by_regex(regex: str, text: str) -> list[float]:
+    found = [match.group(1) for match in re.finditer(regex, text, re.MULTILINE)]
+    if not found:
+        raise ValueError(f"nothing it printed matches regex: {regex}")
+    return [_number(value, f"what regex: {regex} found") for value in found]
+
+
+def _by_key(path: str, text: str) -> list[float]:
+    document = _last_object(text)
+    if document is None:
+        raise ValueError(f'printed no JSON; it is to print a line such as {{"{path}": 1.5}}, or give regex:')
+    place: Any = document
+    for depth, key in enumerate(keys := path.split(".")):
+        if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
+            place = place[int(key)]
+        elif isinstance(place, dict) and key in place:
+            place = place[key]
+        else:
+            raise ValueError(f"its JSON has no {'.'.join(keys[: depth + 1])!r} (json_key); {_there_is(place, key)}")
+    values = place if isinstance(place, list) and place else [place]
+    return [_number(value, f"{path!r} in its JSON") for value in values]
+
+
+def _there_is(place: Any, key: str) -> str:
+    if isinstance(place, dict) and place:
+        close = get_close_matches(key, place, n=1)
+        return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, place))}"
+    return f"there is {place!r}" if not isinstance(place, Sequence) else f"there are {len(place)} values"
+
+
+def _last_object(text: str) -> Any:
+    """The last JSON object that begins a line; other lines may stand around it."""
+    decoder, found, position = json.JSONDecoder(), None, 0
+    while (match := _OBJECT.search(text, position)) is not None:
+        try:
+            found, position = decoder.raw_decode(text, match.end() - 1)
+        except (ValueError, RecursionError):
+            position = match.end()
+    return found
+
+
+def _number(value: Any, what: str) -> float:
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    shown = repr(value)
+    raise ValueError(f"{what} is no number: {shown if len(shown) < 80 else f'{shown[:80]}...'}")
