@@ -28,7 +28,7 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by 
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cpu.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="fp32 or fp16; by default fp32.")]
 RepeatsOption = Annotated[
-    int | None, typer.Option("--repeats", help="Most timed rounds, the target's `runs`; by default 60.")
+    int | None, typer.Option("--repeats", help="Most timed rounds, the target's `runs`; by default 200.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
