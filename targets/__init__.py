@@ -11,10 +11,18 @@ from prunetune.targets.measurement import InterleavedTarget
 from prunetune.targets.network import Form, Network
 from prunetune.targets.occupancy import exclusive, shared
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
+from prunetune.targets.openvino_target import OpenVinoTarget
 from prunetune.targets.profiling import profile
 from prunetune.targets.protocol import Backend, Pace, Runner, Target
 from prunetune.targets.skeleton import Skeleton
-from prunetune.targets.spec import TARGET_KINDS, OnnxRuntimeSpec, TargetSpec, TorchSpec, parse_target_spec
+from prunetune.targets.spec import (
+    TARGET_KINDS,
+    OnnxRuntimeSpec,
+    OpenVinoSpec,
+    TargetSpec,
+    TorchSpec,
+    parse_target_spec,
+)
 from prunetune.targets.table import LatencyTable, Prediction
 from prunetune.targets.torch_target import TorchTarget
 
@@ -30,6 +38,8 @@ __all__ = [
     "Network",
     "OnnxRuntimeSpec",
     "OnnxRuntimeTarget",
+    "OpenVinoSpec",
+    "OpenVinoTarget",
     "Pace",
     "Prediction",
     "Runner",

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from prunetune.spaces.errors import TargetError
-from prunetune.targets import hardware
+from prunetune.targets import hardware, onnx_file
 from prunetune.targets.network import Form, Network
 from prunetune.targets.protocol import Pace, Runner
 from prunetune.targets.spec import OnnxRuntimeSpec
@@ -47,23 +45,14 @@ class OnnxRuntimeTarget:
             TargetError: The file is missing or corrupt, or its input is not one fp32 image batch of
                 `network.input_shape`.
         """
-        import numpy
-
-        where = f"network {network.name!r}: {network.onnx}"
-        if network.onnx is None or not network.onnx.is_file():
-            raise TargetError(f"{where}: no such ONNX file; export the network first")
-        session = self._open(network.onnx, where)
-        name = _check_input(session, network, where)
+        name = onnx_file.input_name(network)
+        session = self._open(network)
         outputs = [output.name for output in session.get_outputs()]
-        image = numpy.random.default_rng(0).random(network.input_shape, dtype=numpy.float32)
-        inputs = {name: image}
+        inputs = {name: onnx_file.image_batch(network)}
         try:
             session.run(outputs, inputs)
         except _runtime_errors() as error:
-            raise TargetError(
-                f"{where}: does not run on an input of {_text(network.input_shape)} ({error}); "
-                f"export it again for this size"
-            ) from error
+            raise onnx_file.does_not_run(network, error) from error
 
         def run() -> float:
             start = time.perf_counter()
@@ -72,7 +61,7 @@ class OnnxRuntimeTarget:
 
         return run
 
-    def _open(self, path: Path, where: str) -> Any:
+    def _open(self, network: Network) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -83,33 +72,9 @@ class OnnxRuntimeTarget:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # fatal ones only: errors are raised as well, and named there
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(str(network.onnx), options, providers=["CPUExecutionProvider"])
         except _runtime_errors() as error:
-            raise TargetError(f"{where}: cannot be loaded ({error}); export the network again") from error
-
-
-def _check_input(session: Any, network: Network, where: str) -> str:
-    """The name of the one input, whose type and shape fit."""
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise TargetError(f"{where}: has {len(inputs)} inputs; export a network whose one input is the image")
-    (only,) = inputs
-    if only.type != "tensor(float)":
-        raise TargetError(f"{where}: its input is {only.type}; export it with an fp32 input, tensor(float)")
-    shape = only.shape  # a size that is not an integer is symbolic: any will do
-    fits = len(shape) == 4 and all(
-        not isinstance(size, int) or size == given for size, given in zip(shape, network.input_shape, strict=True)
-    )
-    if not fits:
-        raise TargetError(
-            f"{where}: takes {_text(shape)}, not input_shape {_text(network.input_shape)}; "
-            f"set input_shape (imgsz) to the size it was exported for, or export it again"
-        )
-    return str(only.name)
-
-
-def _text(shape: Any) -> str:
-    return " x ".join("any" if size is None else str(size) for size in shape)
+            raise onnx_file.cannot_be_loaded(network, error) from error
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

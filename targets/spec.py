@@ -20,12 +20,15 @@ from pydantic import (
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
 
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+"""Number formats."""
+
 MINIMUM_ROUNDS = 6
 """Rounds that every measurement does, also after its time is up: fewer give no 95 % confidence interval."""
 
 _EIGHT = Alignment.everywhere(8)
 
-DEFAULT_ALIGNMENTS: Mapping[str, tuple[int, int]] = {"fp32": (8, 8), "fp16": (8, 8), "int8": (16, 32)}
+DEFAULT_ALIGNMENTS: Mapping[Precision, tuple[int, int]] = {"fp32": (8, 8), "fp16": (8, 8), "int8": (16, 32)}
 """Channels that a CPU, and a GPU, computes together in each number format, where a description does not say it.
 
 Eight fp32 numbers fill an AVX register, eight fp16 numbers a row of a tensor core's tile. In int8 a 512-bit register
@@ -88,7 +91,7 @@ class RuntimeSpec(BaseTargetSpec):
     """CPU threads that one network may use."""
     device: str = "cpu"
     """`cpu`, `cuda` or `cuda:N`."""
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Number format."""
     warmup: int = Field(default=5, ge=0)
     """Rounds that are run before the first one that counts."""
@@ -119,6 +122,8 @@ class OnnxRuntimeSpec(RuntimeSpec):
     """ONNX Runtime on the CPU."""
 
     kind: Literal["onnxruntime"] = "onnxruntime"
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Number format."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> OnnxRuntimeSpec:
@@ -129,10 +134,29 @@ class OnnxRuntimeSpec(RuntimeSpec):
         return self
 
 
+class OpenVinoSpec(RuntimeSpec):
+    """OpenVINO on the CPU."""
+
+    kind: Literal["openvino"] = "openvino"
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Number format. `fp16` needs a CPU that has it, as many ARM ones do."""
+    hint: Literal["latency", "throughput"] = "latency"
+    """What OpenVINO arranges its threads for. With `throughput` several batches are computed at once, and what counts
+    is the time from one result to the next."""
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> OpenVinoSpec:
+        if self.on_gpu:
+            raise ValueError(f"kind: openvino measures on the CPU; with device: {self.device} write kind: torch")
+        return self
+
+
 class TorchSpec(RuntimeSpec):
     """PyTorch in eager mode, on the CPU or an NVIDIA GPU."""
 
     kind: Literal["torch"] = "torch"
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Number format."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> TorchSpec:
@@ -141,12 +165,16 @@ class TorchSpec(RuntimeSpec):
         return self
 
 
-TargetSpec: TypeAlias = Annotated[OnnxRuntimeSpec | TorchSpec, Field(discriminator="kind")]
+TargetSpec: TypeAlias = Annotated[OnnxRuntimeSpec | OpenVinoSpec | TorchSpec, Field(discriminator="kind")]
 """A description of any kind."""
 
 _ADAPTER: TypeAdapter[TargetSpec] = TypeAdapter(TargetSpec)
 
-TARGET_KINDS: dict[str, type[BaseTargetSpec]] = {"onnxruntime": OnnxRuntimeSpec, "torch": TorchSpec}
+TARGET_KINDS: dict[str, type[BaseTargetSpec]] = {
+    "onnxruntime": OnnxRuntimeSpec,
+    "openvino": OpenVinoSpec,
+    "torch": TorchSpec,
+}
 """The kinds by name."""
 
 
