@@ -5,15 +5,16 @@ Importing this room loads neither torch nor a runtime; the first use of a target
 
 from prunetune.targets.alignment_probe import AlignmentProbe, probe_alignment
 from prunetune.targets.budget import Budget
-from prunetune.targets.create import create_target
+from prunetune.targets.create import create_predictor, create_target
 from prunetune.targets.latency import Latency
 from prunetune.targets.measurement import InterleavedTarget
-from prunetune.targets.network import Form, Network
+from prunetune.targets.network import Form, Images, Network
 from prunetune.targets.occupancy import exclusive, shared
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
 from prunetune.targets.openvino_target import OpenVinoTarget
 from prunetune.targets.profiling import profile
-from prunetune.targets.protocol import Backend, Pace, Runner, Target
+from prunetune.targets.protocol import Backend, Pace, Predictor, Runner, Target
+from prunetune.targets.quantisation import Quantisation, quantise
 from prunetune.targets.skeleton import Skeleton
 from prunetune.targets.spec import (
     TARGET_KINDS,
@@ -32,6 +33,7 @@ __all__ = [
     "Backend",
     "Budget",
     "Form",
+    "Images",
     "InterleavedTarget",
     "Latency",
     "LatencyTable",
@@ -42,16 +44,20 @@ __all__ = [
     "OpenVinoTarget",
     "Pace",
     "Prediction",
+    "Predictor",
+    "Quantisation",
     "Runner",
     "Skeleton",
     "Target",
     "TargetSpec",
     "TorchSpec",
     "TorchTarget",
+    "create_predictor",
     "create_target",
     "exclusive",
     "parse_target_spec",
     "probe_alignment",
     "profile",
+    "quantise",
     "shared",
 ]

@@ -41,6 +41,20 @@ def cpu_model() -> str:
     return board or platform.processor() or platform.machine()
 
 
+def multiplies_int8() -> bool:
+    """Whether the CPU adds up products of 8-bit numbers without overflow: x86 with VNNI, and every other family.
+
+    Where the system does not tell, an x86 CPU is taken not to.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            return not {"avx512_vnni", "avx_vnni"}.isdisjoint(value.split())
+    return False
+
+
 LOOK_SECONDS = 0.05
 """How long the load of the cores is watched before some are chosen."""
 

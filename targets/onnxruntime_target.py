@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from prunetune.targets import hardware, onnx_file
-from prunetune.targets.network import Form, Network
-from prunetune.targets.protocol import Pace, Runner
+from prunetune.targets.network import Form, Images, Network
+from prunetune.targets.protocol import Pace, Predictor, Runner
+from prunetune.targets.quantisation import Quantisation, QuantisedFiles
 from prunetune.targets.spec import OnnxRuntimeSpec
 
 
@@ -25,6 +26,7 @@ class OnnxRuntimeTarget:
     def __init__(self, spec: OnnxRuntimeSpec) -> None:
         self.spec = spec
         self.pace = Pace(warmup=spec.warmup)
+        self._quantised = QuantisedFiles(Quantisation.for_this_cpu("operations"))
 
     def fingerprint(self) -> dict[str, str]:
         """CPU model, version of ONNX Runtime and settings."""
@@ -37,13 +39,14 @@ class OnnxRuntimeTarget:
         """Holds the process to the quietest cores. Threads belong to each session, and inherit them."""
         with hardware.quiet_cores(self.spec.threads):
             yield
+        self._quantised.tidy()
 
     def load(self, network: Network) -> Runner:
         """A session on the network's file, run once.
 
         Raises:
             TargetError: The file is missing or corrupt, or its input is not one fp32 image batch of
-                `network.input_shape`.
+                `network.input_shape`, or it cannot be quantised.
         """
         name = onnx_file.input_name(network)
         session = self._open(network)
@@ -61,9 +64,25 @@ class OnnxRuntimeTarget:
 
         return run
 
+    def predictor(self, network: Network) -> Predictor:
+        """A session on the network's file, for its outputs instead of its time.
+
+        Raises:
+            TargetError: As of `load`.
+        """
+        name = onnx_file.input_name(network)
+        session = self._open(network)
+
+        def predict(images: Images) -> Images:
+            output: Images = session.run(None, {name: images})[0]
+            return output
+
+        return predict
+
     def _open(self, network: Network) -> Any:
         import onnxruntime
 
+        file = self._quantised.file(network) if self.spec.quantises else network.onnx
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.spec.threads
         options.inter_op_num_threads = 1
@@ -72,7 +91,7 @@ class OnnxRuntimeTarget:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # fatal ones only: errors are raised as well, and named there
         try:
-            return onnxruntime.InferenceSession(str(network.onnx), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except _runtime_errors() as error:
             raise onnx_file.cannot_be_loaded(network, error) from error
 

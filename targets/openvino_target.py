@@ -11,8 +11,9 @@ from typing import Any
 
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import hardware, onnx_file
-from prunetune.targets.network import Form, Network
-from prunetune.targets.protocol import Pace, Runner
+from prunetune.targets.network import Form, Images, Network
+from prunetune.targets.protocol import Pace, Predictor, Runner
+from prunetune.targets.quantisation import Quantisation, QuantisedFiles
 from prunetune.targets.spec import OpenVinoSpec
 
 BATCHES_IN_FLIGHT = 4
@@ -35,6 +36,7 @@ class OpenVinoTarget:
     def __init__(self, spec: OpenVinoSpec) -> None:
         self.spec = spec
         self.pace = Pace(warmup=spec.warmup)
+        self._quantised = QuantisedFiles(Quantisation.for_this_cpu("convolutions"))
 
     def fingerprint(self) -> dict[str, str]:
         """CPU model, version of OpenVINO and settings.
@@ -52,13 +54,15 @@ class OpenVinoTarget:
         _ = self._core  # before: OpenVINO counts the cores once in a process, and only those that it may use then
         with hardware.quiet_cores(self.spec.threads):
             yield
+        self._quantised.tidy()
 
     def load(self, network: Network) -> Runner:
         """The network, compiled and run once.
 
         Raises:
             TargetError: The file is missing or corrupt, its input is not one fp32 image batch of
-                `network.input_shape`, OpenVINO is not installed, or the CPU lacks the target's precision.
+                `network.input_shape`, it cannot be quantised, OpenVINO is not installed, or the CPU lacks the
+                target's precision.
         """
         compiled = self._compile(network)
         run = (_throughput_runner if self.spec.hint == "throughput" else _latency_runner)(compiled, network)
@@ -67,6 +71,20 @@ class OpenVinoTarget:
         except RuntimeError as error:
             raise onnx_file.does_not_run(network, error) from error
         return run
+
+    def predictor(self, network: Network) -> Predictor:
+        """The network, for its outputs instead of its time.
+
+        Raises:
+            TargetError: As of `load`.
+        """
+        request = self._compile(network).create_infer_request()
+
+        def predict(images: Images) -> Images:
+            output: Images = request.infer([images])[0]
+            return output
+
+        return predict
 
     @cached_property
     def _core(self) -> Any:
@@ -90,8 +108,9 @@ class OpenVinoTarget:
 
     def _compile(self, network: Network) -> Any:
         name = onnx_file.input_name(network)
+        file = self._quantised.file(network) if self.spec.quantises else network.onnx
         try:
-            model = self._core.read_model(str(network.onnx))
+            model = self._core.read_model(str(file))
         except RuntimeError as error:
             raise onnx_file.cannot_be_loaded(network, error) from error
         settings = {

@@ -83,6 +83,11 @@ class BaseTargetSpec(BaseModel):
         """What a measurement occupies: two with equal places wait for each other."""
         raise NotImplementedError
 
+    @property
+    def quantises(self) -> bool:
+        """Whether networks run in int8, after being calibrated with images."""
+        return False
+
 
 class RuntimeSpec(BaseTargetSpec):
     """What the runtimes on this machine share."""
@@ -108,6 +113,11 @@ class RuntimeSpec(BaseTargetSpec):
         return Alignment.everywhere(DEFAULT_ALIGNMENTS[self.precision][self.on_gpu])
 
     @property
+    def quantises(self) -> bool:
+        """By the precision."""
+        return self.precision == "int8"
+
+    @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device != "cpu"
@@ -122,15 +132,13 @@ class OnnxRuntimeSpec(RuntimeSpec):
     """ONNX Runtime on the CPU."""
 
     kind: Literal["onnxruntime"] = "onnxruntime"
-    precision: Literal["fp32", "fp16"] = "fp32"
-    """Number format."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> OnnxRuntimeSpec:
         if self.on_gpu:
             raise ValueError(f"kind: onnxruntime measures on the CPU; with device: {self.device} write kind: torch")
         if self.precision == "fp16":
-            raise ValueError("precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32")
+            raise ValueError("precision: fp16 needs a GPU, kind: torch and device: cuda; on a CPU write fp32 or int8")
         return self
 
 
@@ -138,8 +146,6 @@ class OpenVinoSpec(RuntimeSpec):
     """OpenVINO on the CPU."""
 
     kind: Literal["openvino"] = "openvino"
-    precision: Literal["fp32", "fp16"] = "fp32"
-    """Number format. `fp16` needs a CPU that has it, as many ARM ones do."""
     hint: Literal["latency", "throughput"] = "latency"
     """What OpenVINO arranges its threads for. With `throughput` several batches are computed at once, and what counts
     is the time from one result to the next."""

@@ -62,9 +62,14 @@ def convolution(width: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 class TestOnnxRuntime(TargetTestCase):
+    @pytest.fixture(autouse=True)
+    def _precision(self, precision: str) -> None:
+        self.spec = parse_target_spec({"kind": "onnxruntime", "precision": precision, "warmup": 1, "runs": 7})
+
     def target(self) -> Target:
-        return create_target(ONNX_SPEC)
+        return create_target(self.spec)
 
     def network(self, name: str, width: int) -> Network:
         path = write_onnx(self.folder / f"{name}.onnx", width)
@@ -72,11 +77,11 @@ class TestOnnxRuntime(TargetTestCase):
 
 
 @needs_openvino
-@pytest.mark.parametrize("hint", ["latency", "throughput"])
+@pytest.mark.parametrize("options", [{}, {"hint": "throughput"}, {"precision": "int8"}], ids=str)
 class TestOpenVino(TargetTestCase):
     @pytest.fixture(autouse=True)
-    def _hint(self, hint: str) -> None:
-        self.spec = parse_target_spec({"kind": "openvino", "hint": hint, "warmup": 1, "runs": 7})
+    def _options(self, options: dict[str, str]) -> None:
+        self.spec = parse_target_spec({"kind": "openvino", **options, "warmup": 1, "runs": 7})
 
     def target(self) -> Target:
         return create_target(self.spec)
