@@ -26,7 +26,7 @@ class OnnxRuntimeTarget:
     def __init__(self, spec: OnnxRuntimeSpec) -> None:
         self.spec = spec
         self.pace = Pace(warmup=spec.warmup)
-        self._quantised = QuantisedFiles(Quantisation.for_this_cpu("operations"))
+        self._quantised = QuantisedFiles(Quantisation.of(spec))
 
     def fingerprint(self) -> dict[str, str]:
         """CPU model, version of ONNX Runtime and settings."""

@@ -36,7 +36,7 @@ class OpenVinoTarget:
     def __init__(self, spec: OpenVinoSpec) -> None:
         self.spec = spec
         self.pace = Pace(warmup=spec.warmup)
-        self._quantised = QuantisedFiles(Quantisation.for_this_cpu("convolutions"))
+        self._quantised = QuantisedFiles(Quantisation.of(spec))
 
     def fingerprint(self) -> dict[str, str]:
         """CPU model, version of OpenVINO and settings.

@@ -9,10 +9,12 @@ Latency does not depend on the images; accuracy does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,6 +23,9 @@ from prunetune.spaces.errors import TargetError
 from prunetune.spaces.files import publish
 from prunetune.targets import hardware, onnx_file
 from prunetune.targets.network import Images, Network
+from prunetune.targets.spec import OpenVinoSpec, RuntimeSpec
+
+Rounds: TypeAlias = Literal["operations", "convolutions"]
 
 Calibration: TypeAlias = Literal["minmax", "percentile", "entropy"]
 
@@ -37,21 +42,23 @@ _LEAVES_FEATURES = frozenset({"Reshape", "Flatten", "Transpose"})
 class Quantisation:
     """How a network is quantised."""
 
-    rounds: Literal["operations", "convolutions"] = "operations"
+    rounds: Rounds = "operations"
     """Where activations are rounded: before and after every operation, or before convolutions only. ONNX Runtime
     computes in int8 what is rounded on both sides. OpenVINO computes a convolution's SiLU with it, at full precision,
     if nothing is rounded between the two."""
-    calibration: Calibration = "minmax"
-    """How the range of a tensor follows from the images: all that was seen, all but outliers, or the range whose
-    rounding changes the distribution least."""
+    calibration: Calibration = "percentile"
+    """How the range of a tensor follows from the images: all that was seen (`minmax`), all but one value in 100,000 at
+    either end, or the range whose rounding changes the distribution least. The last two need histograms; a network
+    with a tensor that does not change, which has none, falls back on `minmax`."""
     symmetric: bool = False
     """Activations from -127 to 127 with their zero at 0, as TensorRT wants them, and not from 0 to 255."""
     short_weights: bool = False
     """Weights of 7 bits. Without VNNI an x86 CPU adds two products in 16 bits, which 8-bit weights overflow."""
 
     @classmethod
-    def for_this_cpu(cls, rounds: Literal["operations", "convolutions"]) -> Quantisation:
-        """What suits the CPU that will run the network, which is this one."""
+    def of(cls, spec: RuntimeSpec) -> Quantisation:
+        """What suits a target's runtime on this machine."""
+        rounds: Rounds = "convolutions" if isinstance(spec, OpenVinoSpec) else "operations"
         return cls(rounds, short_weights=not hardware.multiplies_int8())
 
 
@@ -75,7 +82,12 @@ def quantise(source: Path, destination: Path, images: Sequence[Images], how: Qua
             draft.write_bytes(source.read_bytes())
             return
         try:
-            _quantise(source, draft, images, how)
+            try:
+                _quantise(source, draft, images, how)
+            except ValueError:  # numpy finds no bins between equal values
+                if how.calibration == "minmax":
+                    raise
+                _quantise(source, draft, images, replace(how, calibration="minmax"))
         # ONNX Runtime's tools raise anything about a graph that they do not know.
         except Exception as error:
             raise TargetError(
@@ -111,12 +123,14 @@ class QuantisedFiles:
             TargetError: The network cannot be quantised.
         """
         assert network.onnx is not None
-        images = network.calibration or (onnx_file.image_batch(network),)
+        images, how = network.calibration, self._how
+        if not images:
+            images, how = (onnx_file.image_batch(network),), replace(how, calibration="minmax")
         file = Path(self._folder.name) / f"{_digest(network.onnx, images)}.onnx"
         self._asked.add(file)
         if not file.is_file():
             try:
-                quantise(network.onnx, file, images, self._how)
+                quantise(network.onnx, file, images, how)
             except TargetError as error:
                 raise TargetError(f"network {network.name!r}: {error}") from error
         return file
@@ -142,7 +156,8 @@ def _quantise(source: Path, destination: Path, images: Sequence[Images], how: Qu
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+    quiet = contextlib.redirect_stdout(io.StringIO())  # calibrators tell their steps
+    with quiet, tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph

@@ -12,7 +12,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import Network, create_predictor, create_target, hardware, parse_target_spec
+from prunetune.targets import (
+    Network,
+    OnnxRuntimeSpec,
+    OpenVinoSpec,
+    create_predictor,
+    create_target,
+    hardware,
+    parse_target_spec,
+)
 from prunetune.targets.network import Images
 from prunetune.targets.quantisation import Quantisation, QuantisedFiles, decoding, is_quantised, quantise
 
@@ -162,6 +170,15 @@ def test_a_quantised_file_is_taken_as_it_is(detector: Path, tmp_path: Path) -> N
     assert (tmp_path / "once.onnx").read_bytes() == (tmp_path / "twice.onnx").read_bytes()
 
 
+def test_a_tensor_that_never_changes(detector: Path, tmp_path: Path) -> None:
+    model = onnx.load(detector)
+    (stem,) = (item for item in model.graph.initializer if item.name == "stem")
+    stem.CopyFrom(numpy_helper.from_array(numpy.full((16, 3, 8, 8), 1e-9, dtype=numpy.float32), "stem"))
+    onnx.save(model, tmp_path / "dead.onnx")
+    quantise(tmp_path / "dead.onnx", tmp_path / "int8.onnx", pictures(2), OPERATIONS)
+    assert numpy.isfinite(outputs(tmp_path / "int8.onnx", pictures(1))).all()
+
+
 def test_errors_name_the_file(detector: Path, tmp_path: Path) -> None:
     wrong = (numpy.zeros((1, 3, 64, 64), dtype=numpy.float32),)
     (tmp_path / "corrupt.onnx").write_bytes(b"no protobuf at all")
@@ -192,7 +209,8 @@ def test_weights_are_short_where_products_overflow(
     monkeypatch.setattr(hardware.platform, "machine", lambda: machine)
     monkeypatch.setattr(hardware, "_read", lambda path: f"processor\t: 0\n{flags}\n")
     assert hardware.multiplies_int8() is able
-    assert Quantisation.for_this_cpu("operations").short_weights is not able
+    assert Quantisation.of(OnnxRuntimeSpec()) == Quantisation(short_weights=not able)
+    assert Quantisation.of(OpenVinoSpec()) == Quantisation("convolutions", short_weights=not able)
 
 
 def test_files_are_kept_from_one_measurement_to_the_next(detector: Path) -> None:
