@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,20 @@ def cpu_model() -> str:
             return value.strip()
     board = _read(Path("/proc/device-tree/model")).strip("\0\n ")
     return board or platform.processor() or platform.machine()
+
+
+def gpu_model(number: int) -> str:
+    """The name of an NVIDIA GPU as its driver calls it; on boards without nvidia-smi the board's.
+
+    Args:
+        number: As nvidia-smi counts.
+    """
+    command = ["nvidia-smi", f"--id={number}", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return cpu_model()
+    return found.stdout.strip()
 
 
 def multiplies_int8() -> bool:

@@ -58,6 +58,8 @@ class Quantisation:
     @classmethod
     def of(cls, spec: RuntimeSpec) -> Quantisation:
         """What suits a target's runtime on this machine."""
+        if spec.on_gpu:  # TensorRT, which fuses like OpenVINO and knows no other zero than 0
+            return cls("convolutions", symmetric=True)
         rounds: Rounds = "convolutions" if isinstance(spec, OpenVinoSpec) else "operations"
         return cls(rounds, short_weights=not hardware.multiplies_int8())
 

@@ -129,16 +129,23 @@ class RuntimeSpec(BaseTargetSpec):
 
 
 class OnnxRuntimeSpec(RuntimeSpec):
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU, or on an NVIDIA GPU by its CUDA or TensorRT provider."""
 
     kind: Literal["onnxruntime"] = "onnxruntime"
+    provider: Literal["cuda", "tensorrt"] | None = None
+    """What computes on a GPU; `cuda` where nothing is said."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> OnnxRuntimeSpec:
-        if self.on_gpu:
-            raise ValueError(f"kind: onnxruntime measures on the CPU; with device: {self.device} write kind: torch")
-        if self.precision == "fp16":
-            raise ValueError("precision: fp16 needs a GPU, kind: torch and device: cuda; on a CPU write fp32 or int8")
+        if self.provider is not None and not self.on_gpu:
+            raise ValueError(f"provider: {self.provider} needs device: cuda; on a CPU leave it out")
+        if self.precision == "fp16" and not self.on_gpu:
+            raise ValueError("precision: fp16 needs a GPU: device: cuda; on a CPU write precision: fp32 or int8")
+        if self.precision != "fp32" and self.on_gpu and self.provider != "tensorrt":
+            raise ValueError(
+                f"precision: {self.precision} needs provider: tensorrt; the CUDA provider computes a network of fp32 "
+                "in fp32"
+            )
         return self
 
 

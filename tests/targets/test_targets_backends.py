@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -89,6 +90,25 @@ class TestOpenVino(TargetTestCase):
     def network(self, name: str, width: int) -> Network:
         path = write_onnx(self.folder / f"{name}.onnx", width)
         return Network(name, (1, width, SIZE, SIZE), onnx=path)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu and its GPU"
+)
+@pytest.mark.parametrize("options", [{}, {"provider": "tensorrt", "precision": "int8"}], ids=str)
+class TestOnnxRuntimeOnGpu(TargetTestCase):
+    @pytest.fixture(autouse=True)
+    def _options(self, options: dict[str, str]) -> None:
+        if options and "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+            pytest.skip("needs TensorRT")
+        self.spec = parse_target_spec({"kind": "onnxruntime", "device": "cuda", **options, "warmup": 3, "runs": 15})
+
+    def target(self) -> Target:
+        return create_target(self.spec)
+
+    def network(self, name: str, width: int) -> Network:
+        path = write_onnx(self.folder / f"{name}.onnx", width)
+        return Network(name, (64, width, SIZE, SIZE), onnx=path)
 
 
 class TestTorch(TargetTestCase):
@@ -226,6 +246,34 @@ def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     target = create_target(OpenVinoSpec(name="board"))
     with pytest.raises(TargetError, match=r"'board'.*openvino.*pip install 'prunetune\[openvino\]'"):
         target.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("options", "provider"),
+    [({}, "CUDAExecutionProvider"), ({"provider": "tensorrt", "precision": "fp16"}, "TensorrtExecutionProvider")],
+)
+def test_onnxruntime_without_a_provider_for_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], provider: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    target = create_target(parse_target_spec({"kind": "onnxruntime", "name": "board", "device": "cuda:1", **options}))
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
+    message = rf"'board'.*no {provider}, only CPUExecutionProvider; .*pip install onnxruntime-gpu.*device: cpu"
+    with pytest.raises(TargetError, match=message):
+        target.fingerprint()
+    with pytest.raises(TargetError, match=message):
+        target.measure([network], reference="dense")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the provider would start")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnxruntime_that_would_run_on_the_cpu_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found)
+    target = create_target(OnnxRuntimeSpec(name="board", device="cuda"))
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
+    with pytest.raises(TargetError, match=r"'board'.*CUDAExecutionProvider does not start.*nvidia-smi"):
+        target.measure([network], reference="dense")
 
 
 @pytest.mark.parametrize(("threads", "before"), [(1, 2), (2, 1)])
