@@ -47,8 +47,11 @@ def probe(options: Mapping[str, Any], imgsz: int, out: Path | None) -> dict[str,
     spec = read_target({**named, "tolerance": TOLERANCE, "seconds": SECONDS})
     found = probe_alignment(create_target(spec), imgsz)
     dumped = spec.model_dump(mode="json")
-    kept = ("kind", "name", "threads", "device", "precision")
-    entry = {**{key: dumped[key] for key in kept if key in dumped}, "alignment": found.alignment.as_json()}
+    kept = ("kind", "name", "threads", "device", "precision", "provider", "hint")
+    entry = {
+        **{key: dumped[key] for key in kept if dumped.get(key) is not None},
+        "alignment": found.alignment.as_json(),
+    }
     if out is not None:
         told = f"# Found by `prunetune align-probe` at {imgsz} px on {{device}}, {{runtime}}.\n"
         write_text(out, told.format(**found.fingerprint) + yaml.safe_dump(entry, sort_keys=False))

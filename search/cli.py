@@ -22,6 +22,11 @@ app = typer.Typer(
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
 RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
+PrecisionOption = Annotated[str, typer.Option(help="fp32, fp16 or int8, which is calibrated with noise.")]
+MoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Another key of the target, such as hint=throughput."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
@@ -156,25 +161,26 @@ def prune(
 @app.command()
 def measure(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=".pt, .onnx or yaml files.")],
-    target: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    target: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
     against: Annotated[str | None, typer.Option(help="The reference; by default the first model.")] = None,
     imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: PrecisionOption = "fp32",
+    option: MoreOption = None,
     repeats: Annotated[int, typer.Option("--repeats", min=6, help="Most timed rounds.")] = 60,
     tolerance: Annotated[float, typer.Option(help="How exactly a ratio must be known before the rounds end.")] = 0.01,
     plot: Annotated[Path | None, typer.Option(help="Draw every round into this HTML file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, all models interleaved in one run."""
-    from prunetune.search.tools import measure_models, write_measured
+    from prunetune.search.tools import measure_models, with_options, write_measured
 
     spec = {
         "kind": target, "threads": threads, "device": device, "precision": precision, "runs": repeats,
         "tolerance": tolerance,
     }  # fmt: skip
-    measured = measure_models(models, spec, against, imgsz, plot)
+    measured = measure_models(models, with_options(spec, option), against, imgsz, plot)
     if as_json:
         _write_json(measured)
     else:
@@ -183,22 +189,24 @@ def measure(
 
 @app.command("align-probe")
 def align_probe(
-    target: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    target: Annotated[str, typer.Option(help="onnxruntime, openvino or torch.")] = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: PrecisionOption = "fp32",
     imgsz: Annotated[int, typer.Option(min=32, help="Input size of the detector in px.")] = 320,
+    option: MoreOption = None,
     repeats: Annotated[int, typer.Option("--repeats", min=6, help="Most timed rounds.")] = 60,
     out: Annotated[Path | None, typer.Option(help="Where to write the target, for `targets: [FILE]`.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the multiple of channels that a device prefers, and write it as a target."""
     from prunetune.search.align import probe, write_probe
+    from prunetune.search.tools import with_options
 
     options = {
         "kind": target, "threads": threads, "device": device, "precision": precision, "runs": repeats,
     }  # fmt: skip
-    found = probe(options, imgsz, out)
+    found = probe(with_options(options, option), imgsz, out)
     if as_json:
         _write_json(found)
     else:
@@ -208,18 +216,25 @@ def align_probe(
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense detector: a .pt, .onnx or yaml.")],
-    target: Annotated[str, typer.Option(help="A target that runs ONNX files: onnxruntime.")] = "onnxruntime",
+    target: Annotated[str, typer.Option(help="One that runs ONNX files: onnxruntime or openvino.")] = "onnxruntime",
     imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    align: Annotated[int, typer.Option(min=1, help="Widths are multiples of this.")] = 8,
+    precision: PrecisionOption = "fp32",
+    option: MoreOption = None,
+    align: Annotated[
+        int | None, typer.Option(min=1, help="Widths are multiples of this; by default as the precision wants.")
+    ] = None,
     networks: Annotated[int, typer.Option(min=6, help="Whole networks to measure for the fit.")] = 48,
     out: Annotated[Path, typer.Option(help="Where to write the table.")] = Path("table.json"),
     as_json: JsonOption = False,
 ) -> None:
     """Measure a latency table: it predicts the latency of every pruning of a detector."""
     from prunetune.search.profiling import profile_model, write_profiled
+    from prunetune.search.tools import with_options
 
-    spec = {"kind": target, "threads": threads, "alignment": align}
+    spec = with_options({"kind": target, "threads": threads, "precision": precision}, option)
+    if align is not None:
+        spec["alignment"] = align
     console = Console(stderr=True)
     profiled = profile_model(model, spec, imgsz, networks, out, console)
     if as_json:

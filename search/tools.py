@@ -18,6 +18,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.surgery import apply_plan
 from prunetune.results.distribution import write_distribution
+from prunetune.search.spec import apply_override
 from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
 from prunetune.targets import Network, TargetSpec, create_target, parse_target_spec
@@ -103,6 +104,18 @@ def measure_models(
         "imgsz": imgsz,
         "models": {name: latency.as_dict() for name, latency in measured.items()},
     }
+
+
+def with_options(values: Mapping[str, Any], options: Sequence[str] | None) -> dict[str, Any]:
+    """A target's description with further keys, each as `key=value`.
+
+    Raises:
+        ConfigError: One is no `key=value`.
+    """
+    described = dict(values)
+    for option in options or ():
+        apply_override(described, option)
+    return described
 
 
 def read_target(values: Mapping[str, Any]) -> TargetSpec:
