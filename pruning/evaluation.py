@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
 
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.training import Accuracy, TrainingSetup
+
+Predictor: TypeAlias = Callable[[Any], Any]
+"""Gives a runtime's output for an array of images."""
 
 
 def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, split: str = "val") -> Accuracy:
@@ -33,6 +40,43 @@ def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, spl
         validator = DetectionValidator(loaders.evaluation(split), save_dir=Path(folder), args=options)
         validator(model=model)
         return accuracy_from(validator)
+
+
+def evaluate_predictor(
+    predict: Predictor, names: Sequence[str], setup: TrainingSetup, loaders: DataLoaders, split: str = "val"
+) -> Accuracy:
+    """Validates what a runtime makes of an exported detector, as stock `YOLO("file.onnx").val()` does.
+
+    Images are square and come one by one: the file was exported for one shape. So the figures compare with each
+    other, in whatever precision, and not with those of `evaluate`, whose images keep their proportions.
+
+    Args:
+        predict: Gives Detect's output (1, 4 + classes, boxes) for one image (1, 3, imgsz, imgsz), fp32, 0 to 1.
+        names: Class names.
+        setup: The study's data and sizes.
+        loaders: The study's loaders.
+        split: `val` or `test`.
+    """
+    prepare_ultralytics()
+    from ultralytics.models.yolo.detect import DetectionValidator
+
+    options = {**arguments(setup), "mode": "val", "split": split, "plots": False, "rect": False, "device": "cpu"}
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+        validator = DetectionValidator(loaders.evaluation(split, square=True), save_dir=Path(folder), args=options)
+        validator(model=_Exported(predict, names))
+        return accuracy_from(validator)
+
+
+class _Exported(nn.Module):
+    """A runtime as ultralytics' validator takes it."""
+
+    def __init__(self, predict: Predictor, names: Sequence[str]) -> None:
+        super().__init__()
+        self._predict = predict
+        self.names = dict(enumerate(names))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.from_numpy(self._predict(image[None].numpy())) for image in images])
 
 
 def accuracy_from(validator: Any) -> Accuracy:

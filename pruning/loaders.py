@@ -33,7 +33,7 @@ class DataLoaders:
         self._setup = setup
         self._options = get_cfg(overrides=arguments(setup))
         self.data: dict[str, Any] = check_det_dataset(setup.data, autodownload=False)
-        self._evaluation: dict[str, Any] = {}
+        self._evaluation: dict[tuple[str, bool], Any] = {}
         self._calibration: list[torch.Tensor] | None = None
         self._train: Any = None
 
@@ -53,11 +53,16 @@ class DataLoaders:
         _draw_mosaics_from_all(self._train.dataset.transforms)
         return self._train
 
-    def evaluation(self, split: str) -> Any:
-        """The loader that stock `YOLO.val` would build for `val` or `test`."""
-        if split not in self._evaluation:
-            self._evaluation[split] = self._build(self.data[split], "val", self._setup.batch)
-        return self._evaluation[split]
+    def evaluation(self, split: str, square: bool = False) -> Any:
+        """The loader that stock `YOLO.val` would build for `val` or `test`.
+
+        Args:
+            split: `val` or `test`.
+            square: Whether images are padded to squares, as an exported network takes them.
+        """
+        if (split, square) not in self._evaluation:
+            self._evaluation[split, square] = self._build(self.data[split], "val", self._setup.batch, rect=not square)
+        return self._evaluation[split, square]
 
     def calibration(self) -> Iterator[torch.Tensor]:
         """Batches of training images without augmentation: (batch, 3, imgsz, imgsz), from 0 to 1."""
@@ -88,13 +93,11 @@ class DataLoaders:
         for start in range(0, count, self._setup.batch):
             yield torch.stack(images[start : start + self._setup.batch])
 
-    def _build(self, path: Any, mode: str, batch: int) -> Any:
+    def _build(self, path: Any, mode: str, batch: int, rect: bool = False) -> Any:
         from ultralytics.data.build import build_dataloader, build_yolo_dataset
 
         with _without_bars():
-            dataset = build_yolo_dataset(
-                self._options, path, batch, self.data, mode=mode, rect=mode == "val", stride=32
-            )
+            dataset = build_yolo_dataset(self._options, path, batch, self.data, mode=mode, rect=rect, stride=32)
         on_cpu = self._setup.device in ("cpu", "mps")
         workers = 0 if on_cpu else self._setup.workers
         return build_dataloader(

@@ -21,7 +21,7 @@ import torch
 from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.clock import Clock
 from prunetune.pruning.detector import Detector, as_os_error, read_description, scaled_width
-from prunetune.pruning.evaluation import evaluate
+from prunetune.pruning.evaluation import Predictor, evaluate, evaluate_predictor
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.plan import PruningPlan, plan_pruning
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
@@ -226,6 +226,11 @@ class Pipeline:
         """The accuracy of a network on `val` or `test`."""
         with self.ledger.clock.part("validate"), self.occupy():
             return evaluate(detector, self.setup, self.loaders, split)
+
+    def evaluate_predictor(self, predict: Predictor, split: str = "val") -> Accuracy:
+        """The accuracy of what a runtime makes of an exported network on `val` or `test`."""
+        with self.ledger.clock.part("validate"), self.occupy():
+            return evaluate_predictor(predict, self.source.names, self.setup, self.loaders, split)
 
     # How a stage is run
 

@@ -23,10 +23,16 @@ app = typer.Typer(
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
 RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
-TargetOption = Annotated[str, typer.Option(help="onnxruntime, torch, or the yaml of a target.")]
+TargetOption = Annotated[str, typer.Option(help="onnxruntime, openvino, torch, or the yaml of a target.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default 1.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cpu.")]
-PrecisionOption = Annotated[str | None, typer.Option(help="fp32 or fp16; by default fp32.")]
+PrecisionOption = Annotated[
+    str | None, typer.Option(help="fp32, fp16, or int8, calibrated with noise; by default fp32.")
+]
+MoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Another key of the target, such as hint=throughput."),
+]
 RepeatsOption = Annotated[
     int | None, typer.Option("--repeats", help="Most timed rounds, the target's `runs`; by default 200.")
 ]
@@ -173,6 +179,7 @@ def measure(
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    option: MoreOption = None,
     repeats: RepeatsOption = None,
     tolerance: Annotated[
         float | None, typer.Option(help="How exactly a ratio must be known before the rounds end; by default 0.01.")
@@ -185,7 +192,7 @@ def measure(
     from prunetune.search.tools import measure_models, write_measured
 
     described = {"threads": threads, "device": device, "precision": precision}
-    spec = read_target(target, described, {"runs": repeats, "tolerance": tolerance})
+    spec = read_target(target, described, {"runs": repeats, "tolerance": tolerance}, option)
     measured = measure_models(models, spec, against, imgsz, plot)
     if as_json:
         _write_json(measured)
@@ -199,6 +206,7 @@ def align_probe(
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    option: MoreOption = None,
     imgsz: Annotated[int, typer.Option(min=32, help="Input size of the detector in px.")] = 320,
     repeats: RepeatsOption = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the target, for `targets: [FILE]`.")] = None,
@@ -209,7 +217,7 @@ def align_probe(
     from prunetune.search.target_option import read_target
 
     described = {"threads": threads, "device": device, "precision": precision}
-    found = probe(read_target(target, described, {"runs": repeats}), imgsz, out)
+    found = probe(read_target(target, described, {"runs": repeats}, option), imgsz, out)
     if as_json:
         _write_json(found)
     else:
@@ -222,6 +230,8 @@ def profile(
     target: TargetOption = "onnxruntime",
     imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
     threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
+    option: MoreOption = None,
     align: Annotated[
         int | None, typer.Option(min=1, help="Widths are multiples of this; by default the target's alignment.")
     ] = None,
@@ -233,7 +243,7 @@ def profile(
     from prunetune.search.profiling import profile_model, write_profiled
     from prunetune.search.target_option import read_target
 
-    spec = read_target(target, {"threads": threads, "alignment": align})
+    spec = read_target(target, {"threads": threads, "precision": precision, "alignment": align}, more=option)
     console = Console(stderr=True)
     profiled = profile_model(model, spec, imgsz, networks, out, console)
     if as_json:

@@ -57,7 +57,7 @@ def examine() -> list[Finding]:
     findings = [_package(name) for name in _NEEDED]
     if not any(finding.state == "broken" for finding in findings):
         findings += [_torchvision(), _flops(), _accelerator(), _runtime()]
-    findings += [_thop(), *(_extra(name, extra) for name, extra in _EXTRAS.items()), _settings(), _writable()]
+    findings += [_thop(), _int8(), *(_extra(name, extra) for name, extra in _EXTRAS.items()), _settings(), _writable()]
     return findings
 
 
@@ -134,6 +134,14 @@ def _runtime() -> Finding:
     import onnxruntime
 
     return Finding("ONNX Runtime providers", "ok", ", ".join(onnxruntime.get_available_providers()))
+
+
+def _int8() -> Finding:
+    from prunetune.targets import hardware
+
+    if hardware.multiplies_int8():
+        return Finding("int8", "ok", "the CPU multiplies it without overflow")
+    return Finding("int8", "note", "the CPU has no VNNI: weights get 7 bits, and int8 gains less than elsewhere")
 
 
 def _settings() -> Finding:

@@ -67,8 +67,9 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
             continue
         detector = detectors[name] = Detector.load(stage.file(CHECKPOINT))
         described = describe(detector, stage.file(CHECKPOINT), workspace.measure(detector), workspace)
+        accuracy = workspace.evaluate(detector).as_dict() if workspace.quantises else stage.record["accuracy"]
         entries[name] = {
-            **stage.record["accuracy"],
+            **accuracy,
             **described,
             "epochs": workspace.spec.dense_epochs + workspace.spec.space.longest_epochs,
             "checkpoint": workspace.keep_checkpoint(stage, name),
@@ -91,7 +92,7 @@ def _evaluate_on_test(
     detectors = {str(item.trial): _member(workspace, item) for item in members} | controls
     for name, detector in detectors.items():
         if name not in accuracies:
-            accuracies[name] = workspace.pipeline.evaluate(detector, "test").as_dict()
+            accuracies[name] = workspace.evaluate(detector, "test").as_dict()
     study.set_user_attr("test", accuracies)
 
 
@@ -101,7 +102,7 @@ def _export(study: optuna.Study, workspace: Workspace, members: list[Entry]) -> 
     for item in members:
         file = workspace.folder / "candidates" / f"trial-{item.trial}.onnx"
         if not file.is_file():
-            _member(workspace, item).export_onnx(file, workspace.spec.imgsz)
+            workspace.export(_member(workspace, item), file)
         exports[str(item.trial)] = str(file.relative_to(workspace.folder))
     study.set_user_attr("exports", exports)
     winner = best(study)

@@ -105,7 +105,8 @@ def _attempt(recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name:
             gammas += _gammas(workspace, candidate)
         if not candidate.last:
             continue
-        stored["accuracy"] = candidate.accuracy.as_dict()
+        ships = candidate.recovered and workspace.quantises
+        stored["accuracy"] = (workspace.evaluate(candidate.load()) if ships else candidate.accuracy).as_dict()
         stored["rung"] = int(candidate.recovered)
         if not candidate.recovered:
             detector = candidate.load()

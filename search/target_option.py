@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunetune.search.spec import parse_target
+from prunetune.search.spec import apply_override, parse_target
 from prunetune.search.yaml_file import read_yaml
 from prunetune.spaces import ConfigError
 from prunetune.targets import TARGET_KINDS, TargetSpec
 
-_OPTIONS = {"alignment": "--align"}
-"""Options that are not called as their key."""
+_OPTIONS = {"alignment": "--align", "threads": "--threads", "device": "--device", "precision": "--precision"}
+"""The options of keys; all others are given with `--option`."""
 
 
-def read_target(target: str, described: Mapping[str, Any], pace: Mapping[str, Any] | None = None) -> TargetSpec:
+def read_target(
+    target: str,
+    described: Mapping[str, Any],
+    pace: Mapping[str, Any] | None = None,
+    more: Sequence[str] | None = None,
+) -> TargetSpec:
     """The target of a command.
 
     Args:
         target: A kind, or the path of a yaml as an entry of a study's `targets` names one.
         described: Options that say what the target is, None where they are not given. A file says it itself.
         pace: Options that say how exactly to measure, None where they are not given. They go before a file's.
+        more: Further keys of the target, each as `key=value`.
 
     Raises:
         ConfigError: With every problem that was found.
     """
     given = {key: value for key, value in described.items() if value is not None}
+    for override in more or ():
+        apply_override(given, override)
     faster = {key: value for key, value in (pace or {}).items() if value is not None}
     if Path(target).suffix.lower() not in (".yaml", ".yml"):
         missing = [key for key in _required(target) if key not in given]
@@ -37,7 +45,7 @@ def read_target(target: str, described: Mapping[str, Any], pace: Mapping[str, An
             )
         return parse_target({"kind": target, **given, **faster})
     if given:
-        options = ", ".join(_OPTIONS.get(key, f"--{key}") for key in given)
+        options = ", ".join(_OPTIONS.get(key, f"--option {key}") for key in given)
         raise ConfigError(f"{options}: {target} describes the target; change it there, or give --target a kind")
     return parse_target({**read_yaml(Path(target), holds="target", example="kind: onnxruntime"), **faster}, target)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,20 +23,32 @@ from prunetune.pruning.loaders import hyperparameter_problems
 from prunetune.pruning.pipeline import CHECKPOINT, Pipeline, Source, classes_problem
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
-from prunetune.pruning.training import EpochListener, TrainingSetup
+from prunetune.pruning.training import Accuracy, EpochListener, TrainingSetup
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import study_lock
 from prunetune.search.yardstick import REFERENCES, Yardstick
 from prunetune.spaces import ConfigError, ModelError
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import storage_error, write_text
-from prunetune.targets import Latency, Network, shared
+from prunetune.targets import (
+    Images,
+    Latency,
+    Network,
+    Quantisation,
+    RuntimeSpec,
+    create_predictor,
+    quantise,
+    shared,
+)
 
 DATA = "data.yaml"
 """The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
 
 STORE = ".store"
 """The folder of stages inside `runs`: all studies there share them."""
+
+INT8_IMAGES = 64
+"""About how many training images the ranges of an int8 network are taken from."""
 
 
 class Workspace:
@@ -211,14 +224,17 @@ class Workspace:
 
     def network(self, name: str, detector: Detector, yardstick: Yardstick, folder: Path) -> Network:
         """A network in the form that a target wants."""
-        shape = (1, 3, self.spec.imgsz, self.spec.imgsz)
         if yardstick.target.form == "module":
-            return Network(name, shape, module=detector.model)
+            return Network(name, self._input_shape, module=detector.model)
         file = folder / f"{name}-{detector.channels.digest()}.onnx"
         if not file.is_file():
             with self.pipeline.ledger.clock.part("export"):
                 detector.export_onnx(file, self.spec.imgsz)
-        return Network(name, shape, onnx=file)
+        return Network(name, self._input_shape, onnx=file)  # int8 ranges change no latency: it needs no images
+
+    @property
+    def _input_shape(self) -> tuple[int, int, int, int]:
+        return (1, 3, self.spec.imgsz, self.spec.imgsz)
 
     def measure(self, detector: Detector) -> dict[str, Latency]:
         """A candidate's latency on each target by name, its ratio that to the anchor.
@@ -247,6 +263,43 @@ class Workspace:
         for file in files:
             file.unlink(missing_ok=True)  # latency depends on the channels alone; the file is spent
         return found
+
+    # Networks as they ship
+
+    @property
+    def quantises(self) -> bool:
+        """Whether networks ship in int8: the accuracy that counts is then theirs, and not that of training.
+
+        Networks ship as the first target wants them.
+        """
+        return self.spec.targets[0].quantises
+
+    @cached_property
+    def calibration(self) -> tuple[Images, ...]:
+        """Training images, always the same, that the ranges of int8 networks are taken from."""
+        images = [image[None].numpy() for batch in self.pipeline.loaders.calibration() for image in batch]
+        return tuple(images[:: max(1, len(images) // INT8_IMAGES)])
+
+    def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
+        """A network's accuracy as it ships: in int8 as the target's runtime computes it, if that is its precision."""
+        if not self.quantises:
+            return self.pipeline.evaluate(detector, split)
+        with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+            file = Path(folder) / "int8.onnx"
+            self.export(detector, file)
+            network = Network("candidate", self._input_shape, onnx=file)
+            return self.pipeline.evaluate_predictor(create_predictor(self.spec.targets[0], network), split)
+
+    def export(self, detector: Detector, file: Path) -> None:
+        """Writes a network's ONNX file as it ships."""
+        spec = self.spec.targets[0]
+        if not isinstance(spec, RuntimeSpec) or not spec.quantises:
+            detector.export_onnx(file, self.spec.imgsz)
+            return
+        with self.pipeline.ledger.clock.part("export"), tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+            full = Path(folder) / "fp32.onnx"
+            detector.export_onnx(full, self.spec.imgsz)
+            quantise(full, file, self.calibration, Quantisation.of(spec))
 
     # Files of the study
 

@@ -6,19 +6,23 @@ Importing this room loads neither torch nor a runtime; the first use of a target
 from prunetune.targets.alignment_probe import AlignmentProbe, probe_alignment
 from prunetune.targets.budget import Budget
 from prunetune.targets.command_target import CommandTarget
-from prunetune.targets.create import create_target
+from prunetune.targets.create import create_predictor, create_target
 from prunetune.targets.latency import Latency
 from prunetune.targets.measurement import InterleavedTarget
-from prunetune.targets.network import Form, Network
+from prunetune.targets.network import Form, Images, Network
 from prunetune.targets.occupancy import exclusive, shared
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
+from prunetune.targets.openvino_target import OpenVinoTarget
 from prunetune.targets.profiling import profile
-from prunetune.targets.protocol import Backend, Pace, Runner, Target
+from prunetune.targets.protocol import Backend, Pace, Predictor, Runner, Target
+from prunetune.targets.quantisation import Quantisation, quantise
 from prunetune.targets.skeleton import Skeleton
 from prunetune.targets.spec import (
     TARGET_KINDS,
     CommandSpec,
     OnnxRuntimeSpec,
+    OpenVinoSpec,
+    RuntimeSpec,
     TargetSpec,
     TorchSpec,
     parse_target_spec,
@@ -34,24 +38,32 @@ __all__ = [
     "CommandSpec",
     "CommandTarget",
     "Form",
+    "Images",
     "InterleavedTarget",
     "Latency",
     "LatencyTable",
     "Network",
     "OnnxRuntimeSpec",
     "OnnxRuntimeTarget",
+    "OpenVinoSpec",
+    "OpenVinoTarget",
     "Pace",
     "Prediction",
+    "Predictor",
+    "Quantisation",
     "Runner",
+    "RuntimeSpec",
     "Skeleton",
     "Target",
     "TargetSpec",
     "TorchSpec",
     "TorchTarget",
+    "create_predictor",
     "create_target",
     "exclusive",
     "parse_target_spec",
     "probe_alignment",
     "profile",
+    "quantise",
     "shared",
 ]

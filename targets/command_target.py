@@ -12,9 +12,9 @@ from shlex import join
 from typing import TypeVar
 
 from prunetune.spaces.errors import MeasurementError
+from prunetune.targets import onnx_file
 from prunetune.targets.network import Form, Network
 from prunetune.targets.occupancy import exclusive
-from prunetune.targets.onnx_input import check_inputs, existing_file, read_inputs
 from prunetune.targets.program import Output, run_program
 from prunetune.targets.protocol import Pace, Runner
 from prunetune.targets.reading import read_latency
@@ -78,10 +78,10 @@ class CommandTarget:
             TargetError: The file is missing, corrupt or does not fit `input_shape`, or the program is not there.
             MeasurementError: The program fails, however often it is tried.
         """
-        file = existing_file(network)
-        check_inputs(read_inputs(file), network)
+        onnx_file.input_name(network)
+        assert network.onnx is not None  # it has an input
         ask = partial(
-            self._ask, f"network {network.name!r}", fill(self.spec.command, network, file), self._read_latency
+            self._ask, f"network {network.name!r}", fill(self.spec.command, network, network.onnx), self._read_latency
         )
         kept = [ask()]
         return lambda: kept.pop() if kept else ask()

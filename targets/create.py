@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from prunetune.spaces.errors import TargetError
 from prunetune.targets.command_target import CommandTarget
 from prunetune.targets.measurement import InterleavedTarget
+from prunetune.targets.network import Network
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
-from prunetune.targets.protocol import Backend, Target
-from prunetune.targets.spec import CommandSpec, OnnxRuntimeSpec, TargetSpec, TorchSpec
+from prunetune.targets.openvino_target import OpenVinoTarget
+from prunetune.targets.protocol import Backend, Predictor, Target
+from prunetune.targets.spec import CommandSpec, OnnxRuntimeSpec, OpenVinoSpec, TargetSpec, TorchSpec
 from prunetune.targets.torch_target import TorchTarget
 
 
@@ -15,10 +18,24 @@ def create_target(spec: TargetSpec) -> Target:
     return InterleavedTarget(_backend(spec))
 
 
+def create_predictor(spec: TargetSpec, network: Network) -> Predictor:
+    """What a target's runtime computes for images, in the target's precision.
+
+    Raises:
+        TargetError: The network cannot be run on the target, or the target runs no ONNX files.
+    """
+    backend = _backend(spec)
+    if not isinstance(backend, OnnxRuntimeTarget | OpenVinoTarget):
+        raise TargetError(f"target {spec.name!r}: kind: {spec.kind} runs no ONNX files; take onnxruntime or openvino")
+    return backend.predictor(network)
+
+
 def _backend(spec: TargetSpec) -> Backend:
     match spec:
         case OnnxRuntimeSpec():
             return OnnxRuntimeTarget(spec)
+        case OpenVinoSpec():
+            return OpenVinoTarget(spec)
         case TorchSpec():
             return TorchTarget(spec)
         case CommandSpec():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,34 @@ def cpu_model() -> str:
             return value.strip()
     board = _read(Path("/proc/device-tree/model")).strip("\0\n ")
     return board or platform.processor() or platform.machine()
+
+
+def gpu_model(number: int) -> str:
+    """The name of an NVIDIA GPU as its driver calls it; on boards without nvidia-smi the board's.
+
+    Args:
+        number: As nvidia-smi counts.
+    """
+    command = ["nvidia-smi", f"--id={number}", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return cpu_model()
+    return found.stdout.strip()
+
+
+def multiplies_int8() -> bool:
+    """Whether the CPU adds up products of 8-bit numbers without overflow: x86 with VNNI, and every other family.
+
+    Where the system does not tell, an x86 CPU is taken not to.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            return not {"avx512_vnni", "avx_vnni"}.isdisjoint(value.split())
+    return False
 
 
 LOOK_SECONDS = 0.05

@@ -1,23 +1,24 @@
-"""ONNX Runtime on the CPU: what most boards run."""
+"""ONNX Runtime, on the CPU, which most boards run, or on an NVIDIA GPU."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import hardware
-from prunetune.targets.network import Form, Network
-from prunetune.targets.onnx_input import check_inputs, existing_file, shape_text
-from prunetune.targets.protocol import Pace, Runner
+from prunetune.targets import hardware, onnx_file
+from prunetune.targets.network import Form, Images, Network
+from prunetune.targets.protocol import Pace, Predictor, Runner
+from prunetune.targets.quantisation import Quantisation, QuantisedFiles
 from prunetune.targets.spec import OnnxRuntimeSpec
 
 
 class OnnxRuntimeTarget:
-    """Runs ONNX files with ONNX Runtime's CPU provider.
+    """Runs ONNX files with ONNX Runtime's CPU, CUDA or TensorRT provider.
+
+    On a GPU the images lie there and the outputs stay there: copies are not timed.
 
     Args:
         spec: Its description.
@@ -28,52 +29,64 @@ class OnnxRuntimeTarget:
     def __init__(self, spec: OnnxRuntimeSpec) -> None:
         self.spec = spec
         self.pace = Pace(warmup=spec.warmup)
+        self._quantised = QuantisedFiles(Quantisation.of(spec))
 
     def fingerprint(self) -> dict[str, str]:
-        """CPU model, version of ONNX Runtime and settings."""
+        """CPU or GPU model, version of ONNX Runtime and settings.
+
+        Raises:
+            TargetError: The installed ONNX Runtime has no provider for the GPU.
+        """
         import onnxruntime
 
-        return hardware.fingerprint(self.spec, hardware.cpu_model(), f"onnxruntime {onnxruntime.__version__}")
+        runtime = f"onnxruntime {onnxruntime.__version__}"
+        if not self.spec.on_gpu:
+            return hardware.fingerprint(self.spec, hardware.cpu_model(), runtime)
+        provider, _ = self._gpu_provider()
+        return hardware.fingerprint(self.spec, hardware.gpu_model(self._gpu), f"{runtime}, {provider}")
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
         """Holds the process to the quietest cores. Threads belong to each session, and inherit them."""
         with hardware.quiet_cores(self.spec.threads):
             yield
+        self._quantised.tidy()
 
     def load(self, network: Network) -> Runner:
         """A session on the network's file, run once.
 
         Raises:
             TargetError: The file is missing or corrupt, or its input is not one fp32 image batch of
-                `network.input_shape`.
+                `network.input_shape`, it cannot be quantised, or there is no provider for the GPU.
         """
-        import numpy
-
-        where = f"network {network.name!r}: {network.onnx}"
-        session = self._open(existing_file(network), where)
-        name = check_inputs(session.get_inputs(), network)
-        outputs = [output.name for output in session.get_outputs()]
-        image = numpy.random.default_rng(0).random(network.input_shape, dtype=numpy.float32)
-        inputs = {name: image}
+        name = onnx_file.input_name(network)
+        session = self._open(network)
+        run = (self._gpu_runner if self.spec.on_gpu else _cpu_runner)(session, name, network)
         try:
-            session.run(outputs, inputs)
+            run()
         except _runtime_errors() as error:
-            raise TargetError(
-                f"{where}: does not run on an input of {shape_text(network.input_shape)} ({error}); "
-                f"export it again for this size"
-            ) from error
-
-        def run() -> float:
-            start = time.perf_counter()
-            session.run(outputs, inputs)
-            return (time.perf_counter() - start) * 1e3
-
+            raise onnx_file.does_not_run(network, error) from error
         return run
 
-    def _open(self, path: Path, where: str) -> Any:
+    def predictor(self, network: Network) -> Predictor:
+        """A session on the network's file, for its outputs instead of its time.
+
+        Raises:
+            TargetError: As of `load`.
+        """
+        name = onnx_file.input_name(network)
+        session = self._open(network)
+
+        def predict(images: Images) -> Images:
+            output: Images = session.run(None, {name: images})[0]
+            return output
+
+        return predict
+
+    def _open(self, network: Network) -> Any:
         import onnxruntime
 
+        file = self._quantised.file(network) if self.spec.quantises else network.onnx
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.spec.threads
         options.inter_op_num_threads = 1
@@ -81,10 +94,70 @@ class OnnxRuntimeTarget:
         # Threads that spin between runs would take time from the other networks of a round.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # fatal ones only: errors are raised as well, and named there
+        providers = [self._gpu_provider()] if self.spec.on_gpu else ["CPUExecutionProvider"]
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
         except _runtime_errors() as error:
-            raise TargetError(f"{where}: cannot be loaded ({error}); export the network again") from error
+            raise onnx_file.cannot_be_loaded(network, error) from error
+        if self.spec.on_gpu and session.get_providers()[0] != providers[0][0]:
+            raise TargetError(
+                f"target {self.spec.name!r}: {providers[0][0]} does not start, ONNX Runtime would run on the CPU "
+                f"instead; check that nvidia-smi lists {self.spec.device}, and that CUDA, cuDNN and for TensorRT its "
+                "libraries are those that this onnxruntime-gpu was built for"
+            )
+        return session
+
+    @property
+    def _gpu(self) -> int:
+        return int(self.spec.place.removeprefix("cuda:"))
+
+    def _gpu_provider(self) -> tuple[str, dict[str, str]]:
+        """ONNX Runtime's name of the provider, and its options."""
+        import onnxruntime
+
+        tensorrt = self.spec.provider == "tensorrt"
+        name = "TensorrtExecutionProvider" if tensorrt else "CUDAExecutionProvider"
+        available = onnxruntime.get_available_providers()
+        if name not in available:
+            raise TargetError(
+                f"target {self.spec.name!r}: the installed onnxruntime {onnxruntime.__version__} has no {name}, only "
+                f"{', '.join(available)}; run: pip uninstall -y onnxruntime && pip install onnxruntime-gpu, or write "
+                "device: cpu"
+            )
+        options = {"device_id": str(self._gpu)}
+        if tensorrt:
+            options["trt_fp16_enable"] = str(self.spec.precision == "fp16")
+            options["trt_int8_enable"] = str(self.spec.precision == "int8")
+        return name, options
+
+    def _gpu_runner(self, session: Any, name: str, network: Network) -> Runner:
+        import onnxruntime
+
+        images = onnxruntime.OrtValue.ortvalue_from_numpy(onnx_file.image_batch(network), "cuda", self._gpu)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(name, images)
+        for output in session.get_outputs():
+            binding.bind_output(output.name, "cuda", self._gpu)
+
+        def run() -> float:
+            start = time.perf_counter()
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            return (time.perf_counter() - start) * 1e3
+
+        return run
+
+
+def _cpu_runner(session: Any, name: str, network: Network) -> Runner:
+    outputs = [output.name for output in session.get_outputs()]
+    inputs = {name: onnx_file.image_batch(network)}
+
+    def run() -> float:
+        start = time.perf_counter()
+        session.run(outputs, inputs)
+        return (time.perf_counter() - start) * 1e3
+
+    return run
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

@@ -73,7 +73,9 @@ def profile(
         TargetError: The target runs no ONNX files, or the file is none that can be followed.
     """
     if target.form != "onnx":
-        raise TargetError(f"target {target.name!r}: a latency table needs a target that runs ONNX files: onnxruntime")
+        raise TargetError(
+            f"target {target.name!r}: a latency table needs a target that runs ONNX files: onnxruntime or openvino"
+        )
     skeleton = Skeleton.read(file)
     with tempfile.TemporaryDirectory(prefix="prunetune-profile-") as name:
         folder = Path(name)

@@ -9,11 +9,14 @@ from typing import Protocol, TypeAlias
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.targets.latency import Latency
-from prunetune.targets.network import Form, Network
+from prunetune.targets.network import Form, Images, Network
 from prunetune.targets.spec import MINIMUM_ROUNDS, BaseTargetSpec
 
 Runner: TypeAlias = Callable[[], float]
 """Runs a loaded network once and returns the time it took, in ms."""
+
+Predictor: TypeAlias = "Callable[[Images], Images]"
+"""Gives a loaded network's first output for a batch of images."""
 
 
 @dataclass(frozen=True)

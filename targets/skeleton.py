@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from prunetune.spaces.errors import TargetError
+from prunetune.targets.onnx_file import load_model
 
 Operation: TypeAlias = Literal["concat", "resize", "add", "pool"]
 
@@ -279,13 +280,11 @@ def load_graph(path: Path) -> Any:
         TargetError: The file is missing or corrupt.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
+    model = load_model(path)
     try:
-        return onnx.shape_inference.infer_shapes(onnx.load(path)).graph
-    except OSError as error:
-        raise TargetError(f"{path}: cannot be read ({error.strerror}); export the network first") from error
-    except (DecodeError, onnx.shape_inference.InferenceError, ValueError) as error:
+        return onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
         raise TargetError(f"{path}: is no ONNX file ({error}); export the network again") from error
 
 

@@ -22,6 +22,9 @@ from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
 from prunetune.targets.template import parse_command, placeholders
 
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+"""Number formats."""
+
 MINIMUM_ROUNDS = 6
 """Rounds that every measurement does, also after its time is up: fewer give no 95 % confidence interval."""
 
@@ -30,7 +33,7 @@ PATIENCE = frozenset({"timeout", "retries"})
 
 _EIGHT = Alignment.everywhere(8)
 
-DEFAULT_ALIGNMENTS: Mapping[str, tuple[int, int]] = {"fp32": (8, 8), "fp16": (8, 8), "int8": (16, 32)}
+DEFAULT_ALIGNMENTS: Mapping[Precision, tuple[int, int]] = {"fp32": (8, 8), "fp16": (8, 8), "int8": (16, 32)}
 """Channels that a CPU, and a GPU, computes together in each number format, where a description does not say it.
 
 Eight fp32 numbers fill an AVX register, eight fp16 numbers a row of a tensor core's tile. In int8 a 512-bit register
@@ -93,6 +96,11 @@ class BaseTargetSpec(BaseModel):
         """What a measurement occupies: two with equal places wait for each other."""
         raise NotImplementedError
 
+    @property
+    def quantises(self) -> bool:
+        """Whether networks run in int8, after being calibrated with images."""
+        return False
+
 
 class RuntimeSpec(BaseTargetSpec):
     """What the runtimes on this machine share."""
@@ -101,7 +109,7 @@ class RuntimeSpec(BaseTargetSpec):
     """CPU threads that one network may use."""
     device: str = "cpu"
     """`cpu`, `cuda` or `cuda:N`."""
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Number format."""
     warmup: int = Field(default=5, ge=0)
     """Rounds that are run before the first one that counts."""
@@ -118,6 +126,11 @@ class RuntimeSpec(BaseTargetSpec):
         return Alignment.everywhere(DEFAULT_ALIGNMENTS[self.precision][self.on_gpu])
 
     @property
+    def quantises(self) -> bool:
+        """By the precision."""
+        return self.precision == "int8"
+
+    @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device != "cpu"
@@ -129,16 +142,38 @@ class RuntimeSpec(BaseTargetSpec):
 
 
 class OnnxRuntimeSpec(RuntimeSpec):
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU, or on an NVIDIA GPU by its CUDA or TensorRT provider."""
 
     kind: Literal["onnxruntime"] = "onnxruntime"
+    provider: Literal["cuda", "tensorrt"] | None = None
+    """What computes on a GPU; `cuda` where nothing is said."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> OnnxRuntimeSpec:
+        if self.provider is not None and not self.on_gpu:
+            raise ValueError(f"provider: {self.provider} needs device: cuda; on a CPU leave it out")
+        if self.precision == "fp16" and not self.on_gpu:
+            raise ValueError("precision: fp16 needs a GPU: device: cuda; on a CPU write precision: fp32 or int8")
+        if self.precision != "fp32" and self.on_gpu and self.provider != "tensorrt":
+            raise ValueError(
+                f"precision: {self.precision} needs provider: tensorrt; the CUDA provider computes a network of fp32 "
+                "in fp32"
+            )
+        return self
+
+
+class OpenVinoSpec(RuntimeSpec):
+    """OpenVINO on the CPU."""
+
+    kind: Literal["openvino"] = "openvino"
+    hint: Literal["latency", "throughput"] = "latency"
+    """What OpenVINO arranges its threads for. With `throughput` several batches are computed at once, and what counts
+    is the time from one result to the next."""
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> OpenVinoSpec:
         if self.on_gpu:
-            raise ValueError(f"kind: onnxruntime measures on the CPU; with device: {self.device} write kind: torch")
-        if self.precision == "fp16":
-            raise ValueError("precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32")
+            raise ValueError(f"kind: openvino measures on the CPU; with device: {self.device} write kind: torch")
         return self
 
 
@@ -146,6 +181,8 @@ class TorchSpec(RuntimeSpec):
     """PyTorch in eager mode, on the CPU or an NVIDIA GPU."""
 
     kind: Literal["torch"] = "torch"
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Number format."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> TorchSpec:
@@ -178,7 +215,7 @@ class CommandSpec(BaseTargetSpec):
     """The board's model, for the fingerprint; by default the target's name."""
     runtime: str = ""
     """What runs the network there, with its version, for the fingerprint; by default the program's name."""
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     """Number format in which the board runs the network."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads that the program uses, for the fingerprint."""
@@ -222,13 +259,14 @@ class CommandSpec(BaseTargetSpec):
         return self.occupies or f"command-{hashlib.sha256(repr(self.command).encode()).hexdigest()[:12]}"
 
 
-TargetSpec: TypeAlias = Annotated[OnnxRuntimeSpec | TorchSpec | CommandSpec, Field(discriminator="kind")]
+TargetSpec: TypeAlias = Annotated[OnnxRuntimeSpec | OpenVinoSpec | TorchSpec | CommandSpec, Field(discriminator="kind")]
 """A description of any kind."""
 
 _ADAPTER: TypeAdapter[TargetSpec] = TypeAdapter(TargetSpec)
 
 TARGET_KINDS: dict[str, type[BaseTargetSpec]] = {
     "onnxruntime": OnnxRuntimeSpec,
+    "openvino": OpenVinoSpec,
     "torch": TorchSpec,
     "command": CommandSpec,
 }

@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 
 from prunetune.pruning import Candidate, Detector, Pipeline, Source, StageStore, TrainingSetup
-from prunetune.pruning.evaluation import evaluate
+from prunetune.pruning.evaluation import evaluate, evaluate_predictor
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.pipeline import CHECKPOINT, HISTORY, STATE, Ledger, read_history
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import EpochRecord
 from prunetune.spaces import ModelError, Recipe, Threshold
+from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 
 pytestmark = pytest.mark.slow
 
@@ -339,6 +340,27 @@ def test_stock_ultralytics_gets_the_recorded_accuracy(
     assert stock["metrics/recall(B)"] == pytest.approx(candidate.accuracy.recall, abs=0.001)
     assert stock["f1"] == pytest.approx(candidate.accuracy.f1, abs=0.001)
     assert stock["dtype"] == "torch.float32"
+
+
+def test_a_runtime_gets_the_accuracy_that_stock_ultralytics_gets_from_the_file(
+    learnt: tuple[Candidate, TrainingSetup], stock_ultralytics: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    candidate, setup = learnt
+    detector, loaders = candidate.load(), DataLoaders(setup)
+    images = [image[None].numpy() for batch in loaders.calibration() for image in batch]
+    detector.export_onnx(tmp_path / "fp32.onnx", setup.imgsz)
+    quantise(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", images, Quantisation(short_weights=True))
+    found = {}
+    for precision in ("fp32", "int8"):
+        file = tmp_path / f"{precision}.onnx"
+        predict = create_predictor(OnnxRuntimeSpec(), Network("best", (1, 3, setup.imgsz, setup.imgsz), onnx=file))
+        accuracy = evaluate_predictor(predict, detector.names, setup, loaders)
+        stock = stock_ultralytics("val", file, setup.data, setup.imgsz, setup.batch)
+        assert accuracy.map50_95 == pytest.approx(stock["metrics/mAP50-95(B)"], abs=0.001)
+        assert accuracy.map50 == pytest.approx(stock["metrics/mAP50(B)"], abs=0.001)
+        found[precision] = accuracy.map50_95
+    assert found["fp32"] > 0.05
+    assert found["int8"] == pytest.approx(found["fp32"], abs=0.05)
 
 
 def test_onnx_computes_what_the_checkpoint_does_to_a_thousandth(

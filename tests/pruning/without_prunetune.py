@@ -45,7 +45,7 @@ def main(task: str, checkpoint: str, *rest: str) -> dict[str, object]:
     from ultralytics import YOLO
 
     model = YOLO(checkpoint)
-    dtype = str(next(model.model.parameters()).dtype)
+    dtype = str(next(model.model.parameters()).dtype) if checkpoint.endswith(".pt") else None
     if task == "predict":
         image, imgsz = rest
         boxes = model.predict(image, imgsz=int(imgsz), device="cpu", conf=0.0, verbose=False)[0].boxes

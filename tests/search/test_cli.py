@@ -204,6 +204,18 @@ def test_measure_a_checkpoint(prunetune: Prunetune, checkpoint: Path, target: st
     assert str(checkpoint) in "".join(answer.out.split())
 
 
+@pytest.mark.parametrize("options", [["onnxruntime"], ["openvino", "--option", "hint=throughput"]], ids=lambda o: o[0])
+def test_measure_in_int8(prunetune: Prunetune, checkpoint: Path, options: list[str]) -> None:
+    pytest.importorskip(options[0])
+    command = ["measure", checkpoint, "--imgsz", 64, "--repeats", 6, "--precision", "int8", "--json"]
+    answer = prunetune(*command, "--target", *options)
+    assert answer.code == 0, answer.err
+    measured = json.loads(answer.out)
+    assert list(measured["models"]) == [str(checkpoint)]
+    assert (measured["target"]["kind"], measured["target"]["precision"]) == (options[0], "int8")
+    assert measured["target"].get("hint") == (None if len(options) == 1 else "throughput")
+
+
 @pytest.mark.slow
 def test_align_probe_writes_a_target_that_a_study_takes(
     prunetune: Prunetune, write_study: WriteStudy, tmp_path: Path
@@ -528,8 +540,11 @@ BAD_COMMANDS = [
     (["measure", "missing.onnx", "--imgsz", "64"], ["missing.onnx"]),
     (["measure", "model.txt", "--imgsz", "64"], ["model.txt", "takes a .pt, a .onnx or a .yaml"]),
     (["measure", "yolov5n.yaml", "--target", "tpu"], ["kind", "onnxruntime"]),
-    (["measure", "yolov5n.yaml", "--device", "cuda:0"], ["kind: torch"]),
-    (["measure", "yolov5n.yaml", "--precision", "int8"], ["precision", "fp16"]),
+    (["measure", "yolov5n.yaml", "--device", "cuda:0", "--precision", "int8"], ["provider: tensorrt"]),
+    (["measure", "yolov5n.yaml", "--option", "provider=tensorrt"], ["provider: tensorrt", "device: cuda"]),
+    (["measure", "yolov5n.yaml", "--option", "fast"], ["'fast'", "key=value"]),
+    (["measure", "yolov5n.yaml", "--target", "torch", "--precision", "int8"], ["precision", "fp16"]),
+    (["measure", "yolov5n.yaml", "--target", "openvino", "--device", "cuda"], ["openvino measures on the CPU"]),
     (["align-probe", "--target", "tpu"], ["kind", "onnxruntime"]),
     (["align-probe", "--precision", "fp16", "--out", "board.yaml"], ["precision: fp16", "device: cuda"]),
     (["measure", "m.onnx", "--target", "torch"], ["m.onnx", "--target onnxruntime"]),

@@ -295,7 +295,7 @@ BAD = [
     ("targets: [{kind: command, command: [run, {onnx}]}]", "targets.0.command", 'put it in quotes: "{onnx}"'),
     ("targets: [{kind: command, command: 'run {onnx}'}]", "targets.0.command", 'takes a list, because no shell'),
     ("targets: [{kind: command, command: [run, '{onnx}'], timeot: 5}]", "targets.0.timeot", "did you mean timeout?"),
-    ("targets: [{kind: command, command: [run, '{onnx}'], unit: m}]", "targets.0.unit", "there is no 'm'; did you mean ms?"),
+    ("targets: [{kind: command, command: [run, '{onnx}'], unit: m}]", "targets.0.unit", "did you mean ms?"),
     ("targets: [{kind: torch, command: [run]}]", "targets.0.command", "unknown key"),
     ("targets: board.yaml", "targets", "board.yaml"),
     ("budget: {latency: fast}", "budget.latency", "'<= half-width'"),

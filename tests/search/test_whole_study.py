@@ -399,6 +399,23 @@ def test_only_the_target_that_moved_is_measured_again(
     assert after["confirmed"]["0"]["eager"] == before["confirmed"]["0"]["eager"]
 
 
+def test_a_study_in_int8_scores_and_ships_int8(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    target = {"kind": "onnxruntime", "precision": "int8", "alignment": 8, "runs": 6, "tolerance": 0.9}
+    import onnx
+    from ultralytics import YOLO
+
+    answer = prunetune("run", studies.write(name="int8", targets=[target], controls=["dense"], trials=1))
+    assert answer.code == 0, answer.err
+    folder = studies.runs / "int8"
+    (member,) = json.loads((folder / "front.json").read_text(encoding="utf-8"))["front"]
+    assert find_study(str(folder))[0].user_attrs["targets"][0]["fingerprint"]["precision"] == "int8"
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(folder / "best.onnx").graph.node)
+    stock = YOLO(folder / "best.onnx", task="detect").val(
+        data=str(folder / "data.yaml"), imgsz=WHOLE["imgsz"], plots=False, verbose=False, project=str(folder / "val")
+    )
+    assert stock.box.map == pytest.approx(member["map50_95"], abs=1e-3)
+
+
 def test_a_budget_that_nobody_meets(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
     answer = prunetune("run", studies.write(name="hopeless", budget={"latency": "<= 0.001 ms"}, controls=[], trials=3))
     folder = studies.runs / "hopeless"

@@ -1,13 +1,17 @@
-"""The conformance suite over both backends, and what is special about each."""
+"""The conformance suite over all backends, and what is special about each."""
 
 from __future__ import annotations
 
+import builtins
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -18,6 +22,8 @@ from prunetune.targets import (
     Network,
     OnnxRuntimeSpec,
     OnnxRuntimeTarget,
+    OpenVinoSpec,
+    OpenVinoTarget,
     Target,
     TorchSpec,
     TorchTarget,
@@ -27,8 +33,11 @@ from prunetune.targets import (
 from prunetune.targets.testing import NARROW, TargetTestCase
 
 ONNX_SPEC = OnnxRuntimeSpec(warmup=1, runs=7)
+OPENVINO_SPEC = OpenVinoSpec(warmup=1, runs=7)
 TORCH_SPEC = TorchSpec(warmup=1, runs=7)
 SIZE = 32
+
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino, an extra")
 
 
 def write_onnx(path: Path, width: int, *, inputs: int = 1, dtype: int = TensorProto.FLOAT) -> Path:
@@ -54,13 +63,52 @@ def convolution(width: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 class TestOnnxRuntime(TargetTestCase):
+    @pytest.fixture(autouse=True)
+    def _precision(self, precision: str) -> None:
+        self.spec = parse_target_spec({"kind": "onnxruntime", "precision": precision, "warmup": 1, "runs": 7})
+
     def target(self) -> Target:
-        return create_target(ONNX_SPEC)
+        return create_target(self.spec)
 
     def network(self, name: str, width: int) -> Network:
         path = write_onnx(self.folder / f"{name}.onnx", width)
         return Network(name, (1, width, SIZE, SIZE), onnx=path)
+
+
+@needs_openvino
+@pytest.mark.parametrize("options", [{}, {"hint": "throughput"}, {"precision": "int8"}], ids=str)
+class TestOpenVino(TargetTestCase):
+    @pytest.fixture(autouse=True)
+    def _options(self, options: dict[str, str]) -> None:
+        self.spec = parse_target_spec({"kind": "openvino", **options, "warmup": 1, "runs": 7})
+
+    def target(self) -> Target:
+        return create_target(self.spec)
+
+    def network(self, name: str, width: int) -> Network:
+        path = write_onnx(self.folder / f"{name}.onnx", width)
+        return Network(name, (1, width, SIZE, SIZE), onnx=path)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu and its GPU"
+)
+@pytest.mark.parametrize("options", [{}, {"provider": "tensorrt", "precision": "int8"}], ids=str)
+class TestOnnxRuntimeOnGpu(TargetTestCase):
+    @pytest.fixture(autouse=True)
+    def _options(self, options: dict[str, str]) -> None:
+        if options and "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+            pytest.skip("needs TensorRT")
+        self.spec = parse_target_spec({"kind": "onnxruntime", "device": "cuda", **options, "warmup": 3, "runs": 15})
+
+    def target(self) -> Target:
+        return create_target(self.spec)
+
+    def network(self, name: str, width: int) -> Network:
+        path = write_onnx(self.folder / f"{name}.onnx", width)
+        return Network(name, (64, width, SIZE, SIZE), onnx=path)
 
 
 class TestTorch(TargetTestCase):
@@ -88,59 +136,144 @@ class TestTorchOnGpu(TargetTestCase):
         return Network(name, (8, width, 256, 256), module=convolution(width))
 
 
-def measure_onnx(path: Path, shape: tuple[int, int, int, int] = (1, NARROW, SIZE, SIZE)) -> None:
-    create_target(ONNX_SPEC).measure([Network("dense", shape, onnx=path)], reference="dense")
+class OnnxFileCase:
+    """What every runtime of ONNX files says about a wrong one."""
+
+    spec: Any
+
+    def measure(self, path: Path, shape: tuple[int, int, int, int] = (1, NARROW, SIZE, SIZE)) -> None:
+        create_target(self.spec).measure([Network("dense", shape, onnx=path)], reference="dense")
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(TargetError, match=r"'dense'.*gone\.onnx.*export"):
+            self.measure(tmp_path / "gone.onnx")
+
+    @pytest.mark.parametrize("content", [b"", b"no protobuf at all"])
+    def test_corrupt(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "corrupt.onnx"
+        path.write_bytes(content)
+        with pytest.raises(TargetError, match=r"'dense'.*corrupt\.onnx.*is no ONNX file.*export"):
+            self.measure(path)
+
+    def test_truncated(self, tmp_path: Path) -> None:
+        path = write_onnx(tmp_path / "half.onnx", NARROW)
+        path.write_bytes(path.read_bytes()[:500])
+        with pytest.raises(TargetError, match=r"'dense'.*half\.onnx"):
+            self.measure(path)
+
+    def test_two_inputs(self, tmp_path: Path) -> None:
+        with pytest.raises(TargetError, match=r"two\.onnx.*2 inputs"):
+            self.measure(write_onnx(tmp_path / "two.onnx", NARROW, inputs=2))
+
+    def test_fp16_input(self, tmp_path: Path) -> None:
+        with pytest.raises(TargetError, match=r"half\.onnx.*float16.*fp32"):
+            self.measure(write_onnx(tmp_path / "half.onnx", NARROW, dtype=TensorProto.FLOAT16))
+
+    def test_free_dimensions_take_any_size(self, tmp_path: Path) -> None:
+        self.measure(write_onnx(tmp_path / "free.onnx", NARROW), (2, NARROW, SIZE, SIZE))
+
+    def test_input_of_another_size(self, tmp_path: Path) -> None:
+        with pytest.raises(TargetError, match=r"8 x 32 x 32, not input_shape 1 x 8 x 64 x 64"):
+            self.measure(write_onnx(tmp_path / "small.onnx", NARROW), (1, NARROW, 64, 64))
+
+    def test_free_dimensions_that_the_graph_cannot_take(self, tmp_path: Path) -> None:
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", "c", "h", "w"])
+        output = helper.make_tensor_value_info("flat", TensorProto.FLOAT, None)
+        shape = numpy_helper.from_array(numpy.array([3, 5, 7]), "shape")
+        node = helper.make_node("Reshape", ["image", "shape"], ["flat"])
+        with pytest.raises(TargetError, match=r"reshape\.onnx.*1 x 8 x 32 x 32"):
+            self.measure(save_graph(tmp_path / "reshape.onnx", [node], image, output, [shape]))
+
+    def test_unknown_operation(self, tmp_path: Path) -> None:
+        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, NARROW, SIZE, SIZE])
+        output = helper.make_tensor_value_info("output", TensorProto.FLOAT, None)
+        node = helper.make_node("Frobnicate", ["image"], ["output"])
+        with pytest.raises(TargetError, match=r"'dense'.*unknown\.onnx.*export"):
+            self.measure(save_graph(tmp_path / "unknown.onnx", [node], image, output, []))
 
 
-def test_missing_onnx_file(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"'dense'.*gone\.onnx.*export"):
-        measure_onnx(tmp_path / "gone.onnx")
-
-
-@pytest.mark.parametrize("content", [b"", b"no protobuf at all"])
-def test_corrupt_onnx_file(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "corrupt.onnx"
-    path.write_bytes(content)
-    with pytest.raises(TargetError, match=r"'dense'.*corrupt\.onnx.*export"):
-        measure_onnx(path)
-
-
-def test_truncated_onnx_file(tmp_path: Path) -> None:
-    path = write_onnx(tmp_path / "half.onnx", NARROW)
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(TargetError, match=r"'dense'.*half\.onnx"):
-        measure_onnx(path)
-
-
-def test_onnx_file_with_two_inputs(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"two\.onnx.*2 inputs"):
-        measure_onnx(write_onnx(tmp_path / "two.onnx", NARROW, inputs=2))
-
-
-def test_onnx_file_in_fp16(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"half\.onnx.*float16.*fp32"):
-        measure_onnx(write_onnx(tmp_path / "half.onnx", NARROW, dtype=TensorProto.FLOAT16))
-
-
-def test_free_dimensions_of_an_onnx_file_take_any_size(tmp_path: Path) -> None:
-    measure_onnx(write_onnx(tmp_path / "free.onnx", NARROW), (2, NARROW, SIZE, SIZE))
-
-
-def test_onnx_input_of_another_size(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"8 x 32 x 32, not input_shape 1 x 8 x 64 x 64"):
-        measure_onnx(write_onnx(tmp_path / "small.onnx", NARROW), (1, NARROW, 64, 64))
-
-
-def test_free_dimensions_that_the_graph_cannot_take(tmp_path: Path) -> None:
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", "c", "h", "w"])
-    output = helper.make_tensor_value_info("flat", TensorProto.FLOAT, None)
-    shape = numpy_helper.from_array(numpy.array([3, 5, 7]), "shape")
-    node = helper.make_node("Reshape", ["image", "shape"], ["flat"])
-    graph = helper.make_graph([node], "reshape", [image], [output], [shape])
-    path = tmp_path / "reshape.onnx"
+def save_graph(path: Path, nodes: list[Any], image: Any, output: Any, weights: list[Any]) -> Path:
+    graph = helper.make_graph(nodes, "graph", [image], [output], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    with pytest.raises(TargetError, match=r"reshape\.onnx.*1 x 8 x 32 x 32"):
-        measure_onnx(path)
+    return path
+
+
+class TestOnnxFileInOnnxRuntime(OnnxFileCase):
+    spec = ONNX_SPEC
+
+
+@needs_openvino
+class TestOnnxFileInOpenVino(OnnxFileCase):
+    spec = OPENVINO_SPEC
+
+
+@needs_openvino
+def test_openvino_says_which_precisions_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    monkeypatch.setattr(openvino, "Core", _CoreOfAnOldCpu)
+    target = create_target(OpenVinoSpec(name="board", precision="fp16"))
+    with pytest.raises(TargetError, match=r"'board'.*fp16.*write precision: fp32 or int8"):
+        target.fingerprint()
+
+
+class _CoreOfAnOldCpu:
+    """What OpenVINO says of a CPU without half precision."""
+
+    def get_property(self, device: str, key: str) -> list[str]:
+        return ["FP32", "INT8", "BIN", "EXPORT_IMPORT"]
+
+
+@needs_openvino
+def test_openvino_counts_its_threads_anew_for_every_target(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "one.onnx", NARROW)
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=path)
+    create_target(OPENVINO_SPEC).measure([network], reference="dense")
+    two = OpenVinoTarget(OPENVINO_SPEC.model_copy(update={"threads": 2}))
+    with two.pinned():
+        assert two._compile(network).get_property("INFERENCE_NUM_THREADS") == 2
+
+
+def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_openvino(name: str, *args: Any) -> Any:
+        if name.split(".")[0] == "openvino":
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without_openvino)
+    target = create_target(OpenVinoSpec(name="board"))
+    with pytest.raises(TargetError, match=r"'board'.*openvino.*pip install 'prunetune\[openvino\]'"):
+        target.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("options", "provider"),
+    [({}, "CUDAExecutionProvider"), ({"provider": "tensorrt", "precision": "fp16"}, "TensorrtExecutionProvider")],
+)
+def test_onnxruntime_without_a_provider_for_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], provider: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    target = create_target(parse_target_spec({"kind": "onnxruntime", "name": "board", "device": "cuda:1", **options}))
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
+    message = rf"'board'.*no {provider}, only CPUExecutionProvider; .*pip install onnxruntime-gpu.*device: cpu"
+    with pytest.raises(TargetError, match=message):
+        target.fingerprint()
+    with pytest.raises(TargetError, match=message):
+        target.measure([network], reference="dense")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the provider would start")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnxruntime_that_would_run_on_the_cpu_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found)
+    target = create_target(OnnxRuntimeSpec(name="board", device="cuda"))
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
+    with pytest.raises(TargetError, match=r"'board'.*CUDAExecutionProvider does not start.*nvidia-smi"):
+        target.measure([network], reference="dense")
 
 
 @pytest.mark.parametrize(("threads", "before"), [(1, 2), (2, 1)])
@@ -195,12 +328,19 @@ def test_fingerprint_tells_settings_apart() -> None:
     assert one.fingerprint() != TorchTarget(TORCH_SPEC).fingerprint()
 
 
+@needs_openvino
+def test_fingerprint_tells_the_hint() -> None:
+    one, two = (OpenVinoTarget(OpenVinoSpec(hint=hint)).fingerprint() for hint in ("latency", "throughput"))
+    assert one != two
+
+
 def test_import_loads_no_runtime() -> None:
     code = (
         "import sys, prunetune.targets as targets;"
         "targets.create_target(targets.TorchSpec());"
         "targets.create_target(targets.OnnxRuntimeSpec());"
-        "print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
+        "targets.create_target(targets.OpenVinoSpec());"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'openvino'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

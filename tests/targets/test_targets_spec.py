@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from prunetune.spaces import Alignment
 from prunetune.targets import CommandSpec, OnnxRuntimeSpec, TorchSpec, create_target, parse_target_spec
-from prunetune.targets.spec import DEFAULT_ALIGNMENTS, RuntimeSpec
+from prunetune.targets.spec import DEFAULT_ALIGNMENTS
 
 
 def test_defaults() -> None:
@@ -26,7 +26,9 @@ def test_defaults() -> None:
     assert hash(OnnxRuntimeSpec()) == hash(spec)
 
 
-@pytest.mark.parametrize(("kind", "form"), [("onnxruntime", "onnx"), ("torch", "module"), ("command", "onnx")])
+@pytest.mark.parametrize(
+    ("kind", "form"), [("onnxruntime", "onnx"), ("openvino", "onnx"), ("torch", "module"), ("command", "onnx")]
+)
 def test_the_target_that_it_makes(kind: str, form: str) -> None:
     keys = {"command": ["run", "{onnx}"]} if kind == "command" else {}
     target = create_target(parse_target_spec({"kind": kind, "name": "board", "alignment": 16, **keys}))
@@ -56,14 +58,25 @@ def test_an_alignment_that_is_not_given_follows_from_the_precision(device: str, 
     assert spec == parse_target_spec({**spec.model_dump(), "alignment": 8})
 
 
-@pytest.mark.parametrize(("device", "channels"), [("cpu", 16), ("cuda", 32)])
-def test_a_kind_with_int8_gets_wider_blocks(device: str, channels: int) -> None:
-    class Int8Spec(RuntimeSpec):
-        precision: Any = "int8"
-
-    assert Int8Spec(kind="new", device=device).alignment == Alignment.everywhere(channels)
-    assert Int8Spec(kind="new", device=device, alignment=4).alignment == Alignment.everywhere(4)
+@pytest.mark.parametrize(
+    ("options", "channels"),
+    [
+        ({"kind": "onnxruntime"}, 16),
+        ({"kind": "openvino"}, 16),
+        ({"kind": "onnxruntime", "device": "cuda", "provider": "tensorrt"}, 32),
+    ],
+)
+def test_int8_gets_wider_blocks(options: dict[str, Any], channels: int) -> None:
+    spec = parse_target_spec({**options, "precision": "int8"})
+    assert spec.quantises
+    assert spec.alignment == Alignment.everywhere(channels)
+    assert parse_target_spec({**options, "precision": "int8", "alignment": 4}).alignment == Alignment.everywhere(4)
     assert set(DEFAULT_ALIGNMENTS) == {"fp32", "fp16", "int8"}
+
+
+def test_a_new_key_changes_no_older_description() -> None:
+    """A study is compared with what it was started with: keys that are not given are not stored."""
+    assert "provider" not in OnnxRuntimeSpec().model_dump(mode="json", exclude_none=True)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:11"])
@@ -91,7 +104,14 @@ def test_half_precision_on_a_gpu(device: str) -> None:
         ({"seconds": float("inf")}, "seconds"),
         ({"device": "gpu"}, "'cuda'"),
         ({"device": "cuda:x"}, "'cuda'"),
-        ({"device": "cuda"}, "kind: torch"),
+        ({"provider": "tensorrt"}, "device: cuda"),
+        ({"precision": "fp16"}, "fp32 or int8"),
+        ({"device": "cuda", "precision": "fp16"}, "provider: tensorrt"),
+        ({"device": "cuda", "precision": "int8"}, "provider: tensorrt"),
+        ({"device": "cuda", "provider": "rocm"}, "provider"),
+        ({"kind": "openvino", "device": "cuda"}, "openvino measures on the CPU"),
+        ({"kind": "openvino", "hint": "speed"}, "hint"),
+        ({"kind": "openvino", "precision": "bf16"}, "precision"),
         ({"kind": "torch", "precision": "fp16"}, "device: cuda"),
         ({"kind": "torch", "device": "cuda", "precision": "int8"}, "precision"),
         ({"thread": 2}, "thread"),
