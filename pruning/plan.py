@@ -80,10 +80,10 @@ def plan_pruning(
 
     Raises:
         ModelError: The detector cannot be pruned (`channel_groups`), or has gammas that are not finite.
-        ConfigError: The threshold is NaN, or the alignment no whole number above 0.
+        ConfigError: The threshold is not finite or below 0, or the alignment no whole number above 0.
     """
-    if math.isnan(threshold.backbone) or math.isnan(threshold.head):
-        raise ConfigError(f"threshold: {threshold} is no number; use a number that is 0 or above")
+    if not all(math.isfinite(value) and value >= 0 for value in (threshold.backbone, threshold.head)):
+        raise ConfigError(f"threshold: {threshold} is not a finite number from 0 on")
     alignment = Alignment.parse(alignment)
     if groups is None:
         groups = channel_groups(model, imgsz)

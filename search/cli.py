@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from prunetune.spaces import PrunetuneError
+from prunetune.spaces import ConfigError, PrunetuneError
 
 app = typer.Typer(
     help="Search over pruning recipes for YOLO detectors.",
@@ -20,6 +20,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _multiple_of_32(size: int) -> int:
+    if size % 32:
+        raise ConfigError(f"--imgsz: {size} is no multiple of 32, the coarsest stride of a detector")
+    return size
+
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
 RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
@@ -36,6 +43,7 @@ MoreOption = Annotated[
 RepeatsOption = Annotated[
     int | None, typer.Option("--repeats", help="Most timed rounds, the target's `runs`; by default 200.")
 ]
+ImgszOption = Annotated[int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
@@ -151,12 +159,14 @@ def export(
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="A .pt, or a yaml.")],
-    threshold: Annotated[float, typer.Option(help="Channels with a BatchNorm gamma below it go.")],
+    threshold: Annotated[float, typer.Option(min=0, help="Channels with a BatchNorm gamma below it go.")],
     head_threshold: Annotated[
-        float | None, typer.Option(help="Another threshold for neck and head; by default the same.")
+        float | None, typer.Option(min=0, help="Another threshold for neck and head; by default the same.")
     ] = None,
     align: Annotated[int, typer.Option(min=1, help="Keep channels in multiples of this.")] = 8,
-    imgsz: Annotated[int, typer.Option(min=32, help="Input size in px for GFLOPs.")] = 640,
+    imgsz: Annotated[
+        int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px for GFLOPs.")
+    ] = 640,
     out: Annotated[Path | None, typer.Option(help="Where to write the pruned .pt.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -175,7 +185,7 @@ def measure(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=".pt, .onnx or yaml files.")],
     target: TargetOption = "onnxruntime",
     against: Annotated[str | None, typer.Option(help="The reference; by default the first model.")] = None,
-    imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
+    imgsz: ImgszOption = 640,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -207,7 +217,9 @@ def align_probe(
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     option: MoreOption = None,
-    imgsz: Annotated[int, typer.Option(min=32, help="Input size of the detector in px.")] = 320,
+    imgsz: Annotated[
+        int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size of the detector in px.")
+    ] = 320,
     repeats: RepeatsOption = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the target, for `targets: [FILE]`.")] = None,
     as_json: JsonOption = False,
@@ -228,7 +240,7 @@ def align_probe(
 def profile(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The dense detector: a .pt, .onnx or yaml.")],
     target: TargetOption = "onnxruntime",
-    imgsz: Annotated[int, typer.Option(min=32, help="Input size in px.")] = 640,
+    imgsz: ImgszOption = 640,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
     option: MoreOption = None,

@@ -67,11 +67,11 @@ class BaseTargetSpec(BaseModel):
     alignment: Annotated[Alignment, BeforeValidator(_parse_alignment), PlainSerializer(Alignment.as_json)] = _EIGHT
     """Channels that the hardware computes together, by kind of layer. Widths are rounded up to a multiple of it. By
     default what `usual_alignment` says."""
-    tolerance: float = Field(default=0.01, gt=0, lt=1)
+    tolerance: float = Field(strict=True, default=0.01, gt=0, lt=1)
     """How exact a ratio must be: measuring ends when its 95 % confidence interval is this wide to either side."""
-    runs: int = Field(default=200, ge=MINIMUM_ROUNDS)
+    runs: int = Field(strict=True, default=200, ge=MINIMUM_ROUNDS)
     """Most rounds that count. Each gives every network one turn, which gives one sample."""
-    seconds: float = Field(default=20.0, gt=0)
+    seconds: float = Field(strict=True, default=20.0, gt=0)
     """Time limit for one measurement, in s. The fewest rounds are done in any case."""
 
     @field_validator("name")
@@ -105,13 +105,13 @@ class BaseTargetSpec(BaseModel):
 class RuntimeSpec(BaseTargetSpec):
     """What the runtimes on this machine share."""
 
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(strict=True, default=1, ge=1)
     """CPU threads that one network may use."""
     device: str = "cpu"
     """`cpu`, `cuda` or `cuda:N`."""
     precision: Precision = "fp32"
     """Number format."""
-    warmup: int = Field(default=5, ge=0)
+    warmup: int = Field(strict=True, default=5, ge=0)
     """Rounds that are run before the first one that counts."""
 
     @field_validator("device")
@@ -205,19 +205,19 @@ class CommandSpec(BaseTargetSpec):
     """What finds the latency in other output: its one group is the number. Of several matches the median counts."""
     unit: Literal["us", "ms", "s"] = "ms"
     """Unit of the number that the program prints."""
-    timeout: float = Field(default=120.0, gt=0)
+    timeout: float = Field(strict=True, default=120.0, gt=0)
     """How long one run of the program may take, in s."""
-    retries: int = Field(default=3, ge=0)
+    retries: int = Field(strict=True, default=3, ge=0)
     """How often a run that failed is tried again."""
-    runs: int = Field(default=20, ge=1)
-    seconds: float = Field(default=600.0, gt=0)
+    runs: int = Field(strict=True, default=20, ge=1)
+    seconds: float = Field(strict=True, default=600.0, gt=0)
     device: str = ""
     """The board's model, for the fingerprint; by default the target's name."""
     runtime: str = ""
     """What runs the network there, with its version, for the fingerprint; by default the program's name."""
     precision: Precision = "fp32"
     """Number format in which the board runs the network."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(strict=True, default=None, ge=1)
     """CPU threads that the program uses, for the fingerprint."""
     fingerprint: Annotated[tuple[str, ...], BeforeValidator(_parse_fingerprint)] = ()
     """A program that prints what measurements must share to compare, such as the firmware's version."""
