@@ -24,10 +24,12 @@ from prunetune.targets.spec import (
     OpenVinoSpec,
     RuntimeSpec,
     TargetSpec,
+    TensorRtSpec,
     TorchSpec,
     parse_target_spec,
 )
 from prunetune.targets.table import LatencyTable, Prediction
+from prunetune.targets.tensorrt_target import TensorRtTarget
 from prunetune.targets.torch_target import TorchTarget
 
 __all__ = [
@@ -56,6 +58,8 @@ __all__ = [
     "Skeleton",
     "Target",
     "TargetSpec",
+    "TensorRtSpec",
+    "TensorRtTarget",
     "TorchSpec",
     "TorchTarget",
     "create_predictor",

@@ -9,7 +9,8 @@ from prunetune.targets.network import Network
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
 from prunetune.targets.openvino_target import OpenVinoTarget
 from prunetune.targets.protocol import Backend, Predictor, Target
-from prunetune.targets.spec import CommandSpec, OnnxRuntimeSpec, OpenVinoSpec, TargetSpec, TorchSpec
+from prunetune.targets.spec import CommandSpec, OnnxRuntimeSpec, OpenVinoSpec, TargetSpec, TensorRtSpec, TorchSpec
+from prunetune.targets.tensorrt_target import TensorRtTarget
 from prunetune.targets.torch_target import TorchTarget
 
 
@@ -25,8 +26,10 @@ def create_predictor(spec: TargetSpec, network: Network) -> Predictor:
         TargetError: The network cannot be run on the target, or the target runs no ONNX files.
     """
     backend = _backend(spec)
-    if not isinstance(backend, OnnxRuntimeTarget | OpenVinoTarget):
-        raise TargetError(f"target {spec.name!r}: kind: {spec.kind} runs no ONNX files; take onnxruntime or openvino")
+    if not isinstance(backend, OnnxRuntimeTarget | OpenVinoTarget | TensorRtTarget):
+        raise TargetError(
+            f"target {spec.name!r}: kind: {spec.kind} runs no ONNX files; take onnxruntime, openvino or tensorrt"
+        )
     return backend.predictor(network)
 
 
@@ -38,5 +41,7 @@ def _backend(spec: TargetSpec) -> Backend:
             return OpenVinoTarget(spec)
         case TorchSpec():
             return TorchTarget(spec)
+        case TensorRtSpec():
+            return TensorRtTarget(spec)
         case CommandSpec():
             return CommandTarget(spec)

@@ -178,16 +178,43 @@ class OpenVinoSpec(RuntimeSpec):
 
 
 class TorchSpec(RuntimeSpec):
-    """PyTorch in eager mode, on the CPU or an NVIDIA GPU."""
+    """PyTorch, on the CPU or an NVIDIA GPU."""
 
     kind: Literal["torch"] = "torch"
     precision: Literal["fp32", "fp16"] = "fp32"
     """Number format."""
+    cuda_graph: bool | None = None
+    """Whether a GPU replays the network as one CUDA graph, so that launching its kernels does not count. On a GPU by
+    default; false is eager mode, which a small network spends mostly on launching."""
+    channels_last: bool = False
+    """Whether images and weights lie in memory pixel by pixel (NHWC)."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> TorchSpec:
         if self.precision == "fp16" and not self.on_gpu:
             raise ValueError("precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32")
+        if self.cuda_graph and not self.on_gpu:
+            raise ValueError("cuda_graph: needs device: cuda; on a CPU leave it out")
+        return self
+
+    @property
+    def replays(self) -> bool:
+        """Whether it measures CUDA graphs."""
+        return self.on_gpu and self.cuda_graph is not False
+
+
+class TensorRtSpec(RuntimeSpec):
+    """TensorRT on an NVIDIA GPU, by engines that are built from the ONNX file."""
+
+    kind: Literal["tensorrt"] = "tensorrt"
+    name: str = "gpu"
+    device: str = "cuda"
+    """`cuda` or `cuda:N`."""
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> TensorRtSpec:
+        if not self.on_gpu:
+            raise ValueError("kind: tensorrt measures on a GPU: write device: cuda, or kind: onnxruntime for the CPU")
         return self
 
 
@@ -259,7 +286,9 @@ class CommandSpec(BaseTargetSpec):
         return self.occupies or f"command-{hashlib.sha256(repr(self.command).encode()).hexdigest()[:12]}"
 
 
-TargetSpec: TypeAlias = Annotated[OnnxRuntimeSpec | OpenVinoSpec | TorchSpec | CommandSpec, Field(discriminator="kind")]
+TargetSpec: TypeAlias = Annotated[
+    OnnxRuntimeSpec | OpenVinoSpec | TorchSpec | TensorRtSpec | CommandSpec, Field(discriminator="kind")
+]
 """A description of any kind."""
 
 _ADAPTER: TypeAdapter[TargetSpec] = TypeAdapter(TargetSpec)
@@ -268,6 +297,7 @@ TARGET_KINDS: dict[str, type[BaseTargetSpec]] = {
     "onnxruntime": OnnxRuntimeSpec,
     "openvino": OpenVinoSpec,
     "torch": TorchSpec,
+    "tensorrt": TensorRtSpec,
     "command": CommandSpec,
 }
 """The kinds by name."""

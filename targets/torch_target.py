@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import hardware
+from prunetune.targets.cuda import captured, find_gpu, timed
 from prunetune.targets.network import Form, Network
 from prunetune.targets.protocol import Pace, Runner
 from prunetune.targets.spec import TorchSpec
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TorchTarget:
-    """Runs modules with PyTorch in eager mode.
+    """Runs modules with PyTorch: on a CPU in eager mode, on a GPU as CUDA graphs, as deployed networks run there.
 
     Args:
         spec: Its description.
@@ -40,11 +41,16 @@ class TorchTarget:
             TargetError: The GPU is absent.
         """
         if not self.spec.on_gpu:
-            return hardware.fingerprint(self.spec, hardware.cpu_model(), f"torch {version('torch')}")
+            return self._fingerprint(hardware.cpu_model(), f"torch {version('torch')}")
         import torch
 
-        model = torch.cuda.get_device_name(self._device())
-        return hardware.fingerprint(self.spec, model, f"torch {version('torch')}, CUDA {torch.version.cuda}")
+        model = torch.cuda.get_device_name(find_gpu(self.spec.name, self.spec.device))
+        graph = ", CUDA graph" if self.spec.replays else ""
+        return self._fingerprint(model, f"torch {version('torch')}, CUDA {torch.version.cuda}{graph}")
+
+    def _fingerprint(self, model: str, runtime: str) -> dict[str, str]:
+        layout = ", channels last" if self.spec.channels_last else ""
+        return hardware.fingerprint(self.spec, model, f"{runtime}{layout}")
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -70,13 +76,15 @@ class TorchTarget:
 
         if network.module is None:
             raise TargetError(f"network {network.name!r}: there is no module to run; set module=")
-        device = self._device()
+        device = find_gpu(self.spec.name, self.spec.device) if self.spec.on_gpu else torch.device("cpu")
+        layout = torch.channels_last if self.spec.channels_last else torch.contiguous_format
         dtype = torch.float16 if self.spec.precision == "fp16" else torch.float32
         generator = torch.Generator().manual_seed(0)
-        image = torch.rand(network.input_shape, generator=generator).to(device, dtype)
+        image = torch.rand(network.input_shape, generator=generator).to(device, dtype, memory_format=layout)
         try:
             module = deepcopy(network.module).eval().to(device, dtype)
-            run = (_cuda_runner if self.spec.on_gpu else _cpu_runner)(module, image)
+            module = module.to(memory_format=layout)  # type: ignore[call-overload]  # its stubs do not know the layout
+            run = self._gpu_runner(module, image) if self.spec.on_gpu else _cpu_runner(module, image)
             run()
         except torch.cuda.OutOfMemoryError:
             raise  # says nothing against the network, and has its own name among a trial's failures
@@ -88,19 +96,11 @@ class TorchTarget:
             ) from error
         return run
 
-    def _device(self) -> torch.device:
-        import torch
+    def _gpu_runner(self, module: nn.Module, image: torch.Tensor) -> Runner:
+        def work() -> object:
+            return module(image)
 
-        device = torch.device(self.spec.device)
-        if device.type == "cuda":
-            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            if (device.index or 0) >= count:
-                raise TargetError(
-                    f"target {self.spec.name!r}: device: {self.spec.device} is not there, torch "
-                    f"{version('torch')} sees {count} GPUs; install a CUDA build of torch and check that "
-                    f"nvidia-smi lists the GPU, or write device: cpu"
-                )
-        return device
+        return timed(captured(work, image.device) if self.spec.replays else work, image.device)
 
 
 def _cpu_runner(module: nn.Module, image: torch.Tensor) -> Runner:
@@ -111,23 +111,5 @@ def _cpu_runner(module: nn.Module, image: torch.Tensor) -> Runner:
         start = time.perf_counter()
         module(image)
         return (time.perf_counter() - start) * 1e3
-
-    return run
-
-
-def _cuda_runner(module: nn.Module, image: torch.Tensor) -> Runner:
-    """Times with events on the GPU's own clock: the CPU is long back when the GPU has done its work."""
-    import torch
-
-    @torch.inference_mode()
-    def run() -> float:
-        with torch.cuda.device(image.device):
-            start = torch.cuda.Event(enable_timing=True)
-            end = torch.cuda.Event(enable_timing=True)
-            start.record()
-            module(image)
-            end.record()
-            end.synchronize()
-        return float(start.elapsed_time(end))
 
     return run

@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from prunetune.spaces.errors import TargetError
+from prunetune.spaces.errors import MissingExtraError, TargetError
 from prunetune.targets import (
     Network,
     OnnxRuntimeSpec,
@@ -25,11 +25,13 @@ from prunetune.targets import (
     OpenVinoSpec,
     OpenVinoTarget,
     Target,
+    TensorRtSpec,
     TorchSpec,
     TorchTarget,
     create_target,
     parse_target_spec,
 )
+from prunetune.targets.half_precision import halve
 from prunetune.targets.testing import NARROW, TargetTestCase
 
 ONNX_SPEC = OnnxRuntimeSpec(warmup=1, runs=7)
@@ -111,9 +113,31 @@ class TestOnnxRuntimeOnGpu(TargetTestCase):
         return Network(name, (64, width, SIZE, SIZE), onnx=path)
 
 
-class TestTorch(TargetTestCase):
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+class TestTensorRt(TargetTestCase):
+    @pytest.fixture(autouse=True)
+    def _engines(self, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("tensorrt", reason="needs pip install 'prunetune[tensorrt]'")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        self.spec = TensorRtSpec(precision=precision, warmup=3, runs=15)
+
     def target(self) -> Target:
-        return create_target(TORCH_SPEC)
+        return create_target(self.spec)
+
+    def network(self, name: str, width: int) -> Network:
+        path = write_onnx(self.folder / f"{name}.onnx", width)
+        return Network(name, (64, width, SIZE, SIZE), onnx=path)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
+class TestTorch(TargetTestCase):
+    @pytest.fixture(autouse=True)
+    def _layout(self, channels_last: bool) -> None:
+        self.spec = TORCH_SPEC.model_copy(update={"channels_last": channels_last})
+
+    def target(self) -> Target:
+        return create_target(self.spec)
 
     def network(self, name: str, width: int) -> Network:
         return Network(name, (1, width, SIZE, SIZE), module=convolution(width))
@@ -121,12 +145,11 @@ class TestTorch(TargetTestCase):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("options", [{}, {"cuda_graph": False}, {"channels_last": True}], ids=str)
 class TestTorchOnGpu(TargetTestCase):
     @pytest.fixture(autouse=True)
-    def _precision(self, precision: str) -> None:
-        self.spec = parse_target_spec(
-            {"kind": "torch", "device": "cuda", "precision": precision, "warmup": 3, "runs": 15}
-        )
+    def _options(self, precision: str, options: dict[str, bool]) -> None:
+        self.spec = TorchSpec(device="cuda", precision=precision, warmup=3, runs=15, **options)
 
     def target(self) -> Target:
         return create_target(self.spec)
@@ -309,6 +332,53 @@ def test_torch_measures_fp16_weights_in_fp32() -> None:
     network = Network("dense", (1, NARROW, SIZE, SIZE), module=module)
     create_target(TORCH_SPEC).measure([network], reference="dense")
     assert next(module.parameters()).dtype == torch.float16
+
+
+def test_torch_takes_images_in_the_layout_that_is_asked_for() -> None:
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            seen.append(image.is_contiguous(memory_format=torch.channels_last))
+            return image
+
+    for channels_last in (True, False):
+        seen.clear()
+        target = create_target(TORCH_SPEC.model_copy(update={"channels_last": channels_last}))
+        target.measure([Network("spy", (1, 3, 8, 8), module=Spy())], reference="spy")
+        assert set(seen) == {channels_last}
+    layouts = [TorchTarget(TorchSpec(channels_last=layout)).fingerprint()["runtime"] for layout in (False, True)]
+    assert layouts[1] == f"{layouts[0]}, channels last"
+
+
+def test_tensorrt_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    target = create_target(TensorRtSpec())
+    with pytest.raises(MissingExtraError, match=r"pip install 'prunetune\[tensorrt\]'"):
+        target.fingerprint()
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
+    with pytest.raises(MissingExtraError, match="tensorrt is not installed"):
+        target.measure([network], reference="dense")
+
+
+def test_a_network_in_fp16_computes_the_same_to_three_digits(tmp_path: Path) -> None:
+    full, half = write_onnx(tmp_path / "full.onnx", NARROW), tmp_path / "half.onnx"
+    halve(full, half)
+    assert {item.data_type for item in onnx.load(half).graph.initializer} == {TensorProto.FLOAT16}
+    image = numpy.random.default_rng(0).random((1, NARROW, SIZE, SIZE), dtype=numpy.float32)
+    got, expected = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": image})[0]
+        for path in (half, full)
+    )
+    assert got.dtype == numpy.float32
+    numpy.testing.assert_allclose(got, expected, atol=0.02)
+
+
+def test_what_cannot_be_halved_is_named(tmp_path: Path) -> None:
+    (tmp_path / "corrupt.onnx").write_bytes(b"no protobuf at all")
+    with pytest.raises(TargetError, match=r"corrupt\.onnx: is no ONNX file"):
+        halve(tmp_path / "corrupt.onnx", tmp_path / "half.onnx")
+    assert not (tmp_path / "half.onnx").exists()
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])

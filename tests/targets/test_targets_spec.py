@@ -194,3 +194,22 @@ def test_wrong_values_of_a_command_are_named(values: dict[str, Any], message: st
 def test_it_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         TorchSpec().threads = 2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kind": "tensorrt", "device": "cpu"}, "measures on a GPU"),
+        ({"kind": "torch", "cuda_graph": True}, "cuda_graph: needs device: cuda"),
+        ({"kind": "torch", "threads": True}, "valid integer"),
+        ({"kind": "torch", "tolerance": "0.1"}, "valid number"),
+    ],
+)
+def test_what_a_gpu_needs_and_numbers_are(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        parse_target_spec(values)
+
+
+def test_a_gpu_replays_graphs_unless_told_otherwise() -> None:
+    specs = [TorchSpec(device="cuda"), TorchSpec(device="cuda", cuda_graph=False), TorchSpec()]
+    assert [spec.replays for spec in specs] == [True, False, False]
