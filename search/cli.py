@@ -27,7 +27,7 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by 
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cpu.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="fp32 or fp16; by default fp32.")]
 RepeatsOption = Annotated[
-    int | None, typer.Option("--repeats", help="Most timed rounds, the target's `runs`; by default 60.")
+    int | None, typer.Option("--repeats", min=1, help="Most timed rounds, the target's `runs`; by default 60.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
@@ -205,7 +205,7 @@ def align_probe(
     from prunetune.search.target_option import read_target
 
     described = {"threads": threads, "device": device, "precision": precision}
-    found = probe(read_target(target, described, {"runs": repeats}), imgsz, out)
+    found = probe(read_target(target, described), imgsz, out, repeats)
     if as_json:
         _write_json(found)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +25,7 @@ FAULTS = ["crash", "garbage", "hang", "drop", "signal", "endless", "crash", "gar
 
 STUDY: dict[str, Any] = {
     "model": "yolov5n.yaml",
-    "imgsz": 64,
+    "imgsz": 32,
     "batch": 8,
     "dense_epochs": 1,
     "space": {
@@ -71,13 +72,15 @@ def studies(tmp_path_factory: pytest.TempPathFactory, shapes: Path, board: Board
 
 
 @pytest.fixture(autouse=True)
-def _pauses(monkeypatch: pytest.MonkeyPatch, board: Board) -> None:
-    """Pauses take the time that the board needs to boot, if it is off, and no longer."""
+def _waits_for_nobody(monkeypatch: pytest.MonkeyPatch, board: Board, tmp_path: Path) -> None:
+    """Pauses take the time that the board needs to boot, if it is off, and no longer. Locks are the test's own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(create, "CommandTarget", partial(CommandTarget, pause=board.boot))
     board.suffer()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute on two quiet cores
 def test_a_study_on_a_failing_board_loses_no_trial(
     studies: Studies, board: Board, prunetune: Prunetune, caplog: pytest.LogCaptureFixture
 ) -> None:
