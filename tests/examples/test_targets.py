@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from prunetune.search.target_option import read_target
 from prunetune.spaces import MeasurementError
 from prunetune.targets import CommandSpec, CommandTarget, InterleavedTarget, Network
 from prunetune.targets.convolution import Convolution
+from prunetune.targets.program import Output
+from prunetune.targets.reading import read_latency
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = "examples/targets/board.yaml"
@@ -64,3 +67,13 @@ def test_the_example_tells_what_went_wrong_on_the_board(home: Path, tmp_path: Pa
     with pytest.raises(MeasurementError, match=r"ended with exit code 1; stderr: no NPU"):
         example(retries=0).measure([network(tmp_path)], reference="dense net")
     assert [path.name for path in home.glob("[!.]*")] == ["bench.py"]
+
+
+def test_the_target_in_the_readme(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (block for block in blocks if "kind: command" in block)
+    (tmp_path / "jetson.yaml").write_text(block)
+    spec = read_target(str(tmp_path / "jetson.yaml"), {})
+    assert isinstance(spec, CommandSpec)
+    said = "[I] GPU Compute Time: min = 2.0 ms, max = 2.2 ms, mean = 2.1 ms, median = 2.05 ms, percentile(99%) = 2.2 ms"
+    assert read_latency(spec, Output(said, "")) == 2.05
