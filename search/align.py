@@ -30,14 +30,14 @@ _ROLES = {
 }
 
 
-def probe(spec: TargetSpec, imgsz: int, out: Path | None) -> dict[str, Any]:
+def probe(spec: TargetSpec, imgsz: int, out: Path | None, runs: int | None = None) -> dict[str, Any]:
     """Probes a target and writes its description with the alignment that was found.
 
     Args:
         spec: The target. Its own alignment, if it has one, is not used.
         imgsz: Side of the detector's input, in px.
-        out: Where to write the entry, as YAML. Its stem becomes the name of a target that has
-            none.
+        out: Where to write the entry, as YAML. Its stem becomes the name of a target that has none.
+        runs: Most timed rounds, of this probe alone.
 
     Returns:
         What `AlignmentProbe.as_dict` gives, with `entry`, the target as a study takes it, and `out`.
@@ -46,10 +46,13 @@ def probe(spec: TargetSpec, imgsz: int, out: Path | None) -> dict[str, Any]:
         TargetError: The device is absent, or its latency tells nothing about channels.
         StoreError: The file cannot be written.
     """
-    given = spec.model_fields_set - {"runs"}
+    given = spec.model_fields_set
     if out is not None and "name" not in given:
         spec = spec.model_copy(update={"name": out.stem})
-    found = probe_alignment(create_target(with_pace(spec, {"tolerance": TOLERANCE, "seconds": SECONDS})), imgsz)
+    paced = with_pace(spec, {"tolerance": TOLERANCE, "seconds": SECONDS})
+    if runs is not None:
+        paced = paced.model_copy(update={"runs": runs})
+    found = probe_alignment(create_target(paced), imgsz)
     dumped = spec.model_dump(mode="json", exclude_none=True)
     entry = {key: value for key, value in dumped.items() if key in _ALWAYS or key in given}
     entry["alignment"] = found.alignment.as_json()

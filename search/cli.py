@@ -41,7 +41,7 @@ MoreOption = Annotated[
     typer.Option("--option", metavar="KEY=VALUE", help="Another key of the target, such as hint=throughput."),
 ]
 RepeatsOption = Annotated[
-    int | None, typer.Option("--repeats", help="Most timed rounds, the target's `runs`; by default 200.")
+    int | None, typer.Option("--repeats", min=1, help="Most timed rounds, the target's `runs`; by default 200.")
 ]
 ImgszOption = Annotated[int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
@@ -229,7 +229,7 @@ def align_probe(
     from prunetune.search.target_option import read_target
 
     described = {"threads": threads, "device": device, "precision": precision}
-    found = probe(read_target(target, described, {"runs": repeats}, option), imgsz, out)
+    found = probe(read_target(target, described, more=option), imgsz, out, repeats)
     if as_json:
         _write_json(found)
     else:

@@ -80,14 +80,10 @@ class CommandTarget:
         """
         onnx_file.input_name(network)
         assert network.onnx is not None  # it has an input
-        ask = partial(
-            self._ask, f"network {network.name!r}", fill(self.spec.command, network, network.onnx), self._read_latency
-        )
+        command = fill(self.spec.command, network, network.onnx)
+        ask = partial(self._ask, f"network {network.name!r}", command, partial(read_latency, self.spec))
         kept = [ask()]
         return lambda: kept.pop() if kept else ask()
-
-    def _read_latency(self, output: Output) -> float:
-        return read_latency(self.spec, output)
 
     def _ask(self, what: str, command: Sequence[str], read: Callable[[Output], Answer]) -> Answer:
         """Runs a command until it gives an answer, at most as often as the description allows."""
@@ -104,8 +100,9 @@ class CommandTarget:
                     self.spec.name, what, attempt, attempts, last, pause,
                 )  # fmt: skip
                 self._pause(pause)
+        tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
         raise MeasurementError(
-            f"target {self.spec.name!r}: {what}: no answer after {attempts} attempts (retries: {self.spec.retries}); "
+            f"target {self.spec.name!r}: {what}: no answer after {tried} (retries: {self.spec.retries}); "
             f"the last: {last}. Try it by hand: {join(command)}"
         ) from last
 

@@ -26,7 +26,8 @@ Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 """Number formats."""
 
 MINIMUM_ROUNDS = 6
-"""Rounds that every measurement does, also after its time is up: fewer give no 95 % confidence interval."""
+"""Rounds that a measurement does also after its time is up: fewer give no 95 % confidence interval. Only a `command`,
+which may need a minute for each, can be told to do fewer."""
 
 PATIENCE = frozenset({"timeout", "retries"})
 """Keys that decide how patiently a device is asked, and nothing of what it answers."""

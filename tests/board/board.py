@@ -38,6 +38,7 @@ class Board:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
+            self._process = None
 
     def suffer(self, faults: Iterable[str] = ()) -> None:
         """Sets the faults to come, one for each request: the fault, and the one network that suffers it."""

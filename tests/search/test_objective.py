@@ -27,7 +27,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.runner import _one_trial, next_trial
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
-from prunetune.spaces import PrunetuneError, Recipe, StoreError
+from prunetune.spaces import MeasurementError, PrunetuneError, Recipe, StoreError
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -65,6 +65,7 @@ FAILURES = [
     (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"), Outcome.OUT_OF_MEMORY, "allocate"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Outcome.OUT_OF_MEMORY, "DefaultCPUAllocator"),
     (MemoryError(), Outcome.OUT_OF_MEMORY, "MemoryError"),
+    (MeasurementError("target 'board': no answer"), Outcome.NOT_MEASURED, "target 'board': no answer"),
     (RuntimeError("size mismatch"), Outcome.ERROR, "RuntimeError: size mismatch"),
     (ZeroDivisionError("division by zero"), Outcome.ERROR, "ZeroDivisionError"),
 ]

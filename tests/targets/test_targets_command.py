@@ -142,7 +142,7 @@ def test_what_the_program_got_wrong_is_told(
 ) -> None:
     with pytest.raises(MeasurementError) as caught:
         measure(target_of(command, retries=0, **keys), network)
-    assert "'dense': no answer after 1 attempts" in str(caught.value)
+    assert "'dense': no answer after 1 attempt (retries: 0)" in str(caught.value)
     for word in words:
         assert word in str(caught.value)
 

@@ -1,0 +1,153 @@
+"""Studies whose latencies come from a board that fails: a second process, behind a command line."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from board.board import Board
+
+from prunetune.search.study import find_study
+from prunetune.targets import CommandTarget, create
+
+Prunetune = Callable[..., Any]
+
+FAULTS = ["crash", "garbage", "hang", "drop", "signal", "endless", "crash", "garbage", "drop", "signal"]
+"""One for each trial."""
+
+STUDY: dict[str, Any] = {
+    "model": "yolov5n.yaml",
+    "imgsz": 32,
+    "batch": 8,
+    "dense_epochs": 1,
+    "space": {
+        "sparsity": 0.5,
+        "sparse_epochs": 1,
+        "threshold": {"low": 0.47, "high": 0.53},  # between the smallest and the largest gamma
+        "recovery_epochs": 1,
+    },
+    "budget": {"latency": "<= 100 x dense"},  # met on the busiest machine
+    "sampler": "random",
+    "controls": [],
+}
+"""One sparse phase for all trials, and another network in each."""
+
+
+class Studies:
+    """Studies on one board, in one folder: they share what they have in common."""
+
+    def __init__(self, folder: Path, data: Path, board: Board) -> None:
+        self.folder, self.data, self.board = folder, data, board
+
+    def write(self, name: str, trials: int, **target: Any) -> Path:
+        """Writes a target and a study that takes it; returns the study's file."""
+        described = {"kind": "command", "command": self.board.command, "runs": 1, **target}
+        (self.folder / "board.yaml").write_text(yaml.safe_dump(described))
+        values = copy.deepcopy(STUDY) | {
+            "name": name,
+            "data": str(self.data),
+            "runs": str(self.folder / "runs"),
+            "targets": ["board.yaml"],
+            "trials": trials,
+        }
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return file
+
+    def trials(self, name: str) -> list[Any]:
+        return find_study(str(self.folder / "runs" / name))[0].get_trials()
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory, shapes: Path, board: Board) -> Studies:
+    return Studies(tmp_path_factory.mktemp("studies"), shapes, board)
+
+
+@pytest.fixture(autouse=True)
+def _waits_for_nobody(monkeypatch: pytest.MonkeyPatch, board: Board, tmp_path: Path) -> None:
+    """Pauses take the time that the board needs to boot, if it is off, and no longer. Locks are the test's own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(create, "CommandTarget", partial(CommandTarget, pause=board.boot))
+    board.suffer()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute on two quiet cores
+def test_a_study_on_a_failing_board_loses_no_trial(
+    studies: Studies, board: Board, prunetune: Prunetune, caplog: pytest.LogCaptureFixture
+) -> None:
+    board.switch_off()
+    # A network suffers its fault, then is measured, with a helper left behind that never ends.
+    board.suffer(f"{fault} candidate" for name in FAULTS for fault in (name, "orphan"))
+    file = studies.write("failing", len(FAULTS), timeout=6.0, retries=4)
+    answer = prunetune("run", file)
+    assert answer.code == 0, answer.err
+    assert board.faults_left == []
+    trials = studies.trials("failing")
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 10
+    assert Counter(trial.user_attrs["outcome"] for trial in trials) == {"OK": 10}
+    assert all(trial.user_attrs["latency_ms"] > 0 for trial in trials)
+    assert "does not answer" in caplog.text, "it was off when the study began"
+    assert caplog.text.count("network 'candidate': attempt 1 of 5") == len(FAULTS)
+    document = json.loads(prunetune("front", studies.folder / "runs" / "failing", "--json").out)
+    assert document["target"]["kind"] == "command"
+    assert document["front"]
+
+
+@pytest.mark.slow
+def test_a_fault_that_outlasts_the_retries_fails_its_trial_and_no_other(
+    studies: Studies, board: Board, prunetune: Prunetune
+) -> None:
+    board.boot()
+    board.suffer(["fine candidate", *["crash candidate"] * 3])
+    answer = prunetune("run", studies.write("refused", 3, retries=2))
+    assert answer.code == 0, answer.err
+    trials = studies.trials("refused")
+    assert [trial.user_attrs["outcome"] for trial in trials] == ["OK", "NOT_MEASURED", "OK"]
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[1].values is None
+    assert "no answer after 3 attempts" in trials[1].user_attrs["reason"]
+    assert "layer Conv_17: unsupported" in trials[1].user_attrs["reason"]
+    assert "trial 1 [2/3] NOT_MEASURED (target 'board': network 'candidate'" in answer.out
+
+
+@pytest.mark.slow
+def test_a_board_that_is_gone_stops_the_study_and_loses_no_trial(
+    studies: Studies, board: Board, prunetune: Prunetune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.boot()
+    board.suffer(["fine candidate", "off candidate"])
+    monkeypatch.setattr(create, "CommandTarget", partial(CommandTarget, pause=lambda seconds: None))
+    file = studies.write("gone", 3, retries=1)
+    answer = prunetune("run", file)
+    assert answer.code == 2
+    assert answer.err.startswith("error: target 'board': network 'dense': no answer after 2 attempts")
+    assert "board: does not answer" in answer.err
+    assert "the same command goes on" in answer.err
+    assert answer.err.count("error: ") == 1
+    assert [trial.user_attrs.get("outcome") for trial in studies.trials("gone")] == ["OK", "INTERRUPTED", None]
+    board.boot()
+    studies.write("gone", 3, retries=5, timeout=100.0)
+    answer = prunetune("run", file)
+    assert answer.code == 0, answer.err
+    outcomes = [trial.user_attrs["outcome"] for trial in studies.trials("gone")]
+    assert outcomes == ["OK", "INTERRUPTED", "OK", "OK"], "the recipe was carried out after all"
+
+
+def test_a_board_that_is_off_when_the_study_starts_is_an_error(
+    studies: Studies, board: Board, prunetune: Prunetune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.switch_off()
+    answer = prunetune("run", studies.write("off", 1, retries=0))
+    assert answer.code == 2
+    assert answer.err.count("error: ") == 1
+    assert "board: does not answer" in answer.err
+    assert studies.trials("off") == []
