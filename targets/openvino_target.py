@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the fastest runtime of many x86 and ARM boards."""
+"""OpenVINO, on the CPU."""
 
 from __future__ import annotations
 
