@@ -216,10 +216,18 @@ def latency(latency_ms: float | None, ratio: float | None) -> str:
 
 
 def latencies_text(item: Entry) -> str:
-    """An entry's latency in ms, on each target where there are several: `1.20 ms on cpu, 3.40 ms on board`."""
-    if len(item.latencies) < 2:
+    """An entry's latency in words; see `ms_text`."""
+    if not item.latencies:
         return latency(item.latency_ms, None)
-    return ", ".join(f"{significant(reading.latency_ms)} ms on {name}" for name, reading in item.latencies.items())
+    return ms_text({target: reading.latency_ms for target, reading in item.latencies.items()})
+
+
+def ms_text(latencies: Mapping[str, float]) -> str:
+    """Latencies in ms by target, in words: `1.20 ms`, or where there are several `1.20 ms on cpu, 3.40 ms on board`."""
+    words = {target: latency(value, None) for target, value in latencies.items()}
+    if len(words) == 1:
+        return next(iter(words.values()))
+    return ", ".join(f"{value} on {target}" for target, value in words.items())
 
 
 def _narrow_columns(table: list[Row]) -> list[Column]:

@@ -159,9 +159,9 @@ def export(
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="A .pt, or a yaml.")],
-    threshold: Annotated[float, typer.Option(min=0, help="Channels with a BatchNorm gamma below it go.")],
+    threshold: Annotated[float, typer.Option(help="Channels with a BatchNorm gamma below it go.")],
     head_threshold: Annotated[
-        float | None, typer.Option(min=0, help="Another threshold for neck and head; by default the same.")
+        float | None, typer.Option(help="Another threshold for neck and head; by default the same.")
     ] = None,
     align: Annotated[int, typer.Option(min=1, help="Keep channels in multiples of this.")] = 8,
     imgsz: Annotated[

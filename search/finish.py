@@ -13,9 +13,10 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import CHECKPOINT
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
+from prunetune.results.tables import ms_text
 from prunetune.search.confirmation import confirm, is_confirmed
 from prunetune.search.objective import describe
-from prunetune.search.progress import Progress, latency_words
+from prunetune.search.progress import Progress
 from prunetune.search.study import FINISHED, folder_lock
 from prunetune.search.workspace import Workspace
 from prunetune.spaces.files import publish, write_text
@@ -77,8 +78,9 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
         }
         study.set_user_attr("controls", entries)
         progress.end()
+        stated = {target: told["latency_ms"] for target, told in described["latencies"].items()}
         progress.say(
-            f"control {name}: map50_95 {entries[name]['map50_95']:.3f}  {latency_words(entries[name])}  "
+            f"control {name}: map50_95 {entries[name]['map50_95']:.3f}  {ms_text(stated)}  "
             f"{entries[name]['gflops']:.2f} GFLOPs  {entries[name]['params'] / 1e6:.2f}M"
         )
     return detectors

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
 from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.tables import ms_text
 from prunetune.search.objective import TrialResult
 from prunetune.search.outcome import Outcome
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, an epoch's line at most this often."""
-
-
-def latency_words(described: Mapping[str, Any]) -> str:
-    """A network's stated latency, on each target where there are several: `1.20 ms on cpu, 3.40 ms on board`."""
-    stated = {target: f"{told['latency_ms']:.2f} ms" for target, told in described["latencies"].items()}
-    if len(stated) == 1:
-        return next(iter(stated.values()))
-    return ", ".join(f"{words} on {target}" for target, words in stated.items())
 
 
 class Progress:
@@ -72,8 +63,9 @@ class Progress:
         values = result.attributes
         figures = ""
         if result.outcome in (Outcome.OK, Outcome.OVER_BUDGET):
+            stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
             figures = (
-                f"map50_95 {values['accuracy']['map50_95']:.3f}  {latency_words(values)}  "
+                f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}  "
                 f"{values['gflops']:.2f} GFLOPs  {values['params'] / 1e6:.2f}M  "
             )
         reason = f" ({result.reason})" if result.reason else ""

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
+from prunetune.results.tables import ms_text
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
 from prunetune.search.interruption import Interruption
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
-from prunetune.search.progress import Progress, latency_words
+from prunetune.search.progress import Progress
 from prunetune.search.samplers import create_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import folder_lock, open_study, storage_errors, study_exists, study_lock
@@ -94,8 +95,7 @@ def _train_original(workspace: Workspace, progress: Progress) -> None:
                 f"or imgsz, and start again with name={workspace.spec.name}-2"
             ) from error
     progress.end()
-    latencies = {item.name: {"latency_ms": item.references["dense"]} for item in workspace.yardsticks}
-    dense = latency_words({"latencies": latencies})
+    dense = ms_text({yardstick.name: yardstick.references["dense"] for yardstick in workspace.yardsticks})
     progress.say(
         f"dense network: map50_95 {stage.record['accuracy']['map50_95']:.3f}  "
         f"{dense}  {stage.record['gflops']:.2f} GFLOPs  "

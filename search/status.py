@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.results import best, front
+from prunetune.results.tables import ms_text
 from prunetune.search.outcome import Outcome
-from prunetune.search.progress import latency_words
 from prunetune.search.study import FINISHED, stored_spec
 from prunetune.search.workers import is_alive
 
@@ -75,7 +75,8 @@ def write_status(status: dict[str, Any], console: Console) -> None:
     if winner is None:
         say("front: no trial within the budget yet")
     else:
+        stated = {target: told["latency_ms"] for target, told in winner["latencies"].items()}
         say(
             f"front: {status['front']} networks; best is trial {winner['trial']} with map50_95 "
-            f"{winner['map50_95']:.3f} at {latency_words(winner)}"
+            f"{winner['map50_95']:.3f} at {ms_text(stated)}"
         )

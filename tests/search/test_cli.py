@@ -478,7 +478,10 @@ def test_a_study_whose_disk_became_read_only(
     prunetune: Prunetune, write_study: WriteStudy, make_spec: Callable[..., StudySpec], data: Path, tmp_path: Path
 ) -> None:
     with mounted(tmp_path / "runs", "rw") as remount:
-        open_study(make_spec(data=str(data)))
+        # In a process of its own, for this one would keep the database open.
+        code = "import sys; from prunetune.search.study import *; open_study(StudySpec.parse(eval(sys.argv[1])))"
+        spec = make_spec(data=str(data)).model_dump(mode="json", exclude_none=True)
+        subprocess.run([sys.executable, "-c", code, repr(spec)], check=True, capture_output=True)
         remount("ro")
         message = complaint(prunetune("run", write_study(data=str(data))))
         assert str(tmp_path / "runs" / "tiny") in message

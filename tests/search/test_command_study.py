@@ -94,11 +94,11 @@ def test_a_study_on_a_failing_board_loses_no_trial(
     trials = studies.trials("failing")
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 10
     assert Counter(trial.user_attrs["outcome"] for trial in trials) == {"OK": 10}
-    assert all(trial.user_attrs["latency_ms"] > 0 for trial in trials)
+    assert all(trial.user_attrs["latencies"]["board"]["latency_ms"] > 0 for trial in trials)
     assert "does not answer" in caplog.text, "it was off when the study began"
     assert caplog.text.count("network 'candidate': attempt 1 of 5") == len(FAULTS)
     document = json.loads(prunetune("front", studies.folder / "runs" / "failing", "--json").out)
-    assert document["target"]["kind"] == "command"
+    assert document["targets"][0]["kind"] == "command"
     assert document["front"]
 
 

@@ -282,7 +282,7 @@ BAD = [
     ("objectives: [map50_95, latency, latency@cpu]", "objectives", "stands twice"),
     ("targets: []", "targets", "is empty"),
     ("targets: [{kind: torch}, {kind: onnxruntime}]", "targets", "two are called 'cpu'"),
-    ("targets: [{kind: tensorrt}]", "targets.0.kind", "onnxruntime"),
+    ("targets: [{kind: tpu}]", "targets.0.kind", "onnxruntime"),
     ("targets: [{kind: torch, thread: 2}]", "targets.0.thread", "did you mean threads?"),
     ("targets: [{kind: openvino, device: cuda}]", "targets.0", "write kind: torch"),
     ("targets: [{name: cpu}]", "targets.0.kind", "missing"),
