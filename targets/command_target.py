@@ -79,7 +79,7 @@ class CommandTarget:
             MeasurementError: The program fails, however often it is tried.
         """
         file = existing_file(network)
-        check_inputs(read_inputs(file), network)
+        check_inputs(read_inputs(network), network)
         command = fill(self.spec.command, network, file)
         ask = partial(self._ask, f"network {network.name!r}", command, partial(read_latency, self.spec))
         kept = [ask()]

@@ -45,19 +45,22 @@ def existing_file(network: Network) -> Path:
     return network.onnx
 
 
-def read_inputs(path: Path) -> list[Input]:
-    """The inputs of an ONNX file.
+def read_inputs(network: Network) -> list[Input]:
+    """The inputs of a network's file.
 
     Raises:
-        TargetError: The file is corrupt.
+        TargetError: The file is missing or corrupt.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
+    path = existing_file(network)
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except (OSError, DecodeError, ValueError) as error:
-        raise TargetError(f"{path}: is no ONNX file ({error}); export the network again") from error
+        raise TargetError(
+            f"network {network.name!r}: {path}: is no ONNX file ({error}); export the network again"
+        ) from error
     weights = {item.name for item in graph.initializer}
     return [
         _Input(
