@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_measured_is_refused_before_the_board_is_asked(tmp
     with pytest.raises(TargetError, match=r"'dense'.*gone\.onnx.*export"):
         measure(target, Network("dense", (1, 3, SIDE, SIDE), onnx=tmp_path / "gone.onnx"))
     (tmp_path / "corrupt.onnx").write_bytes(b"no protobuf at all")
-    with pytest.raises(TargetError, match=r"corrupt\.onnx.*no ONNX file"):
+    with pytest.raises(TargetError, match=r"'dense'.*corrupt\.onnx.*no ONNX file"):
         measure(target, Network("dense", (1, 3, SIDE, SIDE), onnx=tmp_path / "corrupt.onnx"))
 
 
