@@ -207,7 +207,7 @@ BAD = [
     ("targets: [{kind: torch}, {kind: onnxruntime}]", "targets", "exactly one target, not 2"),
     ("targets: [{kind: tensorrt}]", "targets.0.kind", "onnxruntime"),
     ("targets: [{kind: torch, thread: 2}]", "targets.0.thread", "did you mean threads?"),
-    ("targets: [{kind: onnxruntime, device: cuda}]", "targets.0", "write kind: torch"),
+    ("targets: [{kind: openvino, device: cuda}]", "targets.0", "write kind: torch"),
     ("targets: [{name: cpu}]", "targets.0.kind", "missing"),
     ("targets: [{kind: torch, alignment: 0}]", "targets.0.alignment", "whole number from 1 (no alignment)"),
     ("targets: [{kind: torch, alignment: {frist: 8}}]", "targets.0.alignment", "did you mean first?"),
