@@ -106,7 +106,11 @@ def missed(found: Findings) -> str:
 
 def cautions(found: Findings) -> list[str]:
     """What a reader should know before trusting the numbers."""
-    notes = []
+    notes = [
+        f"The latency on {target.name} is predicted by a table, not measured."
+        for target in found.targets
+        if target.kind == "table"
+    ]
     late = [f"trial {item.trial} ({latencies_text(item)})" for item in found.fallen]
     if late:
         notes.append(f"Off the front, because over the {budget_text(found)} when measured again: {', '.join(late)}.")

@@ -123,7 +123,7 @@ def write_measured(measured: Mapping[str, Any], console: Console) -> None:
 
 
 def _interval(latency: Mapping[str, Any]) -> str:
-    if latency["runs"] < MINIMUM_ROUNDS:
+    if 0 < latency["runs"] < MINIMUM_ROUNDS:
         return f"needs {MINIMUM_ROUNDS} rounds"
     return f"{latency['ratio_low']:.3f} to {latency['ratio_high']:.3f}"
 

@@ -23,12 +23,14 @@ from prunetune.targets.spec import (
     OnnxRuntimeSpec,
     OpenVinoSpec,
     RuntimeSpec,
+    TableSpec,
     TargetSpec,
     TensorRtSpec,
     TorchSpec,
     parse_target_spec,
 )
 from prunetune.targets.table import LatencyTable, Prediction
+from prunetune.targets.table_target import TableTarget
 from prunetune.targets.tensorrt_target import TensorRtTarget
 from prunetune.targets.torch_target import TorchTarget
 
@@ -56,6 +58,8 @@ __all__ = [
     "Runner",
     "RuntimeSpec",
     "Skeleton",
+    "TableSpec",
+    "TableTarget",
     "Target",
     "TargetSpec",
     "TensorRtSpec",

@@ -9,14 +9,23 @@ from prunetune.targets.network import Network
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
 from prunetune.targets.openvino_target import OpenVinoTarget
 from prunetune.targets.protocol import Backend, Predictor, Target
-from prunetune.targets.spec import CommandSpec, OnnxRuntimeSpec, OpenVinoSpec, TargetSpec, TensorRtSpec, TorchSpec
+from prunetune.targets.spec import (
+    CommandSpec,
+    OnnxRuntimeSpec,
+    OpenVinoSpec,
+    TableSpec,
+    TargetSpec,
+    TensorRtSpec,
+    TorchSpec,
+)
+from prunetune.targets.table_target import TableTarget
 from prunetune.targets.tensorrt_target import TensorRtTarget
 from prunetune.targets.torch_target import TorchTarget
 
 
 def create_target(spec: TargetSpec) -> Target:
     """The target that a description names. Loads no runtime before the first use."""
-    return InterleavedTarget(_backend(spec))
+    return TableTarget(spec) if isinstance(spec, TableSpec) else InterleavedTarget(_backend(spec))
 
 
 def create_predictor(spec: TargetSpec, network: Network) -> Predictor:
@@ -25,7 +34,7 @@ def create_predictor(spec: TargetSpec, network: Network) -> Predictor:
     Raises:
         TargetError: The network cannot be run on the target, or the target runs no ONNX files.
     """
-    backend = _backend(spec)
+    backend = None if isinstance(spec, TableSpec) else _backend(spec)
     if not isinstance(backend, OnnxRuntimeTarget | OpenVinoTarget | TensorRtTarget):
         raise TargetError(
             f"target {spec.name!r}: kind: {spec.kind} runs no ONNX files; take onnxruntime, openvino or tensorrt"
@@ -33,7 +42,7 @@ def create_predictor(spec: TargetSpec, network: Network) -> Predictor:
     return backend.predictor(network)
 
 
-def _backend(spec: TargetSpec) -> Backend:
+def _backend(spec: OnnxRuntimeSpec | OpenVinoSpec | TorchSpec | TensorRtSpec | CommandSpec) -> Backend:
     match spec:
         case OnnxRuntimeSpec():
             return OnnxRuntimeTarget(spec)

@@ -25,7 +25,7 @@ class Latency:
     spread_ms: float
     """Interquartile range of the times, in ms."""
     runs: int
-    """Rounds that were timed."""
+    """Rounds that were timed; 0 if the latency was predicted."""
     ratio: float
     """Median of the ratios to the reference, each taken within one round. Exactly 1 for the reference."""
     ratio_spread: float
@@ -76,7 +76,7 @@ class Latency:
     def uncertainty(self) -> float:
         """How far the ratio may be off, as a share of it: half of its 95 % confidence interval. Infinite for so few
         rounds that there is none."""
-        if self.runs < MINIMUM_ROUNDS:
+        if 0 < self.runs < MINIMUM_ROUNDS:
             return math.inf
         return (self.ratio_high - self.ratio_low) / 2 / self.ratio
 

@@ -58,7 +58,7 @@ class InterleavedTarget:
 
     def measure(self, networks: Sequence[Network], reference: str) -> dict[str, Latency]:
         """Measures all networks in one go; see `Target.measure`."""
-        self._check(networks, reference)
+        check_networks(self.name, self.form, networks, reference)
         spec = self.backend.spec
 
         def settled(samples: Samples) -> bool:
@@ -92,26 +92,34 @@ class InterleavedTarget:
                 latency.outliers,
             )
 
-    def _check(self, networks: Sequence[Network], reference: str) -> None:
-        names = [network.name for network in networks]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise TargetError(
-                f"target {self.name!r}: more than one network is called {twice[0]!r}; give each its own name"
-            )
-        if reference not in names:
-            nearest = get_close_matches(reference, names, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise TargetError(
-                f"target {self.name!r}: the reference {reference!r} is not among the networks to measure "
-                f"({', '.join(names) or 'none'}){hint}"
-            )
-        for network in networks:
-            if not network.has(self.form):
-                what = "ONNX file" if self.form == "onnx" else "module"
-                raise TargetError(
-                    f"network {network.name!r}: has no {what}, which target {self.name!r} needs; set {self.form}="
-                )
+
+def check_networks(target: str, form: Form, networks: Sequence[Network], reference: str) -> None:
+    """Refuses what no target can measure.
+
+    Args:
+        target: The target's name.
+        form: The form in which it wants its networks.
+        networks: What is to be measured.
+        reference: The name of the network that the ratios refer to.
+
+    Raises:
+        TargetError: A name is there twice, the reference is not there, or a network lacks the form.
+    """
+    names = [network.name for network in networks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TargetError(f"target {target!r}: more than one network is called {twice[0]!r}; give each its own name")
+    if reference not in names:
+        nearest = get_close_matches(reference, names, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise TargetError(
+            f"target {target!r}: the reference {reference!r} is not among the networks to measure "
+            f"({', '.join(names) or 'none'}){hint}"
+        )
+    for network in networks:
+        if not network.has(form):
+            what = "ONNX file" if form == "onnx" else "module"
+            raise TargetError(f"network {network.name!r}: has no {what}, which target {target!r} needs; set {form}=")
 
 
 def interleave(

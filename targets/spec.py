@@ -287,8 +287,22 @@ class CommandSpec(BaseTargetSpec):
         return self.occupies or f"command-{hashlib.sha256(repr(self.command).encode()).hexdigest()[:12]}"
 
 
+class TableSpec(BaseTargetSpec):
+    """A latency table that `prunetune profile` made, for a device that is not at hand."""
+
+    kind: Literal["table"] = "table"
+    name: str = "table"
+    file: str
+    """The table's file."""
+
+    @property
+    def place(self) -> str:
+        """Nothing: a prediction uses no device."""
+        return "table"
+
+
 TargetSpec: TypeAlias = Annotated[
-    OnnxRuntimeSpec | OpenVinoSpec | TorchSpec | TensorRtSpec | CommandSpec, Field(discriminator="kind")
+    OnnxRuntimeSpec | OpenVinoSpec | TorchSpec | TensorRtSpec | CommandSpec | TableSpec, Field(discriminator="kind")
 ]
 """A description of any kind."""
 
@@ -300,6 +314,7 @@ TARGET_KINDS: dict[str, type[BaseTargetSpec]] = {
     "torch": TorchSpec,
     "tensorrt": TensorRtSpec,
     "command": CommandSpec,
+    "table": TableSpec,
 }
 """The kinds by name."""
 

@@ -1,7 +1,7 @@
 """A latency table: what each layer takes at each width on one device, and from it any network's latency at once.
 
-A table predicts; it does not measure, and so it is no `Target`: what a study reports is measured. It serves where
-thousands of networks are to be compared before one of them is built.
+A table predicts; it does not measure. It serves where thousands of networks are to be compared before one of them is
+built, and, as the target `table`, where the device is not at hand. Elsewhere what a study reports is measured.
 """
 
 from __future__ import annotations

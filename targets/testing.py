@@ -35,6 +35,8 @@ class TargetTestCase:
 
     folder: Path
     """An empty folder, new for each test."""
+    predicts: bool = False
+    """Whether the target predicts latencies instead of measuring them: there are no rounds then."""
 
     def target(self) -> Target:
         """The target under test, newly made."""
@@ -76,6 +78,12 @@ class TargetTestCase:
         assert tuple(measured) == names
         assert len({latency.runs for latency in measured.values()}) == 1
         for latency in measured.values():
+            assert math.isfinite(latency.median_ms)
+            assert latency.median_ms > 0
+            assert latency.ratio_low <= latency.ratio <= latency.ratio_high
+            if self.predicts:
+                assert (latency.runs, latency.samples_ms) == (0, ())
+                continue
             assert latency.runs == len(latency.samples_ms) >= 5
             assert all(math.isfinite(sample) and sample > 0 for sample in latency.samples_ms)
             assert min(latency.samples_ms) <= latency.median_ms <= max(latency.samples_ms)

@@ -18,12 +18,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 from prunetune.spaces import Alignment
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import Latency, LatencyTable, Network, OnnxRuntimeSpec, Skeleton, create_target, profile
+from prunetune.targets import (
+    Latency,
+    LatencyTable,
+    Network,
+    OnnxRuntimeSpec,
+    Skeleton,
+    TableSpec,
+    Target,
+    create_target,
+    profile,
+)
 from prunetune.targets.network import Form
 from prunetune.targets.profiling import FEATURES, anchor_widths, fit, random_widths
 from prunetune.targets.skeleton import Channels, ConvShape
 from prunetune.targets.synthesis import write_resized
 from prunetune.targets.table import FeatureModel, Grid
+from prunetune.targets.testing import TargetTestCase
 
 SIZE = 16
 POINT = ConvShape((1, 1), (1, 1), (0, 0, 0, 0), (SIZE, SIZE))
@@ -360,3 +371,61 @@ def test_a_network_of_another_family_is_refused_by_layer(table: LatencyTable) ->
 
 def test_a_table_is_a_value(table: LatencyTable) -> None:
     assert replace(table, anchor_ms=2 * table.anchor_ms) != table
+
+
+# The target
+
+
+class Described(MadeUp):
+    """A device that says all that a target says of itself."""
+
+    def fingerprint(self) -> dict[str, str]:
+        told = ("kind", "device", "runtime", "precision", "threads", "platform")
+        return {key: f"its {key}" for key in told}
+
+
+class TestTable(TargetTestCase):
+    predicts = True
+
+    @pytest.fixture(autouse=True)
+    def _profiled(self, file: Path, skeleton: Skeleton, tmp_path: Path) -> None:
+        self.file, self.skeleton = file, skeleton
+        profile(Described(), file, networks=8, blocks=(1, 4)).save(tmp_path / "table.json")
+
+    def target(self) -> Target:
+        return create_target(TableSpec(file=str(self.folder / "table.json")))
+
+    def network(self, name: str, width: int) -> Network:
+        fixed = {layer for layer in self.skeleton.widths if layer not in itertools.chain(*self.skeleton.groups)}
+        widths = {layer: full if layer in fixed else min(full, width) for layer, full in self.skeleton.widths.items()}
+        path = self.folder / f"{name}.onnx"
+        write_resized(self.file, path, self.skeleton, widths)
+        return Network(name, (1, 3, SIZE, SIZE), onnx=path)
+
+    def test_it_predicts_what_the_table_does(self) -> None:
+        table = LatencyTable.load(self.folder / "table.json")
+        networks = [self.network("narrow", 8), self.network("wide", 64)]
+        found = self.target().measure(networks, reference="narrow")["wide"]
+        narrow, wide = (table.predict(Skeleton.read(network.onnx).widths) for network in networks if network.onnx)
+        assert found.median_ms == wide.latency_ms
+        assert found.ratio == pytest.approx(wide.ratio / narrow.ratio)
+        assert found.uncertainty == pytest.approx(2**0.5 * table.error)
+
+    def test_other_networks_are_refused(self) -> None:
+        network = self.network("narrow", 8)
+        two = replace(network, input_shape=(2, 3, SIZE, SIZE))
+        with pytest.raises(TargetError, match="'narrow'"):
+            self.target().measure([two], reference="narrow")
+        other = self.folder / "other.onnx"
+        model = onnx.load(self.file)
+        for node in model.graph.node:
+            node.input[:] = [name.replace("side.", "another.") for name in node.input]
+        for item in model.graph.initializer:
+            item.name = item.name.replace("side.", "another.")
+        onnx.save(model, other)
+        with pytest.raises(TargetError, match=r"'other'.*not of the family.*table\.json"):
+            self.target().measure([Network("other", (1, 3, SIZE, SIZE), onnx=other)], reference="other")
+
+    def test_a_table_that_is_not_there(self) -> None:
+        with pytest.raises(TargetError, match=r"gone\.json.*prunetune profile"):
+            create_target(TableSpec(file=str(self.folder / "gone.json"))).fingerprint()

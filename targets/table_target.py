@@ -1,0 +1,108 @@
+"""A latency table in the place of a device that is not at hand: networks are predicted, not measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from prunetune.spaces.alignment import Alignment
+from prunetune.spaces.errors import TargetError
+from prunetune.targets import onnx_file
+from prunetune.targets.latency import Latency
+from prunetune.targets.measurement import check_networks
+from prunetune.targets.network import Form, Network
+from prunetune.targets.skeleton import Skeleton
+from prunetune.targets.spec import TableSpec
+from prunetune.targets.table import LatencyTable, Prediction
+
+
+class TableTarget:
+    """Predicts latencies by a table that `prunetune profile` made on the device.
+
+    Where the device can be measured, measure it: a table is off by a few percent.
+
+    Args:
+        spec: Its description.
+    """
+
+    form: Form = "onnx"
+
+    def __init__(self, spec: TableSpec) -> None:
+        self.spec = spec
+
+    @property
+    def name(self) -> str:
+        """What tables and files call this target."""
+        return self.spec.name
+
+    @property
+    def alignment(self) -> Alignment:
+        """Channels that the hardware computes together, by kind of layer."""
+        return self.spec.alignment
+
+    def fingerprint(self) -> dict[str, str]:
+        """That of the device which the table was made on, and which table it is.
+
+        Raises:
+            TargetError: The table's file is missing or damaged.
+        """
+        digest = hashlib.sha256(Path(self.spec.file).read_bytes()).hexdigest() if self._table else ""
+        return {**self._table.fingerprint, "kind": self.spec.kind, "table": digest[:16]}
+
+    def measure(self, networks: Sequence[Network], reference: str) -> dict[str, Latency]:
+        """Predicts all networks; see `Target.measure`. The interval of a ratio is the table's error bar.
+
+        Raises:
+            TargetError: As of `Target.measure`, or the table is of another detector or input size.
+        """
+        check_networks(self.name, self.form, networks, reference)
+        predictions = {network.name: self._predict(network) for network in networks}
+        # Of two networks each is off by itself.
+        error = 2**0.5 * self._table.error
+        return {
+            name: _latency(prediction, predictions[reference], 0.0 if name == reference else error)
+            for name, prediction in predictions.items()
+        }
+
+    @cached_property
+    def _table(self) -> LatencyTable:
+        return LatencyTable.load(Path(self.spec.file))
+
+    def _predict(self, network: Network) -> Prediction:
+        onnx_file.input_name(network)
+        assert network.onnx is not None  # it has an input
+        found, family = Skeleton.read(network.onnx), self._table.skeleton
+        images, _, *size = network.input_shape
+        if images != 1 or tuple(size) != family.size:
+            made = onnx_file.shape_text((1, 3, *family.size))
+            raise TargetError(
+                f"{onnx_file.where(network)}: {self.spec.file} was made for an input of {made}, not "
+                f"{onnx_file.shape_text(network.input_shape)}; run prunetune profile with this imgsz"
+            )
+        if [(layer.name, layer.shape) for layer in found.layers] != [
+            (layer.name, layer.shape) for layer in family.layers
+        ]:
+            raise TargetError(
+                f"{onnx_file.where(network)}: is not of the family that {self.spec.file} was made for; run prunetune "
+                "profile on the dense detector"
+            )
+        try:
+            return self._table.predict(found.widths)
+        except TargetError as error:
+            raise TargetError(f"{onnx_file.where(network)}: {error}") from error
+
+
+def _latency(prediction: Prediction, reference: Prediction, error: float) -> Latency:
+    ratio = prediction.ratio / reference.ratio
+    return Latency(
+        median_ms=prediction.latency_ms,
+        spread_ms=0.0,
+        runs=0,
+        ratio=ratio,
+        ratio_spread=0.0,
+        ratio_low=ratio * (1 - error),
+        ratio_high=ratio * (1 + error),
+        outliers=0,
+    )
