@@ -30,7 +30,7 @@ from prunetune.spaces import Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, create_target
 
 IMGSZ = 160
-SPEC = OnnxRuntimeSpec(seconds=3.0)
+SPEC = OnnxRuntimeSpec(seconds=2.5)
 
 
 def main() -> None:
