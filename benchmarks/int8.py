@@ -43,13 +43,14 @@ PRECISIONS = ("fp32", "int8")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a third of the epochs, half of the images")
+    parser.add_argument("--quick", action="store_true", help="hardly any training, short measurements")
     quick = parser.parse_args().quick
     logging.getLogger("prunetune").setLevel(logging.ERROR)  # the table says how exactly each ratio is known
     with tempfile.TemporaryDirectory(prefix="prunetune-int8-") as name:
         folder = Path(name)
-        pipeline = open_pipeline(folder, dense_epochs=7 if quick else 20, images=160 if quick else 320)
-        detectors = dict(train(pipeline, sparse=2 if quick else 4, recovery=4 if quick else 10))
+        dense, sparse, recovery, drawn, seconds = (4, 2, 2, 128, 15.0) if quick else (20, 4, 10, 320, 60.0)
+        pipeline = open_pipeline(folder, dense, sparse, drawn)
+        detectors = dict(train(pipeline, sparse, recovery))
         images = [image[None].numpy() for batch in pipeline.loaders.calibration() for image in batch]
         images = images[:: max(1, len(images) // INT8_IMAGES)]
         vnni = hardware.multiplies_int8()
@@ -58,7 +59,7 @@ def main() -> None:
         print(f"{'runtime':<13}{'network':<12}{'GFLOPs':>8}{heads}   speedup, 95 % interval")
         found: dict[str, Any] = {"map50_95": {}, "latency_ms": {}, "speedup": {}, "vnni": vnni}
         for kind in RUNTIMES:
-            spec = parse_target_spec({"kind": kind, "seconds": 60.0})  # runs a quantised file as it is
+            spec = parse_target_spec({"kind": kind, "seconds": seconds})  # runs a quantised file as it is
             networks = list(export(detectors, images, kind, folder))
             accuracy = {
                 network.name: pipeline.evaluate_predictor(create_predictor(spec, network)).map50_95
@@ -83,7 +84,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def open_pipeline(folder: Path, dense_epochs: int, images: int) -> Pipeline:
+def open_pipeline(folder: Path, dense_epochs: int, sparse_epochs: int, images: int) -> Pipeline:
     """Draws the barcodes, and makes the pipeline that trains on them."""
     generate = [sys.executable, str(ROOT / "examples/barcodes/generate.py"), "--out", str(folder / "data")]
     sizes = ["--train", str(images), "--val", "96", "--test", "0", "--imgsz", str(IMGSZ)]
@@ -92,7 +93,7 @@ def open_pipeline(folder: Path, dense_epochs: int, images: int) -> Pipeline:
     setup = TrainingSetup(str(dataset.file), dataset.fingerprint, imgsz=IMGSZ)
     source = Source("yolov5n.yaml", dataset.names, dense_epochs)
     store = StageStore(folder / "stages")
-    return Pipeline(source, setup, store, alignment=ALIGNMENT, longest_sparse_epochs=4)
+    return Pipeline(source, setup, store, alignment=ALIGNMENT, longest_sparse_epochs=sparse_epochs)
 
 
 def train(pipeline: Pipeline, sparse: int, recovery: int) -> Iterator[tuple[str, Detector]]:
