@@ -259,16 +259,17 @@ def front_document(study: Source, folder: Path | None = None) -> dict[str, Any]:
     nearest_entry = None if found.front else found.nearest
     return {
         "study": found.name,
-        "front": [_from(folder, item).as_dict() for item in found.front],
-        "controls": {name: _from(folder, item).as_dict() for name, item in found.controls.items()},
+        "front": [located(item, folder).as_dict() for item in found.front],
+        "controls": {name: located(item, folder).as_dict() for name, item in found.controls.items()},
         "targets": jsonable(found.attributes.get("targets") or []),
         "hypervolume": found.hypervolume,
-        "nearest": _from(folder, nearest_entry).as_dict() if nearest_entry else None,
+        "nearest": located(nearest_entry, folder).as_dict() if nearest_entry else None,
         "trials": found.counts,
     }
 
 
-def _from(folder: Path | None, item: Entry) -> Entry:
+def located(item: Entry, folder: Path | None) -> Entry:
+    """The entry with paths that start where the study's folder does, and not in it; as it is without a folder."""
     if folder is None:
         return item
     return replace(

@@ -66,7 +66,8 @@ def _run(spec: StudySpec, progress: Progress, interruption: Interruption) -> opt
         _train_original(workspace, progress)
         done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         if done_before:
-            progress.say(f"study {spec.name}: {done_before} finished trials, going on")
+            rest = "going on" if sum(map(_counts, study.get_trials(deepcopy=False))) < spec.trials else "no more to do"
+            progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
         interruption.check()
         while (claim := next_trial(study, spec)) is not None:
             progress.begin(f"trial {claim.trial.number}")

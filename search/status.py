@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.results import best, front
+from prunetune.results.findings import located
 from prunetune.results.tables import ms_text
 from prunetune.search.outcome import Outcome
 from prunetune.search.study import FINISHED, stored_spec
@@ -51,7 +52,7 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
             target["name"]: target["budget"] for target in study.user_attrs.get("targets", []) if target["budget"]
         },
         "front": len(front(study)),
-        "best": winner.as_dict() if winner else None,
+        "best": located(winner, folder).as_dict() if winner else None,
     }
 
 

@@ -34,6 +34,9 @@ def read_target(
     """
     given = {key: value for key, value in described.items() if value is not None}
     for override in more or ():
+        key = override.partition("=")[0]
+        if key == "kind" or key in given:
+            raise ConfigError(f"--option {override}: {_OPTIONS.get(key, '--target')} says it already; give one of them")
         apply_override(given, override)
     faster = {key: value for key, value in (pace or {}).items() if value is not None}
     if Path(target).suffix.lower() not in (".yaml", ".yml"):

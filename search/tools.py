@@ -89,6 +89,7 @@ def measure_models(
         ConfigError, ModelError, TargetError: A description, model or target cannot be used.
     """
     target = create_target(spec)
+    fingerprint = target.fingerprint()  # first: what is not there is told before anything is exported
     names = list(dict.fromkeys([*([against] if against else []), *models]))
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         networks = [
@@ -99,7 +100,7 @@ def measure_models(
         write_distribution({name: latency.samples_ms for name, latency in measured.items()}, names[0], plot)
     return {
         "reference": names[0],
-        "target": target.fingerprint(),
+        "target": fingerprint,
         "imgsz": imgsz,
         "models": {name: latency.as_dict() for name, latency in measured.items()},
     }
@@ -114,12 +115,15 @@ def write_measured(measured: Mapping[str, Any], console: Console) -> None:
             f"{latency['median_ms']:.3f}",
             f"{latency['spread_ms']:.3f}",
             f"{latency['ratio']:.3f}",
-            _interval(latency),
+            "" if name == measured["reference"] else _interval(latency),
             str(latency["runs"]),
             str(latency["outliers"]),
         )
     console.print(table)
+    told = [measured["target"].get(key, "") for key in ("kind", "device", "runtime", "precision", "hint")]
+    threads = f"threads {measured['target'].get('threads', '')}"
     console.print(Text(f"at {measured['imgsz']} px, reference {measured['reference']}"), soft_wrap=True)
+    console.print(Text(", ".join([*filter(None, told), threads])), soft_wrap=True)
 
 
 def _interval(latency: Mapping[str, Any]) -> str:

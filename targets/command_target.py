@@ -11,11 +11,11 @@ from pathlib import Path
 from shlex import join
 from typing import TypeVar
 
-from prunetune.spaces.errors import MeasurementError
+from prunetune.spaces.errors import MeasurementError, TargetError
 from prunetune.targets import onnx_file
 from prunetune.targets.network import Form, Network
 from prunetune.targets.occupancy import exclusive
-from prunetune.targets.program import Output, run_program
+from prunetune.targets.program import Output, require_program, run_program
 from prunetune.targets.protocol import Pace, Runner
 from prunetune.targets.reading import read_latency
 from prunetune.targets.spec import MINIMUM_ROUNDS, CommandSpec
@@ -53,6 +53,8 @@ class CommandTarget:
             TargetError: The program that asks the device is not there, or fails however often it is tried.
         """
         spec = self.spec
+        for program in dict.fromkeys(command[0] for command in (spec.command, spec.fingerprint) if command):
+            self._require(program)
         described = {
             "kind": spec.kind,
             "device": spec.device or spec.name,
@@ -84,6 +86,12 @@ class CommandTarget:
         ask = partial(self._ask, f"network {network.name!r}", command, partial(read_latency, self.spec))
         kept = [ask()]
         return lambda: kept.pop() if kept else ask()
+
+    def _require(self, program: str) -> None:
+        try:
+            require_program(program)
+        except TargetError as error:
+            raise TargetError(f"target {self.spec.name!r}: {error}") from error
 
     def _ask(self, what: str, command: Sequence[str], read: Callable[[Output], Answer]) -> Answer:
         """Runs a command until it gives an answer, at most as often as the description allows."""

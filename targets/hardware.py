@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import psutil
 
 from prunetune.targets.spec import RuntimeSpec
+
+logger = logging.getLogger(__name__)
 
 
 def fingerprint(spec: RuntimeSpec, device: str, runtime: str) -> dict[str, str]:
@@ -82,6 +85,8 @@ def quiet_cores(count: int) -> Iterator[None]:
     Windows), and where all cores are wanted anyway, nothing is done.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if allowed and count > len(allowed):
+        logger.warning("%d threads on %d cores: they take turns, and latency says little", count, len(allowed))
     if count >= len(allowed):
         yield
         return

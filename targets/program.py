@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import IO
 
 from prunetune.spaces.errors import MeasurementError, TargetError
@@ -89,6 +90,27 @@ def run_program(arguments: Sequence[str], timeout: float, clock: Callable[[], fl
     return output
 
 
+def require_program(program: str) -> None:
+    """Looks for a program before it is needed.
+
+    Args:
+        program: A name, looked for in PATH, or a path.
+
+    Raises:
+        TargetError: It is not there, or nothing that can be run.
+    """
+    if shutil.which(program):
+        return
+    if os.sep not in program or not os.path.exists(program):
+        raise TargetError(
+            f"command: there is no program {program!r}; a name is looked for in PATH, a path starts in the current "
+            f"folder ({Path.cwd()})"
+        )
+    if os.path.isdir(program):
+        raise TargetError(f"command: {program}: is a folder; give the program in it")
+    raise TargetError(f"command: {program}: is not executable; run: chmod +x {quote(program)}")
+
+
 @contextmanager
 def _started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     if not _HAS_PROCESS_GROUPS:
@@ -103,16 +125,10 @@ def _started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-    except FileNotFoundError as error:
-        if shutil.which(program):
-            raise TargetError(f"command: {program}: the interpreter that its first line names is not there") from error
-        raise TargetError(
-            f"command: there is no program {program!r}; a name is looked for in PATH, a path starts in the current "
-            f"folder ({Path.cwd()})"
-        ) from error
-    except PermissionError as error:
-        raise TargetError(f"command: {program}: is not executable; run: chmod +x {program}") from error
     except OSError as error:
+        require_program(program)
+        if isinstance(error, FileNotFoundError):
+            raise TargetError(f"command: {program}: the interpreter that its first line names is not there") from error
         raise TargetError(
             f"command: {program}: cannot be started ({error.strerror}); a script needs a first line such as #!/bin/sh"
         ) from error

@@ -68,7 +68,10 @@ class TableTarget:
 
     @cached_property
     def _table(self) -> LatencyTable:
-        return LatencyTable.load(Path(self.spec.file))
+        try:
+            return LatencyTable.load(Path(self.spec.file))
+        except TargetError as error:
+            raise TargetError(f"target {self.name!r}: file: {error}") from error
 
     def _predict(self, network: Network) -> Prediction:
         onnx_file.input_name(network)

@@ -15,7 +15,7 @@ import pytest
 
 from prunetune.spaces.errors import MeasurementError, TargetError
 from prunetune.targets import program
-from prunetune.targets.program import Output, run_program
+from prunetune.targets.program import Output, require_program, run_program
 
 LONG = 300.0
 """Longer than any test may take: who waits for it fails."""
@@ -228,3 +228,13 @@ def test_where_there_are_no_process_groups(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(program, "_HAS_PROCESS_GROUPS", False)
     with pytest.raises(TargetError, match="WSL"):
         run_program(["echo"], LONG)
+
+
+def test_a_folder_is_no_program(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"is a folder; give the program in it"):
+        require_program(str(tmp_path))
+
+
+def test_a_program_that_is_there_is_not_run(tmp_path: Path) -> None:
+    require_program(sys.executable)
+    require_program("sh")
