@@ -69,7 +69,7 @@ def test_a_wrong_file_is_told_with_its_name(write_target: Callable[..., Path]) -
         read_target(str(file), {})
     assert caught.value.source == str(file)
     assert caught.value.problems == (
-        "unit: input should be 'us', 'ms' or 's', not 'm'",
+        "unit: there is no 'm'; did you mean ms?",
         "timout: unknown key; did you mean timeout?",
     )
 
