@@ -25,7 +25,7 @@ def fingerprint(spec: RuntimeSpec, device: str, runtime: str) -> dict[str, str]:
         device: The model of the CPU or GPU.
         runtime: Name and version of the runtime.
     """
-    return {
+    found = {
         "kind": spec.kind,
         "device": device,
         "runtime": runtime,
@@ -33,6 +33,9 @@ def fingerprint(spec: RuntimeSpec, device: str, runtime: str) -> dict[str, str]:
         "threads": str(spec.threads),
         "platform": f"{platform.system()} {platform.machine()}",
     }
+    if spec.on_gpu:
+        found["driver"] = _nvidia_smi(int(spec.place.removeprefix("cuda:")), "driver_version") or "not told"
+    return found
 
 
 def cpu_model() -> str:
@@ -51,11 +54,16 @@ def gpu_model(number: int) -> str:
     Args:
         number: As nvidia-smi counts.
     """
-    command = ["nvidia-smi", f"--id={number}", "--query-gpu=name", "--format=csv,noheader"]
+    return _nvidia_smi(number, "name") or cpu_model()
+
+
+def _nvidia_smi(number: int, field: str) -> str:
+    """What NVIDIA's tool says of a GPU; empty where there is no tool."""
+    command = ["nvidia-smi", f"--id={number}", f"--query-gpu={field}", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        return cpu_model()
+        return ""
     return found.stdout.strip()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from prunetune.targets import hardware
+from prunetune.targets import TorchSpec, hardware
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin threads")
 
@@ -53,3 +54,16 @@ def test_a_core_that_another_process_keeps_busy_is_avoided() -> None:
     assert os.sched_getaffinity(0) == before
     if len(before) == 2:
         assert chosen != {busy}
+
+
+def test_a_gpu_is_known_by_its_name_and_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\necho "$@" | grep -q name && echo "NVIDIA Orin" || echo 580.65\n')
+    tool.chmod(0o755)
+    spec = TorchSpec(device="cuda:1")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert hardware.gpu_model(1) == "NVIDIA Orin"
+    assert hardware.fingerprint(spec, "a GPU", "a runtime")["driver"] == "580.65"
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert hardware.fingerprint(spec, "a GPU", "a runtime")["driver"] == "not told"
+    assert "driver" not in hardware.fingerprint(TorchSpec(), "a CPU", "a runtime")
