@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from prunetune.search import progress
 from prunetune.search.target_option import with_pace
 from prunetune.search.tools import network_of
 from prunetune.spaces import ConfigError, TargetError
@@ -94,12 +95,13 @@ def write_profiled(profiled: Mapping[str, Any], console: Console) -> None:
 
 
 class _Bar:
-    """A bar for each kind of network; nothing where there is no terminal. One measurement's noise is not told:
-    the table's error holds it."""
+    """A bar for each kind of network; a line now and then where there is no terminal. One measurement's noise is not
+    told: the table's error holds it."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._console, self._said_at = console, time.monotonic()
         self._tasks: dict[str, Any] = {}
         self._logger = logging.getLogger("prunetune.targets.measurement")
 
@@ -117,3 +119,6 @@ class _Bar:
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done, total=total)
+        if not self._console.is_terminal and time.monotonic() - self._said_at >= progress.PLAIN_SECONDS:
+            self._said_at = time.monotonic()
+            self._console.print(f"{what}: {done} of {total}", markup=False, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from rich.console import Console
 
 from prunetune.pruning import Detector, apply_plan, plan_pruning
-from prunetune.search import profiling
+from prunetune.search import profiling, progress
 from prunetune.spaces import Threshold
 from prunetune.targets import LatencyTable, Network, OnnxRuntimeSpec, Skeleton, create_target
 from prunetune.targets.profiling import random_widths
@@ -118,3 +120,13 @@ def test_a_profile_that_cannot_be_is_refused_before_anything_is_measured(
     assert answer.err.startswith("error: ")
     assert all(word in answer.err for word in words)
     assert not (tmp_path / "table.json").exists()
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    bar = profiling._Bar(Console(file=out))
+    bar.show("layers", 1, 820)
+    assert out.getvalue() == ""
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    bar.show("layers", 2, 820)
+    assert out.getvalue() == "layers: 2 of 820\n"
