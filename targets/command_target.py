@@ -44,7 +44,7 @@ class CommandTarget:
     def __init__(self, spec: CommandSpec, pause: Callable[[float], object] = time.sleep) -> None:
         self.spec, self._pause = spec, pause
         # A reading may take a minute: none is spent on warming up, which the program does itself.
-        self.pace = Pace(warmup=0, settling=0, timed=1, fewest=min(spec.runs, MINIMUM_ROUNDS))
+        self.pace = Pace(warmup=0, settling=0, fewest=min(spec.runs, MINIMUM_ROUNDS))
 
     def fingerprint(self) -> dict[str, str]:
         """What the description says of the device, and what the device says of itself.

@@ -6,7 +6,6 @@ import gc
 import logging
 import math
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -134,9 +133,9 @@ def interleave(
     """Runs all networks in turns, so that drift of clock speed, temperature or load hits all alike.
 
     Each round gives every network a turn, in an order shuffled anew for each round, always by the same seed.
-    A turn runs the network a few times untimed and then timed, so that it is measured as it runs on a device of its
-    own, with warm caches, whatever ran before. (Single runs in turns made one network up to 5 % slower or faster by
-    its neighbours alone.)
+    A turn runs the network untimed before the run that counts, so that it is measured as it runs on a device of its
+    own, with warm caches, whatever ran before. (Without that, one network was up to 5 % slower or faster by its
+    neighbours alone.) More timed runs in a turn tell less than more rounds: what disturbs one disturbs the next.
 
     Args:
         runners: Loaded networks by name.
@@ -147,7 +146,7 @@ def interleave(
         clock: Tells the time in s.
 
     Returns:
-        For each name one time per round, in ms: the median of its turn. Equal positions are of the same round.
+        For each name one time per round, in ms. Equal positions are of the same round.
     """
     order = list(runners)
     shuffle = random.Random(_ORDER_SEED).shuffle
@@ -171,7 +170,7 @@ def interleave(
 def _turn(run: Runner, pace: Pace) -> float:
     for _ in range(pace.settling):
         run()
-    return statistics.median(run() for _ in range(pace.timed))
+    return run()
 
 
 def _latencies(samples: Samples, reference: str) -> dict[str, Latency]:

@@ -27,8 +27,6 @@ class Pace:
     """Rounds before the first one that counts, each network once. They end when a quarter of the time is used."""
     settling: int = 1
     """Runs at the start of a network's turn that are not timed: the network before it has filled the caches."""
-    timed: int = 3
-    """Timed runs in a turn. Their median is the round's sample, for a large network before costs two cold runs."""
     fewest: int = MINIMUM_ROUNDS
     """Rounds that are done in any case."""
 

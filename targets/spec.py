@@ -70,7 +70,7 @@ class BaseTargetSpec(BaseModel):
     default what `usual_alignment` says."""
     tolerance: float = Field(strict=True, default=0.01, gt=0, lt=1)
     """How exact a ratio must be: measuring ends when its 95 % confidence interval is this wide to either side."""
-    runs: int = Field(strict=True, default=200, ge=MINIMUM_ROUNDS)
+    runs: int = Field(strict=True, default=400, ge=MINIMUM_ROUNDS)
     """Most rounds that count. Each gives every network one turn, which gives one sample."""
     seconds: float = Field(strict=True, default=20.0, gt=0)
     """Time limit for one measurement, in s. The fewest rounds are done in any case."""

@@ -21,7 +21,7 @@ def test_defaults() -> None:
         "cpu",
         "fp32",
     )
-    assert (spec.warmup, spec.runs, spec.seconds, spec.tolerance) == (5, 200, 20, 0.01)
+    assert (spec.warmup, spec.runs, spec.seconds, spec.tolerance) == (5, 400, 20, 0.01)
     assert parse_target_spec(spec.model_dump()) == spec
     assert hash(OnnxRuntimeSpec()) == hash(spec)
 
