@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -33,8 +33,11 @@ from prunetune.pruning.training import (
     Accuracy,
     Choice,
     EpochListener,
+    GoesOn,
     Occupy,
     Phase,
+    RecoveryProgress,
+    RecoveryStoppedError,
     TrainingSetup,
     recovery_phase,
 )
@@ -203,11 +206,17 @@ class Pipeline:
             return Detector.load(self.source.model).scaled_width(factor)
         return scaled_width(read_description(self.source.model), factor)
 
-    def run(self, recipe: Recipe) -> Iterator[Candidate]:
+    def run(self, recipe: Recipe, goes_on: GoesOn | None = None) -> Iterator[Candidate]:
         """Carries out a recipe, one yield after each surgery and each recovery.
+
+        Args:
+            recipe: What to do.
+            goes_on: Asked after every epoch of a recovery but the last; False stops it. A recovery that is read back
+                whole is told as well, and costs nothing: its answers do not matter.
 
         Raises:
             TrainingFailureError: A training diverged or ran out of memory.
+            RecoveryStoppedError: `goes_on` said no.
         """
         sparsity = self.sparsity(recipe)
         parent = self.original()
@@ -219,8 +228,25 @@ class Pipeline:
             yield Candidate(pruned, number, last, False, plan, _accuracy(pruned))
             parent = pruned
             if recipe.recovery_epochs:
-                parent = self._train("recovery", pruned, recovery_phase(recipe.recovery_epochs, self.choose))
+                parent = self._recover(pruned, recipe.recovery_epochs, number, goes_on)
             yield Candidate(parent, number, last, True, plan, _accuracy(parent))
+
+    def _recover(self, pruned: StoredStage, epochs: int, number: int, goes_on: GoesOn | None) -> StoredStage:
+        phase = recovery_phase(epochs, self.choose)
+        if goes_on is None:
+            return self._train("recovery", pruned, phase)
+
+        def ask(history: Sequence[Mapping[str, Any]]) -> None:
+            progress = RecoveryProgress(number, len(history), epochs, _best(history, self.choose))
+            if progress.epoch < epochs and not goes_on(progress):
+                raise RecoveryStoppedError(progress)
+
+        stage = self._train("recovery", pruned, phase, after_epoch=ask)
+        if stage.reused:
+            history = read_history(stage)
+            for epoch in range(1, epochs):
+                goes_on(RecoveryProgress(number, epoch, epochs, _best(history[:epoch], self.choose)))
+        return stage
 
     def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
         """The accuracy of a network on `val` or `test`."""
@@ -259,7 +285,9 @@ class Pipeline:
         with self.ledger.clock.part("load"):
             return Detector.load(stage.file(CHECKPOINT))
 
-    def _train(self, kind: str, parent: StoredStage, phase: Phase) -> StoredStage:
+    def _train(
+        self, kind: str, parent: StoredStage, phase: Phase, after_epoch: AfterEpoch | None = None
+    ) -> StoredStage:
         stage = training_stage(kind, parent.digest, self.setup, phase)
         found = self._find(stage, phase.epochs)
         if found:
@@ -270,7 +298,10 @@ class Pipeline:
         detector = self._load(parent)
         clock = self.ledger.clock
 
+        history = list(state.history) if state else []
+
         def keep(state: TrainingState) -> None:
+            history[:] = state.history
             with clock.part("store"):
                 if state.epoch < phase.epochs:
                     self.store.save_progress(base, lambda path: _save_state(state, path))
@@ -279,23 +310,31 @@ class Pipeline:
                     stopped = detector.copy()
                     stopped.model.load_state_dict(state.model)
                     self._publish(training_stage(kind, parent.digest, self.setup, shorter), stopped, state)
+            if after_epoch is not None:
+                after_epoch(history)
 
         listener = self._listener(kind) if self._listener else None
-        with clock.part("setup"):
-            loaders = self.loaders
-            trained, state = train(
-                detector,
-                phase,
-                self.setup,
-                loaders,
-                state=state,
-                on_state=keep,
-                on_epoch=listener,
-                occupy=self.occupy,
-            )
-        new = state.history[done:]
-        clock.move("setup", "train", sum(record["train_s"] for record in new))
-        clock.move("setup", "validate", sum(record["validate_s"] for record in new))
+        try:
+            for epoch in range(1, done + 1) if after_epoch is not None else ():
+                after_epoch(history[:epoch])  # what was decided when these epochs ran may be decided otherwise now
+            with clock.part("setup"):
+                loaders = self.loaders
+                trained, state = train(
+                    detector,
+                    phase,
+                    self.setup,
+                    loaders,
+                    state=state,
+                    on_state=keep,
+                    on_epoch=listener,
+                    occupy=self.occupy,
+                )
+        except RecoveryStoppedError as stopped:
+            self._count(kind, base, stopped.progress.epoch - done, done, reused=False)
+            raise
+        finally:
+            for part in ("train", "validate"):
+                clock.move("setup", part, sum(record[f"{part}_s"] for record in history[done:]))
         published = self._publish(stage, trained, state, evaluate_split=kind != "sparse")
         self.store.forget_progress(base)
         self._note(published, phase.epochs - done, done)
@@ -382,22 +421,29 @@ class Pipeline:
     def _note(self, stage: StoredStage, trained: int, reused: int) -> None:
         if stage.record["kind"] == "original":
             return  # every recipe starts from it; it is no part of any
-        self.ledger.epochs_trained += trained
-        self.ledger.epochs_reused += reused
-        self.ledger.stages.append(
-            {
-                "kind": stage.record["kind"],
-                "digest": stage.digest,
-                "epochs": trained + reused,
-                "reused": stage.reused,
-            }
-        )
+        self._count(stage.record["kind"], stage.digest, trained, reused, stage.reused)
+
+    def _count(self, kind: str, digest: str, trained_epochs: int, reused_epochs: int, reused: bool) -> None:
+        self.ledger.epochs_trained += trained_epochs
+        self.ledger.epochs_reused += reused_epochs
+        epochs = trained_epochs + reused_epochs
+        self.ledger.stages.append({"kind": kind, "digest": digest, "epochs": epochs, "reused": reused})
 
 
 def read_history(stage: StoredStage) -> list[dict[str, Any]]:
     """The epochs of a training stage; empty for any other stage."""
     file = stage.file(HISTORY)
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+AfterEpoch: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
+"""Gets the records of all epochs so far; may raise to stop the training."""
+
+
+def _best(history: Sequence[Mapping[str, Any]], choose: Choice) -> Accuracy:
+    """The accuracy of the epoch that a training which ended here would keep: of equal ones the last."""
+    accuracies = [Accuracy.from_dict(record["accuracy"]) for record in history]
+    return max(reversed(accuracies), key=lambda accuracy: accuracy.score(choose))
 
 
 def _accuracy(stage: StoredStage) -> Accuracy:

@@ -15,8 +15,10 @@ from optuna.trial import Trial, TrialState
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import Candidate, Ledger, read_history
 from prunetune.pruning.trainer import is_out_of_memory
-from prunetune.pruning.training import TrainingFailureError
+from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
 from prunetune.search.outcome import Outcome
+from prunetune.search.rungs import UNFINISHED, TrialRungs
+from prunetune.search.spec import StudySpec
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
@@ -49,7 +51,9 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     """Carries out a trial and tells its result.
 
     A network over the budget ends right after surgery: it is told as infeasible, with its measured latency and
-    the accuracy that recalibrated BatchNorm gives. A failure is told as FAIL with its name.
+    the accuracy that recalibrated BatchNorm gives. One that is stopped at a rung is told with the accuracy that it
+    had there, and as infeasible by a constraint of its own: its score is not final, and `best_trials` must not show
+    it. A failure is told as FAIL with its name.
 
     Raises:
         StoreError: Nothing can be stored any more; the trial stays open and is taken up by the next run.
@@ -60,7 +64,7 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     outcome, reason = Outcome.ERROR, ""
     with ledger.clock.part("other"):
         try:
-            outcome = _attempt(recipe, workspace, stored, f"trial-{trial.number}")
+            outcome = _attempt(study, trial, recipe, workspace, stored)
         except TrainingFailureError as error:
             outcome, reason = Outcome(error.cause), str(error)
         except MeasurementError as error:
@@ -87,38 +91,57 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     }
     for key, value in stored.items():
         trial.set_user_attr(key, value)
-    if outcome in (Outcome.OK, Outcome.OVER_BUDGET):
-        latencies = [stored["latencies"][target]["latency_ms"] for target in workspace.spec.judged]
+    if outcome.has_values:
         for target, violation in stored["violations"].items():  # last: a retried trial would inherit it
             trial.set_constraint(workspace.spec.latency_name(target), violation)
-        study.tell(trial, [stored["accuracy"]["map50_95"], *latencies])
+        if workspace.spec.early_stopping:
+            trial.set_constraint(UNFINISHED, 1.0 if outcome is Outcome.STOPPED_EARLY else 0.0)
+        study.tell(trial, [stored["accuracy"]["map50_95"], *_judged(stored, workspace.spec)])
     else:
         study.tell(trial, state=TrialState.FAIL)
     return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, time.perf_counter() - start)
 
 
-def _attempt(recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name: str) -> Outcome:
+def _attempt(
+    study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Workspace, stored: dict[str, Any]
+) -> Outcome:
     """Runs the recipe's stages; fills in what is known of the network at each step."""
+    name = f"trial-{trial.number}"
     gammas: list[dict[str, Any]] = []
-    for candidate in workspace.pipeline.run(recipe):
-        if not candidate.recovered:
-            gammas += _gammas(workspace, candidate)
-        if not candidate.last:
-            continue
-        ships = candidate.recovered and workspace.quantises
-        stored["accuracy"] = (workspace.evaluate(candidate.load()) if ships else candidate.accuracy).as_dict()
-        stored["rung"] = int(candidate.recovered)
-        if not candidate.recovered:
+    rungs = TrialRungs(study, trial, recipe, workspace.spec.early_stopping or None)
+    try:
+        for candidate in workspace.pipeline.run(recipe, rungs.goes_on):
+            if not candidate.recovered:
+                gammas += _gammas(workspace, candidate)
+            if not candidate.last:
+                continue
+            ships = candidate.recovered and workspace.quantises
+            stored["accuracy"] = (workspace.evaluate(candidate.load()) if ships else candidate.accuracy).as_dict()
+            stored["rung"] = int(candidate.recovered)
+            if candidate.recovered:
+                stored["bytes"] = candidate.checkpoint.stat().st_size
+                stored["checkpoint"] = workspace.keep_checkpoint(candidate.stage, name)
+                continue
             detector = candidate.load()
             stored |= describe(detector, candidate.checkpoint, workspace.measure(detector), workspace)
             if not stored["feasible"]:
                 stored["reason"] = _excess(stored)
                 return Outcome.OVER_BUDGET
-        else:
-            stored["bytes"] = candidate.checkpoint.stat().st_size
-            stored["checkpoint"] = workspace.keep_checkpoint(candidate.stage, name)
-    stored["gammas"] = workspace.keep_gammas(gammas, name)
+            stored["gammas"] = workspace.keep_gammas(gammas, name)
+            if not rungs.after_surgery(candidate.accuracy, _judged(stored, workspace.spec)):
+                stored["reason"] = rungs.decisions[-1].reason
+                return Outcome.STOPPED_EARLY
+    except RecoveryStoppedError as stopped:
+        stored["accuracy"] = stopped.progress.accuracy.as_dict()
+        stored["rung"] = rungs.decisions[-1].rung
+        stored["reason"] = rungs.decisions[-1].reason
+        return Outcome.STOPPED_EARLY
     return Outcome.OK
+
+
+def _judged(stored: Mapping[str, Any], spec: StudySpec) -> list[float]:
+    """A network's latencies in ms that are objectives."""
+    return [stored["latencies"][target]["latency_ms"] for target in spec.judged]
 
 
 def _gammas(workspace: Workspace, candidate: Candidate) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from rich.status import Status
 from prunetune.pruning.training import EpochListener, EpochRecord
 from prunetune.results.tables import ms_text
 from prunetune.search.objective import TrialResult
-from prunetune.search.outcome import Outcome
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, an epoch's line at most this often."""
@@ -62,7 +61,7 @@ class Progress:
         self.end()
         values = result.attributes
         figures = ""
-        if result.outcome in (Outcome.OK, Outcome.OVER_BUDGET):
+        if result.outcome.has_values:
             stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
             figures = (
                 f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}  "

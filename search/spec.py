@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from prunetune.search.rungs import EarlyStopping
 from prunetune.search.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
@@ -41,6 +42,10 @@ def _parses(text: str) -> str:
 
 
 BudgetText = Annotated[str, AfterValidator(_parses)]
+
+
+def _defaults_if_true(value: Any) -> Any:
+    return {} if value is True else value
 
 
 class StudySpec(BaseModel):
@@ -83,6 +88,8 @@ class StudySpec(BaseModel):
     For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
     sampler: SamplerName = "tpe"
     """Who proposes recipes."""
+    early_stopping: Annotated[EarlyStopping | Literal[False], BeforeValidator(_defaults_if_true)] = EarlyStopping()
+    """Ends recoveries that fall behind; false pays for every recovery in full."""
     controls: tuple[ControlName, ...] = ("dense", "half-width")
     """Networks to compare with, trained for as many epochs in all as the longest recipe spends."""
     trials: int = Field(strict=True, default=30, ge=1)
