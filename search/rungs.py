@@ -14,10 +14,10 @@ from typing import Any
 
 import optuna
 from optuna.trial import Trial
-from pydantic import BaseModel, ConfigDict, Field
 
 from prunetune.pruning.training import Accuracy, RecoveryProgress
 from prunetune.results.pareto import ranks
+from prunetune.search.spec import EarlyStopping
 from prunetune.spaces import Recipe
 
 RUNGS = "rungs"
@@ -25,19 +25,6 @@ RUNGS = "rungs"
 
 UNFINISHED = "unfinished"
 """The constraint that a trial which was stopped at a rung violates: its accuracy is not that of its whole recipe."""
-
-
-class EarlyStopping(BaseModel):
-    """When recoveries end before their time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    reduction: int = Field(strict=True, default=3, ge=2, le=4)
-    """At each rung one candidate in so many goes on, and each rung has so many times the epochs of the one before."""
-    rungs: int = Field(strict=True, default=2, ge=0, le=6)
-    """Rungs within a recovery; with 2, and a reduction of 3, after a ninth and a third of its epochs."""
-    recalibrated: bool = True
-    """Whether there is a rung before the recovery, by the accuracy with recalibrated BatchNorm."""
 
 
 @dataclass(frozen=True)

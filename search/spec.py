@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prunetune.search.rungs import EarlyStopping
 from prunetune.search.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
@@ -42,6 +41,19 @@ def _parses(text: str) -> str:
 
 
 BudgetText = Annotated[str, AfterValidator(_parses)]
+
+
+class EarlyStopping(BaseModel):
+    """When recoveries end before their time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reduction: int = Field(strict=True, default=3, ge=2, le=4)
+    """At each rung one candidate in so many goes on, and each rung has so many times the epochs of the one before."""
+    rungs: int = Field(strict=True, default=2, ge=0, le=6)
+    """Rungs within a recovery; with 2, and a reduction of 3, after a ninth and a third of its epochs."""
+    recalibrated: bool = True
+    """Whether there is a rung before the recovery, by the accuracy with recalibrated BatchNorm."""
 
 
 def _defaults_if_true(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from prunetune.pruning.evaluation import evaluate, evaluate_predictor
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.pipeline import CHECKPOINT, HISTORY, STATE, Ledger, read_history
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import EpochRecord
+from prunetune.pruning.training import Accuracy, EpochRecord, RecoveryProgress, RecoveryStoppedError
 from prunetune.spaces import ModelError, Recipe, Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 
@@ -141,6 +142,44 @@ def test_whoever_stops_asking_pays_for_no_recovery(pipeline: Pipeline) -> None:
 
 class KilledError(Exception):
     pass
+
+
+def test_a_stopped_recovery_goes_on_where_it_was(
+    candidates: list[Candidate], setup: TrainingSetup, store: StageStore, tmp_path: Path
+) -> None:
+    pruned, recovered = candidates
+    elsewhere = StageStore(tmp_path / "store")
+    for stage in (*store.root.glob("stages/original-*"), *store.root.glob("stages/sparse-*"), pruned.stage.folder):
+        shutil.copytree(stage, elsewhere.root / "stages" / stage.name)
+    heard: list[RecoveryProgress] = []
+
+    def stop(progress: RecoveryProgress) -> bool:
+        heard.append(progress)
+        return False
+
+    stopping = new_pipeline(setup, elsewhere)
+    with pytest.raises(RecoveryStoppedError) as stopped:
+        list(stopping.run(RECIPE, stop))
+    curve = [record["accuracy"] for record in read_history(recovered.stage)]
+    assert heard == [stopped.value.progress]
+    assert heard[0] == RecoveryProgress(1, 1, 2, Accuracy.from_dict(curve[0]))
+    assert (stopping.ledger.epochs_trained, stopping.ledger.stages[-1]["epochs"]) == (1, 1)
+    assert stopping.ledger.clock.seconds["train"] > 0
+
+    with pytest.raises(RecoveryStoppedError):  # the same answer to the epoch that is there, without training
+        list(stopping.run(RECIPE, stop))
+    assert stopping.ledger.epochs_trained == 1
+    whole, ledger = carry_out(stopping, RECIPE)
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 2)
+    assert whole[-1].accuracy == recovered.accuracy
+    assert same_weights(whole[-1].checkpoint, recovered.checkpoint)
+
+
+def test_whoever_asks_hears_of_a_recovery_that_is_read_back(pipeline: Pipeline, candidates: list[Candidate]) -> None:
+    heard: list[RecoveryProgress] = []
+    again = list(pipeline.run(RECIPE, lambda progress: bool(heard.append(progress))))
+    assert again[-1].accuracy == candidates[-1].accuracy, "what is there costs nothing, and is not given up"
+    assert [progress.epoch for progress in heard] == [1]
 
 
 def test_an_interrupted_recipe_loses_its_last_epoch_at_most(setup: TrainingSetup, tmp_path: Path) -> None:
