@@ -315,8 +315,9 @@ class Pipeline:
 
         listener = self._listener(kind) if self._listener else None
         try:
-            for epoch in range(1, done + 1) if after_epoch is not None else ():
-                after_epoch(history[:epoch])  # what was decided when these epochs ran may be decided otherwise now
+            if after_epoch is not None:  # what was decided when these epochs ran may be decided otherwise now
+                for epoch in range(1, done + 1):
+                    after_epoch(history[:epoch])
             with clock.part("setup"):
                 loaders = self.loaders
                 trained, state = train(
@@ -330,7 +331,8 @@ class Pipeline:
                     occupy=self.occupy,
                 )
         except RecoveryStoppedError as stopped:
-            self._count(kind, base, stopped.progress.epoch - done, done, reused=False)
+            read_back = min(done, stopped.progress.epoch)
+            self._count(kind, base, stopped.progress.epoch - read_back, read_back, reused=False)
             raise
         finally:
             for part in ("train", "validate"):

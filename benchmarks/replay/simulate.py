@@ -46,7 +46,9 @@ class Grid:
 
     def __init__(self, table: dict[str, Any]) -> None:
         self.dense_latency: float = table["dense"]["latency"]
-        self.candidates = [_recorded(number, item, table["networks"]) for number, item in enumerate(table["candidates"])]
+        self.candidates = [
+            _recorded(number, item, table["networks"]) for number, item in enumerate(table["candidates"])
+        ]
         self._by_recipe = {tuple(recipe): self.candidates[number] for *recipe, number in table["recipes"]}
         self.sparsities, self.sparse_epochs, self.thresholds = (
             sorted({recipe[place] for recipe in self._by_recipe}) for place in range(3)
@@ -234,5 +236,3 @@ def _front(found: Sequence[Recorded]) -> set[int]:
             for other in found
         )
     }
-
-

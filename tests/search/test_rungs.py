@@ -161,4 +161,5 @@ def test_wrong_early_stopping_is_named(make_spec: Callable[..., StudySpec], valu
 
 
 def test_a_stopped_trial_has_values() -> None:
-    assert Outcome.STOPPED_EARLY.has_values and Outcome.STOPPED_EARLY.counts
+    assert Outcome.STOPPED_EARLY.has_values
+    assert Outcome.STOPPED_EARLY.counts
