@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.pipeline import Candidate, Ledger
-from prunetune.pruning.training import EpochRecord, TrainingFailureError
+from prunetune.pruning.training import EpochRecord, GoesOn, TrainingFailureError
 from prunetune.results import front
 from prunetune.search import runner
 from prunetune.search.interruption import Interruption
@@ -38,7 +38,7 @@ class FailingPipeline:
     def __init__(self, error: BaseException) -> None:
         self.error, self.ledger = error, Ledger()
 
-    def run(self, recipe: Recipe) -> Iterator[Candidate]:
+    def run(self, recipe: Recipe, goes_on: GoesOn | None = None) -> Iterator[Candidate]:
         """Trains an epoch and fails."""
         self.ledger.epochs_trained += 1
         raise self.error

@@ -501,6 +501,7 @@ def test_only_how_far_and_where_may_change(written: Any) -> None:
         "model=yolov5s.yaml", "data=d.yaml", "imgsz=320", "batch=8", "dense_epochs=3", "seed=1", "choose=f1",
         "train.lr0=0.1", "targets.0.alignment=4", "objectives=[map50_95]", "budget.latency='<= dense'",
         "sampler=gp", "controls=[dense]", "space.rounds.high=3",
+        "early_stopping=false",
     ]  # fmt: skip
     for override in others:
         assert StudySpec.read(file, [override]).frozen_part() != spec.frozen_part(), override
