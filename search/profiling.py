@@ -21,7 +21,7 @@ from prunetune.spaces import ConfigError, TargetError
 from prunetune.targets import Skeleton, TargetSpec, create_target, profile
 from prunetune.targets.profiling import BLOCKS
 
-PACE: Mapping[str, Any] = {"tolerance": 0.02, "runs": 12, "seconds": 10.0, "warmup": 2}
+PACE: Mapping[str, Any] = {"tolerance": 0.02, "runs": 24, "seconds": 10.0, "warmup": 2}
 """How exactly one of the many networks is measured. What a single one is off averages out in the fit."""
 
 
