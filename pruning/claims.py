@@ -150,12 +150,12 @@ class Claims:
     Args:
         folder: Where they are; made when the first is taken.
         lease_s: A claim that was not touched for so many seconds is dead.
-        now: The time that ages are told by; by default that of the file system.
+        clock: The time that ages are told by; by default that of the file system.
     """
 
-    def __init__(self, folder: Path, lease_s: float = LEASE_S, now: Callable[[], float] | None = None) -> None:
+    def __init__(self, folder: Path, lease_s: float = LEASE_S, clock: Callable[[], float] | None = None) -> None:
         self.folder, self.lease_s = folder, lease_s
-        self._now = now
+        self._clock = clock
 
     def take(self, trunk: str, stage: str, parent: str = "") -> StageClaim:
         """Claims a trunk until the returned context ends. A dead claim is taken over.
@@ -177,12 +177,12 @@ class Claims:
 
     def living(self, trunk: str | None = None) -> list[Sign]:
         """The claims that are held or asked for by living processes, on one trunk or on all."""
-        return self._living(self._signs(trunk), self._now or self._file_time)
+        return self._living(self._signs(trunk), self.now)
 
     def remove_dead(self) -> int:
         """Removes what dead processes left; returns how many claims that were."""
         signs = self._signs(None)
-        living = self._living(signs, self._now or self._file_time)
+        living = self._living(signs, self.now)
         dead = [sign for sign in signs if sign not in living]
         for sign in dead:
             sign.file.unlink(missing_ok=True)
@@ -226,7 +226,7 @@ class Claims:
         pause = threading.Event()
         while True:
             signs = [sign for sign in self._signs(trunk) if sign.token != token]
-            rivals = self._living(signs, self._now or touched)
+            rivals = self._living(signs, self._clock or touched)
             for sign in signs:
                 if sign not in rivals:
                     sign.file.unlink(missing_ok=True)
@@ -254,7 +254,10 @@ class Claims:
         time = now()
         return [sign for sign in there if time - sign.beat <= self.lease_s]
 
-    def _file_time(self) -> float:
+    def now(self) -> float:
+        """The time, by the clock that gives the store its files' times."""
+        if self._clock is not None:
+            return self._clock()
         try:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 return os.fstat(file.fileno()).st_mtime

@@ -8,10 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prunetune.pruning.stages import recorded_trunk
-from prunetune.pruning.store import DRAFTS, PROGRESS, RECORD, STAGES, STUDIES, file_sha256
+from prunetune.pruning.store import DRAFTS, PROGRESS, RECORD, REGISTRATION, STAGES, STUDIES, file_sha256
 from prunetune.spaces.errors import StoreError
 from prunetune.spaces.files import storage_error
 
@@ -83,7 +82,7 @@ def read_items(root: Path, now: float) -> list[Item]:
 def read_uses(root: Path) -> dict[str, frozenset[str]]:
     """What each study that is registered in a store has used: its name to digests of stages and trunks."""
     return {
-        folder.name: frozenset(path.name for path in _entries(folder))
+        folder.name: frozenset(path.name for path in _entries(folder) if path.name != REGISTRATION)
         for folder in _entries(root / STUDIES)
         if folder.is_dir()
     }
@@ -131,13 +130,15 @@ def damage(item: Item) -> list[str]:
     try:
         stored = json.loads((item.path / RECORD).read_text(encoding="utf-8"))
         sums = {str(name): (int(size), str(sha256)) for name, (size, sha256) in stored["files"].items()}
-        _ = stored["record"]["kind"]
+        name, kind = str(stored["digest"]), str(stored["record"]["kind"])
     except FileNotFoundError:
         return [f"{RECORD} is missing"] if item.path.is_dir() else []
     except OSError as error:
         return [f"{RECORD} cannot be read ({error.strerror})"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{RECORD} is no stage's record"]
+    if name != item.name:
+        return [f"{RECORD} is that of {name} ({kind})"]
     problems = (_file_damage(item.path / name, *told) for name, told in sums.items())
     found = [problem for problem in problems if problem]
     return found if item.path.is_dir() else []  # somebody removed it meanwhile
@@ -165,12 +166,13 @@ def _stage(folder: Path) -> Item:
 
 
 def _item(path: Path, name: str, kind: str, parent: str = "", trunk: str = "", epochs: int = 0) -> Item:
-    size = linked = 0
-    modified = 0.0
-    for status in _statuses(path):
-        size += status.st_size
-        linked += status.st_size if status.st_nlink > 1 else 0
-        modified = max(modified, status.st_mtime)
+    statuses = _statuses(path)
+    size = sum(status.st_size for status in statuses)
+    linked = sum(status.st_size for status in statuses if status.st_nlink > 1)
+    try:
+        modified = path.lstat().st_mtime
+    except FileNotFoundError:
+        modified = 0.0
     return Item(name, path, kind, parent, trunk, epochs, size, linked, modified)
 
 

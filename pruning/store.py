@@ -32,6 +32,9 @@ RECORD = "stage.json"
 STAGES, PROGRESS, DRAFTS, CLAIMS, STUDIES = "stages", "progress", "drafts", "claims", "studies"
 """The folders of a store."""
 
+REGISTRATION = "study.json"
+"""The file that says, beside the marks of what a study has used, where the study is."""
+
 
 @dataclass(frozen=True)
 class StoredStage:
@@ -148,13 +151,27 @@ class StageStore:
             os.rename(draft, self._stages / digest)  # a damaged stage was in the way; the look removed it
         return self.find(digest)
 
-    def discard(self, digest: str) -> None:
-        """Removes a stage whose files turned out to be damaged; it will be run again."""
+    def discard(self, digest: str, unless: Callable[[], bool] | None = None) -> bool:
+        """Removes a stage that is damaged, or that nobody needs; if it is wanted after all, it is run again.
+
+        Args:
+            digest: The stage.
+            unless: Asked when the stage cannot be found any more; if it says so, the stage is put back. Who finds a
+                stage that nobody used before looks twice, and notes the use in between: either he misses it, or
+                this sees his note.
+
+        Returns:
+            Whether it was there and is gone.
+        """
         broken = self._draft(self._stages / digest)
         try:
             os.rename(self._stages / digest, broken / digest)
+            if unless is not None and unless():
+                self._place(broken / digest, digest)
+                return False
+            return True
         except FileNotFoundError:
-            pass
+            return False
         except OSError as error:
             raise storage_error(self._stages / digest, error) from error
         finally:
