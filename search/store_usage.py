@@ -125,8 +125,7 @@ def read_contents(runs: Path) -> Contents:
     root = runs / STORE
     claims = Claims(root / CLAIMS)
     now = claims.now()
-    # Studies before stages: a stage that comes in between has a note, or else would look like nobody's.
-    items = read_items(root, now)
+    items = read_items(root, now)  # before the studies: a stage is noted as used, and then published
     studies = read_studies(runs)
     return Contents(runs, tuple(items), tuple(studies), tuple(claims.living()), now)
 
