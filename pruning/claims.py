@@ -114,6 +114,7 @@ class Sign:
                 beat, lines = os.fstat(opened.fileno()).st_mtime, opened.read().splitlines()
         except OSError:
             return None
+        holder: Holder | None
         try:
             holder = Holder(**json.loads(lines[0]))
         except (IndexError, ValueError, TypeError):

@@ -259,7 +259,7 @@ def test_a_killed_process_loses_its_claim_at_once(claims: Claims, folder: Path) 
 
 
 def test_a_suspended_process_loses_its_claim_after_the_lease_and_learns_of_it(folder: Path) -> None:
-    lease = 0.5
+    lease = 2.0
     with hold(folder, lease) as process:
         claims = Claims(folder, lease)
         with pytest.raises(StageClaimedError):
