@@ -193,9 +193,7 @@ def _garbage_document(contents: Contents, garbage: Garbage, freed: Sequence[Item
     }
 
 
-def _write_garbage(
-    contents: Contents, garbage: Garbage, freed: Sequence[Item], dry_run: bool, out: Console
-) -> None:
+def _write_garbage(contents: Contents, garbage: Garbage, freed: Sequence[Item], dry_run: bool, out: Console) -> None:
     for doubt in garbage.doubts:
         _say(out, doubt)
     verb = "would free" if dry_run else "freed"

@@ -76,9 +76,7 @@ class Contents:
     def needed(self, without: Collection[str] = ()) -> dict[Path, set[str]]:
         """The path of each item to the studies that need it, but for some of them, and to the processes that train."""
         uses = {
-            study.name: study.digests
-            for study in self.studies
-            if study.state != "gone" and study.name not in without
+            study.name: study.digests for study in self.studies if study.state != "gone" and study.name not in without
         }
         for sign in self.claims:
             told = (sign.holder.stage, sign.holder.parent) if sign.holder else ()
@@ -171,9 +169,7 @@ def find_garbage(contents: Contents, forget: Collection[str] = ()) -> Garbage:
         for study in unknown
     ]
     needed = contents.needed(gone)
-    items = [
-        item for item in contents.items if not needed[item.path] and (item.kind == DRAFT or not unknown)
-    ]
+    items = [item for item in contents.items if not needed[item.path] and (item.kind == DRAFT or not unknown)]
     return Garbage(tuple(items), tuple(gone), tuple(doubts))
 
 
@@ -232,7 +228,9 @@ def _unregistered(runs: Path, folder: Path) -> StudyUse:
     except Exception as error:  # whatever the reason, what it uses is not known
         return StudyUse(folder.name, "unknown", "", frozenset(), f"it cannot be read ({error})")
     if any(trial.state == TrialState.RUNNING for trial in trials):
-        return StudyUse(folder.name, "unknown", "", frozenset(), "it has trials that run, and say their stages at the end")
+        return StudyUse(
+            folder.name, "unknown", "", frozenset(), "it has trials that run, and say their stages at the end"
+        )
     return StudyUse(folder.name, "here", "", frozenset({*_digests(trials), *_shared_stages(runs / STORE)}))
 
 

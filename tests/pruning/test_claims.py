@@ -123,7 +123,9 @@ def test_a_dead_process_of_this_host_is_known_at_once(claims: Claims, folder: Pa
 
 
 @given(age=st.floats(0, 1000), lease=st.floats(0.1, 500))
-def test_only_the_lease_decides_about_another_host(tmp_path_factory: pytest.TempPathFactory, age: float, lease: float) -> None:
+def test_only_the_lease_decides_about_another_host(
+    tmp_path_factory: pytest.TempPathFactory, age: float, lease: float
+) -> None:
     folder = tmp_path_factory.mktemp("claims")
     beat = leave(folder).stat().st_mtime
     now = beat + age

@@ -192,7 +192,9 @@ def test_a_damaged_stage_or_progress_is_trained_again(
 # What another process trains
 
 
-def test_what_another_process_trains_is_not_trained(setup: TrainingSetup, store: StageStore, pipeline: Pipeline) -> None:
+def test_what_another_process_trains_is_not_trained(
+    setup: TrainingSetup, store: StageStore, pipeline: Pipeline
+) -> None:
     """Nor is another length of it, which would start with the same epochs."""
     heard: list[str] = []
 

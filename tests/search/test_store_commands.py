@@ -21,7 +21,7 @@ from prunetune.search.study import open_study
 Prunetune = Callable[..., Any]
 MakeSpec = Callable[..., StudySpec]
 
-ODD = "naïve [bold]größe[/] 'x' $(y) %41 ?#&"
+ODD = "naïve [bold]größe[-bold] 'x' $(y) %41 ?#&"
 
 
 class Store:
@@ -96,7 +96,9 @@ def test_ls_tells_what_is_there_and_who_needs_it(
     assert (stages[sparse]["kind"], stages[sparse]["epochs"], stages[sparse]["parent"]) == ("sparse", 3, shared)
     assert 1000 < stages[sparse]["bytes"] < 2000
     assert 0 <= stages[sparse]["age_s"] < 600
-    assert [(item["name"], item["kind"], item["bytes"]) for item in told["others"]] == [("recovery-0", "unfinished", 10)]
+    assert [(item["name"], item["kind"], item["bytes"]) for item in told["others"]] == [
+        ("recovery-0", "unfinished", 10)
+    ]
     assert told["others"][0]["needed_by"] == ["one"]
     assert told["totals"]["sparse"]["count"] == 2
     assert told["totals"]["sparse"]["bytes"] == stages[sparse]["bytes"] + stages[other]["bytes"]
@@ -123,7 +125,9 @@ def test_ls_says_what_is_also_a_file_of_a_study(
     _, _, pruning = store.chain("one")
     os.link(store.root / "stages" / pruning / "checkpoint.pt", spec.folder / "trial-0.pt")
     told = as_json(prunetune("store", "ls", "--runs", store.runs, "--json"))
-    assert {stage["name"]: stage["linked_bytes"] for stage in told["stages"] if stage["linked_bytes"]} == {pruning: 1000}
+    assert {stage["name"]: stage["linked_bytes"] for stage in told["stages"] if stage["linked_bytes"]} == {
+        pruning: 1000
+    }
     assert "1.0 kB are also files of studies" in prunetune("store", "ls", "--runs", store.runs).out
 
 
@@ -142,7 +146,10 @@ def test_a_name_that_no_terminal_can_show(prunetune: Prunetune, store: Store) ->
 def test_without_a_store(prunetune: Prunetune, tmp_path: Path, command: str) -> None:
     answer = prunetune("store", command, "--runs", tmp_path / "rnus")
     assert answer.code == 2
-    assert answer.err == f"error: {tmp_path / 'rnus' / '.store'}: no stage store; give the folder of studies with --runs FOLDER\n"
+    assert (
+        answer.err
+        == f"error: {tmp_path / 'rnus' / '.store'}: no stage store; give the folder of studies with --runs FOLDER\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -161,9 +168,7 @@ def test_gc_frees_what_only_a_removed_study_used(
     store.of(ODD).save_progress(sparse, lambda path: path.write_bytes(b"x" * 10) and None)
     shutil.rmtree(spec.folder)
     before = store.stages()
-    size = sum(
-        file.stat().st_size for name in (sparse, pruning) for file in (store.root / "stages" / name).iterdir()
-    )
+    size = sum(file.stat().st_size for name in (sparse, pruning) for file in (store.root / "stages" / name).iterdir())
 
     told = as_json(prunetune(*gc, "--dry-run", "--json"))
     assert {item["name"] for item in told["freed"]} >= {sparse, pruning}
@@ -356,6 +361,8 @@ def test_sizes(size: int, text: str) -> None:
     assert size_text(size) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(-3, "0 s"), (59.9, "59 s"), (60, "1 min"), (7200, "2 h"), (90000, "1 d")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-3, "0 s"), (59.9, "59 s"), (60, "1 min"), (7200, "2 h"), (90000, "1 d")]
+)
 def test_ages(seconds: float, text: str) -> None:
     assert age_text(seconds) == text

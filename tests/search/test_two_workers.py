@@ -123,7 +123,9 @@ def test_two_studies_train_a_shared_trunk_once(start: Callable[..., Worker], tmp
         assert (runs / ".store" / "studies" / name / original).is_file()
 
 
-def test_a_killed_worker_s_trunk_is_taken_over_from_its_last_epoch(start: Callable[..., Worker], tmp_path: Path) -> None:
+def test_a_killed_worker_s_trunk_is_taken_over_from_its_last_epoch(
+    start: Callable[..., Worker], tmp_path: Path
+) -> None:
     first = start("killed", trials=2)
     first.until(lambda: len(first.epochs("sparse")) >= 1)
     second = start("killed", trials=2)
