@@ -49,7 +49,9 @@ def trunk(kind: str, parent: str, setup: TrainingSetup, phase: Phase) -> str:
 def recorded_trunk(digest: str, record: Mapping[str, Any]) -> str:
     """The name that `trunk` gave the training of a stored stage; its own name for what was not trained."""
     settings = record.get("settings")
-    phase = settings.get("phase") if isinstance(settings, Mapping) else None
+    if not isinstance(settings, Mapping):
+        return digest
+    phase = settings.get("phase")
     if isinstance(phase, Mapping) and phase.get("schedule") == "constant" and phase.get("choose") == "last":
         return Stage(str(record["kind"]), str(record["parent"]), {**settings, "epochs": None}).digest
     return digest
