@@ -18,6 +18,7 @@ _HOME = {
     "Pipeline": "pipeline",
     "PruningPlan": "plan",
     "Source": "pipeline",
+    "StageClaimedError": "claims",
     "StageStore": "store",
     "TrainingFailureError": "training",
     "TrainingSetup": "training",

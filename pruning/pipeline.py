@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import torch
 
 from prunetune.pruning.batchnorm import recalibrate
+from prunetune.pruning.claims import StageClaim
 from prunetune.pruning.clock import Clock
 from prunetune.pruning.detector import Detector, as_os_error, read_description, scaled_width
 from prunetune.pruning.evaluation import Predictor, evaluate, evaluate_predictor
@@ -107,12 +108,18 @@ class Ledger:
         epochs_trained: Epochs that ran.
         epochs_reused: Epochs that were read back.
         stages: Each stage with its digest, epochs, and whether it was read back.
+        noted_before: Stages that an earlier attempt at the recipe has noted.
     """
 
     clock: Clock = field(default_factory=Clock)
     epochs_trained: int = 0
     epochs_reused: int = 0
     stages: list[dict[str, Any]] = field(default_factory=list)
+    noted_before: frozenset[str] = frozenset()
+
+    def begin_attempt(self) -> None:
+        """Prepares for carrying out the recipe from its beginning: what was noted stays, and is not noted again."""
+        self.noted_before = frozenset(stage["digest"] for stage in self.stages)
 
 
 def classes_problem(detector: Detector, names: tuple[str, ...]) -> str | None:
@@ -217,6 +224,7 @@ class Pipeline:
         Raises:
             TrainingFailureError: A training diverged or ran out of memory.
             RecoveryStoppedError: `goes_on` said no.
+            StageClaimedError: Another process trains one of its stages. The same call later goes on from there.
         """
         sparsity = self.sparsity(recipe)
         parent = self.original()
@@ -293,6 +301,21 @@ class Pipeline:
         if found:
             return found
         base = trunk(kind, parent.digest, self.setup, phase)
+        with self.store.claim(base, stage.digest, parent.digest) as claim:
+            # Again: who had the claim until now may have published it.
+            found = self._find(stage, phase.epochs)
+            return found or self._train_claimed(kind, parent, phase, base, claim, after_epoch)
+
+    def _train_claimed(
+        self,
+        kind: str,
+        parent: StoredStage,
+        phase: Phase,
+        base: str,
+        claim: StageClaim,
+        after_epoch: AfterEpoch | None,
+    ) -> StoredStage:
+        stage = training_stage(kind, parent.digest, self.setup, phase)
         state = self._state_before(kind, parent, phase, base)
         done = state.epoch if state else 0
         detector = self._load(parent)
@@ -304,6 +327,7 @@ class Pipeline:
             history[:] = state.history
             with clock.part("store"):
                 if state.epoch < phase.epochs:
+                    claim.confirm()  # a process that was suspended may have lost it
                     self.store.save_progress(base, lambda path: _save_state(state, path))
                 if phase.extensible() and state.epoch in self._sparse_checkpoints and state.epoch < phase.epochs:
                     shorter = replace(phase, epochs=state.epoch)
@@ -423,7 +447,8 @@ class Pipeline:
     def _note(self, stage: StoredStage, trained: int, reused: int) -> None:
         if stage.record["kind"] == "original":
             return  # every recipe starts from it; it is no part of any
-        self._count(stage.record["kind"], stage.digest, trained, reused, stage.reused)
+        if stage.digest not in self.ledger.noted_before:
+            self._count(stage.record["kind"], stage.digest, trained, reused, stage.reused)
 
     def _count(self, kind: str, digest: str, trained_epochs: int, reused_epochs: int, reused: bool) -> None:
         self.ledger.epochs_trained += trained_epochs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ class TrialResult:
         outcome: How it ended.
         reason: Why, where it is no success.
         attributes: What was stored with the trial.
-        seconds: How long it took.
+        seconds: How long it took, without waiting for what others train.
     """
 
     number: int
@@ -47,7 +46,9 @@ class TrialResult:
     seconds: float
 
 
-def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Workspace) -> TrialResult:
+def carry_out(
+    study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Workspace, ledger: Ledger | None = None
+) -> TrialResult:
     """Carries out a trial and tells its result.
 
     A network over the budget ends right after surgery: it is told as infeasible, with its measured latency and
@@ -55,11 +56,19 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     had there, and as infeasible by a constraint of its own: its score is not final, and `best_trials` must not show
     it. A failure is told as FAIL with its name.
 
+    Args:
+        study: The trial's.
+        trial: Is told.
+        recipe: What to try.
+        workspace: The study's.
+        ledger: That of an earlier attempt which met a claimed stage.
+
     Raises:
+        StageClaimedError: Another process trains a stage of the recipe. The trial stays open for another attempt.
         StoreError: Nothing can be stored any more; the trial stays open and is taken up by the next run.
     """
-    start = time.perf_counter()
-    ledger = workspace.pipeline.ledger = Ledger()
+    ledger = workspace.pipeline.ledger = ledger or Ledger()
+    ledger.begin_attempt()
     stored: dict[str, Any] = {}
     outcome, reason = Outcome.ERROR, ""
     with ledger.clock.part("other"):
@@ -99,7 +108,7 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
         study.tell(trial, [stored["accuracy"]["map50_95"], *_judged(stored, workspace.spec)])
     else:
         study.tell(trial, state=TrialState.FAIL)
-    return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, time.perf_counter() - start)
+    return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
 
 
 def _attempt(

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 
 from prunetune.pruning.training import Accuracy, RecoveryProgress
 from prunetune.results.pareto import ranks
@@ -134,7 +134,8 @@ class TrialRungs:
 
     def _judge(self, rung: int, epochs: int, accuracy: Accuracy) -> bool:
         assert self._settings is not None
-        trials = self._study.get_trials(deepcopy=False)
+        # A trial that failed is not among them: if its worker died, its recipe comes again.
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         others = [stood_at(trial.user_attrs, rung) for trial in trials if trial.number != self._trial.number]
         values = (accuracy.map50_95, *self._latencies)
         decision = judge(rung, epochs, values, [other for other in others if other], self._settings.reduction)

@@ -25,6 +25,7 @@ from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import Accuracy, EpochListener, TrainingSetup
 from prunetune.search.spec import StudySpec
+from prunetune.search.store_usage import STORE, register
 from prunetune.search.study import study_lock
 from prunetune.search.yardstick import REFERENCES, Yardstick
 from prunetune.spaces import ConfigError, ModelError
@@ -43,9 +44,6 @@ from prunetune.targets import (
 
 DATA = "data.yaml"
 """The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
-
-STORE = ".store"
-"""The folder of stages inside `runs`: all studies there share them."""
 
 INT8_IMAGES = 64
 """About how many training images the ranges of an int8 network are taken from."""
@@ -79,7 +77,7 @@ class Workspace:
         if is_checkpoint and (problem := classes_problem(original, self.dataset.names)):
             raise ConfigError(f"model: {spec.model}: {problem}")
         self.model_sha256 = file_sha256(Path(spec.model)) if is_checkpoint else None
-        self.store = StageStore(store)
+        self.store = StageStore(store, owner=spec.name)
         setup = TrainingSetup(
             data=str((self.folder / DATA).resolve()),
             data_fingerprint=self.dataset.fingerprint,
@@ -162,6 +160,7 @@ class Workspace:
         """
         write_text(self.folder / DATA, self.dataset.as_yaml())
         with study_lock(self.folder):
+            register(self.store, study, self.spec)
             attributes = study.user_attrs
             stored = {target["name"]: target for target in attributes.get("targets", [])}
             if stored and attributes["data_fingerprint"] != self.dataset.fingerprint:

@@ -168,6 +168,8 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
         return TrialResult(trial.number, recipe, Outcome.OK, "", attributes, 0.1)
 
     class NoWork:
+        store = None
+
         def __init__(self, *_: Any) -> None: ...
 
         def prepare(self, study: optuna.Study) -> list[Any]:
