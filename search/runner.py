@@ -17,7 +17,7 @@ from prunetune.search.interruption import Interruption
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
-from prunetune.search.samplers import create_sampler
+from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import folder_lock, open_study, storage_errors, study_exists, study_lock
 from prunetune.search.workers import give_back, reap, requeue, this_worker
@@ -114,9 +114,7 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
         trials = study.get_trials(deepcopy=False)
         if sum(map(_counts, trials)) >= spec.trials:
             return None
-        # Seeded by the trial: processes that start together propose different recipes, and a study that was stopped
-        # goes on as if it had not been.
-        study.sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * len(trials))
+        study.sampler = next_sampler(spec, trials)
         trial = study.ask()
         trial.set_user_attr("worker", this_worker())
         recipe = spec.space.suggest(trial)

@@ -16,7 +16,8 @@ from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, Searc
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
-SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
+OptunaSamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
+SamplerName = Literal["cost-aware", "tpe", "nsga2", "nsga3", "gp", "random"]
 ControlName = Literal["dense", "half-width", "quarter-width"]
 
 CHANGEABLE = frozenset({"trials", "device", "workers", "cache", "storage", "runs", "allow_new_device"})
@@ -81,8 +82,8 @@ class StudySpec(BaseModel):
     budget: dict[str, BudgetText] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
     """Limits by `latency` (all targets) or `latency@TARGET`; a network above one of them is not recovered.
     For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
-    sampler: SamplerName = "tpe"
-    """Who proposes recipes."""
+    sampler: SamplerName = "cost-aware"
+    """Who proposes recipes: TPE with an eye on the epochs that each would cost, or one of Optuna's as it is."""
     controls: tuple[ControlName, ...] = ("dense", "half-width")
     """Networks to compare with, trained for as many epochs in all as the longest recipe spends."""
     trials: int = Field(strict=True, default=30, ge=1)
