@@ -11,41 +11,52 @@ from optuna.samplers import (
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
+    PartialFixedSampler,
     RandomSampler,
     TPESampler,
 )
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.search.cost_aware import CostAwareSampler
+from prunetune.search.design import first_recipe
 from prunetune.search.price import Price
 from prunetune.search.spec import OptunaSamplerName, StudySpec
+from prunetune.search.workers import RETRY_OF
 
 
 def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> BaseSampler:
     """The sampler of a study's next trial.
 
     It is seeded by the trial: processes that start together propose different recipes, and a study that was stopped
-    goes on as if it had not been.
+    goes on as if it had not been. In a `cost-aware` study the first recipes come from a design, until TPE has something
+    to learn from.
 
     Args:
         spec: The study's description.
         trials: All trials of the study so far.
     """
     seed = spec.seed + 100_003 * len(trials)
-    if spec.sampler == "cost-aware":
-        tpe = create_sampler("tpe", spec.trials, seed)
-        return CostAwareSampler(tpe, Price(spec.space, trials), seed=seed)
-    return create_sampler(spec.sampler, spec.trials, seed)
+    if spec.sampler != "cost-aware":
+        return create_sampler(spec.sampler, spec.trials, seed)
+    tpe = create_sampler("tpe", spec.trials, seed)
+    sampler = CostAwareSampler(tpe, Price(spec.space, trials), seed=seed)
+    finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+    if finished >= startup_trials(spec.trials):
+        return sampler
+    index = sum(RETRY_OF not in trial.user_attrs for trial in trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PartialFixedSampler(first_recipe(spec.space, spec.seed, index), sampler)
 
 
-def create_sampler(name: OptunaSamplerName, trials: int, seed: int) -> BaseSampler:
-    """Makes one of Optuna's samplers, fit for a study of `trials` trials.
+def create_sampler(name: OptunaSamplerName, trials: int | None, seed: int) -> BaseSampler:
+    """Makes one of Optuna's samplers, fit for a study of `trials` trials; None if nobody knows how many.
 
     A study of a dozen trials cannot spend ten on the random start that Optuna's samplers default to, nor fill a
     population of fifty.
     """
     startup = startup_trials(trials)
-    population = max(4, min(50, trials // 4))
+    population = 50 if trials is None else max(4, min(50, trials // 4))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
@@ -59,6 +70,6 @@ def create_sampler(name: OptunaSamplerName, trials: int, seed: int) -> BaseSampl
         return RandomSampler(seed=seed)
 
 
-def startup_trials(trials: int) -> int:
-    """How many trials come before a sampler that learns has anything to learn from."""
-    return max(4, min(10, trials // 3))
+def startup_trials(trials: int | None) -> int:
+    """How many finished trials a sampler that learns begins with."""
+    return 10 if trials is None else max(4, min(10, trials // 3))

@@ -1,4 +1,4 @@
-"""The sampler that knows the price: a sampler as Optuna understands it, that likes what is cheap and starves nothing."""
+"""The sampler that knows the price: a sampler as Optuna knows them, that likes what is cheap and starves nothing."""
 
 from __future__ import annotations
 
