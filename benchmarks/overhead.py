@@ -98,7 +98,9 @@ def ask_tell(folder: Path, trials: int) -> float:
         claim.trial.set_constraint("latency", 0.0)
         study.tell(claim.trial, rng.random(2).tolist())
         took.append(time.perf_counter() - begin)
-    print(f"asking and telling at {trials} trials: {median(took[1:]):.3f} s (the first time, reading all: {took[0]:.3f} s)")
+    print(
+        f"ask and tell at {trials} trials: {median(took[1:]):.3f} s (the first, which reads them all: {took[0]:.3f} s)"
+    )
     return median(took[1:])
 
 

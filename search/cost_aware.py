@@ -70,9 +70,7 @@ class CostAwareSampler(BaseSampler):
         self._draws, self._exponent, self._seen = draws, exponent, seen
         self._rng = np.random.default_rng(seed)
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The wrapped sampler's."""
         return self._wrapped.infer_relative_search_space(_Glance(study, self._seen), trial)
 
@@ -185,9 +183,7 @@ class _Glance(optuna.Study):
         return [trial for trial in self._glanced if states is None or trial.state in states]
 
 
-def worth_seeing(
-    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], most: int
-) -> list[FrozenTrial]:
+def worth_seeing(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], most: int) -> list[FrozenTrial]:
     """The newest trials, and of the older ones those that are feasible and that no other of them dominates.
 
     Args:

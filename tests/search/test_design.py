@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +60,7 @@ def test_the_beginning_of_a_large_grid_is_spread_over_it(grid: int) -> None:
         taken = sorted(places[:count])
         assert taken[0] == 0
         assert taken[-1] == grid - 1
-        gaps = [after - before for before, after in zip(taken, taken[1:], strict=False)]
+        gaps = [after - before for before, after in itertools.pairwise(taken)]
         assert max(gaps) <= 2 * max(1, min(gaps)) + 1
 
 

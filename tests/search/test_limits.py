@@ -238,10 +238,10 @@ def test_a_study_ends_with_the_first_limit_and_goes_on_when_that_is_raised(make_
 
 
 def test_epochs_alone_limit_a_study(make_spec: MakeSpec) -> None:
-    spec = make_spec(trials=None, epochs=100)
+    spec = make_spec(trials=None, epochs=10)
     study = open_study(spec)
-    assert stored_spec(study).limits == Limits(epochs=100)
-    assert run(study, spec, trained=3) == 34
+    assert stored_spec(study).limits == Limits(epochs=10)
+    assert run(study, spec, trained=3) == 4
 
 
 def test_hours_limit_a_study(make_spec: MakeSpec) -> None:
