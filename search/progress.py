@@ -21,10 +21,10 @@ class Progress:
 
     Args:
         console: Where to write.
-        trials: How many trials the study will have.
+        trials: How many trials the study will have, if that is known.
     """
 
-    def __init__(self, console: Console, trials: int) -> None:
+    def __init__(self, console: Console, trials: int | None) -> None:
         self.console, self._trials = console, trials
         self._status: Status | None = None
         self._what = ""
@@ -69,8 +69,9 @@ class Progress:
             )
         reason = f" ({result.reason})" if result.reason else ""
         reused = values["epochs"]["reused"]
+        count = f"{finished}/{self._trials}" if self._trials else f"{finished}"
         self.say(
-            f"trial {result.number} [{finished}/{self._trials}] {result.outcome.value}{reason}  {figures}"
+            f"trial {result.number} [{count}] {result.outcome.value}{reason}  {figures}"
             f"{result.recipe}  {result.seconds:.0f} s" + (f", {reused} epochs reused" if reused else "")
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -17,10 +19,11 @@ from prunetune.search.aside import Aside, patiently
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
 from prunetune.search.interruption import Interruption
+from prunetune.search.limits import forecast, spent
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
-from prunetune.search.samplers import create_sampler
+from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study, storage_errors, study_exists, study_lock
 from prunetune.search.workers import give_back, reap, requeue, this_worker
@@ -71,10 +74,12 @@ def _run(spec: StudySpec, progress: Progress, interruption: Interruption) -> opt
         _train_original(workspace, progress)
         done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         if done_before:
-            rest = "going on" if sum(map(_counts, study.get_trials(deepcopy=False))) < spec.trials else "no more to do"
+            rest = "no more to do" if _limit_reached(study, spec) else "going on"
             progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
         interruption.check()
         _all_trials(study, spec, workspace, progress, interruption)
+        if (reached := _limit_reached(study, spec)) and not reached.startswith("trials"):
+            progress.say(f"no further trial: {reached}")
         if _others_run(study):
             progress.say("no trial is left to take; the processes that still run will finish the study")
         else:
@@ -141,11 +146,9 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
     with study_lock(spec.folder):
         reap(study)
         trials = study.get_trials(deepcopy=False)
-        if sum(map(_counts, trials)) >= spec.trials:
+        if spec.limits.reached(spent(trials, time.time())) is not None:
             return None
-        # Seeded by the trial: processes that start together propose different recipes, and a study that was stopped
-        # goes on as if it had not been.
-        study.sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * len(trials))
+        study.sampler = next_sampler(spec, trials)
         trial = study.ask()
         trial.set_user_attr("worker", this_worker())
         recipe = spec.space.suggest(trial)
@@ -164,11 +167,14 @@ def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress
     except PrunetuneError as error:
         _return(study, claim, workspace.spec, str(error))
         raise
-    finished = sum(trial.state.is_finished() and _counts(trial) for trial in study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    spec, finished = workspace.spec, spent(trials, time.time()).finished
     progress.trial(result, finished)
     if finished % FRONT_EVERY == 0:
         members = [f"trial {item.trial}: {item.map50_95:.3f} at {item.latency_ms:.2f} ms" for item in front(study)]
         progress.say("front: " + ("; ".join(members) or "no trial meets the budget yet"))
+        if remaining := forecast(spec.limits, trials, time.time()):
+            progress.say(remaining.text(datetime.now()))
 
 
 def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> None:
@@ -179,10 +185,8 @@ def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> 
         requeue(study)
 
 
-def _counts(trial: optuna.trial.FrozenTrial) -> bool:
-    if trial.state == TrialState.FAIL:
-        return Outcome(trial.user_attrs.get("outcome", Outcome.ERROR)).counts
-    return trial.state in (TrialState.COMPLETE, TrialState.RUNNING)
+def _limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:
+    return spec.limits.reached(spent(study.get_trials(deepcopy=False), time.time()))
 
 
 def _others_run(study: optuna.Study) -> bool:

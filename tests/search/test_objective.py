@@ -137,6 +137,19 @@ def test_the_line_of_a_failure_says_its_name_and_why(make_spec: MakeSpec) -> Non
     assert out.getvalue().startswith("trial 0 [1/3] DIVERGED (box_loss is not finite in epoch 2)")
 
 
+def test_every_few_trials_the_study_says_what_remains(make_spec: MakeSpec) -> None:
+    spec = make_spec(trials=20, epochs=8)
+    study, out = open_study(spec), io.StringIO()
+    error = TrainingFailureError("DIVERGED", "box_loss is not finite in epoch 2")
+    for _ in range(5):
+        claim = next_trial(study, spec)
+        assert claim is not None
+        _one_trial(study, claim, workspace(spec, error), Progress(Console(file=out, width=200), spec.trials))
+    (line,) = [line for line in out.getvalue().splitlines() if "remain" in line]
+    assert line.startswith("about 3 trials, 3 epochs, ")
+    assert " (epochs ends it), until " in line
+
+
 def test_a_user_error_inside_a_trial_reaches_the_user(make_spec: MakeSpec) -> None:
     spec = make_spec()
     study = open_study(spec)

@@ -97,7 +97,8 @@ def test_only_four_keys_must_be_given(written: Any) -> None:
     assert spec.targets[0].alignment.as_json() == 8
     assert spec.objectives == ("map50_95", "latency")
     assert spec.budget == {"latency": "<= half-width"}
-    assert (spec.sampler, spec.controls, spec.storage) == ("tpe", ("dense", "half-width"), None)
+    assert (spec.sampler, spec.controls, spec.storage) == ("cost-aware", ("dense", "half-width"), None)
+    assert (spec.trials, spec.epochs, spec.hours) == (30, None, None)
     assert spec.space.sparsity_unit == "lambda"
 
 
@@ -262,6 +263,9 @@ BAD = [
     ("seed: '7'", "seed", "not '7'"),
     ("trials: 0", "trials", "greater than or equal to 1"),
     ("trials: -3", "trials", "not -3"),
+    ("epochs: 0", "epochs", "greater than or equal to 1"),
+    ("hours: -1", "hours", "greater than 0, not -1"),
+    ("hours: true", "hours", "valid number, not True"),
     ("seed: -1", "seed", "not -1"),
     ("sampler: tpee", "sampler", "did you mean tpe?"),
     ("choose: map", "choose", "'map50_95' or 'f1'"),
