@@ -16,9 +16,10 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import Candidate, Ledger, read_history
 from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import TrainingFailureError
+from prunetune.results.entries import FOUND
 from prunetune.search.outcome import Outcome
 from prunetune.search.workspace import Workspace
-from prunetune.spaces import MeasurementError, PrunetuneError, Recipe
+from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
 
 _log = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ def _attempt(recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name:
     for candidate in workspace.pipeline.run(recipe):
         if not candidate.recovered:
             gammas += _gammas(workspace, candidate)
+            if isinstance(recipe.threshold, LatencyShare):
+                stored.setdefault(FOUND, []).append(candidate.plan.threshold.as_json())
         if not candidate.last:
             continue
         ships = candidate.recovered and workspace.quantises

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.entries import FOUND, found_text
 from prunetune.results.tables import ms_text
 from prunetune.search.objective import TrialResult
 from prunetune.search.outcome import Outcome
@@ -72,7 +73,8 @@ class Progress:
         reused = values["epochs"]["reused"]
         self.say(
             f"trial {result.number} [{finished}/{self._trials}] {result.outcome.value}{reason}  {figures}"
-            f"{result.recipe}  {result.seconds:.0f} s" + (f", {reused} epochs reused" if reused else "")
+            f"{result.recipe}{found_text(values.get(FOUND))}  {result.seconds:.0f} s"
+            + (f", {reused} epochs reused" if reused else "")
         )
 
     def _update(self, text: str) -> None:

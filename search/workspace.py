@@ -24,6 +24,7 @@ from prunetune.pruning.pipeline import CHECKPOINT, Pipeline, Source, classes_pro
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import Accuracy, EpochListener, TrainingSetup
+from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import study_lock
 from prunetune.search.yardstick import REFERENCES, Yardstick
@@ -102,6 +103,7 @@ class Workspace:
             sparse_checkpoints=frozenset(int(choice) for choice in choices),
             listener=listener,
             occupy=self._occupy,
+            latencies=StudyLatencies(self),
         )
 
     @contextmanager
@@ -237,22 +239,35 @@ class Workspace:
         return (1, 3, self.spec.imgsz, self.spec.imgsz)
 
     def measure(self, detector: Detector) -> dict[str, Latency]:
-        """A candidate's latency on each target by name, its ratio that to the anchor.
+        """A candidate's latency on each target by name; see `measure_channels`."""
+        return self.measure_channels(detector.channels, lambda: detector)
+
+    def measure_channels(
+        self, channels: ChannelConfig, build: Callable[[], Detector], yardsticks: Sequence[Yardstick] | None = None
+    ) -> dict[str, Latency]:
+        """The latency of a network by its channels, on each target by name, its ratio that to the anchor.
 
         Equal channels are measured once per study and target.
 
+        Args:
+            channels: The network's.
+            build: Makes it. Not called where it was measured before.
+            yardsticks: Where to measure; all targets by default.
+
         Raises:
-            MeasurementError: The candidate cannot be measured, though the anchor can.
+            MeasurementError: The network cannot be measured, though the anchor can.
             TargetError: Nothing can be measured any more.
         """
         found: dict[str, Latency] = {}
         files: set[Path] = set()
-        for yardstick in self.yardsticks:
-            key = digest_of([yardstick.fingerprint, self.spec.imgsz, detector.channels.digest(), yardstick.anchor])
+        detector: Detector | None = None
+        for yardstick in self.yardsticks if yardsticks is None else yardsticks:
+            key = digest_of([yardstick.fingerprint, self.spec.imgsz, channels.digest(), yardstick.anchor])
             known = self.folder / "latencies" / f"{key}.json"
             if (latency := _read_latency(known)) is not None:
                 found[yardstick.name] = latency
                 continue
+            detector = detector or build()
             candidate = self.network("candidate", detector, yardstick, self.folder / "networks")
             anchor = self.anchor(yardstick)
             with self.pipeline.ledger.clock.part("measure"):
@@ -263,6 +278,20 @@ class Workspace:
         for file in files:
             file.unlink(missing_ok=True)  # latency depends on the channels alone; the file is spent
         return found
+
+    def predict(self, channels: ChannelConfig) -> dict[str, Latency]:
+        """A network's latency on each target that has a table, by name, its ratio that to the anchor."""
+        found: dict[str, Latency] = {}
+        for yardstick in self.yardsticks:
+            if yardstick.table is not None:
+                latency = yardstick.predict(channels, self._reference_channels[yardstick.anchor])
+                assert latency is not None
+                found[yardstick.name] = latency
+        return found
+
+    @cached_property
+    def _reference_channels(self) -> dict[str, ChannelConfig]:
+        return {name: detector.channels for name, detector in self._reference_detectors.items()}
 
     # Networks as they ship
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunetune.spaces import MeasurementError, TargetError
-from prunetune.targets import Budget, Latency, Network, Target, TargetSpec, create_target
+from prunetune.targets import Budget, Latency, LatencyTable, Network, TableTarget, Target, TargetSpec, create_target
 
 REFERENCES = ("dense", "half-width", "quarter-width")
 """The networks that latencies can refer to, in the order in which they are shown."""
@@ -31,6 +31,8 @@ class Yardstick:
         self._budget_text, self._budget = budget, None if budget is None else Budget.parse(budget)
         self.target: Target = create_target(spec)
         self.fingerprint = self.target.fingerprint()
+        self.table = self._read_table()
+        """What predicts latencies here, where something does."""
         needed = self._budget.references_needed() if self._budget else ()
         names = {"dense", *needed, *controls}
         self.reference_names = [name for name in REFERENCES if name in names]
@@ -39,10 +41,32 @@ class Yardstick:
         self.references: dict[str, float] = {}
         """Latencies in ms that were fixed at the study's start."""
 
+    def _read_table(self) -> LatencyTable | None:
+        return self.target.table if isinstance(self.target, TableTarget) else None
+
     @property
     def name(self) -> str:
         """The target's."""
         return self.spec.name
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a budget for it."""
+        return self._budget is not None
+
+    def predict(self, channels: Mapping[str, int], anchor: Mapping[str, int]) -> Latency | None:
+        """A network's latency by the table, against the anchor's; None without a table.
+
+        Args:
+            channels: The network's, by layer.
+            anchor: The anchor's.
+
+        Raises:
+            TargetError: The networks are not of the table's family.
+        """
+        if self.table is None:
+            return None
+        return self.table.relative(self.table.predict(channels), self.table.predict(anchor))
 
     def measure(self, candidate: Network, anchor: Network) -> Latency:
         """A candidate's latency, its ratio that to the anchor.
@@ -85,6 +109,15 @@ class Yardstick:
         """How far a latency is over the limit, as a share of it; at most 0 within it, None without a limit."""
         stated = latency.stated_ms(self.references[self.anchor])
         return None if self._budget is None else self._budget.violation(stated, self.references)
+
+    def share(self, ratio: float) -> float:
+        """A latency as a share of the limit, which there must be: 1 just keeps it.
+
+        Args:
+            ratio: The latency, in multiples of the anchor's.
+        """
+        assert self._budget is not None
+        return ratio * self.references[self.anchor] / self._budget.limit_ms(self.references)
 
     def as_dict(self, fingerprint: Mapping[str, str]) -> dict[str, Any]:
         """What the study stores of the target.

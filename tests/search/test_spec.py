@@ -342,6 +342,9 @@ BAD_SPACES = [
     ("treshold=0.1", "space.treshold", "did you mean threshold?"),
     ("threshold={backbone: 0.1}", "space.threshold.head", "missing"),
     ("threshold={backbone: 0.1, haed: 0.1}", "space.threshold", "haed"),
+    ("latency=0.9", "space.threshold", "and latency cannot both be given"),
+    ("balance=2", "space.threshold", "and balance cannot both be given"),
+    ("latncy=0.9", "space.latncy", "did you mean latency?"),
     ("preset=yolov5", "space", "there are yolov5-slimming"),
     ("sparsity.unit=pulls", "space.sparsity_unit", "did you mean pull?"),
     ("sparsity={low: .nan, high: 1}", "space.sparsity.low", "finite"),
@@ -355,6 +358,22 @@ def test_a_wrong_space_names_its_parameter(written: Any, override: str, field: s
     assert any(sentence.startswith(f"{field}") and said in sentence for sentence in found)
 
 
+LATENCY = SHORT.replace("{preset: yolov5-slimming}", "{preset: yolov5-slimming, latency: {low: 0.6, high: 1.0}}")
+
+
+def test_a_latency_in_the_space(written: Any) -> None:
+    spec = StudySpec.read(written(LATENCY))
+    assert "latency" in dict(spec.space.parameters())
+    again = StudySpec.parse(spec.model_dump(mode="json", exclude_none=True))
+    assert again == spec, "a study is resumed with it"
+
+
+def test_a_latency_in_the_space_needs_a_budget(written: Any) -> None:
+    found = problem(written(LATENCY + "budget: {}\n"))
+    assert found.startswith("space.latency: is a share of the budget, and there is none; give budget:")
+    assert problem(written(LATENCY.replace("0.6", "-0.6"))).startswith("space.latency: -0.6 is no share")
+
+
 @pytest.mark.parametrize("key", ["name", "model", "data", "space"])
 def test_a_missing_key_is_named(written: Any, key: str) -> None:
     lines = [line for line in SHORT.splitlines() if not line.startswith(f"{key}:")]
@@ -365,7 +384,7 @@ def test_a_space_without_a_preset_needs_its_parameters(written: Any) -> None:
     text = SHORT.replace("{preset: yolov5-slimming}", "{sparsity: 0.5}")
     assert problems(written(text)) == (
         "space.sparse_epochs: missing",
-        "space.threshold: missing",
+        "space.threshold: missing; give it, or latency, a share of the budget from which it is found",
         "space.recovery_epochs: missing",
     )
 
