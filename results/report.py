@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
-from prunetune.results.entries import mapping, number, outcome, recipe_text, text
+from prunetune.results.entries import integer, mapping, number, outcome, recipe_text, text
 from prunetune.results.figures import front_figure, time_figure
 from prunetune.results.findings import Findings
 from prunetune.results.gammas import read_gammas
@@ -165,6 +165,8 @@ def _trials_section(found: Findings, chosen: FrozenTrial | None) -> str:
         item = found.entry(trial)
         spent = sum(seconds(trial).values())
         told = outcome(trial).replace("_", " ").lower()
+        if (equal := integer(trial.user_attrs.get("equals"))) is not None:
+            told += f", equals trial {equal}"
         cells = [
             (str(trial.number), True),
             (f"{told}, on the front" if trial.number in members else told, False),

@@ -19,8 +19,9 @@ def trial_table(study: Source) -> DataFrame:
 
     Columns: `trial, state, outcome, reason, on_front, feasible, violation, rung`, the recipe as
     `recipe_<name>`, an entry's measures (latency confirmed where it was), `sparsity_lambda`, `sparsity_pull`,
-    `epochs_trained`, `epochs_reused`, `seconds` (in all) and `seconds_<part>`, `host`, `pid`, `equals`,
-    `started` and `finished` (UTC). What a trial does not know is missing (NaN or None).
+    `epochs_trained`, `epochs_reused`, `seconds` (in all) and `seconds_<part>`, `host`, `pid`, `equals` (the trial that
+    ended with the same network), `latency_from` (the trial with the same channels), `started` and `finished` (UTC).
+    What a trial does not know is missing (NaN or None).
     """
     # pandas takes half a second to import; the front and the tables do without.
     import pandas
@@ -70,6 +71,7 @@ def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, An
         "host": text(worker.get("host")),
         "pid": number(worker.get("pid")),
         "equals": number(attributes.get("equals")),
+        "latency_from": number(attributes.get("latency_from")),
         "started": trial.datetime_start,
         "finished": trial.datetime_complete,
     }

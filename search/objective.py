@@ -17,6 +17,7 @@ from prunetune.pruning.pipeline import Candidate, Ledger, read_history
 from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results.entries import FOUND
+from prunetune.search import equal_networks
 from prunetune.search.outcome import Outcome
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
@@ -61,7 +62,7 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     outcome, reason = Outcome.ERROR, ""
     with ledger.clock.part("other"):
         try:
-            outcome = _attempt(recipe, workspace, stored, f"trial-{trial.number}")
+            outcome = _attempt(recipe, workspace, stored, f"trial-{trial.number}", study)
         except TrainingFailureError as error:
             outcome, reason = Outcome(error.cause), str(error)
         except MeasurementError as error:
@@ -98,7 +99,9 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, time.perf_counter() - start)
 
 
-def _attempt(recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name: str) -> Outcome:
+def _attempt(
+    recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name: str, study: optuna.Study
+) -> Outcome:
     """Runs the recipe's stages; fills in what is known of the network at each step."""
     gammas: list[dict[str, Any]] = []
     for candidate in workspace.pipeline.run(recipe):
@@ -114,9 +117,13 @@ def _attempt(recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name:
         if not candidate.recovered:
             detector = candidate.load()
             stored |= describe(detector, candidate.checkpoint, workspace.measure(detector), workspace)
+            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            stored |= equal_networks.known(finished, candidate.stage.digest, recipe.recovery_epochs, stored)
             if not stored["feasible"]:
                 stored["reason"] = _excess(stored)
                 return Outcome.OVER_BUDGET
+            if equal_networks.copy_result(finished, stored, workspace, name):
+                break
         else:
             stored["bytes"] = candidate.checkpoint.stat().st_size
             stored["checkpoint"] = workspace.keep_checkpoint(candidate.stage, name)

@@ -70,6 +70,7 @@ class Progress:
                 f"{values['gflops']:.2f} GFLOPs  {values['params'] / 1e6:.2f}M  "
             )
         reason = f" ({result.reason})" if result.reason else ""
+        reason += f", equals trial {values['equals']}" if "equals" in values else ""
         reused = values["epochs"]["reused"]
         self.say(
             f"trial {result.number} [{finished}/{self._trials}] {result.outcome.value}{reason}  {figures}"

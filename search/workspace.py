@@ -335,10 +335,16 @@ class Workspace:
     def keep_checkpoint(self, stage: StoredStage, name: str) -> str:
         """Puts a stage's checkpoint into the study's folder; returns its path there.
 
-        A hard link where the file system has them: the store may forget the stage, the study keeps its candidate.
+        The store may forget the stage; the study keeps its candidate.
+        """
+        return self.keep_file(stage.file(CHECKPOINT), name)
+
+    def keep_file(self, source: Path, name: str) -> str:
+        """Puts a checkpoint into the study's folder; returns its path there.
+
+        A hard link where the file system has them.
         """
         target = self.folder / "candidates" / f"{name}.pt"
-        source = stage.file(CHECKPOINT)
         draft = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
