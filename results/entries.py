@@ -172,9 +172,16 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0 for value in (trial.constraints or {}).values())
 
 
+def is_predicted(trial: FrozenTrial) -> bool:
+    """Whether the trial knows a latency only from a table beside a device that could be measured."""
+    return any(mapping(told).get("predicted") is True for told in mapping(trial.user_attrs.get("latencies")).values())
+
+
 def is_candidate(trial: FrozenTrial) -> bool:
-    """Whether the trial may stand on the front: finished, recovered, within the budget."""
+    """Whether the trial may stand on the front: finished, recovered, within the budget, measured."""
     if trial.state is not TrialState.COMPLETE or outcome(trial) != "OK" or not is_feasible(trial):
+        return False
+    if is_predicted(trial):
         return False
     # A trial that only knows its accuracy before recovery has no score, whatever else it says.
     return number(trial.user_attrs.get("rung", 1)) not in (None, 0.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from prunetune.results.entries import is_predicted
 from prunetune.search.outcome import Outcome
 from prunetune.search.workspace import Workspace
 
@@ -30,7 +31,7 @@ def known(
         finished: The study's complete trials, by number.
         surgery: The digest of the stage that the last surgery made: it stands for its parent and its plan.
         recovery_epochs: The recipe's.
-        described: What is known of the network; `feasible` and `channels` are read.
+        described: What is known of the network; `feasible`, `channels` and `latencies` are read.
     """
     for trial in finished:
         outcome = trial.user_attrs.get("outcome")
@@ -41,8 +42,12 @@ def known(
             return {EQUALS: trial.number}
         if described["feasible"] and outcome == Outcome.OK.value and recipe.get("recovery_epochs") == recovery_epochs:
             return {EQUALS: trial.number}
-    twin = next((item for item in finished if item.user_attrs.get("channels") == described["channels"]), None)
-    return {} if twin is None else {LATENCY_FROM: twin.number}
+    if any(told.get("predicted") for told in described["latencies"].values()):
+        return {}
+    for trial in finished:
+        if trial.user_attrs.get("channels") == described["channels"] and not is_predicted(trial):
+            return {LATENCY_FROM: trial.number}
+    return {}
 
 
 def copy_result(

@@ -50,8 +50,8 @@ class TrialResult:
 def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Workspace) -> TrialResult:
     """Carries out a trial and tells its result.
 
-    A network over the budget ends right after surgery: it is told as infeasible, with its measured latency and
-    the accuracy that recalibrated BatchNorm gives. A failure is told as FAIL with its name.
+    A network over the budget ends right after surgery: it is told as infeasible, with its latency, measured or by a
+    table, and the accuracy that recalibrated BatchNorm gives. A failure is told as FAIL with its name.
 
     Raises:
         StoreError: Nothing can be stored any more; the trial stays open and is taken up by the next run.
@@ -116,7 +116,7 @@ def _attempt(
         stored["rung"] = int(candidate.recovered)
         if not candidate.recovered:
             detector = candidate.load()
-            stored |= describe(detector, candidate.checkpoint, workspace.measure(detector), workspace)
+            stored |= describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
             finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             stored |= equal_networks.known(finished, candidate.stage.digest, recipe.recovery_epochs, stored)
             if not stored["feasible"]:
@@ -153,7 +153,8 @@ def _excess(described: Mapping[str, Any]) -> str:
     where = f" on {worst}" if len(described["latencies"]) > 1 else ""
     stated = described["latencies"][worst]["latency_ms"]
     idle = "" if described["channels_removed"] else "nothing was removed: "
-    return f"{idle}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
+    how = "predicted " if described["latencies"][worst].get("predicted") else ""
+    return f"{idle}{how}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
 
 
 def describe(

@@ -65,8 +65,9 @@ class Progress:
         figures = ""
         if result.outcome in (Outcome.OK, Outcome.OVER_BUDGET):
             stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
+            predicted = " predicted" if any(told.get("predicted") for told in values["latencies"].values()) else ""
             figures = (
-                f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}  "
+                f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}{predicted}  "
                 f"{values['gflops']:.2f} GFLOPs  {values['params'] / 1e6:.2f}M  "
             )
         reason = f" ({result.reason})" if result.reason else ""

@@ -86,9 +86,7 @@ class TableTarget:
                 f"{onnx_file.where(network)}: {self.spec.file} was made for an input of {made}, not "
                 f"{onnx_file.shape_text(network.input_shape)}; run prunetune profile with this imgsz"
             )
-        if [(layer.name, layer.shape) for layer in found.layers] != [
-            (layer.name, layer.shape) for layer in family.layers
-        ]:
+        if not self.table.has_layers_of(found):
             raise TargetError(
                 f"{onnx_file.where(network)}: is not of the family that {self.spec.file} was made for; run prunetune "
                 "profile on the dense detector"
