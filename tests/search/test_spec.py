@@ -374,6 +374,22 @@ def test_a_latency_in_the_space_needs_a_budget(written: Any) -> None:
     assert problem(written(LATENCY.replace("0.6", "-0.6"))).startswith("space.latency: -0.6 is no share")
 
 
+def test_a_table_is_looked_for_beside_the_study(written: Any, tmp_path: Path) -> None:
+    written("{}", "table.json")
+    written("{kind: onnxruntime, name: other, table: table.json}", "other.yaml")
+    targets = "targets: [{kind: onnxruntime, table: table.json}, other.yaml]\nobjectives: [map50_95, latency@cpu]\n"
+    spec = StudySpec.read(written(SHORT + targets), ["targets.0.threads=2"])
+    assert [target.table for target in spec.targets] == [str(tmp_path / "table.json")] * 2
+    assert StudySpec.read(written(SHORT + "targets: [{kind: onnxruntime, table: gone.json}]")).targets[0].table == (
+        "gone.json"
+    )
+
+
+def test_a_table_for_what_runs_no_onnx_files_is_refused(written: Any) -> None:
+    found = problem(written(SHORT + "targets: [{kind: torch, table: table.json}]\n"))
+    assert "table: is made from ONNX files" in found
+
+
 @pytest.mark.parametrize("key", ["name", "model", "data", "space"])
 def test_a_missing_key_is_named(written: Any, key: str) -> None:
     lines = [line for line in SHORT.splitlines() if not line.startswith(f"{key}:")]
