@@ -252,8 +252,8 @@ class Workspace:
         channels = detector.channels
         if not all(self._latency_file(yardstick, channels).is_file() for yardstick in self.yardsticks):
             predicted = self.predict(channels)
-            is_over = any(item.is_surely_over(predicted[item.name]) for item in self.yardsticks if item.name in predicted)
-            if is_over and len(predicted) == len(self.yardsticks):
+            is_complete = len(predicted) == len(self.yardsticks)
+            if is_complete and any(item.is_surely_over(predicted[item.name]) for item in self.yardsticks):
                 return predicted
         return self.measure(detector)
 

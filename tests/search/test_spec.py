@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +367,16 @@ def test_a_latency_in_the_space(written: Any) -> None:
     assert "latency" in dict(spec.space.parameters())
     again = StudySpec.parse(spec.model_dump(mode="json", exclude_none=True))
     assert again == spec, "a study is resumed with it"
+
+
+def test_the_latency_and_the_table_in_the_readme(written: Any) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (space,) = (block for block in blocks if "  latency:" in block)
+    (targets,) = (block for block in blocks if "table:" in block)
+    spec = StudySpec.read(written(SHORT.replace("space: {preset: yolov5-slimming}\n", space) + targets))
+    assert {"latency", "balance"} < set(dict(spec.space.parameters()))
+    assert spec.targets[0].table == "yolov5n-160.json"
 
 
 def test_a_latency_in_the_space_needs_a_budget(written: Any) -> None:
