@@ -119,8 +119,8 @@ def find_plan(
     """The plan that removes least of those found to meet a latency; its threshold does it again.
 
     Where latencies are predicted, the choice is measured, and corrected by what the prediction was off: the measured
-    latency is what must meet the goal. A detector that meets the goal as it is loses nothing. If even the strongest
-    pruning does not meet it, that one is returned; whoever measures it next sees.
+    latency is what must meet the goal. A detector that meets the goal as it is loses nothing, or what makes no percent
+    of its latency. If even the strongest pruning does not meet it, that one is returned; whoever measures it next sees.
 
     Args:
         ladder: The plans.
@@ -200,8 +200,9 @@ def _corrected(
         shares[index] = measured(index)
         if goal * (1 - CLOSE) <= shares[index] <= goal:
             break
-        # Half a percent below, or what is over by noise stays over.
-        aim = goal * (1 - CLOSE / 2) * predicted(index) / shares[index]
+        aim = goal * (predicted(index) / shares[index])
+        if shares[index] > goal:
+            aim *= 1 - CLOSE / 2  # or what is over by noise stays over
     within = [index for index, share in shares.items() if share <= goal]
     if within:
         return min(within)

@@ -171,11 +171,10 @@ def test_measured_latencies_are_met_with_few_measurements(ladder: PlanLadder, go
     strongest, dense = size(ladder.plan(len(ladder) - 1).channels), size(ladder.plan(0).channels)
     if goal < strongest:
         assert plan == ladder.plan(len(ladder) - 1), "it is told over the budget"
-    elif goal >= dense:
+    elif goal >= 1.02 * dense:
         assert plan.keep == (), "the dense network meets it: nothing is removed"
     else:
-        assert size(plan.channels) <= goal
-        assert size(plan.channels) >= 0.97 * goal
+        assert min(dense, goal) - 0.03 <= size(plan.channels) <= goal
 
 
 @settings(max_examples=40, deadline=None)
