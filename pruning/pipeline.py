@@ -325,9 +325,7 @@ class Pipeline:
                     break
         return max(states, key=lambda state: state.epoch, default=None)
 
-    def _prune(
-        self, parent: StoredStage, cut: Threshold | LatencyShare, way: float
-    ) -> tuple[StoredStage, PruningPlan]:
+    def _prune(self, parent: StoredStage, cut: Threshold | LatencyShare, way: float) -> tuple[StoredStage, PruningPlan]:
         detector = self._load(parent)
         with self.ledger.clock.part("surgery"):
             groups = channel_groups(detector.model)

@@ -187,9 +187,7 @@ def round_goal(dense: float, goal: float, way: float) -> float:
     return goal if way >= 1 else dense ** (1 - way) * goal**way
 
 
-def _corrected(
-    predicted: Callable[[int], float], measured: Callable[[int], float], count: int, goal: float
-) -> int:
+def _corrected(predicted: Callable[[int], float], measured: Callable[[int], float], count: int, goal: float) -> int:
     """The choice of a prediction, held against measurements until it is close or stays where it is."""
     aim = goal
     shares: dict[int, float] = {}

@@ -50,9 +50,7 @@ def known(
     return {}
 
 
-def copy_result(
-    finished: Sequence[FrozenTrial], stored: dict[str, Any], workspace: Workspace, name: str
-) -> bool:
+def copy_result(finished: Sequence[FrozenTrial], stored: dict[str, Any], workspace: Workspace, name: str) -> bool:
     """Takes over the result of the trial that `stored` says it equals.
 
     Args:

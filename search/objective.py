@@ -99,9 +99,7 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, time.perf_counter() - start)
 
 
-def _attempt(
-    recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name: str, study: optuna.Study
-) -> Outcome:
+def _attempt(recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name: str, study: optuna.Study) -> Outcome:
     """Runs the recipe's stages; fills in what is known of the network at each step."""
     gammas: list[dict[str, Any]] = []
     for candidate in workspace.pipeline.run(recipe):

@@ -147,9 +147,7 @@ class LatencyTable:
 
     def has_layers_of(self, network: Skeleton) -> bool:
         """Whether a network, at its input size, is of the family that the table was made for. Widths may differ."""
-        there, here = (
-            [(layer.name, layer.shape) for layer in item.layers] for item in (network, self.skeleton)
-        )
+        there, here = ([(layer.name, layer.shape) for layer in item.layers] for item in (network, self.skeleton))
         return there == here
 
     def require_device(self, fingerprint: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def test_shares_that_do_not_fall_evenly_still_give_one_within_the_goal(values: l
 def test_rounds_come_nearer_by_equal_factors(dense: float, goal: float, rounds: int) -> None:
     ways = [dense, *(round_goal(dense, goal, number / rounds) for number in range(1, rounds + 1))]
     assert ways[-1] == goal
-    factors = [after / before for before, after in zip(ways, ways[1:], strict=False)]
+    factors = [after / before for before, after in pairwise(ways)]
     assert factors == pytest.approx([factors[0]] * rounds)
 
 
@@ -127,13 +128,12 @@ def test_a_ladder_has_every_plan_once_in_order(
         assert threshold.head == balance * threshold.backbone
         assert plan == plan_pruning(detector.model, threshold, alignment, groups=groups)
     assert plans[0].channels == detector.channels, "nothing is removed"
-    for weaker, stronger in zip(plans, plans[1:], strict=False):
+    for weaker, stronger in pairwise(plans):
         assert all(stronger.channels[name] <= width for name, width in weaker.channels.items())
         assert stronger.channels != weaker.channels
-    blocks = [max(1, alignment) for _ in groups]
     strongest = plans[-1].channels
     judged = [group for group in groups if len(group.norms) >= len(group.layers)]
-    assert all(strongest[group.root] == min(group.width, blocks[0]) for group in judged)
+    assert all(strongest[group.root] == min(group.width, alignment) for group in judged)
 
 
 def test_no_plan_is_left_out(detector: Detector, groups: Groups, ladder: PlanLadder) -> None:
@@ -174,7 +174,10 @@ def test_measured_latencies_are_met_with_few_measurements(ladder: PlanLadder, go
     elif goal >= 1.02 * dense:
         assert plan.keep == (), "the dense network meets it: nothing is removed"
     else:
-        assert min(dense, goal) - 0.03 <= size(plan.channels) <= goal
+        index = next(index for index in range(len(ladder)) if ladder.plan(index) == plan)
+        assert size(plan.channels) <= goal
+        is_close = size(plan.channels) >= goal * (1 - CLOSE)
+        assert is_close or index == 0 or size(ladder.plan(index - 1).channels) > goal
 
 
 @settings(max_examples=40, deadline=None)
@@ -228,9 +231,7 @@ def test_the_detector_is_left_as_it_was_and_the_threshold_does_it_again(
             return super().measured(channels, build)
 
     latencies = Building(size)
-    plan = find_plan(
-        ladder, latencies, lambda plan: Detector(apply_plan(detector.model, plan, groups=groups), ""), 0.7
-    )
+    plan = find_plan(ladder, latencies, lambda plan: Detector(apply_plan(detector.model, plan, groups=groups), ""), 0.7)
     assert built == latencies.measurements, "what is measured is the plan's network"
     assert all(torch.equal(value, before[name]) for name, value in detector.model.state_dict().items())
     assert plan == plan_pruning(detector.model, plan.threshold, 8, groups=groups)

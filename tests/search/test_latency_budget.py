@@ -336,9 +336,7 @@ def test_a_network_over_the_budget_equals_an_earlier_one(studies: Studies, measu
     assert "over the budget), equals trial 0" in said
 
 
-def test_equal_channels_of_another_parent_share_the_latency_only(
-    studies: Studies, measurements: list[str]
-) -> None:
+def test_equal_channels_of_another_parent_share_the_latency_only(studies: Studies, measurements: list[str]) -> None:
     space = by_threshold(2.0, sparse_epochs={"choices": [1, 2]})
     options = {"targets": [CPU], "budget": {"latency": "<= dense"}}
     study, _ = studies.run("twins", space=space, trials=6, **options)
