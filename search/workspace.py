@@ -30,17 +30,19 @@ from prunetune.search.study import study_lock
 from prunetune.search.yardstick import REFERENCES, Yardstick
 from prunetune.spaces import ConfigError, ModelError
 from prunetune.spaces.alignment import Alignment
-from prunetune.spaces.files import storage_error, write_text
+from prunetune.spaces.files import publish, storage_error, write_text
 from prunetune.targets import (
     Images,
     Latency,
     Network,
     Quantisation,
     RuntimeSpec,
+    Skeleton,
     create_predictor,
     quantise,
     shared,
 )
+from prunetune.targets.synthesis import write_resized
 
 DATA = "data.yaml"
 """The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
@@ -258,41 +260,46 @@ class Workspace:
         return self.measure(detector)
 
     def measure(self, detector: Detector) -> dict[str, Latency]:
-        """A candidate's latency on each target by name; see `measure_channels`."""
-        return self.measure_channels(detector.channels, lambda: detector)
-
-    def _latency_file(self, yardstick: Yardstick, channels: ChannelConfig) -> Path:
-        """Where the latency of equal channels on a target is kept."""
-        key = digest_of([yardstick.fingerprint, self.spec.imgsz, channels.digest(), yardstick.anchor])
-        return self.folder / "latencies" / f"{key}.json"
-
-    def measure_channels(
-        self, channels: ChannelConfig, build: Callable[[], Detector], yardsticks: Sequence[Yardstick] | None = None
-    ) -> dict[str, Latency]:
-        """The latency of a network by its channels, on each target by name, its ratio that to the anchor.
+        """A candidate's latency on each target by name, its ratio that to the anchor.
 
         Equal channels are measured once per study and target.
 
-        Args:
-            channels: The network's.
-            build: Makes it. Not called where it was measured before.
-            yardsticks: Where to measure; all targets by default.
-
         Raises:
-            MeasurementError: The network cannot be measured, though the anchor can.
+            MeasurementError: The candidate cannot be measured, though the anchor can.
             TargetError: Nothing can be measured any more.
         """
+
+        def make(yardstick: Yardstick) -> Network:
+            return self.network("candidate", detector, yardstick, self.folder / "networks")
+
+        return self._measure(detector.channels, make, self.yardsticks)
+
+    def measure_channels(
+        self, channels: ChannelConfig, build: Callable[[], Detector], yardsticks: Sequence[Yardstick]
+    ) -> dict[str, Latency]:
+        """The latency of a network that nobody needs but for its latency, by its channels; else as `measure`.
+
+        Args:
+            channels: The network's.
+            build: Makes it. Called only for a target that runs no files.
+            yardsticks: Where to measure.
+
+        Raises:
+            MeasurementError, TargetError: As `measure` does.
+        """
+        return self._measure(channels, lambda yardstick: self._resized(channels, build, yardstick), yardsticks)
+
+    def _measure(
+        self, channels: ChannelConfig, make: Callable[[Yardstick], Network], yardsticks: Sequence[Yardstick]
+    ) -> dict[str, Latency]:
         found: dict[str, Latency] = {}
         files: set[Path] = set()
-        detector: Detector | None = None
-        for yardstick in self.yardsticks if yardsticks is None else yardsticks:
+        for yardstick in yardsticks:
             known = self._latency_file(yardstick, channels)
             if (latency := _read_latency(known)) is not None:
                 found[yardstick.name] = latency
                 continue
-            detector = detector or build()
-            candidate = self.network("candidate", detector, yardstick, self.folder / "networks")
-            anchor = self.anchor(yardstick)
+            candidate, anchor = make(yardstick), self.anchor(yardstick)
             with self.pipeline.ledger.clock.part("measure"):
                 latency = yardstick.measure(candidate, anchor)
             write_text(known, json.dumps(latency.as_dict()))
@@ -301,6 +308,22 @@ class Workspace:
         for file in files:
             file.unlink(missing_ok=True)  # latency depends on the channels alone; the file is spent
         return found
+
+    def _latency_file(self, yardstick: Yardstick, channels: ChannelConfig) -> Path:
+        """Where the latency of equal channels on a target is kept."""
+        key = digest_of([yardstick.fingerprint, self.spec.imgsz, channels.digest(), yardstick.anchor])
+        return self.folder / "latencies" / f"{key}.json"
+
+    def _resized(self, channels: ChannelConfig, build: Callable[[], Detector], yardstick: Yardstick) -> Network:
+        """A network of these channels with random weights: as fast as any other, and made in a tenth of an export."""
+        if yardstick.target.form == "module":
+            return Network("candidate", self._input_shape, module=build().model)
+        dense = self.network("dense", self._reference_detectors["dense"], yardstick, self.folder / "references").onnx
+        assert dense is not None  # its form is not "module"
+        file = self.folder / "networks" / f"resized-{os.getpid()}-{channels.digest()}.onnx"
+        with self.pipeline.ledger.clock.part("export"), publish(file) as draft:
+            write_resized(dense, draft, Skeleton.read(dense), channels)
+        return Network("candidate", self._input_shape, onnx=file)
 
     def predict(self, channels: ChannelConfig) -> dict[str, Latency]:
         """A network's latency on each target that has a table, by name, its ratio that to the anchor."""
