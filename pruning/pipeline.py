@@ -28,7 +28,8 @@ from prunetune.pruning.plan import PruningPlan, plan_pruning
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.stages import Stage, training_stage, trunk
 from prunetune.pruning.store import StageStore, StoredStage, file_sha256
-from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_groups
+from prunetune.pruning.threshold_search import LatencyShares, PlanLadder, find_plan, round_goal
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
     Accuracy,
@@ -42,7 +43,7 @@ from prunetune.pruning.training import (
     TrainingSetup,
     recovery_phase,
 )
-from prunetune.spaces import Alignment, ModelError, Recipe, Threshold
+from prunetune.spaces import Alignment, ConfigError, LatencyShare, ModelError, Recipe, Threshold
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Candidate:
         round: Its round, from 1.
         last: Whether the recipe ends with this round.
         recovered: Whether recovery is done.
-        plan: The surgery that made it.
+        plan: The surgery that made it, with its threshold: the one that was found, where the recipe has none.
         accuracy: On the validation split. After surgery: with recalibrated BatchNorm, before any training.
     """
 
@@ -143,6 +144,7 @@ class Pipeline:
         sparse_checkpoints: Epochs at which a longer sparse phase leaves a stage for recipes that stop there.
         listener: Hears of every epoch with the stage's kind.
         occupy: Networks run, for training or validation, within its context.
+        latencies: What networks take, for recipes whose threshold is found from it.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class Pipeline:
         sparse_checkpoints: frozenset[int] = frozenset(),
         listener: Callable[[str], EpochListener] | None = None,
         occupy: Occupy = nullcontext,
+        latencies: LatencyShares | None = None,
     ) -> None:
         self.source, self.setup, self.store = source, setup, store
         self.alignment, self.choose = Alignment.parse(alignment), choose
@@ -164,6 +167,7 @@ class Pipeline:
         self._sparse_checkpoints = sparse_checkpoints
         self._listener = listener
         self.occupy = occupy
+        self._latencies = latencies
         self.ledger = Ledger()
 
     @cached_property
@@ -216,6 +220,9 @@ class Pipeline:
     def run(self, recipe: Recipe, goes_on: GoesOn | None = None) -> Iterator[Candidate]:
         """Carries out a recipe, one yield after each surgery and each recovery.
 
+        Where the recipe gives a latency instead of a threshold, its rounds come nearer to it by equal factors, and
+        the last one meets it.
+
         Args:
             recipe: What to do.
             goes_on: Asked after every epoch of a recovery but the last; False stops it. A recovery that is read back
@@ -225,6 +232,7 @@ class Pipeline:
             TrainingFailureError: A training diverged or ran out of memory.
             RecoveryStoppedError: `goes_on` said no.
             StageClaimedError: Another process trains one of its stages. The same call later goes on from there.
+            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`.
         """
         sparsity = self.sparsity(recipe)
         parent = self.original()
@@ -232,7 +240,7 @@ class Pipeline:
             last = number == recipe.rounds
             if recipe.sparse_epochs:
                 parent = self._train("sparse", parent, sparse_phase(recipe.sparse_epochs, sparsity))
-            pruned, plan = self._prune(parent, recipe.threshold)
+            pruned, plan = self._prune(parent, recipe.threshold, number / recipe.rounds)
             yield Candidate(pruned, number, last, False, plan, _accuracy(pruned))
             parent = pruned
             if recipe.recovery_epochs:
@@ -382,11 +390,14 @@ class Pipeline:
                     break
         return max(states, key=lambda state: state.epoch, default=None)
 
-    def _prune(self, parent: StoredStage, threshold: Threshold) -> tuple[StoredStage, PruningPlan]:
+    def _prune(self, parent: StoredStage, cut: Threshold | LatencyShare, way: float) -> tuple[StoredStage, PruningPlan]:
         detector = self._load(parent)
         with self.ledger.clock.part("surgery"):
             groups = channel_groups(detector.model)
-            plan = plan_pruning(detector.model, threshold, self.alignment, groups=groups)
+            if isinstance(cut, Threshold):
+                plan = plan_pruning(detector.model, cut, self.alignment, groups=groups)
+            else:
+                plan = self._find_plan(detector, groups, cut, way)
         # Named by the plan, not by the threshold: two thresholds that keep the same channels are one surgery.
         stage = Stage("pruning", parent.digest, {"plan": plan.digest(), "setup": self.setup.identity()})
         found = self._find(stage, epochs=0)
@@ -400,6 +411,20 @@ class Pipeline:
         published = self._publish(stage, pruned, evaluate_split=True, extra={"plan": plan.as_dict()})
         self._note(published, 0, 0)
         return published, plan
+
+    def _find_plan(
+        self, detector: Detector, groups: Sequence[ChannelGroup], cut: LatencyShare, way: float
+    ) -> PruningPlan:
+        """The plan that just meets a latency, or what a round aims at on its way there."""
+        if self._latencies is None:
+            raise ConfigError(f"{cut}: a threshold can be found where latencies are known; give the pipeline latencies")
+
+        def build(plan: PruningPlan) -> Detector:
+            return Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
+
+        goal = round_goal(self._latencies.dense, cut.share, way)
+        ladder = PlanLadder.of(detector.model, self.alignment, groups, cut.balance)
+        return find_plan(ladder, self._latencies, build, goal, exact=way >= 1)
 
     def _publish(
         self,

@@ -15,11 +15,13 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import Candidate, Ledger, read_history
 from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
+from prunetune.results.entries import FOUND
+from prunetune.search import equal_networks
 from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
 from prunetune.search.workspace import Workspace
-from prunetune.spaces import MeasurementError, PrunetuneError, Recipe
+from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
 
 _log = logging.getLogger(__name__)
@@ -51,10 +53,10 @@ def carry_out(
 ) -> TrialResult:
     """Carries out a trial and tells its result.
 
-    A network over the budget ends right after surgery: it is told as infeasible, with its measured latency and
-    the accuracy that recalibrated BatchNorm gives. One that is stopped at a rung is told with the accuracy that it
-    had there, and as infeasible by a constraint of its own: its score is not final, and `best_trials` must not show
-    it. A failure is told as FAIL with its name.
+    A network over the budget ends right after surgery: it is told as infeasible, with its latency, measured or by a
+    table, and the accuracy that recalibrated BatchNorm gives. One that is stopped at a rung is told with the accuracy
+    that it had there, and as infeasible by a constraint of its own: its score is not final, and `best_trials` must not
+    show it. A failure is told as FAIL with its name.
 
     Args:
         study: The trial's.
@@ -115,13 +117,14 @@ def _attempt(
     study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Workspace, stored: dict[str, Any]
 ) -> Outcome:
     """Runs the recipe's stages; fills in what is known of the network at each step."""
-    name = f"trial-{trial.number}"
     gammas: list[dict[str, Any]] = []
     rungs = TrialRungs(study, trial, recipe, workspace.spec.early_stopping or None)
     try:
         for candidate in workspace.pipeline.run(recipe, rungs.goes_on):
             if not candidate.recovered:
                 gammas += _gammas(workspace, candidate)
+                if isinstance(recipe.threshold, LatencyShare):
+                    stored.setdefault(FOUND, []).append(candidate.plan.threshold.as_json())
             if not candidate.last:
                 continue
             ships = candidate.recovered and workspace.quantises
@@ -129,23 +132,42 @@ def _attempt(
             stored["rung"] = int(candidate.recovered)
             if candidate.recovered:
                 stored["bytes"] = candidate.checkpoint.stat().st_size
-                stored["checkpoint"] = workspace.keep_checkpoint(candidate.stage, name)
-                continue
-            detector = candidate.load()
-            stored |= describe(detector, candidate.checkpoint, workspace.measure(detector), workspace)
-            if not stored["feasible"]:
-                stored["reason"] = _excess(stored)
-                return Outcome.OVER_BUDGET
-            stored["gammas"] = workspace.keep_gammas(gammas, name)
-            if not rungs.after_surgery(candidate.accuracy, _judged(stored, workspace.spec)):
-                stored["reason"] = rungs.decisions[-1].reason
-                return Outcome.STOPPED_EARLY
+                stored["checkpoint"] = workspace.keep_checkpoint(candidate.stage, f"trial-{trial.number}")
+                return Outcome.OK
+            stored["gammas"] = workspace.keep_gammas(gammas, f"trial-{trial.number}")
+            ended = _gate(study, trial, candidate, workspace, rungs, stored)
+            if ended is not None:
+                return ended
     except RecoveryStoppedError as stopped:
         stored["accuracy"] = stopped.progress.accuracy.as_dict()
         stored["rung"] = rungs.decisions[-1].rung
         stored["reason"] = rungs.decisions[-1].reason
         return Outcome.STOPPED_EARLY
-    return Outcome.OK
+    raise AssertionError("a recipe ends with a recovered candidate")
+
+
+def _gate(
+    study: optuna.Study,
+    trial: Trial,
+    candidate: Candidate,
+    workspace: Workspace,
+    rungs: TrialRungs,
+    stored: dict[str, Any],
+) -> Outcome | None:
+    """What the trial's last surgery already decides, before any recovery is paid; None if it has to be."""
+    detector = candidate.load()
+    stored |= describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe.recovery_epochs, stored)
+    if not stored["feasible"]:
+        stored["reason"] = _excess(stored)
+        return Outcome.OVER_BUDGET
+    if equal_networks.copy_result(finished, stored, workspace, f"trial-{trial.number}"):
+        return Outcome.OK
+    if not rungs.after_surgery(candidate.accuracy, _judged(stored, workspace.spec)):
+        stored["reason"] = rungs.decisions[-1].reason
+        return Outcome.STOPPED_EARLY
+    return None
 
 
 def _judged(stored: Mapping[str, Any], spec: StudySpec) -> list[float]:
@@ -175,7 +197,8 @@ def _excess(described: Mapping[str, Any]) -> str:
     where = f" on {worst}" if len(described["latencies"]) > 1 else ""
     stated = described["latencies"][worst]["latency_ms"]
     idle = "" if described["channels_removed"] else "nothing was removed: "
-    return f"{idle}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
+    how = "predicted " if described["latencies"][worst].get("predicted") else ""
+    return f"{idle}{how}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
 
 
 def describe(

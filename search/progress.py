@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.entries import FOUND, found_text
 from prunetune.results.tables import ms_text
 from prunetune.search.objective import TrialResult
 
@@ -63,16 +64,19 @@ class Progress:
         figures = ""
         if result.outcome.has_values:
             stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
+            predicted = " predicted" if any(told.get("predicted") for told in values["latencies"].values()) else ""
             figures = (
-                f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}  "
+                f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}{predicted}  "
                 f"{values['gflops']:.2f} GFLOPs  {values['params'] / 1e6:.2f}M  "
             )
         reason = f" ({result.reason})" if result.reason else ""
+        reason += f", equals trial {values['equals']}" if "equals" in values else ""
         reused = values["epochs"]["reused"]
         count = f"{finished}/{self._trials}" if self._trials else f"{finished}"
         self.say(
             f"trial {result.number} [{count}] {result.outcome.value}{reason}  {figures}"
-            f"{result.recipe}  {result.seconds:.0f} s" + (f", {reused} epochs reused" if reused else "")
+            f"{result.recipe}{found_text(values.get(FOUND))}  {result.seconds:.0f} s"
+            + (f", {reused} epochs reused" if reused else "")
         )
 
     def _update(self, text: str) -> None:

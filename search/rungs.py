@@ -106,7 +106,8 @@ class TrialRungs:
     """
 
     def __init__(self, study: optuna.Study, trial: Trial, recipe: Recipe, settings: EarlyStopping | None) -> None:
-        self._study, self._trial, self._recipe, self._settings = study, trial, recipe, settings
+        self.recipe = recipe
+        self._study, self._trial, self._settings = study, trial, settings
         self._latencies: tuple[float, ...] = ()
         self._epochs = rung_epochs(recipe.recovery_epochs, settings.reduction, settings.rungs) if settings else ()
         self.decisions: list[Decision] = []
@@ -119,13 +120,13 @@ class TrialRungs:
             latencies: Stated latency in ms on each target that is an objective.
         """
         self._latencies = tuple(latencies)
-        if self._settings is None or not self._settings.recalibrated or not self._recipe.recovery_epochs:
+        if self._settings is None or not self._settings.recalibrated or not self.recipe.recovery_epochs:
             return True
         return self._judge(0, 0, accuracy)
 
     def goes_on(self, progress: RecoveryProgress) -> bool:
         """Whether the last round's recovery goes on after an epoch; the rounds before it always do."""
-        if progress.round < self._recipe.rounds or progress.epoch not in self._epochs:
+        if progress.round < self.recipe.rounds or progress.epoch not in self._epochs:
             return True
         # Counted from the end: the last rung is at the same share of every recovery, and a short one has fewer.
         assert self._settings is not None

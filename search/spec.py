@@ -190,6 +190,11 @@ class StudySpec(BaseModel):
         for key in self.budget:
             if key not in (LATENCY, *map(latency_on, names)):
                 raise ValueError(f"budget.{key}: {_no_latency(key, names)}")
+        if self.space.latency is not None and not any(map(self.limit_of, names)):
+            raise ValueError(
+                "space.latency: is a share of the budget, and there is none; give budget: {latency: '<= half-width'}, "
+                "or space.threshold"
+            )
         idle = next((name for name in names if self.limit_of(name) is None and name not in self.judged), None)
         if idle is not None:
             raise ValueError(
