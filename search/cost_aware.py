@@ -25,7 +25,7 @@ DRAWS = 8
 EXPONENT = 1.0
 """How much the price decides: 0 not at all, 1 as improvement per epoch does, infinity always for the cheapest."""
 
-SEEN = 1000
+SEEN = 500
 """So many of the newest trials, and the best of the older ones, are what the wrapped sampler learns from."""
 
 
@@ -69,10 +69,12 @@ class CostAwareSampler(BaseSampler):
         self._wrapped, self._cost = wrapped, cost
         self._draws, self._exponent, self._seen = draws, exponent, seen
         self._rng = np.random.default_rng(seed)
+        self._glanced: tuple[int, _Glance] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The wrapped sampler's."""
-        return self._wrapped.infer_relative_search_space(_Glance(study, self._seen), trial)
+        self._glanced = (trial._trial_id, glance := _Glance(study, self._seen))
+        return self._wrapped.infer_relative_search_space(glance, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -82,7 +84,9 @@ class CostAwareSampler(BaseSampler):
         Raises:
             ValueError: The cost of a draw is negative or no number.
         """
-        glance = _Glance(study, self._seen)
+        inferred, self._glanced = self._glanced, None
+        same = inferred is not None and inferred[0] == trial._trial_id
+        glance = inferred[1] if inferred is not None and same else _Glance(study, self._seen)
         drawn: list[tuple[dict[str, Any], _Writes]] = []
         for _ in range(self._draws):
             params = self._wrapped.sample_relative(glance, trial, search_space)

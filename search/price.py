@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ class Price:
     def __init__(self, space: SearchSpace, trials: Iterable[FrozenTrial]) -> None:
         self._largest = {name: parameter.largest for name, parameter in space.parameters()}
         self._several_rounds = int(space.rounds.largest) > 1
+        self._but_rounds = [name for name in self._largest if name != "rounds"]
         self._sparse: dict[float, set[int]] = {}
         self._recovered: dict[Any, int] = {}
         for trial in trials:
@@ -43,7 +43,7 @@ class Price:
         """The epochs of a set of parameters; one that is missing counts with its largest value."""
         known = {**self._largest, **params}
         sparse, recovery, rounds = (int(known[name]) for name in ("sparse_epochs", "recovery_epochs", "rounds"))
-        done = self._recovered.get(_without_rounds(known), 0) if self._several_rounds else 0
+        done = self._recovered.get(self._without_rounds(known), 0) if self._several_rounds else 0
         if done >= rounds:
             return float(recovery)
         reached = self._sparse.get(float(known["sparsity"]), ()) if done == 0 else ()
@@ -52,16 +52,15 @@ class Price:
 
     def _learn(self, trial: FrozenTrial) -> None:
         known = {**self._largest, **trial.params}
-        kinds = Counter(stage["kind"] for stage in trial.user_attrs.get("stages", ()))
-        if trial.state != TrialState.FAIL or kinds["sparse"]:
+        kinds = [stage["kind"] for stage in trial.user_attrs.get("stages", ())]
+        if trial.state != TrialState.FAIL or "sparse" in kinds:
             self._sparse.setdefault(float(known["sparsity"]), set()).add(int(known["sparse_epochs"]))
-        if self._several_rounds and kinds["pruning"]:
+        if self._several_rounds and "pruning" in kinds:
             # A trial that did not end well may have ended between its last surgery and the end of its recovery.
             ended_well = trial.user_attrs.get("outcome") == Outcome.OK.value
-            key = _without_rounds(known)
-            self._recovered[key] = max(self._recovered.get(key, 0), kinds["pruning"] - (not ended_well))
+            key = self._without_rounds(known)
+            self._recovered[key] = max(self._recovered.get(key, 0), kinds.count("pruning") - (not ended_well))
 
-
-def _without_rounds(known: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """What recipes share that differ in their rounds alone."""
-    return tuple(sorted(item for item in known.items() if item[0] != "rounds"))
+    def _without_rounds(self, known: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What recipes share that differ in their rounds alone."""
+        return tuple(known[name] for name in self._but_rounds)

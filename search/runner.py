@@ -168,12 +168,12 @@ def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress
         _return(study, claim, workspace.spec, str(error))
         raise
     trials = study.get_trials(deepcopy=False)
-    spec, finished = workspace.spec, spent(trials, time.time()).finished
+    finished = spent(trials, time.time()).finished
     progress.trial(result, finished)
     if finished % FRONT_EVERY == 0:
         members = [f"trial {item.trial}: {item.map50_95:.3f} at {item.latency_ms:.2f} ms" for item in front(study)]
         progress.say("front: " + ("; ".join(members) or "no trial meets the budget yet"))
-        if remaining := forecast(spec.limits, trials, time.time()):
+        if remaining := forecast(workspace.spec.limits, trials, time.time()):
             progress.say(remaining.text(datetime.now()))
 
 

@@ -533,6 +533,8 @@ def test_only_how_far_and_where_may_change(written: Any) -> None:
     spec = StudySpec.read(file)
     same = [
         "trials=99",
+        "epochs=500",
+        "hours=1.5",
         "device=0",
         "workers=2",
         "cache=disk",
