@@ -28,7 +28,7 @@ GOAL = 0.95
 TRIALS = 300
 """A study that has not reached the goal by then counts as one that never does."""
 
-PLAIN = Strategy(shares_stages=False, gate=False, early_stopping=None, latency_space=False)
+PLAIN = Strategy(sampler="tpe", shares_stages=False, gate=False, early_stopping=None, latency_space=False)
 FULL = Strategy()
 STRATEGIES = {
     "plain tpe": PLAIN,
@@ -40,6 +40,7 @@ STRATEGIES = {
     "without gate": replace(FULL, gate=False),
     "without threshold from budget": replace(FULL, latency_space=False),
     "without rungs": replace(FULL, early_stopping=None),
+    "without prices": replace(FULL, sampler="tpe"),
 }
 
 

@@ -12,9 +12,11 @@ from typing import Any
 import optuna
 
 from prunetune.results.pareto import hypervolume
+from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, judge, rung_epochs
-from prunetune.search.samplers import create_sampler
-from prunetune.search.spec import EarlyStopping, SamplerName
+from prunetune.search.samplers import next_sampler
+from prunetune.search.spec import EarlyStopping, SamplerName, StudySpec
+from prunetune.spaces import LatencyShare, Recipe
 
 TABLE = Path(__file__).with_name("table.json")
 
@@ -92,7 +94,7 @@ def _recorded(number: int, item: dict[str, Any], networks: dict[str, Any]) -> Re
 class Strategy:
     """How a study spends epochs. By default everything is on, as in prunetune."""
 
-    sampler: SamplerName = "tpe"
+    sampler: SamplerName = "cost-aware"
     shares_stages: bool = True
     """A sparse phase or a recovery that was run is read back."""
     gate: bool = True
@@ -118,7 +120,7 @@ class Spending:
 
 
 class Simulation:
-    """One study on recorded trials.
+    """One study on recorded trials: its space, sampler and rungs are prunetune's own.
 
     Args:
         grid: The recorded trials.
@@ -128,9 +130,27 @@ class Simulation:
     """
 
     def __init__(self, grid: Grid, strategy: Strategy, trials: int, seed: int) -> None:
-        self.grid, self.strategy, self.trials = grid, strategy, trials
+        self.grid, self.strategy = grid, strategy
+        cut: dict[str, Any] = {"latency": {"low": 0.5, "high": 1.0}}
+        if not strategy.latency_space:
+            cut = {"threshold": {"low": grid.thresholds[0], "high": grid.thresholds[-1]}}
+        self.spec = StudySpec.parse(
+            {
+                "name": "simulated",
+                "model": "recorded.yaml",
+                "data": "recorded.yaml",
+                "seed": seed,
+                "sampler": strategy.sampler,
+                "trials": trials,
+                "space": {
+                    "sparsity": {"choices": grid.sparsities},
+                    "sparse_epochs": {"choices": grid.sparse_epochs},
+                    "recovery_epochs": grid.recovery_epochs,
+                    **cut,
+                },
+            }
+        )
         self.study = optuna.create_study(directions=["maximize", "minimize"])
-        self.study.sampler = create_sampler(strategy.sampler, trials, seed)
         self._trunks: dict[float, int] = {}
         self._recovered: dict[int, int] = {}
         self._rungs: dict[int, list[tuple[float, float]]] = {}
@@ -140,7 +160,7 @@ class Simulation:
     def run(self, goal: float = math.inf) -> Spending:
         """Carries out trials until there are enough or the hypervolume is reached."""
         found = Spending()
-        for _ in range(self.trials):
+        for _ in range(self.spec.trials or 0):
             self._trial()
             found.epochs.append(self.spent)
             found.hypervolumes.append(self.grid.hypervolume(self.finished))
@@ -149,44 +169,47 @@ class Simulation:
         return found
 
     def _trial(self) -> None:
+        self.study.sampler = next_sampler(self.spec, self.study.get_trials(deepcopy=False))
         trial = self.study.ask()
-        grid, strategy = self.grid, self.strategy
-        sparsity = trial.suggest_categorical("sparsity", grid.sparsities)
-        sparse_epochs = trial.suggest_categorical("sparse_epochs", grid.sparse_epochs)
-        if strategy.latency_space:
-            share = trial.suggest_float("latency", 0.5, 1.0)
-            threshold = grid.threshold_for(sparsity, sparse_epochs, share)
-        else:
-            low, high = grid.thresholds[0], grid.thresholds[-1]
-            asked = trial.suggest_float("threshold", low, high)
-            threshold = min(grid.thresholds, key=lambda value: abs(value - asked))
-        candidate = grid.at(sparsity, sparse_epochs, threshold)
-        self._pay_sparse(sparsity, sparse_epochs)
-        trial.set_constraint("latency", candidate.latency - 1)
-        if strategy.gate and candidate.latency > 1:
-            self.study.tell(trial, [candidate.recalibrated, candidate.latency])
-            return
-        epochs = self._recover(candidate)
-        stopped = epochs < grid.recovery_epochs
+        recipe = self.spec.space.suggest(trial)
+        candidate = self._carried_out(recipe)
+        self._pay_sparse(recipe.sparsity, recipe.sparse_epochs)
+        over = candidate.latency > 1
+        gated = over and self.strategy.gate
+        epochs = 0 if gated else self._recover(candidate)
         self._pay_recovery(candidate, epochs)
-        if strategy.early_stopping:
-            trial.set_constraint(UNFINISHED, float(stopped))
-        if not stopped:
+        stopped = not gated and epochs < self.grid.recovery_epochs
+        outcome = Outcome.OVER_BUDGET if over else Outcome.STOPPED_EARLY if stopped else Outcome.OK
+        if outcome is Outcome.OK:
             self.finished.append(candidate)
+        for key, value in (("outcome", outcome.value), ("stages", [{"kind": "sparse"}, {"kind": "pruning"}])):
+            trial.set_user_attr(key, value)
+        trial.set_constraint("latency", candidate.latency - 1)
+        if self.strategy.early_stopping:
+            trial.set_constraint(UNFINISHED, float(stopped))
         accuracy = candidate.recovery[epochs - 1] if epochs else candidate.recalibrated
         self.study.tell(trial, [accuracy, candidate.latency])
+
+    def _carried_out(self, recipe: Recipe) -> Recorded:
+        grid = self.grid
+        if isinstance(recipe.threshold, LatencyShare):
+            threshold = grid.threshold_for(recipe.sparsity, recipe.sparse_epochs, recipe.threshold.share)
+        else:
+            asked = recipe.threshold.backbone
+            threshold = min(grid.thresholds, key=lambda value: abs(value - asked))
+        return grid.at(recipe.sparsity, recipe.sparse_epochs, threshold)
 
     def _recover(self, candidate: Recorded) -> int:
         """Epochs after which a candidate is stopped, or all."""
         settings, all_epochs = self.strategy.early_stopping, self.grid.recovery_epochs
-        if settings is None:
+        if settings is None or self._is_paid(candidate):  # an equal trial copies the result, and is not judged
             return all_epochs
         for rung, epochs in rungs_of(settings, all_epochs):
             values = (candidate.recovery[epochs - 1] if epochs else candidate.recalibrated, candidate.latency)
             others = self._rungs.setdefault(rung, [])
             decision = judge(rung, epochs, values, others, settings.reduction)
             others.append(values)
-            if not decision.goes_on and not self._is_paid(candidate):
+            if not decision.goes_on:
                 return epochs
         return all_epochs
 
