@@ -67,9 +67,9 @@ class EarlyStopping(BaseModel):
 
     reduction: int = Field(strict=True, default=3, ge=2, le=4)
     """At each rung one candidate in so many goes on, and each rung has so many times the epochs of the one before."""
-    rungs: int = Field(strict=True, default=2, ge=0, le=6)
-    """Rungs within a recovery; with 2, and a reduction of 3, after a ninth and a third of its epochs."""
-    recalibrated: bool = True
+    rungs: int = Field(strict=True, default=1, ge=0, le=6)
+    """Rungs within a recovery; with 1, and a reduction of 3, after a third of its epochs; with 2 also after a ninth."""
+    recalibrated: bool = False
     """Whether there is a rung before the recovery, by the accuracy with recalibrated BatchNorm."""
 
 

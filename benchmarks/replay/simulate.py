@@ -242,7 +242,7 @@ def stopped_members(grid: Grid, settings: EarlyStopping, trials: int, seed: int)
     """
     paid = Simulation(grid, Strategy(early_stopping=None), trials, seed)
     paid.run()
-    judged = Simulation(grid, Strategy(early_stopping=settings), 0, seed)
+    judged = Simulation(grid, Strategy(early_stopping=settings), 1, seed)
     stopped = {item.number for item in paid.finished if judged._recover(item) < grid.recovery_epochs}
     members = _front(paid.finished)
     return len(members & stopped), len(members)

@@ -100,7 +100,7 @@ def study() -> optuna.Study:
 
 def test_every_decision_is_stored_with_its_reason() -> None:
     found = study()
-    settings = EarlyStopping(reduction=2, rungs=1)
+    settings = EarlyStopping(reduction=2, rungs=1, recalibrated=True)
     for value, goes_on in ((0.5, True), (0.6, True), (0.1, False)):
         trial = found.ask()
         rungs = TrialRungs(found, trial, recipe(), settings)
@@ -116,7 +116,7 @@ def test_every_decision_is_stored_with_its_reason() -> None:
 
 def test_recoveries_of_different_length_meet_at_the_same_share() -> None:
     found = study()
-    settings = EarlyStopping(reduction=3, rungs=2)
+    settings = EarlyStopping(reduction=3, rungs=2, recalibrated=True)
     for epochs, last in ((9, 3), (2, 1)):
         rungs = TrialRungs(found, found.ask(), recipe(epochs), settings)
         rungs.after_surgery(accuracy(0.1), [1.0])
@@ -130,7 +130,7 @@ def test_only_the_last_round_is_judged() -> None:
     assert rungs.goes_on(progress(3, 0.0, number=1))
     assert rungs.decisions == []
     rungs.goes_on(progress(3, 0.0, number=2))
-    assert [decision.rung for decision in rungs.decisions] == [2]
+    assert [decision.rung for decision in rungs.decisions] == [1]
 
 
 def test_without_early_stopping_nothing_is_judged() -> None:
