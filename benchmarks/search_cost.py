@@ -26,8 +26,8 @@ from prunetune.search.spec import EarlyStopping
 
 GOAL = 0.95
 TRIALS = 150
-"""A study that has not reached the goal by then counts as one that never does; one by a Gaussian process, which is slow,
-after a third of it."""
+"""A study that has not reached the goal by then counts as one that never does; with a Gaussian process, which is slow,
+by a third of that."""
 
 PLAIN = Strategy(sampler="tpe", shares_stages=False, gate=False, early_stopping=None, latency_space=False)
 FULL = Strategy()

@@ -510,3 +510,27 @@ def test_a_stopped_study_goes_on_in_two_processes(
         for line in process.stdout:
             if line.strip() == "trial 0":
                 break
+        status = json.loads(prunetune("status", folder, "--json").out)
+        assert [(trial["trial"], trial["alive"]) for trial in status["running"]] == [(0, True)]
+        assert status["running"][0]["worker"]["pid"] == process.pid
+        assert (status["finished"], status["done"]) == (0, False)
+        assert "running, 0 of 4 trials" in prunetune("status", folder).out
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+        assert process.wait() == 130, said
+        assert "the same command goes on from here" in said
+        assert "Traceback" not in said
+    assert [trial.state.name for trial in trials(folder)] == ["FAIL", "WAITING"]
+    assert trials(folder)[0].user_attrs["outcome"] == "INTERRUPTED"
+
+    with studies.process("run", file) as one, studies.process("run", file) as other:
+        said = [process.communicate()[0] for process in (one, other)]
+        assert (one.returncode, other.returncode) == (0, 0), said
+    counted = [trial for trial in trials(folder) if trial.user_attrs["outcome"] != "INTERRUPTED"]
+    assert len(counted) == 4
+    assert {trial.state.name for trial in counted} == {"COMPLETE"}
+    assert len({json.dumps(trial.params, sort_keys=True) for trial in counted}) == 4, "none twice"
+    assert sum(trial.user_attrs.get("retry_of") == 0 for trial in counted) == 1
+    assert (folder / "best.onnx").is_file()
+    document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+    assert {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]} == nondominated(folder)
