@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from prunetune.pruning.batchnorm import recalibrate
+from prunetune.pruning.claims import StageClaim
 from prunetune.pruning.clock import Clock
 from prunetune.pruning.detector import Detector, as_os_error, read_description, scaled_width
 from prunetune.pruning.evaluation import Predictor, evaluate, evaluate_predictor
@@ -27,18 +28,22 @@ from prunetune.pruning.plan import PruningPlan, plan_pruning
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.stages import Stage, training_stage, trunk
 from prunetune.pruning.store import StageStore, StoredStage, file_sha256
-from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_groups
+from prunetune.pruning.threshold_search import LatencyShares, PlanLadder, find_plan, round_goal
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
     Accuracy,
     Choice,
     EpochListener,
+    GoesOn,
     Occupy,
     Phase,
+    RecoveryProgress,
+    RecoveryStoppedError,
     TrainingSetup,
     recovery_phase,
 )
-from prunetune.spaces import Alignment, ModelError, Recipe, Threshold
+from prunetune.spaces import Alignment, ConfigError, LatencyShare, ModelError, Recipe, Threshold
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +79,7 @@ class Candidate:
         round: Its round, from 1.
         last: Whether the recipe ends with this round.
         recovered: Whether recovery is done.
-        plan: The surgery that made it.
+        plan: The surgery that made it, with its threshold: the one that was found, where the recipe has none.
         accuracy: On the validation split. After surgery: with recalibrated BatchNorm, before any training.
     """
 
@@ -104,12 +109,18 @@ class Ledger:
         epochs_trained: Epochs that ran.
         epochs_reused: Epochs that were read back.
         stages: Each stage with its digest, epochs, and whether it was read back.
+        noted_before: Stages that an earlier attempt at the recipe has noted.
     """
 
     clock: Clock = field(default_factory=Clock)
     epochs_trained: int = 0
     epochs_reused: int = 0
     stages: list[dict[str, Any]] = field(default_factory=list)
+    noted_before: frozenset[str] = frozenset()
+
+    def begin_attempt(self) -> None:
+        """Prepares for carrying out the recipe from its beginning: what was noted stays, and is not noted again."""
+        self.noted_before = frozenset(stage["digest"] for stage in self.stages)
 
 
 def classes_problem(detector: Detector, names: tuple[str, ...]) -> str | None:
@@ -133,6 +144,7 @@ class Pipeline:
         sparse_checkpoints: Epochs at which a longer sparse phase leaves a stage for recipes that stop there.
         listener: Hears of every epoch with the stage's kind.
         occupy: Networks run, for training or validation, within its context.
+        latencies: What networks take, for recipes whose threshold is found from it.
     """
 
     def __init__(
@@ -147,6 +159,7 @@ class Pipeline:
         sparse_checkpoints: frozenset[int] = frozenset(),
         listener: Callable[[str], EpochListener] | None = None,
         occupy: Occupy = nullcontext,
+        latencies: LatencyShares | None = None,
     ) -> None:
         self.source, self.setup, self.store = source, setup, store
         self.alignment, self.choose = Alignment.parse(alignment), choose
@@ -154,6 +167,7 @@ class Pipeline:
         self._sparse_checkpoints = sparse_checkpoints
         self._listener = listener
         self.occupy = occupy
+        self._latencies = latencies
         self.ledger = Ledger()
 
     @cached_property
@@ -203,11 +217,22 @@ class Pipeline:
             return Detector.load(self.source.model).scaled_width(factor)
         return scaled_width(read_description(self.source.model), factor)
 
-    def run(self, recipe: Recipe) -> Iterator[Candidate]:
+    def run(self, recipe: Recipe, goes_on: GoesOn | None = None) -> Iterator[Candidate]:
         """Carries out a recipe, one yield after each surgery and each recovery.
+
+        Where the recipe gives a latency instead of a threshold, its rounds come nearer to it by equal factors, and
+        the last one meets it.
+
+        Args:
+            recipe: What to do.
+            goes_on: Asked after every epoch of a recovery but the last; False stops it. A recovery that is read back
+                whole is told as well, and costs nothing: its answers do not matter.
 
         Raises:
             TrainingFailureError: A training diverged or ran out of memory.
+            RecoveryStoppedError: `goes_on` said no.
+            StageClaimedError: Another process trains one of its stages. The same call later goes on from there.
+            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`.
         """
         sparsity = self.sparsity(recipe)
         parent = self.original()
@@ -215,12 +240,29 @@ class Pipeline:
             last = number == recipe.rounds
             if recipe.sparse_epochs:
                 parent = self._train("sparse", parent, sparse_phase(recipe.sparse_epochs, sparsity))
-            pruned, plan = self._prune(parent, recipe.threshold)
+            pruned, plan = self._prune(parent, recipe.threshold, number / recipe.rounds)
             yield Candidate(pruned, number, last, False, plan, _accuracy(pruned))
             parent = pruned
             if recipe.recovery_epochs:
-                parent = self._train("recovery", pruned, recovery_phase(recipe.recovery_epochs, self.choose))
+                parent = self._recover(pruned, recipe.recovery_epochs, number, goes_on)
             yield Candidate(parent, number, last, True, plan, _accuracy(parent))
+
+    def _recover(self, pruned: StoredStage, epochs: int, number: int, goes_on: GoesOn | None) -> StoredStage:
+        phase = recovery_phase(epochs, self.choose)
+        if goes_on is None:
+            return self._train("recovery", pruned, phase)
+
+        def ask(history: Sequence[Mapping[str, Any]]) -> None:
+            progress = RecoveryProgress(number, len(history), epochs, _best(history, self.choose))
+            if progress.epoch < epochs and not goes_on(progress):
+                raise RecoveryStoppedError(progress)
+
+        stage = self._train("recovery", pruned, phase, after_epoch=ask)
+        if stage.reused:
+            history = read_history(stage)
+            for epoch in range(1, epochs):
+                goes_on(RecoveryProgress(number, epoch, epochs, _best(history[:epoch], self.choose)))
+        return stage
 
     def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
         """The accuracy of a network on `val` or `test`."""
@@ -259,43 +301,74 @@ class Pipeline:
         with self.ledger.clock.part("load"):
             return Detector.load(stage.file(CHECKPOINT))
 
-    def _train(self, kind: str, parent: StoredStage, phase: Phase) -> StoredStage:
+    def _train(
+        self, kind: str, parent: StoredStage, phase: Phase, after_epoch: AfterEpoch | None = None
+    ) -> StoredStage:
         stage = training_stage(kind, parent.digest, self.setup, phase)
         found = self._find(stage, phase.epochs)
         if found:
             return found
         base = trunk(kind, parent.digest, self.setup, phase)
+        with self.store.claim(base, stage.digest, parent.digest) as claim:
+            # Again: who had the claim until now may have published it.
+            found = self._find(stage, phase.epochs)
+            return found or self._train_claimed(kind, parent, phase, base, claim, after_epoch)
+
+    def _train_claimed(
+        self,
+        kind: str,
+        parent: StoredStage,
+        phase: Phase,
+        base: str,
+        claim: StageClaim,
+        after_epoch: AfterEpoch | None,
+    ) -> StoredStage:
+        stage = training_stage(kind, parent.digest, self.setup, phase)
         state = self._state_before(kind, parent, phase, base)
         done = state.epoch if state else 0
         detector = self._load(parent)
         clock = self.ledger.clock
 
+        history = list(state.history) if state else []
+
         def keep(state: TrainingState) -> None:
+            history[:] = state.history
             with clock.part("store"):
                 if state.epoch < phase.epochs:
+                    claim.confirm()  # a process that was suspended may have lost it
                     self.store.save_progress(base, lambda path: _save_state(state, path))
                 if phase.extensible() and state.epoch in self._sparse_checkpoints and state.epoch < phase.epochs:
                     shorter = replace(phase, epochs=state.epoch)
                     stopped = detector.copy()
                     stopped.model.load_state_dict(state.model)
                     self._publish(training_stage(kind, parent.digest, self.setup, shorter), stopped, state)
+            if after_epoch is not None:
+                after_epoch(history)
 
         listener = self._listener(kind) if self._listener else None
-        with clock.part("setup"):
-            loaders = self.loaders
-            trained, state = train(
-                detector,
-                phase,
-                self.setup,
-                loaders,
-                state=state,
-                on_state=keep,
-                on_epoch=listener,
-                occupy=self.occupy,
-            )
-        new = state.history[done:]
-        clock.move("setup", "train", sum(record["train_s"] for record in new))
-        clock.move("setup", "validate", sum(record["validate_s"] for record in new))
+        try:
+            if after_epoch is not None:  # what was decided when these epochs ran may be decided otherwise now
+                for epoch in range(1, done + 1):
+                    after_epoch(history[:epoch])
+            with clock.part("setup"):
+                loaders = self.loaders
+                trained, state = train(
+                    detector,
+                    phase,
+                    self.setup,
+                    loaders,
+                    state=state,
+                    on_state=keep,
+                    on_epoch=listener,
+                    occupy=self.occupy,
+                )
+        except RecoveryStoppedError as stopped:
+            read_back = min(done, stopped.progress.epoch)
+            self._count(kind, base, stopped.progress.epoch - read_back, read_back, reused=False)
+            raise
+        finally:
+            for part in ("train", "validate"):
+                clock.move("setup", part, sum(record[f"{part}_s"] for record in history[done:]))
         published = self._publish(stage, trained, state, evaluate_split=kind != "sparse")
         self.store.forget_progress(base)
         self._note(published, phase.epochs - done, done)
@@ -317,11 +390,14 @@ class Pipeline:
                     break
         return max(states, key=lambda state: state.epoch, default=None)
 
-    def _prune(self, parent: StoredStage, threshold: Threshold) -> tuple[StoredStage, PruningPlan]:
+    def _prune(self, parent: StoredStage, cut: Threshold | LatencyShare, way: float) -> tuple[StoredStage, PruningPlan]:
         detector = self._load(parent)
         with self.ledger.clock.part("surgery"):
             groups = channel_groups(detector.model)
-            plan = plan_pruning(detector.model, threshold, self.alignment, groups=groups)
+            if isinstance(cut, Threshold):
+                plan = plan_pruning(detector.model, cut, self.alignment, groups=groups)
+            else:
+                plan = self._find_plan(detector, groups, cut, way)
         # Named by the plan, not by the threshold: two thresholds that keep the same channels are one surgery.
         stage = Stage("pruning", parent.digest, {"plan": plan.digest(), "setup": self.setup.identity()})
         found = self._find(stage, epochs=0)
@@ -335,6 +411,20 @@ class Pipeline:
         published = self._publish(stage, pruned, evaluate_split=True, extra={"plan": plan.as_dict()})
         self._note(published, 0, 0)
         return published, plan
+
+    def _find_plan(
+        self, detector: Detector, groups: Sequence[ChannelGroup], cut: LatencyShare, way: float
+    ) -> PruningPlan:
+        """The plan that just meets a latency, or what a round aims at on its way there."""
+        if self._latencies is None:
+            raise ConfigError(f"{cut}: a threshold can be found where latencies are known; give the pipeline latencies")
+
+        def build(plan: PruningPlan) -> Detector:
+            return Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
+
+        goal = round_goal(self._latencies.dense, cut.share, way)
+        ladder = PlanLadder.of(detector.model, self.alignment, groups, cut.balance)
+        return find_plan(ladder, self._latencies, build, goal, exact=way >= 1)
 
     def _publish(
         self,
@@ -382,22 +472,30 @@ class Pipeline:
     def _note(self, stage: StoredStage, trained: int, reused: int) -> None:
         if stage.record["kind"] == "original":
             return  # every recipe starts from it; it is no part of any
-        self.ledger.epochs_trained += trained
-        self.ledger.epochs_reused += reused
-        self.ledger.stages.append(
-            {
-                "kind": stage.record["kind"],
-                "digest": stage.digest,
-                "epochs": trained + reused,
-                "reused": stage.reused,
-            }
-        )
+        if stage.digest not in self.ledger.noted_before:
+            self._count(stage.record["kind"], stage.digest, trained, reused, stage.reused)
+
+    def _count(self, kind: str, digest: str, trained_epochs: int, reused_epochs: int, reused: bool) -> None:
+        self.ledger.epochs_trained += trained_epochs
+        self.ledger.epochs_reused += reused_epochs
+        epochs = trained_epochs + reused_epochs
+        self.ledger.stages.append({"kind": kind, "digest": digest, "epochs": epochs, "reused": reused})
 
 
 def read_history(stage: StoredStage) -> list[dict[str, Any]]:
     """The epochs of a training stage; empty for any other stage."""
     file = stage.file(HISTORY)
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+AfterEpoch: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
+"""Gets the records of all epochs so far; may raise to stop the training."""
+
+
+def _best(history: Sequence[Mapping[str, Any]], choose: Choice) -> Accuracy:
+    """The accuracy of the epoch that a training which ended here would keep: of equal ones the last."""
+    accuracies = [Accuracy.from_dict(record["accuracy"]) for record in history]
+    return max(reversed(accuracies), key=lambda accuracy: accuracy.score(choose))
 
 
 def _accuracy(stage: StoredStage) -> Accuracy:

@@ -17,7 +17,7 @@ from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, 
 from prunetune.pruning.surgery import ChannelGroup, channel_config, channel_groups, layer_regions
 from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import ConfigError, ModelError
-from prunetune.spaces.recipe import Threshold
+from prunetune.spaces.recipe import Region, Threshold
 
 
 @dataclass(frozen=True)
@@ -82,27 +82,81 @@ def plan_pruning(
         ModelError: The detector cannot be pruned (`channel_groups`), or has gammas that are not finite.
         ConfigError: The threshold is not finite or below 0, or the alignment no whole number above 0.
     """
-    if not all(math.isfinite(value) and value >= 0 for value in (threshold.backbone, threshold.head)):
-        raise ConfigError(f"threshold: {threshold} is not a finite number from 0 on")
-    alignment = Alignment.parse(alignment)
     if groups is None:
         groups = channel_groups(model, imgsz)
-    kinds = layer_kinds(model, groups)
-    regions = layer_regions(model)
-    widths = channel_config(model).as_dict()
-    keep: dict[str, tuple[int, ...]] = {}
-    for group in groups:
-        if len(group.norms) < len(group.layers):
-            continue
-        scores = torch.stack([_gamma(model, name) for name in group.norms]).amax(dim=0)
-        limit = min(threshold.for_region(regions[layer]) for layer in group.layers)
-        kept = round_channels(int((scores >= limit).sum()), group.width, group_alignment(group, kinds, alignment))
-        if kept == group.width:
-            continue
-        best = torch.sort(scores, descending=True, stable=True).indices[:kept]
-        keep[group.root] = tuple(sorted(best.tolist()))
-        widths.update(dict.fromkeys(group.layers, kept))
-    return PruningPlan(_in_order(keep), ChannelConfig(widths), threshold, alignment)
+    return Scores.of(model, alignment, groups).plan(threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredGroup:
+    """A group of layers whose channels are judged."""
+
+    group: ChannelGroup
+    scores: Tensor
+    """Of each channel, in double precision."""
+    regions: frozenset[Region]
+    """Where its layers are: the lowest of these regions' thresholds decides."""
+    alignment: int
+    """It keeps a multiple of this, or its full width."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """All that a detector's plans are made from, read once for any number of thresholds. See `plan_pruning`."""
+
+    groups: tuple[ScoredGroup, ...]
+    """Those that can lose channels."""
+    channels: ChannelConfig
+    """The detector's."""
+    alignment: Alignment
+
+    @classmethod
+    def of(cls, model: nn.Module, alignment: Alignment | int, groups: Sequence[ChannelGroup]) -> Scores:
+        """Reads a detector's gammas.
+
+        Args:
+            model: An ultralytics `DetectionModel`, not fused.
+            alignment: Kept channels are multiples of it, or the full width.
+            groups: What `channel_groups(model)` returned.
+
+        Raises:
+            ModelError: The detector has gammas that are not finite.
+            ConfigError: The alignment is no whole number above 0.
+        """
+        alignment = Alignment.parse(alignment)
+        kinds, regions = layer_kinds(model, groups), layer_regions(model)
+        scored = tuple(
+            ScoredGroup(
+                group,
+                torch.stack([_gamma(model, name) for name in group.norms]).amax(dim=0),
+                frozenset(regions[layer] for layer in group.layers),
+                group_alignment(group, kinds, alignment),
+            )
+            for group in groups
+            if len(group.norms) >= len(group.layers)
+        )
+        return cls(scored, channel_config(model), alignment)
+
+    def plan(self, threshold: Threshold) -> PruningPlan:
+        """The channels that stay at a threshold.
+
+        Raises:
+            ConfigError: The threshold is not finite or below 0.
+        """
+        if not all(math.isfinite(value) and value >= 0 for value in (threshold.backbone, threshold.head)):
+            raise ConfigError(f"threshold: {threshold} is not a finite number from 0 on")
+        widths = self.channels.as_dict()
+        keep: dict[str, tuple[int, ...]] = {}
+        for item in self.groups:
+            limit = min(threshold.for_region(region) for region in item.regions)
+            width = item.group.width
+            kept = round_channels(int((item.scores >= limit).sum()), width, item.alignment)
+            if kept == width:
+                continue
+            best = torch.sort(item.scores, descending=True, stable=True).indices[:kept]
+            keep[item.group.root] = tuple(sorted(best.tolist()))
+            widths.update(dict.fromkeys(item.group.layers, kept))
+        return PruningPlan(_in_order(keep), ChannelConfig(widths), threshold, self.alignment)
 
 
 def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, LayerKind]:

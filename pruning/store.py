@@ -1,7 +1,8 @@
 """The stage store: what was computed once is read back by every trial, worker and study.
 
 Plain files. A finished stage is a folder named by its digest, published by one rename after its files have
-reached the disk, so that it is whole or absent. An unfinished training leaves its last epoch in `progress/`.
+reached the disk, so that it is whole or absent. An unfinished training leaves its last epoch in `progress/`. Who trains
+says so in `claims/`; `studies/` notes what each study has used, so that it is known what nobody needs any more.
 """
 
 from __future__ import annotations
@@ -13,17 +14,26 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from prunetune.pruning.claims import LEASE_S, LOOK_S, Claims, StageClaim, StageClaimedError
 from prunetune.spaces.errors import StoreError
 from prunetune.spaces.files import flush, storage_error
 
-_RECORD = "stage.json"
+RECORD = "stage.json"
+"""The file of a stage that says what it is, and the sizes and sums of its other files."""
+
+STAGES, PROGRESS, DRAFTS, CLAIMS, STUDIES = "stages", "progress", "drafts", "claims", "studies"
+"""The folders of a store."""
+
+REGISTRATION = "study.json"
+"""The file that says, beside the marks of what a study has used, where the study is."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +60,19 @@ class StoredStage:
 class StageStore:
     """Finished stages and unfinished trainings below one folder.
 
-    Several processes can use a store at once. Two that work on the same stage waste time, never data: the first
-    to finish wins.
+    Several processes can use a store at once, also from several hosts. Who claims a trunk before he trains on it wastes
+    nobody's time. Should two work on the same stage after all, the first to finish wins, and no data are lost.
+
+    Args:
+        root: The folder; made if it is not there.
+        owner: The study that uses the store: what it finds or publishes is noted as used by it.
+        lease_s: A claim that its process did not touch for so many seconds is dead.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._stages, self._progress, self._drafts = root / "stages", root / "progress", root / "drafts"
+    def __init__(self, root: Path, owner: str | None = None, lease_s: float = LEASE_S) -> None:
+        self.root, self._owner = root, owner
+        self._stages, self._progress, self._drafts = root / STAGES, root / PROGRESS, root / DRAFTS
+        self.claims = Claims(root / CLAIMS, lease_s)
         try:
             for folder in (self._stages, self._progress, self._drafts):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -71,9 +87,12 @@ class StageStore:
         if not folder.is_dir():
             return None
         try:
-            stored = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+            stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             whole = all((folder / name).stat().st_size == size for name, (size, _) in stored["files"].items())
             if whole:
+                # Asked again where it was not noted before: until then it may have been removed as used by nobody.
+                if self.use(digest) and not folder.is_dir():
+                    return None
                 return StoredStage(digest, folder, stored["record"], reused=True)
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             pass  # damaged, like a file of the wrong size
@@ -96,6 +115,7 @@ class StageStore:
             StoreError: The folder cannot be written, or the disk is full.
         """
         folder = self._stages / digest
+        self.use(digest)
         draft = self._draft(folder)
         try:
             sizes = {}
@@ -105,8 +125,8 @@ class StageStore:
                 flush(path)
                 sizes[name] = (path.stat().st_size, file_sha256(path))
             stored = {"digest": digest, "record": record, "files": sizes}
-            (draft / _RECORD).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-            flush(draft / _RECORD)
+            (draft / RECORD).write_text(json.dumps(stored, indent=1), encoding="utf-8")
+            flush(draft / RECORD)
             draft.chmod(0o755)
             found = self._place(draft, digest)
             flush(self._stages)
@@ -131,13 +151,27 @@ class StageStore:
             os.rename(draft, self._stages / digest)  # a damaged stage was in the way; the look removed it
         return self.find(digest)
 
-    def discard(self, digest: str) -> None:
-        """Removes a stage whose files turned out to be damaged; it will be run again."""
+    def discard(self, digest: str, unless: Callable[[], bool] | None = None) -> bool:
+        """Removes a stage that is damaged, or that nobody needs; if it is wanted after all, it is run again.
+
+        Args:
+            digest: The stage.
+            unless: Asked when the stage cannot be found any more; if it says so, the stage is put back. Who finds a
+                stage that nobody used before looks twice, and notes the use in between: either he misses it, or
+                this sees his note.
+
+        Returns:
+            Whether it was there and is gone.
+        """
         broken = self._draft(self._stages / digest)
         try:
             os.rename(self._stages / digest, broken / digest)
+            if unless is not None and unless():
+                self._place(broken / digest, digest)
+                return False
+            return True
         except FileNotFoundError:
-            pass
+            return False
         except OSError as error:
             raise storage_error(self._stages / digest, error) from error
         finally:
@@ -164,6 +198,54 @@ class StageStore:
     def forget_progress(self, digest: str) -> None:
         """Removes the progress of a training that is finished."""
         self.progress(digest).unlink(missing_ok=True)
+
+    def claim(self, trunk: str, digest: str, parent: str) -> StageClaim:
+        """Claims a trunk to train on, until the returned context ends.
+
+        Args:
+            trunk: What is claimed: all lengths of one training.
+            digest: The stage to train.
+            parent: The stage that it starts from.
+
+        Raises:
+            StageClaimedError: Another living process trains on it.
+        """
+        self.use(trunk)
+        return self.claims.take(trunk, digest, parent)
+
+    def is_released(self, claimed: StageClaimedError) -> bool:
+        """Whether a stage that another process was training can be read back now, or claimed."""
+        is_published = (self._stages / claimed.digest / RECORD).is_file()
+        return is_published or self.claims.holder(claimed.trunk) is None
+
+    def await_release(self, claimed: Sequence[StageClaimedError], listen: Callable[[], None]) -> StageClaimedError:
+        """Waits until one of several stages can be read back or claimed; returns the error that spoke of it.
+
+        Args:
+            claimed: What is waited for; not empty.
+            listen: Called before every pause; may raise to end the waiting.
+        """
+        pause = threading.Event()
+        while True:
+            for error in claimed:
+                if self.is_released(error):
+                    return error
+            listen()
+            pause.wait(LOOK_S)
+
+    def use(self, digest: str) -> bool:
+        """Notes that the owner needs a stage, or a trunk that it trains on; returns whether that is new."""
+        if self._owner is None:
+            return False
+        mark = self.root / STUDIES / self._owner / digest
+        try:
+            if mark.exists():
+                return False
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            raise storage_error(mark, error) from error
+        return True
 
     def _draft(self, target: Path) -> Path:
         """A folder to prepare a file or stage in, marked as this process's."""

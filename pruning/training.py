@@ -143,6 +143,36 @@ class TrainingFailureError(Exception):
         super().__init__(message)
 
 
+@dataclass(frozen=True)
+class RecoveryProgress:
+    """How far a recovery has come."""
+
+    round: int
+    """The round that it belongs to, from 1."""
+    epoch: int
+    """Epochs done."""
+    epochs: int
+    """Epochs of the whole recovery."""
+    accuracy: Accuracy
+    """Of the best epoch so far: what the candidate would be if it ended here."""
+
+
+GoesOn: TypeAlias = Callable[[RecoveryProgress], bool]
+"""Says after each epoch of a recovery whether its next one is worth its price."""
+
+
+class RecoveryStoppedError(Exception):
+    """A recovery that its caller ended early. Its last epoch is kept: the same recovery asked for again goes on.
+
+    Args:
+        progress: How far it came.
+    """
+
+    def __init__(self, progress: RecoveryProgress) -> None:
+        self.progress = progress
+        super().__init__(f"stopped after {progress.epoch} of {progress.epochs} epochs")
+
+
 def check_finite(losses: Mapping[str, float], epoch: int) -> None:
     """Raises TrainingFailureError (DIVERGED) if a loss is NaN or infinite."""
     bad = [name for name, value in losses.items() if not math.isfinite(value)]

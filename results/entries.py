@@ -14,7 +14,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.spaces.recipe import Recipe
+from prunetune.spaces.recipe import Recipe, Threshold
+
+FOUND = "threshold_found"
+"""The trial's attribute, and the key beside its recipe's, of the thresholds that were found for a latency: one for
+each round that came to its surgery."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Entry:
     trial: int | None
     """The trial's number; None for a control."""
     recipe: Mapping[str, Any] | None = field(hash=False)
-    """`Recipe.as_dict()`; None for a control."""
+    """`Recipe.as_dict()`, with `threshold_found` where the recipe gives a latency instead of a threshold; None for a
+    control."""
     map50: float | None
     map50_95: float | None
     precision: float | None
@@ -89,7 +94,9 @@ def entry(trial: FrozenTrial, later: Mapping[str, Any] | None = None, main: str 
     if number(found.get("map50_95")) is None and values:
         found["map50_95"] = values[0]
     recipe = trial.user_attrs.get("recipe")
-    item = _entry(trial.number, dict(recipe) if isinstance(recipe, Mapping) else None, found, later, main)
+    if isinstance(recipe, Mapping):
+        recipe = {**recipe, **({FOUND: trial.user_attrs[FOUND]} if FOUND in trial.user_attrs else {})}
+    item = _entry(trial.number, recipe if isinstance(recipe, Mapping) else None, found, later, main)
     return replace(item, latency_ms=values[1]) if item.latency_ms is None and len(values) > 1 else item
 
 
@@ -165,9 +172,16 @@ def is_feasible(trial: FrozenTrial) -> bool:
     return all(value <= 0 for value in (trial.constraints or {}).values())
 
 
+def is_predicted(trial: FrozenTrial) -> bool:
+    """Whether the trial knows a latency only from a table beside a device that could be measured."""
+    return any(mapping(told).get("predicted") is True for told in mapping(trial.user_attrs.get("latencies")).values())
+
+
 def is_candidate(trial: FrozenTrial) -> bool:
-    """Whether the trial may stand on the front: finished, recovered, within the budget."""
+    """Whether the trial may stand on the front: finished, recovered, within the budget, measured."""
     if trial.state is not TrialState.COMPLETE or outcome(trial) != "OK" or not is_feasible(trial):
+        return False
+    if is_predicted(trial):
         return False
     # A trial that only knows its accuracy before recovery has no score, whatever else it says.
     return number(trial.user_attrs.get("rung", 1)) not in (None, 0.0)
@@ -189,10 +203,18 @@ def recipe_text(recipe: Mapping[str, Any] | None) -> str:
     if not recipe:
         return ""
     try:
-        told = str(Recipe.from_dict(recipe))
-        return told[1:-1] if told.startswith("(") else told
+        told = str(Recipe.from_dict({key: value for key, value in recipe.items() if key != FOUND}))
+        return (told[1:-1] if told.startswith("(") else told) + found_text(recipe.get(FOUND))
     except (KeyError, TypeError, ValueError):
         return ", ".join(f"{key}={value}" for key, value in recipe.items())
+
+
+def found_text(found: Any) -> str:
+    """The thresholds that were found for a latency, as they follow the recipe; empty if it gave a threshold."""
+    if not found:
+        return ""
+    thresholds = ", ".join(str(Threshold.parse(value)) for value in found)
+    return f", found threshold{'s' if len(found) > 1 else ''} {thresholds}"
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from prunetune.results.entries import channels, mapping, number
+from prunetune.results.entries import FOUND, channels, mapping, number
 from prunetune.results.figures import CONTROL, LIMIT, canvas, escape
 from prunetune.results.findings import Findings, Source
 from prunetune.results.gammas import GammaHistogram
@@ -94,7 +94,7 @@ def gamma_figures(
     """How the BatchNorm gammas move in the sparse phases: a figure for each round and region.
 
     Each line is one epoch's histogram, as a share of the region's channels; the last one is the darkest. The
-    dashed line is the recipe's threshold: what is left of it after the last epoch goes.
+    dashed line is the recipe's threshold, or what was found in its place: what is left of it after the last epoch goes.
     """
     figures: dict[tuple[int, str], go.Figure] = {}
     rounds = sorted({item.round for item in histograms})
@@ -122,7 +122,7 @@ def gamma_figures(
                     fillcolor=_translucent(REGIONS[region]),
                     hovertemplate=f"epoch {item.epoch}, gamma %{{x:.3f}}: %{{y:.1f}} %<extra></extra>",
                 )
-            threshold = _threshold(recipe, region)
+            threshold = _threshold(recipe, region, round_number)
             if threshold is not None:
                 figure.add_vline(
                     x=threshold,
@@ -147,8 +147,11 @@ def _regions(found: Findings, layers: Sequence[str]) -> list[str]:
     return [region for region in REGIONS if region in present]
 
 
-def _threshold(recipe: Mapping[str, Any] | None, region: str) -> float | None:
+def _threshold(recipe: Mapping[str, Any] | None, region: str, round_number: int) -> float | None:
+    found = (recipe or {}).get(FOUND)
     told = (recipe or {}).get("threshold")
+    if isinstance(found, list) and 0 < round_number <= len(found):
+        told = found[round_number - 1]
     return number(told.get(region)) if isinstance(told, Mapping) else number(told)
 
 

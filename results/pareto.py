@@ -44,3 +44,15 @@ def hypervolume(points: Iterable[Sequence[float]], references_ms: Sequence[float
     if not inside:
         return 0.0
     return float(moocore.hypervolume(np.array(inside, dtype=float), ref=np.array([0.0] + [1.0] * len(references_ms))))
+
+
+def ranks(points: Sequence[Sequence[float]]) -> list[int]:
+    """The non-dominated rank of each point: 0 for those that no other dominates, 1 for those that then remain, ...
+
+    Args:
+        points: (map50_95, further latencies ...) each, all of one length; without latencies the order of accuracies.
+    """
+    if not points:
+        return []
+    costs = np.array([(-accuracy, *latencies) for accuracy, *latencies in points], dtype=float)
+    return [int(rank) for rank in moocore.pareto_rank(costs)]

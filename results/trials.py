@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from prunetune.results.entries import is_feasible, jsonable, mapping, number, outcome, text
+from prunetune.results.entries import is_feasible, is_predicted, jsonable, mapping, number, outcome, text
 from prunetune.results.findings import Findings, Source
 
 if TYPE_CHECKING:
@@ -18,9 +18,11 @@ def trial_table(study: Source) -> DataFrame:
     """One row per trial in any state, by number.
 
     Columns: `trial, state, outcome, reason, on_front, feasible, violation, rung`, the recipe as
-    `recipe_<name>`, an entry's measures (latency confirmed where it was), `sparsity_lambda`, `sparsity_pull`,
-    `epochs_trained`, `epochs_reused`, `seconds` (in all) and `seconds_<part>`, `host`, `pid`, `equals`,
-    `started` and `finished` (UTC). What a trial does not know is missing (NaN or None).
+    `recipe_<name>`, an entry's measures (latency confirmed where it was), `latency_spread_ms`, `latency_predicted` (by
+    a table; the trial ended there), `sparsity_lambda`, `sparsity_pull`,
+    `epochs_trained`, `epochs_reused`, `seconds` (in all) and `seconds_<part>`, `host`, `pid`, `equals` (the trial that
+    ended with the same network), `latency_from` (the trial with the same channels), `started` and `finished` (UTC).
+    What a trial does not know is missing (NaN or None).
     """
     # pandas takes half a second to import; the front and the tables do without.
     import pandas
@@ -61,6 +63,7 @@ def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, An
         **item,
         **(further if len(latencies) > 1 else {}),
         "latency_spread_ms": _spread(found, trial),
+        "latency_predicted": is_predicted(trial),
         "sparsity_lambda": number(attributes.get("sparsity_lambda")),
         "sparsity_pull": number(attributes.get("sparsity_pull")),
         "epochs_trained": number(epochs.get("trained")),
@@ -70,6 +73,7 @@ def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, An
         "host": text(worker.get("host")),
         "pid": number(worker.get("pid")),
         "equals": number(attributes.get("equals")),
+        "latency_from": number(attributes.get("latency_from")),
         "started": trial.datetime_start,
         "finished": trial.datetime_complete,
     }

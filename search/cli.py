@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections import Counter
@@ -12,6 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from prunetune.search.output import console as _console
+from prunetune.search.output import write_json as _write_json
+from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError
 
 app = typer.Typer(
@@ -20,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(store_app)
 
 
 def _multiple_of_32(size: int) -> int:
@@ -276,15 +279,6 @@ def doctor(as_json: JsonOption = False) -> None:
         write_findings(findings, _console())
     if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)
-
-
-def _console() -> Console:
-    """The terminal; where there is none, lines wide enough for a table."""
-    return Console() if sys.stdout.isatty() else Console(width=180)
-
-
-def _write_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, allow_nan=False))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from prunetune.pruning.pipeline import CHECKPOINT
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
 from prunetune.results.tables import ms_text
+from prunetune.search.aside import patiently
 from prunetune.search.confirmation import confirm, is_confirmed
 from prunetune.search.objective import describe
 from prunetune.search.progress import Progress
@@ -59,9 +61,9 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
     detectors: dict[str, Detector] = {}
     entries: dict[str, Any] = dict(study.user_attrs.get("controls", {}))
     for name in workspace.spec.controls:
-        progress.begin(f"control {name}")
+        train = partial(workspace.pipeline.control, name, workspace.spec.space.longest_epochs)
         try:
-            stage = workspace.pipeline.control(name, workspace.spec.space.longest_epochs)
+            stage = patiently(train, f"control {name}", workspace.store, progress)
         except TrainingFailureError as error:
             progress.end()
             progress.say(f"control {name}: {error.cause} ({error}); the study ends without it")

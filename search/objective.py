@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,14 @@ from optuna.trial import Trial, TrialState
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import Candidate, Ledger, read_history
 from prunetune.pruning.trainer import is_out_of_memory
-from prunetune.pruning.training import TrainingFailureError
+from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
+from prunetune.results.entries import FOUND
+from prunetune.search import equal_networks
 from prunetune.search.outcome import Outcome
+from prunetune.search.rungs import UNFINISHED, TrialRungs
+from prunetune.search.spec import StudySpec
 from prunetune.search.workspace import Workspace
-from prunetune.spaces import MeasurementError, PrunetuneError, Recipe
+from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
 
 _log = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ class TrialResult:
         outcome: How it ended.
         reason: Why, where it is no success.
         attributes: What was stored with the trial.
-        seconds: How long it took.
+        seconds: How long it took, without waiting for what others train.
     """
 
     number: int
@@ -45,22 +48,34 @@ class TrialResult:
     seconds: float
 
 
-def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Workspace) -> TrialResult:
+def carry_out(
+    study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Workspace, ledger: Ledger | None = None
+) -> TrialResult:
     """Carries out a trial and tells its result.
 
-    A network over the budget ends right after surgery: it is told as infeasible, with its measured latency and
-    the accuracy that recalibrated BatchNorm gives. A failure is told as FAIL with its name.
+    A network over the budget ends right after surgery: it is told as infeasible, with its latency, measured or by a
+    table, and the accuracy that recalibrated BatchNorm gives. One that is stopped at a rung is told with the accuracy
+    that it had there, and as infeasible by a constraint of its own: its score is not final, and `best_trials` must not
+    show it. A failure is told as FAIL with its name.
+
+    Args:
+        study: The trial's.
+        trial: Is told.
+        recipe: What to try.
+        workspace: The study's.
+        ledger: That of an earlier attempt which met a claimed stage.
 
     Raises:
+        StageClaimedError: Another process trains a stage of the recipe. The trial stays open for another attempt.
         StoreError: Nothing can be stored any more; the trial stays open and is taken up by the next run.
     """
-    start = time.perf_counter()
-    ledger = workspace.pipeline.ledger = Ledger()
+    ledger = workspace.pipeline.ledger = ledger or Ledger()
+    ledger.begin_attempt()
     stored: dict[str, Any] = {}
     outcome, reason = Outcome.ERROR, ""
     with ledger.clock.part("other"):
         try:
-            outcome = _attempt(recipe, workspace, stored, f"trial-{trial.number}")
+            outcome = _attempt(study, trial, recipe, workspace, stored)
         except TrainingFailureError as error:
             outcome, reason = Outcome(error.cause), str(error)
         except MeasurementError as error:
@@ -87,38 +102,77 @@ def carry_out(study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Work
     }
     for key, value in stored.items():
         trial.set_user_attr(key, value)
-    if outcome in (Outcome.OK, Outcome.OVER_BUDGET):
-        latencies = [stored["latencies"][target]["latency_ms"] for target in workspace.spec.judged]
+    if outcome.has_values:
         for target, violation in stored["violations"].items():  # last: a retried trial would inherit it
             trial.set_constraint(workspace.spec.latency_name(target), violation)
-        study.tell(trial, [stored["accuracy"]["map50_95"], *latencies])
+        if workspace.spec.early_stopping:
+            trial.set_constraint(UNFINISHED, 1.0 if outcome is Outcome.STOPPED_EARLY else 0.0)
+        study.tell(trial, [stored["accuracy"]["map50_95"], *_judged(stored, workspace.spec)])
     else:
         study.tell(trial, state=TrialState.FAIL)
-    return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, time.perf_counter() - start)
+    return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
 
 
-def _attempt(recipe: Recipe, workspace: Workspace, stored: dict[str, Any], name: str) -> Outcome:
+def _attempt(
+    study: optuna.Study, trial: Trial, recipe: Recipe, workspace: Workspace, stored: dict[str, Any]
+) -> Outcome:
     """Runs the recipe's stages; fills in what is known of the network at each step."""
     gammas: list[dict[str, Any]] = []
-    for candidate in workspace.pipeline.run(recipe):
-        if not candidate.recovered:
-            gammas += _gammas(workspace, candidate)
-        if not candidate.last:
-            continue
-        ships = candidate.recovered and workspace.quantises
-        stored["accuracy"] = (workspace.evaluate(candidate.load()) if ships else candidate.accuracy).as_dict()
-        stored["rung"] = int(candidate.recovered)
-        if not candidate.recovered:
-            detector = candidate.load()
-            stored |= describe(detector, candidate.checkpoint, workspace.measure(detector), workspace)
-            if not stored["feasible"]:
-                stored["reason"] = _excess(stored)
-                return Outcome.OVER_BUDGET
-        else:
-            stored["bytes"] = candidate.checkpoint.stat().st_size
-            stored["checkpoint"] = workspace.keep_checkpoint(candidate.stage, name)
-    stored["gammas"] = workspace.keep_gammas(gammas, name)
-    return Outcome.OK
+    rungs = TrialRungs(study, trial, recipe, workspace.spec.early_stopping or None)
+    try:
+        for candidate in workspace.pipeline.run(recipe, rungs.goes_on):
+            if not candidate.recovered:
+                gammas += _gammas(workspace, candidate)
+                if isinstance(recipe.threshold, LatencyShare):
+                    stored.setdefault(FOUND, []).append(candidate.plan.threshold.as_json())
+            if not candidate.last:
+                continue
+            ships = candidate.recovered and workspace.quantises
+            stored["accuracy"] = (workspace.evaluate(candidate.load()) if ships else candidate.accuracy).as_dict()
+            stored["rung"] = int(candidate.recovered)
+            if candidate.recovered:
+                stored["bytes"] = candidate.checkpoint.stat().st_size
+                stored["checkpoint"] = workspace.keep_checkpoint(candidate.stage, f"trial-{trial.number}")
+                return Outcome.OK
+            stored["gammas"] = workspace.keep_gammas(gammas, f"trial-{trial.number}")
+            ended = _gate(study, trial, candidate, workspace, rungs, stored)
+            if ended is not None:
+                return ended
+    except RecoveryStoppedError as stopped:
+        stored["accuracy"] = stopped.progress.accuracy.as_dict()
+        stored["rung"] = rungs.decisions[-1].rung
+        stored["reason"] = rungs.decisions[-1].reason
+        return Outcome.STOPPED_EARLY
+    raise AssertionError("a recipe ends with a recovered candidate")
+
+
+def _gate(
+    study: optuna.Study,
+    trial: Trial,
+    candidate: Candidate,
+    workspace: Workspace,
+    rungs: TrialRungs,
+    stored: dict[str, Any],
+) -> Outcome | None:
+    """What the trial's last surgery already decides, before any recovery is paid; None if it has to be."""
+    detector = candidate.load()
+    stored |= describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe.recovery_epochs, stored)
+    if not stored["feasible"]:
+        stored["reason"] = _excess(stored)
+        return Outcome.OVER_BUDGET
+    if equal_networks.copy_result(finished, stored, workspace, f"trial-{trial.number}"):
+        return Outcome.OK
+    if not rungs.after_surgery(candidate.accuracy, _judged(stored, workspace.spec)):
+        stored["reason"] = rungs.decisions[-1].reason
+        return Outcome.STOPPED_EARLY
+    return None
+
+
+def _judged(stored: Mapping[str, Any], spec: StudySpec) -> list[float]:
+    """A network's latencies in ms that are objectives."""
+    return [stored["latencies"][target]["latency_ms"] for target in spec.judged]
 
 
 def _gammas(workspace: Workspace, candidate: Candidate) -> list[dict[str, Any]]:
@@ -143,7 +197,8 @@ def _excess(described: Mapping[str, Any]) -> str:
     where = f" on {worst}" if len(described["latencies"]) > 1 else ""
     stated = described["latencies"][worst]["latency_ms"]
     idle = "" if described["channels_removed"] else "nothing was removed: "
-    return f"{idle}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
+    how = "predicted " if described["latencies"][worst].get("predicted") else ""
+    return f"{idle}{how}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
 
 
 def describe(

@@ -12,6 +12,8 @@ class Outcome(str, Enum):
     """Recovered, evaluated and measured."""
     OVER_BUDGET = "OVER_BUDGET"
     """Too slow right after surgery; told as infeasible, not recovered."""
+    STOPPED_EARLY = "STOPPED_EARLY"
+    """Within the budget, but not among the best at a rung; its recovery was not paid to the end."""
     DIVERGED = "DIVERGED"
     """A loss became NaN or infinite."""
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
@@ -29,3 +31,8 @@ class Outcome(str, Enum):
     def counts(self) -> bool:
         """Whether the trial is one of the study's `trials`."""
         return self not in (Outcome.WORKER_DIED, Outcome.INTERRUPTED)
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the trial has an accuracy and latencies, final or not."""
+        return self in (Outcome.OK, Outcome.OVER_BUDGET, Outcome.STOPPED_EARLY)

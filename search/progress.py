@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.status import Status
 
 from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.entries import FOUND, found_text
 from prunetune.results.tables import ms_text
 from prunetune.search.objective import TrialResult
-from prunetune.search.outcome import Outcome
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, an epoch's line at most this often."""
@@ -22,10 +22,10 @@ class Progress:
 
     Args:
         console: Where to write.
-        trials: How many trials the study will have.
+        trials: How many trials the study will have, if that is known.
     """
 
-    def __init__(self, console: Console, trials: int) -> None:
+    def __init__(self, console: Console, trials: int | None) -> None:
         self.console, self._trials = console, trials
         self._status: Status | None = None
         self._what = ""
@@ -62,17 +62,21 @@ class Progress:
         self.end()
         values = result.attributes
         figures = ""
-        if result.outcome in (Outcome.OK, Outcome.OVER_BUDGET):
+        if result.outcome.has_values:
             stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
+            predicted = " predicted" if any(told.get("predicted") for told in values["latencies"].values()) else ""
             figures = (
-                f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}  "
+                f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}{predicted}  "
                 f"{values['gflops']:.2f} GFLOPs  {values['params'] / 1e6:.2f}M  "
             )
         reason = f" ({result.reason})" if result.reason else ""
+        reason += f", equals trial {values['equals']}" if "equals" in values else ""
         reused = values["epochs"]["reused"]
+        count = f"{finished}/{self._trials}" if self._trials else f"{finished}"
         self.say(
-            f"trial {result.number} [{finished}/{self._trials}] {result.outcome.value}{reason}  {figures}"
-            f"{result.recipe}  {result.seconds:.0f} s" + (f", {reused} epochs reused" if reused else "")
+            f"trial {result.number} [{count}] {result.outcome.value}{reason}  {figures}"
+            f"{result.recipe}{found_text(values.get(FOUND))}  {result.seconds:.0f} s"
+            + (f", {reused} epochs reused" if reused else "")
         )
 
     def _update(self, text: str) -> None:

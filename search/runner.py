@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import optuna
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
+from prunetune.pruning.claims import StageClaimedError
+from prunetune.pruning.pipeline import Ledger
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
 from prunetune.results.tables import ms_text
+from prunetune.search.aside import Aside, patiently
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
 from prunetune.search.interruption import Interruption
+from prunetune.search.limits import forecast, spent
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
-from prunetune.search.samplers import create_sampler
+from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import folder_lock, open_study, storage_errors, study_exists, study_lock
+from prunetune.search.study import open_study, storage_errors, study_exists, study_lock
 from prunetune.search.workers import give_back, reap, requeue, this_worker
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import PrunetuneError, Recipe
@@ -34,6 +40,8 @@ class Claim:
 
     trial: Trial
     recipe: Recipe
+    ledger: Ledger = field(default_factory=Ledger, compare=False)
+    """What all attempts at it took: one that meets a stage which another process trains is put aside."""
 
 
 def run_study(spec: StudySpec, console: Console) -> optuna.Study:
@@ -43,7 +51,7 @@ def run_study(spec: StudySpec, console: Console) -> optuna.Study:
 
     Raises:
         PrunetuneError: Something the user must mend; what was finished is kept.
-        KeyboardInterrupt: The running trial was given back.
+        KeyboardInterrupt: The running trial was given back, and those put aside.
     """
     progress = Progress(console, spec.trials)
     with Interruption() as interruption:
@@ -66,18 +74,46 @@ def _run(spec: StudySpec, progress: Progress, interruption: Interruption) -> opt
         _train_original(workspace, progress)
         done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         if done_before:
-            rest = "going on" if sum(map(_counts, study.get_trials(deepcopy=False))) < spec.trials else "no more to do"
+            rest = "no more to do" if _limit_reached(study, spec) else "going on"
             progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
         interruption.check()
-        while (claim := next_trial(study, spec)) is not None:
-            progress.begin(f"trial {claim.trial.number}")
-            _one_trial(study, claim, workspace, progress)
-            interruption.check()
+        _all_trials(study, spec, workspace, progress, interruption)
+        if (reached := _limit_reached(study, spec)) and not reached.startswith("trials"):
+            progress.say(f"no further trial: {reached}")
         if _others_run(study):
             progress.say("no trial is left to take; the processes that still run will finish the study")
         else:
             finish(study, workspace, progress)
     return study
+
+
+def _all_trials(
+    study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress, interruption: Interruption
+) -> None:
+    """Carries out trials until the study has all it should have. Those put aside are this process's until then."""
+    aside: Aside[Claim] = Aside(workspace.store, progress)
+    try:
+        while (claim := _next_work(study, spec, aside)) is not None:
+            name = f"trial {claim.trial.number}"
+            progress.begin(name)
+            try:
+                _one_trial(study, claim, workspace, progress)
+            except StageClaimedError as claimed:
+                aside.put(name, claim, claimed)
+            interruption.check()
+    except (KeyboardInterrupt, PrunetuneError) as error:
+        for claim in aside.take_all():
+            _return(study, claim, spec, str(error) or "the run was interrupted")
+        raise
+
+
+def _next_work(study: optuna.Study, spec: StudySpec, aside: Aside[Claim]) -> Claim | None:
+    """A trial whose stage is free again, or else a new one, or else, after waiting, the first that can go on."""
+    if (ready := aside.ready()) is not None:
+        return ready
+    if not aside.is_full and (new := next_trial(study, spec)) is not None:
+        return new
+    return aside.wait()
 
 
 def _train_original(workspace: Workspace, progress: Progress) -> None:
@@ -86,15 +122,13 @@ def _train_original(workspace: Workspace, progress: Progress) -> None:
     Raises:
         PrunetuneError: Its training failed.
     """
-    progress.begin("dense network")
-    with folder_lock(workspace.folder, ".original"):
-        try:
-            stage = workspace.pipeline.original()
-        except TrainingFailureError as error:
-            raise PrunetuneError(
-                f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "
-                f"or imgsz, and start again with name={workspace.spec.name}-2"
-            ) from error
+    try:
+        stage = patiently(workspace.pipeline.original, "dense network", workspace.store, progress)
+    except TrainingFailureError as error:
+        raise PrunetuneError(
+            f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "
+            f"or imgsz, and start again with name={workspace.spec.name}-2"
+        ) from error
     progress.end()
     dense = ms_text({yardstick.name: yardstick.references["dense"] for yardstick in workspace.yardsticks})
     progress.say(
@@ -112,11 +146,9 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
     with study_lock(spec.folder):
         reap(study)
         trials = study.get_trials(deepcopy=False)
-        if sum(map(_counts, trials)) >= spec.trials:
+        if spec.limits.reached(spent(trials, time.time())) is not None:
             return None
-        # Seeded by the trial: processes that start together propose different recipes, and a study that was stopped
-        # goes on as if it had not been.
-        study.sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * len(trials))
+        study.sampler = next_sampler(spec, trials)
         trial = study.ask()
         trial.set_user_attr("worker", this_worker())
         recipe = spec.space.suggest(trial)
@@ -126,18 +158,23 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
 
 def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress: Progress) -> None:
     try:
-        result = carry_out(study, claim.trial, claim.recipe, workspace)
+        result = carry_out(study, claim.trial, claim.recipe, workspace, claim.ledger)
+    except StageClaimedError:
+        raise
     except KeyboardInterrupt:
         _return(study, claim, workspace.spec, "the run was interrupted")
         raise
     except PrunetuneError as error:
         _return(study, claim, workspace.spec, str(error))
         raise
-    finished = sum(trial.state.is_finished() and _counts(trial) for trial in study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    finished = spent(trials, time.time()).finished
     progress.trial(result, finished)
     if finished % FRONT_EVERY == 0:
         members = [f"trial {item.trial}: {item.map50_95:.3f} at {item.latency_ms:.2f} ms" for item in front(study)]
         progress.say("front: " + ("; ".join(members) or "no trial meets the budget yet"))
+        if remaining := forecast(workspace.spec.limits, trials, time.time()):
+            progress.say(remaining.text(datetime.now()))
 
 
 def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> None:
@@ -148,10 +185,8 @@ def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> 
         requeue(study)
 
 
-def _counts(trial: optuna.trial.FrozenTrial) -> bool:
-    if trial.state == TrialState.FAIL:
-        return Outcome(trial.user_attrs.get("outcome", Outcome.ERROR)).counts
-    return trial.state in (TrialState.COMPLETE, TrialState.RUNNING)
+def _limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:
+    return spec.limits.reached(spent(study.get_trials(deepcopy=False), time.time()))
 
 
 def _others_run(study: optuna.Study) -> bool:

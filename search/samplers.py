@@ -1,8 +1,9 @@
-"""Optuna's samplers by name."""
+"""The samplers of a study by name."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import optuna
 from optuna.samplers import (
@@ -10,21 +11,52 @@ from optuna.samplers import (
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
+    PartialFixedSampler,
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.search.spec import SamplerName
+from prunetune.search.cost_aware import CostAwareSampler
+from prunetune.search.design import first_recipe
+from prunetune.search.price import Price
+from prunetune.search.spec import OptunaSamplerName, StudySpec
+from prunetune.search.workers import RETRY_OF
 
 
-def create_sampler(name: SamplerName, trials: int, seed: int) -> BaseSampler:
-    """Makes a sampler that fits a study of `trials` trials.
+def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> BaseSampler:
+    """The sampler of a study's next trial.
+
+    It is seeded by the trial: processes that start together propose different recipes, and a study that was stopped
+    goes on as if it had not been. In a `cost-aware` study the first recipes come from a design, until TPE has something
+    to learn from.
+
+    Args:
+        spec: The study's description.
+        trials: All trials of the study so far.
+    """
+    seed = spec.seed + 100_003 * len(trials)
+    if spec.sampler != "cost-aware":
+        return create_sampler(spec.sampler, spec.trials, seed)
+    tpe = create_sampler("tpe", spec.trials, seed)
+    sampler = CostAwareSampler(tpe, Price(spec.space, trials), seed=seed)
+    finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+    if finished >= startup_trials(spec.trials):
+        return sampler
+    index = sum(RETRY_OF not in trial.user_attrs for trial in trials)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PartialFixedSampler(first_recipe(spec.space, spec.seed, index), sampler)
+
+
+def create_sampler(name: OptunaSamplerName, trials: int | None, seed: int) -> BaseSampler:
+    """Makes one of Optuna's samplers, fit for a study of `trials` trials; None if nobody knows how many.
 
     A study of a dozen trials cannot spend ten on the random start that Optuna's samplers default to, nor fill a
     population of fifty.
     """
-    startup = max(4, min(10, trials // 3))
-    population = max(4, min(50, trials // 4))
+    startup = startup_trials(trials)
+    population = 50 if trials is None else max(4, min(50, trials // 4))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
@@ -36,3 +68,8 @@ def create_sampler(name: SamplerName, trials: int, seed: int) -> BaseSampler:
         if name == "nsga3":
             return NSGAIIISampler(seed=seed, population_size=population)
         return RandomSampler(seed=seed)
+
+
+def startup_trials(trials: int | None) -> int:
+    """How many finished trials a sampler that learns begins with."""
+    return 10 if trials is None else max(4, min(10, trials // 3))

@@ -9,19 +9,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from prunetune.search.limits import Limits
 from prunetune.search.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
-SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
+OptunaSamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
+SamplerName = Literal["cost-aware", "tpe", "nsga2", "nsga3", "gp", "random"]
 ControlName = Literal["dense", "half-width", "quarter-width"]
 
-CHANGEABLE = frozenset({"trials", "device", "workers", "cache", "storage", "runs", "allow_new_device"})
+LIMITS = ("trials", "epochs", "hours")
+"""Keys that say how much the whole study may spend; it ends with the first that is reached."""
+
+CHANGEABLE = frozenset({*LIMITS, "device", "workers", "cache", "storage", "runs", "allow_new_device"})
 """Keys that may differ when a study is resumed: they change how far and where it runs, not what it finds."""
 
+
+TRIALS = 30
+"""How many trials a study has that says nothing of its size."""
 
 LATENCY = "latency"
 """The latency of a study's only target, or in `budget` of every target that has no limit of its own."""
@@ -41,6 +58,23 @@ def _parses(text: str) -> str:
 
 
 BudgetText = Annotated[str, AfterValidator(_parses)]
+
+
+class EarlyStopping(BaseModel):
+    """When recoveries end before their time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reduction: int = Field(strict=True, default=3, ge=2, le=4)
+    """At each rung one candidate in so many goes on, and each rung has so many times the epochs of the one before."""
+    rungs: int = Field(strict=True, default=1, ge=0, le=6)
+    """Rungs within a recovery; with 1, and a reduction of 3, after a third of its epochs; with 2 also after a ninth."""
+    recalibrated: bool = False
+    """Whether there is a rung before the recovery, by the accuracy with recalibrated BatchNorm."""
+
+
+def _defaults_if_true(value: Any) -> Any:
+    return {} if value is True else value
 
 
 class StudySpec(BaseModel):
@@ -81,18 +115,31 @@ class StudySpec(BaseModel):
     budget: dict[str, BudgetText] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
     """Limits by `latency` (all targets) or `latency@TARGET`; a network above one of them is not recovered.
     For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
-    sampler: SamplerName = "tpe"
-    """Who proposes recipes."""
+    sampler: SamplerName = "cost-aware"
+    """Who proposes recipes: TPE with an eye on the epochs that each would cost, or one of Optuna's as it is."""
+    early_stopping: Annotated[EarlyStopping | Literal[False], BeforeValidator(_defaults_if_true)] = EarlyStopping()
+    """Ends recoveries that fall behind; false pays for every recovery in full."""
     controls: tuple[ControlName, ...] = ("dense", "half-width")
     """Networks to compare with, trained for as many epochs in all as the longest recipe spends."""
-    trials: int = Field(strict=True, default=30, ge=1)
-    """How many recipes are carried out."""
+    trials: int | None = Field(strict=True, default=None, ge=1)
+    """How many recipes are carried out; 30 where neither `epochs` nor `hours` limits them."""
+    epochs: int | None = Field(strict=True, default=None, ge=1)
+    """Epochs of training in all trials together. No trial is begun after so many."""
+    hours: float | None = Field(strict=True, default=None, gt=0)
+    """Hours in which trials run; pauses do not count. No trial is begun after so many."""
     storage: str | None = Field(default=None, min_length=1)
     """Optuna storage; by default an SQLite file in the study's folder."""
     runs: str = Field(default="runs", min_length=1)
     """Folder for studies and stages."""
     allow_new_device: bool = False
     """Go on with a study whose latencies were measured on other hardware: all is measured again here."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_limit(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and all(values.get(key) is None for key in LIMITS):
+            return {**values, "trials": TRIALS}
+        return values
 
     @field_validator("name")
     @classmethod
@@ -143,6 +190,11 @@ class StudySpec(BaseModel):
         for key in self.budget:
             if key not in (LATENCY, *map(latency_on, names)):
                 raise ValueError(f"budget.{key}: {_no_latency(key, names)}")
+        if self.space.latency is not None and not any(map(self.limit_of, names)):
+            raise ValueError(
+                "space.latency: is a share of the budget, and there is none; give budget: {latency: '<= half-width'}, "
+                "or space.threshold"
+            )
         idle = next((name for name in names if self.limit_of(name) is None and name not in self.judged), None)
         if idle is not None:
             raise ValueError(
@@ -176,6 +228,11 @@ class StudySpec(BaseModel):
     def limit_of(self, target: str) -> str | None:
         """The limit on a target's latency as the user wrote it; None if there is none."""
         return self.budget.get(latency_on(target), self.budget.get(LATENCY))
+
+    @property
+    def limits(self) -> Limits:
+        """How much the whole study may spend."""
+        return Limits(self.trials, self.epochs, self.hours)
 
     @property
     def folder(self) -> Path:

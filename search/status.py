@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from rich.console import Console
 from prunetune.results import best, front
 from prunetune.results.findings import located
 from prunetune.results.tables import ms_text
+from prunetune.search.limits import Forecast, forecast, spent
 from prunetune.search.outcome import Outcome
 from prunetune.search.study import FINISHED, stored_spec
 from prunetune.search.workers import is_alive
@@ -25,15 +29,22 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
     finished = [trial for trial in trials if trial.state.is_finished()]
     ended = [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
     outcomes = Counter(str(trial.user_attrs.get("outcome", Outcome.ERROR.value)) for trial in finished)
-    counted = sum(Outcome(trial.user_attrs.get("outcome", Outcome.ERROR)).counts for trial in finished)
+    now = time.time()
+    alive = [trial for trial in trials if _lives(trial)]
+    so_far, remaining = spent(alive, now), forecast(spec.limits, alive, now)
     epochs = [trial.user_attrs.get("epochs", {}) for trial in finished]
     winner = best(study)
     return {
         "study": study.study_name,
         "folder": str(folder),
-        "finished": counted,
+        "finished": so_far.finished,
         "trials": spec.trials,
-        "done": study.user_attrs.get(FINISHED) == len(ended) and counted >= spec.trials,
+        "limits": asdict(spec.limits),
+        "hours": round(so_far.hours, 4),
+        "remaining": asdict(remaining) if remaining else None,
+        "done": study.user_attrs.get(FINISHED) == len(ended)
+        and so_far.begun == so_far.finished
+        and spec.limits.reached(so_far) is not None,
         "outcomes": dict(outcomes),
         "running": [
             {
@@ -56,6 +67,11 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
     }
 
 
+def _lives(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial has ended, or its worker may still run: what a dead one left open takes no time."""
+    return trial.state != TrialState.RUNNING or is_alive(trial.user_attrs.get("worker") or {"host": None})
+
+
 def write_status(status: dict[str, Any], console: Console) -> None:
     """Shows a study's status in a few lines."""
 
@@ -64,12 +80,19 @@ def write_status(status: dict[str, Any], console: Console) -> None:
 
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(status["outcomes"].items()))
     state = "done" if status["done"] else "running" if status["running"] else "not finished"
-    say(f"{status['study']}: {state}, {status['finished']} of {status['trials']} trials ({outcomes or 'none yet'})")
+    count = f"{status['finished']}" + (f" of {status['trials']}" if status["trials"] else "")
+    say(f"{status['study']}: {state}, {count} trials ({outcomes or 'none yet'})")
     for trial in status["running"]:
         worker = trial["worker"] or {}
         gone = "" if trial["alive"] else ", which is gone: run the study again to take the trial up"
         say(f"trial {trial['trial']} runs in process {worker.get('pid')} on {worker.get('host')}{gone}")
-    say(f"epochs: {status['epochs_trained']} trained, {status['epochs_reused']} reused")
+    of = {name: f" of {limit:.10g}" if limit is not None else "" for name, limit in status["limits"].items()}
+    say(f"epochs: {status['epochs_trained']}{of['epochs']} trained, {status['epochs_reused']} reused")
+    if of["hours"]:
+        say(f"hours: {status['hours']:.2f}{of['hours']}")
+    if status["remaining"] is not None and not status["done"]:
+        remaining = Forecast(**status["remaining"])
+        say(remaining.text(datetime.now() if status["running"] else None))
     for target, budget in status["budgets"].items():
         say(f"budget on {target}: {budget['text']} ({budget['limit_ms']:.3g} ms)")
     winner = status["best"]

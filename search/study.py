@@ -19,7 +19,7 @@ from filelock import FileLock
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
-from prunetune.search.spec import StudySpec, sqlite_url
+from prunetune.search.spec import LIMITS, StudySpec, sqlite_url
 from prunetune.search.yaml_file import read_yaml
 from prunetune.spaces import ConfigError, SpecChangedError, StoreError
 from prunetune.spaces.files import storage_error
@@ -62,8 +62,9 @@ def open_study(spec: StudySpec) -> optuna.Study:
             study.set_user_attr(SPEC, spec.model_dump(mode="json", exclude_none=True))
         else:
             _refuse_change(StudySpec.parse(stored, "the stored study"), spec)
-            if stored.get("trials") != spec.trials:
-                study.set_user_attr(SPEC, {**stored, "trials": spec.trials})
+            if any(stored.get(key) != getattr(spec, key) for key in LIMITS):
+                limits = spec.model_dump(include=set(LIMITS), exclude_none=True)
+                study.set_user_attr(SPEC, {key: stored[key] for key in stored if key not in LIMITS} | limits)
     return study
 
 

@@ -6,34 +6,21 @@ and its recipe enqueued again; the stage store has what was finished.
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import Any
 
 import optuna
-import psutil
 from optuna.trial import FrozenTrial, TrialState
 
+from prunetune.pruning.processes import is_alive as is_alive
+from prunetune.pruning.processes import this_process
 from prunetune.search.outcome import Outcome
 
 RETRY_OF = "retry_of"
 
 
 def this_worker() -> dict[str, Any]:
-    """Host, process, and when the process started: a number of a process alone is soon used again."""
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": process.create_time()}
-
-
-def is_alive(worker: dict[str, Any]) -> bool:
-    """Whether a worker may still run. One on another host may."""
-    if worker.get("host") != socket.gethostname():
-        return True
-    try:
-        process = psutil.Process(int(worker["pid"]))
-        return bool(process.create_time() == worker["started"] and process.status() != psutil.STATUS_ZOMBIE)
-    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
-        return False
+    """This process, as a trial names it."""
+    return this_process()
 
 
 def reap(study: optuna.Study) -> list[int]:

@@ -24,28 +24,29 @@ from prunetune.pruning.pipeline import CHECKPOINT, Pipeline, Source, classes_pro
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import Accuracy, EpochListener, TrainingSetup
+from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.spec import StudySpec
+from prunetune.search.store_usage import STORE, register
 from prunetune.search.study import study_lock
 from prunetune.search.yardstick import REFERENCES, Yardstick
 from prunetune.spaces import ConfigError, ModelError
 from prunetune.spaces.alignment import Alignment
-from prunetune.spaces.files import storage_error, write_text
+from prunetune.spaces.files import publish, storage_error, write_text
 from prunetune.targets import (
     Images,
     Latency,
     Network,
     Quantisation,
     RuntimeSpec,
+    Skeleton,
     create_predictor,
     quantise,
     shared,
 )
+from prunetune.targets.synthesis import write_resized
 
 DATA = "data.yaml"
 """The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
-
-STORE = ".store"
-"""The folder of stages inside `runs`: all studies there share them."""
 
 INT8_IMAGES = 64
 """About how many training images the ranges of an int8 network are taken from."""
@@ -79,7 +80,7 @@ class Workspace:
         if is_checkpoint and (problem := classes_problem(original, self.dataset.names)):
             raise ConfigError(f"model: {spec.model}: {problem}")
         self.model_sha256 = file_sha256(Path(spec.model)) if is_checkpoint else None
-        self.store = StageStore(store)
+        self.store = StageStore(store, owner=spec.name)
         setup = TrainingSetup(
             data=str((self.folder / DATA).resolve()),
             data_fingerprint=self.dataset.fingerprint,
@@ -102,6 +103,7 @@ class Workspace:
             sparse_checkpoints=frozenset(int(choice) for choice in choices),
             listener=listener,
             occupy=self._occupy,
+            latencies=StudyLatencies(self),
         )
 
     @contextmanager
@@ -162,6 +164,7 @@ class Workspace:
         """
         write_text(self.folder / DATA, self.dataset.as_yaml())
         with study_lock(self.folder):
+            register(self.store, study, self.spec)
             attributes = study.user_attrs
             stored = {target["name"]: target for target in attributes.get("targets", [])}
             if stored and attributes["data_fingerprint"] != self.dataset.fingerprint:
@@ -178,6 +181,9 @@ class Workspace:
                 self._describe_originals(study)
             moved = self._moved({name: target["fingerprint"] for name, target in stored.items()})
             for yardstick in self.yardsticks:
+                if yardstick.table is not None:
+                    dense = self._reference_detectors["dense"]
+                    yardstick.require_family(self.network("dense", dense, yardstick, self.folder / "references"))
                 if stored and yardstick not in moved:
                     yardstick.references = stored[yardstick.name]["references"]
                 else:
@@ -236,6 +242,22 @@ class Workspace:
     def _input_shape(self) -> tuple[int, int, int, int]:
         return (1, 3, self.spec.imgsz, self.spec.imgsz)
 
+    def gauge(self, detector: Detector) -> dict[str, Latency]:
+        """A candidate's latency on each target by name: measured, or predicted where nothing needs to be measured.
+
+        That is where each target has a table, and the network is over a budget by more than the error bar.
+
+        Raises:
+            MeasurementError, TargetError: As `measure_channels` does.
+        """
+        channels = detector.channels
+        if not all(self._latency_file(yardstick, channels).is_file() for yardstick in self.yardsticks):
+            predicted = self.predict(channels)
+            is_complete = len(predicted) == len(self.yardsticks)
+            if is_complete and any(item.is_surely_over(predicted[item.name]) for item in self.yardsticks):
+                return predicted
+        return self.measure(detector)
+
     def measure(self, detector: Detector) -> dict[str, Latency]:
         """A candidate's latency on each target by name, its ratio that to the anchor.
 
@@ -245,16 +267,38 @@ class Workspace:
             MeasurementError: The candidate cannot be measured, though the anchor can.
             TargetError: Nothing can be measured any more.
         """
+
+        def make(yardstick: Yardstick) -> Network:
+            return self.network("candidate", detector, yardstick, self.folder / "networks")
+
+        return self._measure(detector.channels, make, self.yardsticks)
+
+    def measure_channels(
+        self, channels: ChannelConfig, build: Callable[[], Detector], yardsticks: Sequence[Yardstick]
+    ) -> dict[str, Latency]:
+        """The latency of a network that nobody needs but for its latency, by its channels; else as `measure`.
+
+        Args:
+            channels: The network's.
+            build: Makes it. Called only for a target that runs no files.
+            yardsticks: Where to measure.
+
+        Raises:
+            MeasurementError, TargetError: As `measure` does.
+        """
+        return self._measure(channels, lambda yardstick: self._resized(channels, build, yardstick), yardsticks)
+
+    def _measure(
+        self, channels: ChannelConfig, make: Callable[[Yardstick], Network], yardsticks: Sequence[Yardstick]
+    ) -> dict[str, Latency]:
         found: dict[str, Latency] = {}
         files: set[Path] = set()
-        for yardstick in self.yardsticks:
-            key = digest_of([yardstick.fingerprint, self.spec.imgsz, detector.channels.digest(), yardstick.anchor])
-            known = self.folder / "latencies" / f"{key}.json"
+        for yardstick in yardsticks:
+            known = self._latency_file(yardstick, channels)
             if (latency := _read_latency(known)) is not None:
                 found[yardstick.name] = latency
                 continue
-            candidate = self.network("candidate", detector, yardstick, self.folder / "networks")
-            anchor = self.anchor(yardstick)
+            candidate, anchor = make(yardstick), self.anchor(yardstick)
             with self.pipeline.ledger.clock.part("measure"):
                 latency = yardstick.measure(candidate, anchor)
             write_text(known, json.dumps(latency.as_dict()))
@@ -263,6 +307,36 @@ class Workspace:
         for file in files:
             file.unlink(missing_ok=True)  # latency depends on the channels alone; the file is spent
         return found
+
+    def _latency_file(self, yardstick: Yardstick, channels: ChannelConfig) -> Path:
+        """Where the latency of equal channels on a target is kept."""
+        key = digest_of([yardstick.fingerprint, self.spec.imgsz, channels.digest(), yardstick.anchor])
+        return self.folder / "latencies" / f"{key}.json"
+
+    def _resized(self, channels: ChannelConfig, build: Callable[[], Detector], yardstick: Yardstick) -> Network:
+        """A network of these channels with random weights: as fast as any other, and made in a tenth of an export."""
+        if yardstick.target.form == "module":
+            return Network("candidate", self._input_shape, module=build().model)
+        dense = self.network("dense", self._reference_detectors["dense"], yardstick, self.folder / "references").onnx
+        assert dense is not None  # its form is not "module"
+        file = self.folder / "networks" / f"resized-{os.getpid()}-{channels.digest()}.onnx"
+        with self.pipeline.ledger.clock.part("export"), publish(file) as draft:
+            write_resized(dense, draft, Skeleton.read(dense), channels)
+        return Network("candidate", self._input_shape, onnx=file)
+
+    def predict(self, channels: ChannelConfig) -> dict[str, Latency]:
+        """A network's latency on each target that has a table, by name, its ratio that to the anchor."""
+        found: dict[str, Latency] = {}
+        for yardstick in self.yardsticks:
+            if yardstick.table is not None:
+                latency = yardstick.predict(channels, self._reference_channels[yardstick.anchor])
+                assert latency is not None
+                found[yardstick.name] = latency
+        return found
+
+    @cached_property
+    def _reference_channels(self) -> dict[str, ChannelConfig]:
+        return {name: detector.channels for name, detector in self._reference_detectors.items()}
 
     # Networks as they ship
 
@@ -306,10 +380,16 @@ class Workspace:
     def keep_checkpoint(self, stage: StoredStage, name: str) -> str:
         """Puts a stage's checkpoint into the study's folder; returns its path there.
 
-        A hard link where the file system has them: the store may forget the stage, the study keeps its candidate.
+        The store may forget the stage; the study keeps its candidate.
+        """
+        return self.keep_file(stage.file(CHECKPOINT), name)
+
+    def keep_file(self, source: Path, name: str) -> str:
+        """Puts a checkpoint into the study's folder; returns its path there.
+
+        A hard link where the file system has them.
         """
         target = self.folder / "candidates" / f"{name}.pt"
-        source = stage.file(CHECKPOINT)
         draft = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,9 @@ from prunetune.spaces import ConfigError
 
 
 def insert_targets(values: dict[str, Any], folder: Path) -> None:
-    """Puts targets that are given as files in the files' place. One that is not there stays, to be told of later.
+    """Puts targets that are given as files in the files' place, and the paths of tables beside the study in theirs.
+
+    One that is not there stays, to be told of later.
 
     Args:
         values: A study's description, changed in place.
@@ -30,6 +32,10 @@ def insert_targets(values: dict[str, Any], folder: Path) -> None:
             found = [path for path in (folder / entry, Path(entry)) if path.is_file()]
             if found:
                 entries[index] = read_yaml(found[0], holds="target", example="kind: onnxruntime")
+        target = entries[index]
+        if isinstance(target, dict) and isinstance(target.get("table"), str) and target["table"]:
+            table = folder / target["table"]
+            target["table"] = str(table) if table.is_file() else target["table"]
 
 
 def read_yaml(file: Path, holds: str = "study", example: str = "model: yolov5n.yaml") -> dict[str, Any]:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prunetune.spaces import MeasurementError, TargetError
-from prunetune.targets import Budget, Latency, Network, Target, TargetSpec, create_target
+from prunetune.targets import (
+    Budget,
+    CommandSpec,
+    Latency,
+    LatencyTable,
+    Network,
+    RuntimeSpec,
+    Skeleton,
+    TableTarget,
+    Target,
+    TargetSpec,
+    create_target,
+)
 
 REFERENCES = ("dense", "half-width", "quarter-width")
 """The networks that latencies can refer to, in the order in which they are shown."""
@@ -31,6 +44,8 @@ class Yardstick:
         self._budget_text, self._budget = budget, None if budget is None else Budget.parse(budget)
         self.target: Target = create_target(spec)
         self.fingerprint = self.target.fingerprint()
+        self.table = self._read_table()
+        """What predicts latencies here, where something does."""
         needed = self._budget.references_needed() if self._budget else ()
         names = {"dense", *needed, *controls}
         self.reference_names = [name for name in REFERENCES if name in names]
@@ -39,10 +54,71 @@ class Yardstick:
         self.references: dict[str, float] = {}
         """Latencies in ms that were fixed at the study's start."""
 
+    def _read_table(self) -> LatencyTable | None:
+        if isinstance(self.target, TableTarget):
+            return self.target.table
+        if not isinstance(self.spec, RuntimeSpec | CommandSpec) or self.spec.table is None:
+            return None
+        try:
+            table = LatencyTable.load(Path(self.spec.table))
+        except TargetError as error:
+            raise TargetError(f"target {self.name!r}: table: {error}") from error
+        try:
+            table.require_device(self.fingerprint)
+        except TargetError as error:
+            raise self._no_table(str(error)) from error
+        return table
+
+    def require_family(self, dense: Network) -> None:
+        """Refuses a table that was made for another detector or input size.
+
+        Args:
+            dense: The study's dense network.
+
+        Raises:
+            TargetError: It was.
+        """
+        if self.table is None or isinstance(self.target, TableTarget):  # that one looks at every network
+            return
+        assert dense.onnx is not None  # what runs no ONNX files has no table
+        found = Skeleton.read(dense.onnx)
+        if found.size != self.table.skeleton.size:
+            made, here = ("{} x {} px".format(*size) for size in (self.table.skeleton.size, found.size))
+            raise self._no_table(f"was made for {made}, not for imgsz: {here}; run prunetune profile with this --imgsz")
+        if not self.table.has_layers_of(found):
+            raise self._no_table("was made for another detector; run prunetune profile on the study's model")
+        try:
+            self.table.predict(found.widths)
+        except TargetError as error:
+            raise self._no_table(str(error)) from error
+
+    def _no_table(self, reason: str) -> TargetError:
+        file = self.spec.table if isinstance(self.spec, RuntimeSpec | CommandSpec) else ""
+        return TargetError(f"target {self.name!r}: table: {file}: {reason}")
+
     @property
     def name(self) -> str:
         """The target's."""
         return self.spec.name
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a budget for it."""
+        return self._budget is not None
+
+    def predict(self, channels: Mapping[str, int], anchor: Mapping[str, int]) -> Latency | None:
+        """A network's latency by the table, against the anchor's; None without a table.
+
+        Args:
+            channels: The network's, by layer.
+            anchor: The anchor's.
+
+        Raises:
+            TargetError: The networks are not of the table's family (`require_family`).
+        """
+        if self.table is None:
+            return None
+        return self.table.relative(self.table.predict(channels), self.table.predict(anchor))
 
     def measure(self, candidate: Network, anchor: Network) -> Latency:
         """A candidate's latency, its ratio that to the anchor.
@@ -74,17 +150,33 @@ class Yardstick:
             latency: Its ratio is that to the anchor.
         """
         stated = latency.stated_ms(self.references[self.anchor])
-        return {
+        told: dict[str, float | None] = {
             "latency_ms": stated,
             "latency_ratio": stated / self.references["dense"],
             "latency_spread_ms": latency.ratio_spread * self.references[self.anchor],
             "latency_uncertainty": latency.uncertainty if math.isfinite(latency.uncertainty) else None,
         }
+        # Where a table stands for the device, all is predicted, and its kind says so.
+        is_predicted = latency.runs == 0 and not isinstance(self.target, TableTarget)
+        return {**told, "predicted": True} if is_predicted else told
+
+    def is_surely_over(self, predicted: Latency) -> bool:
+        """Whether a predicted latency is over the limit by more than its error bar."""
+        return self.is_limited and self.share(predicted.ratio_low) > 1
 
     def violation(self, latency: Latency) -> float | None:
         """How far a latency is over the limit, as a share of it; at most 0 within it, None without a limit."""
         stated = latency.stated_ms(self.references[self.anchor])
         return None if self._budget is None else self._budget.violation(stated, self.references)
+
+    def share(self, ratio: float) -> float:
+        """A latency as a share of the limit, which there must be: 1 just keeps it.
+
+        Args:
+            ratio: The latency, in multiples of the anchor's.
+        """
+        assert self._budget is not None
+        return ratio * self.references[self.anchor] / self._budget.limit_ms(self.references)
 
     def as_dict(self, fingerprint: Mapping[str, str]) -> dict[str, Any]:
         """What the study stores of the target.

@@ -24,7 +24,7 @@ from prunetune.spaces.parameters import (
     SuggestingTrial,
 )
 from prunetune.spaces.presets import PRESETS
-from prunetune.spaces.recipe import Recipe, Region, SparsityUnit, Threshold
+from prunetune.spaces.recipe import LatencyShare, Recipe, Region, SparsityUnit, Threshold
 from prunetune.spaces.space import RegionThresholds, SearchSpace
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "FixedParameter",
     "FloatParameter",
     "IntParameter",
+    "LatencyShare",
     "LayerKind",
     "MeasurementError",
     "MissingExtraError",

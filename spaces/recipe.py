@@ -51,6 +51,24 @@ class Threshold:
 
 
 @dataclass(frozen=True)
+class LatencyShare:
+    """In a threshold's place: the latency is given, and the threshold that just meets it is searched."""
+
+    share: float
+    """The latency, as a share of the budget: 1 just keeps it."""
+    balance: float = 1.0
+    """The threshold of neck and head, in multiples of the backbone's."""
+
+    def as_dict(self) -> dict[str, float]:
+        """A recipe's keys for it."""
+        return {"latency": self.share, "balance": self.balance}
+
+    def __str__(self) -> str:
+        balance = "" if self.balance == 1 else f", balance {self.balance:.3g}"
+        return f"latency {self.share:.3g} x budget{balance}"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How to make a small detector from a large one. Hashable: equal recipes make equal detectors."""
 
@@ -58,8 +76,8 @@ class Recipe:
     """Strength of the L1 penalty on BatchNorm gammas, in `sparsity_unit`."""
     sparse_epochs: int
     """Epochs of sparse training in each round."""
-    threshold: Threshold
-    """Channels with a gamma below it are removed."""
+    threshold: Threshold | LatencyShare
+    """Channels with a gamma below it are removed. With a `LatencyShare` it is found in each round."""
     rounds: int = 1
     """How often sparse training, pruning and recovery are repeated (iterative magnitude pruning)."""
     recovery_epochs: int = 0
@@ -75,11 +93,12 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, tables and trial attributes."""
+        cut = self.threshold
         return {
             "sparsity": self.sparsity,
             "sparsity_unit": self.sparsity_unit,
             "sparse_epochs": self.sparse_epochs,
-            "threshold": self.threshold.as_json(),
+            **(cut.as_dict() if isinstance(cut, LatencyShare) else {"threshold": cut.as_json()}),
             "rounds": self.rounds,
             "recovery_epochs": self.recovery_epochs,
             **dict(self.extra),
@@ -93,7 +112,7 @@ class Recipe:
             sparsity=float(rest.pop("sparsity")),
             sparsity_unit=rest.pop("sparsity_unit"),
             sparse_epochs=int(rest.pop("sparse_epochs")),
-            threshold=Threshold.parse(rest.pop("threshold")),
+            threshold=_take_cut(rest),
             rounds=int(rest.pop("rounds")),
             recovery_epochs=int(rest.pop("recovery_epochs")),
             extra=tuple(sorted(rest.items())),
@@ -101,7 +120,15 @@ class Recipe:
 
     def __str__(self) -> str:
         rounds = f"{self.rounds} x " if self.rounds > 1 else ""
+        cut = self.threshold if isinstance(self.threshold, LatencyShare) else f"threshold {self.threshold}"
         return (
             f"{rounds}({self.sparsity_unit} {self.sparsity:.3g} for {self.sparse_epochs} epochs, "
-            f"threshold {self.threshold}, recover {self.recovery_epochs})"
+            f"{cut}, recover {self.recovery_epochs})"
         )
+
+
+def _take_cut(values: dict[str, Any]) -> Threshold | LatencyShare:
+    """Takes the keys that say how much is cut away out of a recipe's plain values."""
+    if "latency" in values:
+        return LatencyShare(float(values.pop("latency")), float(values.pop("balance", 1.0)))
+    return Threshold.parse(values.pop("threshold"))

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from prunetune.spaces.parameters import (
     ChoiceParameter,
@@ -17,7 +26,7 @@ from prunetune.spaces.parameters import (
     parse_shorthand,
 )
 from prunetune.spaces.presets import PRESETS
-from prunetune.spaces.recipe import Recipe, Region, SparsityUnit, Threshold
+from prunetune.spaces.recipe import LatencyShare, Recipe, Region, SparsityUnit, Threshold
 
 _AnyParameter: TypeAlias = FloatParameter | IntParameter | ChoiceParameter | FixedParameter
 
@@ -58,12 +67,17 @@ ThresholdParameter = Annotated[
 ]
 """One threshold for the whole detector, or one for each region."""
 
+_WHOLE = {"sparse_epochs": 0, "rounds": 1, "recovery_epochs": 0}
+"""Parameters that take whole numbers, with the smallest that makes sense."""
+
+_BALANCES = (1e-3, 1e3)
+
 
 class SearchSpace(BaseModel):
     """The parameters of a recipe, each with its range.
 
     In YAML, `preset: NAME` fills in every key that is not given, and `unit` stands beside the bounds of
-    `sparsity`: `sparsity: {low: 0.1, high: 1.0, log: true, unit: pull}`.
+    `sparsity`: `sparsity: {low: 0.1, high: 1.0, log: true, unit: pull}`. A space has either `threshold` or `latency`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +85,11 @@ class SearchSpace(BaseModel):
     sparsity: Parameter
     sparsity_unit: SparsityUnit = "pull"
     sparse_epochs: Parameter
-    threshold: ThresholdParameter
+    latency: Parameter | None = None
+    """The latency as a share of the budget, from which the threshold is found."""
+    balance: Parameter | None = None
+    """Beside `latency`: the threshold of neck and head in multiples of the backbone's; 1 if it is not given."""
+    threshold: ThresholdParameter | None = Field(default=None, validate_default=True)
     rounds: Parameter = FixedParameter(value=1)
     recovery_epochs: Parameter
 
@@ -85,17 +103,35 @@ class SearchSpace(BaseModel):
         if name is not None:
             if not isinstance(name, str) or name not in PRESETS:
                 raise ValueError(f"preset: {name!r} is unknown; there are {', '.join(sorted(PRESETS))}")
-            given = {**PRESETS[name], **given}
+            filled = {**PRESETS[name], **given}
+            if "latency" in given and "threshold" not in given:
+                filled.pop("threshold", None)
+            given = filled
         sparsity = given.get("sparsity")
         if isinstance(sparsity, Mapping) and "unit" in sparsity:
             given["sparsity"] = {key: value for key, value in sparsity.items() if key != "unit"}
             given["sparsity_unit"] = sparsity["unit"]
         return given
 
-    @field_validator("sparsity", "threshold", mode="before")
+    @field_validator("sparsity", "threshold", "latency", "balance", mode="before")
     @classmethod
     def _real_shorthand(cls, value: Any) -> Any:
         return _real(value)
+
+    @field_validator("threshold")
+    @classmethod
+    def _check_cut(cls, threshold: Any, info: ValidationInfo) -> Any:
+        """Here and not when all fields are there, so that it is told together with other fields' problems."""
+        if "latency" not in info.data or "balance" not in info.data:
+            return threshold  # they have problems of their own
+        has_latency = info.data["latency"] is not None
+        if threshold is None and not has_latency:
+            raise ValueError("missing; give it, or latency, a share of the budget from which it is found")
+        if threshold is not None and has_latency:
+            raise ValueError("and latency cannot both be given; remove one of the two")
+        if threshold is not None and info.data["balance"] is not None:
+            raise ValueError("and balance cannot both be given; write threshold: {backbone: ..., head: ...}")
+        return threshold
 
     @field_validator("sparse_epochs", "rounds", "recovery_epochs", mode="before")
     @classmethod
@@ -106,13 +142,17 @@ class SearchSpace(BaseModel):
     def _check_meaning(self) -> SearchSpace:
         for name, parameter in self.parameters():
             numbers = parameter.values or (getattr(parameter, "low", 0), parameter.largest)
-            whole = name in ("sparse_epochs", "rounds", "recovery_epochs")
-            smallest = 1 if name == "rounds" else 0
+            whole = name in _WHOLE
+            smallest = _WHOLE.get(name, 0)
             for number in numbers:
                 if isinstance(number, bool) or not isinstance(number, (int, float)):
                     raise ValueError(f"{name}: {number!r} is not a number")
                 if whole and (isinstance(parameter, FloatParameter) or number != int(number)):
                     raise ValueError(f"{name}: takes whole numbers, not {number!r}")
+                if name == "latency" and not 0 < number <= 1:
+                    raise ValueError(f"latency: {number!r} is no share of the budget, above 0 and at most 1")
+                if name == "balance" and not _BALANCES[0] <= number <= _BALANCES[1]:
+                    raise ValueError(f"balance: {number!r} is not from {_BALANCES[0]:g} to {_BALANCES[1]:g}")
                 if number < smallest:
                     raise ValueError(f"{name}: {number!r} is below {smallest}")
         return self
@@ -121,10 +161,13 @@ class SearchSpace(BaseModel):
         """Every parameter by the name that the study knows it under."""
         yield "sparsity", self.sparsity
         yield "sparse_epochs", self.sparse_epochs
-        if isinstance(self.threshold, RegionThresholds):
+        if self.latency is not None:
+            yield "latency", self.latency
+            yield "balance", self.balance or FixedParameter(value=1.0)
+        elif isinstance(self.threshold, RegionThresholds):
             yield "threshold_backbone", self.threshold.backbone
             yield "threshold_head", self.threshold.head
-        else:
+        elif self.threshold is not None:
             yield "threshold", self.threshold
         yield "rounds", self.rounds
         yield "recovery_epochs", self.recovery_epochs
@@ -142,7 +185,10 @@ class SearchSpace(BaseModel):
         """
         fixed = {name: item.value for name, item in self.parameters() if isinstance(item, FixedParameter)}
         known: dict[str, Any] = {**fixed, **values}
-        if isinstance(self.threshold, RegionThresholds):
+        threshold: Threshold | LatencyShare
+        if self.latency is not None:
+            threshold = LatencyShare(float(known["latency"]), float(known["balance"]))
+        elif isinstance(self.threshold, RegionThresholds):
             regions: tuple[Region, Region] = ("backbone", "head")
             threshold = Threshold(*(float(known[f"threshold_{region}"]) for region in regions))
         else:

@@ -114,6 +114,8 @@ class RuntimeSpec(BaseTargetSpec):
     """Number format."""
     warmup: int = Field(strict=True, default=5, ge=0)
     """Rounds that are run before the first one that counts."""
+    table: str | None = Field(default=None, min_length=1)
+    """A latency table of this target's, asked before anything is measured. See `prunetune profile`."""
 
     @field_validator("device")
     @classmethod
@@ -196,6 +198,8 @@ class TorchSpec(RuntimeSpec):
             raise ValueError("precision: fp16 needs kind: torch and device: cuda; on a CPU write precision: fp32")
         if self.cuda_graph and not self.on_gpu:
             raise ValueError("cuda_graph: needs device: cuda; on a CPU leave it out")
+        if self.table is not None:
+            raise ValueError("table: is made from ONNX files, which kind: torch does not run; remove it")
         return self
 
     @property
@@ -249,6 +253,8 @@ class CommandSpec(BaseTargetSpec):
     """CPU threads that the program uses, for the fingerprint."""
     fingerprint: Annotated[tuple[str, ...], BeforeValidator(_parse_fingerprint)] = ()
     """A program that prints what measurements must share to compare, such as the firmware's version."""
+    table: str | None = Field(default=None, min_length=1)
+    """A latency table of this target's, asked before anything is measured. See `prunetune profile`."""
     occupies: str = ""
     """What it uses alone: targets that share a board give it one name. `cpu` or `cuda:N` for a program that
     computes on this machine, where trainings then make room. By default each command has a name of its own."""

@@ -18,6 +18,7 @@ import numpy
 
 from prunetune.spaces.errors import TargetError
 from prunetune.spaces.files import write_text
+from prunetune.targets.latency import Latency
 from prunetune.targets.skeleton import ConvShape, Skeleton, shape_from_dict
 
 if TYPE_CHECKING:
@@ -97,6 +98,22 @@ class LatencyTable:
         latency = ratio * self.anchor_ms
         return Prediction(ratio, latency, latency * self.error)
 
+    def relative(self, found: Prediction, reference: Prediction) -> Latency:
+        """A prediction as a latency against another network's, of no rounds. The ratio's interval is the error bar."""
+        # Of two networks each is off by itself.
+        error = 0.0 if found == reference else 2**0.5 * self.error
+        ratio = found.ratio / reference.ratio
+        return Latency(
+            median_ms=found.latency_ms,
+            spread_ms=0.0,
+            runs=0,
+            ratio=ratio,
+            ratio_spread=0.0,
+            ratio_low=ratio * (1 - error),
+            ratio_high=ratio * (1 + error),
+            outliers=0,
+        )
+
     def predict_many(self, widths: Array) -> Array:
         """Ratios to the anchor of many networks at once.
 
@@ -127,6 +144,11 @@ class LatencyTable:
     @cached_property
     def _model(self) -> FeatureModel:
         return FeatureModel(self.skeleton, self.grids)
+
+    def has_layers_of(self, network: Skeleton) -> bool:
+        """Whether a network, at its input size, is of the family that the table was made for. Widths may differ."""
+        there, here = ([(layer.name, layer.shape) for layer in item.layers] for item in (network, self.skeleton))
+        return there == here
 
     def require_device(self, fingerprint: Mapping[str, str]) -> None:
         """Refuses a table that was made elsewhere.

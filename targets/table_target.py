@@ -48,8 +48,8 @@ class TableTarget:
         Raises:
             TargetError: The table's file is missing or damaged.
         """
-        digest = hashlib.sha256(Path(self.spec.file).read_bytes()).hexdigest() if self._table else ""
-        return {**self._table.fingerprint, "kind": self.spec.kind, "table": digest[:16]}
+        digest = hashlib.sha256(Path(self.spec.file).read_bytes()).hexdigest() if self.table else ""
+        return {**self.table.fingerprint, "kind": self.spec.kind, "table": digest[:16]}
 
     def measure(self, networks: Sequence[Network], reference: str) -> dict[str, Latency]:
         """Predicts all networks; see `Target.measure`. The interval of a ratio is the table's error bar.
@@ -59,15 +59,17 @@ class TableTarget:
         """
         check_networks(self.name, self.form, networks, reference)
         predictions = {network.name: self._predict(network) for network in networks}
-        # Of two networks each is off by itself.
-        error = 2**0.5 * self._table.error
         return {
-            name: _latency(prediction, predictions[reference], 0.0 if name == reference else error)
-            for name, prediction in predictions.items()
+            name: self.table.relative(prediction, predictions[reference]) for name, prediction in predictions.items()
         }
 
     @cached_property
-    def _table(self) -> LatencyTable:
+    def table(self) -> LatencyTable:
+        """The table.
+
+        Raises:
+            TargetError: Its file is missing or damaged.
+        """
         try:
             return LatencyTable.load(Path(self.spec.file))
         except TargetError as error:
@@ -76,7 +78,7 @@ class TableTarget:
     def _predict(self, network: Network) -> Prediction:
         onnx_file.input_name(network)
         assert network.onnx is not None  # it has an input
-        found, family = Skeleton.read(network.onnx), self._table.skeleton
+        found, family = Skeleton.read(network.onnx), self.table.skeleton
         images, _, *size = network.input_shape
         if images != 1 or tuple(size) != family.size:
             made = onnx_file.shape_text((1, 3, *family.size))
@@ -84,28 +86,12 @@ class TableTarget:
                 f"{onnx_file.where(network)}: {self.spec.file} was made for an input of {made}, not "
                 f"{onnx_file.shape_text(network.input_shape)}; run prunetune profile with this imgsz"
             )
-        if [(layer.name, layer.shape) for layer in found.layers] != [
-            (layer.name, layer.shape) for layer in family.layers
-        ]:
+        if not self.table.has_layers_of(found):
             raise TargetError(
                 f"{onnx_file.where(network)}: is not of the family that {self.spec.file} was made for; run prunetune "
                 "profile on the dense detector"
             )
         try:
-            return self._table.predict(found.widths)
+            return self.table.predict(found.widths)
         except TargetError as error:
             raise TargetError(f"{onnx_file.where(network)}: {error}") from error
-
-
-def _latency(prediction: Prediction, reference: Prediction, error: float) -> Latency:
-    ratio = prediction.ratio / reference.ratio
-    return Latency(
-        median_ms=prediction.latency_ms,
-        spread_ms=0.0,
-        runs=0,
-        ratio=ratio,
-        ratio_spread=0.0,
-        ratio_low=ratio * (1 - error),
-        ratio_high=ratio * (1 + error),
-        outliers=0,
-    )

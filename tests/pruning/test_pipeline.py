@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,14 @@ import torch
 from PIL import Image
 
 from prunetune.pruning import Candidate, Detector, Pipeline, Source, StageStore, TrainingSetup
+from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.evaluation import evaluate, evaluate_predictor
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.pipeline import CHECKPOINT, HISTORY, STATE, Ledger, read_history
+from prunetune.pruning.sparsity import sparse_phase
+from prunetune.pruning.stages import training_stage, trunk
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import EpochRecord
+from prunetune.pruning.training import Accuracy, EpochRecord, RecoveryProgress, RecoveryStoppedError, recovery_phase
 from prunetune.spaces import ModelError, Recipe, Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 
@@ -143,6 +147,44 @@ class KilledError(Exception):
     pass
 
 
+def test_a_stopped_recovery_goes_on_where_it_was(
+    candidates: list[Candidate], setup: TrainingSetup, store: StageStore, tmp_path: Path
+) -> None:
+    pruned, recovered = candidates
+    elsewhere = StageStore(tmp_path / "store")
+    for stage in (*store.root.glob("stages/original-*"), *store.root.glob("stages/sparse-*"), pruned.stage.folder):
+        shutil.copytree(stage, elsewhere.root / "stages" / stage.name)
+    heard: list[RecoveryProgress] = []
+
+    def stop(progress: RecoveryProgress) -> bool:
+        heard.append(progress)
+        return False
+
+    stopping = new_pipeline(setup, elsewhere)
+    with pytest.raises(RecoveryStoppedError) as stopped:
+        list(stopping.run(RECIPE, stop))
+    curve = [record["accuracy"] for record in read_history(recovered.stage)]
+    assert heard == [stopped.value.progress]
+    assert heard[0] == RecoveryProgress(1, 1, 2, Accuracy.from_dict(curve[0]))
+    assert (stopping.ledger.epochs_trained, stopping.ledger.stages[-1]["epochs"]) == (1, 1)
+    assert stopping.ledger.clock.seconds["train"] > 0
+
+    with pytest.raises(RecoveryStoppedError):  # the same answer to the epoch that is there, without training
+        list(stopping.run(RECIPE, stop))
+    assert stopping.ledger.epochs_trained == 1
+    whole, ledger = carry_out(stopping, RECIPE)
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 2)
+    assert whole[-1].accuracy == recovered.accuracy
+    assert same_weights(whole[-1].checkpoint, recovered.checkpoint)
+
+
+def test_whoever_asks_hears_of_a_recovery_that_is_read_back(pipeline: Pipeline, candidates: list[Candidate]) -> None:
+    heard: list[RecoveryProgress] = []
+    again = list(pipeline.run(RECIPE, lambda progress: bool(heard.append(progress))))
+    assert again[-1].accuracy == candidates[-1].accuracy, "what is there costs nothing, and is not given up"
+    assert [progress.epoch for progress in heard] == [1]
+
+
 def test_an_interrupted_recipe_loses_its_last_epoch_at_most(setup: TrainingSetup, tmp_path: Path) -> None:
     recipe = replace(RECIPE, sparse_epochs=2, recovery_epochs=3)
     heard: list[tuple[str, int]] = []
@@ -184,6 +226,105 @@ def test_a_damaged_stage_or_progress_is_trained_again(
     assert (ledger.epochs_trained, ledger.epochs_reused) == (2, 1)
     after = Detector.load(again[-1].checkpoint).model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+# What another process trains
+
+
+def test_what_another_process_trains_is_not_trained(
+    setup: TrainingSetup, store: StageStore, pipeline: Pipeline
+) -> None:
+    """Nor is another length of it, which would start with the same epochs."""
+    heard: list[str] = []
+
+    def listener(kind: str) -> Callable[[EpochRecord], None]:
+        return lambda record: heard.append(kind)
+
+    recipe = replace(RECIPE, sparsity=0.05, sparse_epochs=2)
+    original = pipeline.original()
+    phase = sparse_phase(2, pipeline.sparsity(recipe))
+    base = trunk("sparse", original.digest, setup, phase)
+    wanted = training_stage("sparse", original.digest, setup, phase).digest
+    me = new_pipeline(setup, StageStore(store.root), listener=listener)
+    with store.claim(base, "another length", original.digest):
+        for epochs in (1, 2):
+            with pytest.raises(StageClaimedError) as caught:
+                carry_out(me, replace(recipe, sparse_epochs=epochs))
+        assert (caught.value.digest, caught.value.trunk) == (wanted, base)
+        assert caught.value.holder is not None
+        assert caught.value.holder.stage == "another length"
+    assert heard == []
+    next(me.run(recipe))
+    assert heard == ["sparse", "sparse"]
+    assert store.claims.living() == []
+
+
+def test_a_stage_that_was_published_before_the_claim_is_read_back(
+    setup: TrainingSetup, store: StageStore, pipeline: Pipeline
+) -> None:
+    recipe = replace(RECIPE, sparsity=0.06, recovery_epochs=0)
+    pipeline.original()
+
+    class Late(StageStore):
+        """Gets its claim when another process has just released it."""
+
+        def claim(self, trunk: str, digest: str, parent: str) -> StageClaim:
+            if self.find(digest) is None:
+                next(new_pipeline(setup, store).run(recipe))
+            return super().claim(trunk, digest, parent)
+
+    _, ledger = carry_out(new_pipeline(setup, Late(store.root)), recipe)
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (0, 1)
+
+
+def test_a_process_that_lost_its_claim_stops_after_the_epoch(
+    setup: TrainingSetup, store: StageStore, pipeline: Pipeline
+) -> None:
+    heard: list[int] = []
+    recipe = replace(RECIPE, sparsity=0.07, sparse_epochs=4)
+    pipeline.original()
+    others: list[StageClaim] = []
+
+    def listener(kind: str) -> Callable[[EpochRecord], None]:
+        def hear(record: EpochRecord) -> None:
+            heard.append(record.epoch)
+            if record.epoch == 1:
+                (sign,) = store.claims.living()
+                sign.file.unlink()  # taken for dead
+                others.append(store.claims.take(sign.trunk, "taken over"))
+
+        return hear
+
+    me = new_pipeline(setup, StageStore(store.root), listener=listener)
+    with pytest.raises(StageClaimedError):
+        next(me.run(recipe))
+    assert heard == [1]
+    (other,) = others
+    other.release()
+    next(new_pipeline(setup, store, listener=listener).run(recipe))
+    assert heard == [1, 2, 3, 4], "it goes on from the last epoch that was stored under the claim"
+
+
+def test_a_recipe_that_was_put_aside_counts_each_epoch_once(
+    setup: TrainingSetup, store: StageStore, pipeline: Pipeline
+) -> None:
+    recipe = replace(RECIPE, sparsity=0.08)
+    pipeline.original()
+    me = new_pipeline(setup, StageStore(store.root))
+    me.ledger = Ledger()
+    candidates = me.run(recipe)
+    pruned = next(candidates).stage
+    base = training_stage("recovery", pruned.digest, setup, recovery_phase(2, "map50_95")).digest
+    with store.claim(base, base, pruned.digest), pytest.raises(StageClaimedError):
+        next(candidates)
+    me.ledger.begin_attempt()
+    list(me.run(recipe))
+    assert (me.ledger.epochs_trained, me.ledger.epochs_reused) == (3, 0)
+    assert [(stage["kind"], stage["reused"]) for stage in me.ledger.stages] == [
+        ("sparse", False),
+        ("pruning", False),
+        ("recovery", False),
+    ]
 
 
 # What is recorded

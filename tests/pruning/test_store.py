@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.spaces import StoreError
 
@@ -352,3 +353,84 @@ def test_a_number_that_is_none_cannot_name_a_stage() -> None:
 def test_the_sum_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert file_sha256(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
+
+
+# Who uses a stage, and who trains it
+
+
+def marks(store: StageStore) -> set[str]:
+    return {path.name for path in (store.root / "studies" / "mine").glob("*")}
+
+
+def test_a_study_notes_what_it_finds_publishes_and_trains(store: StageStore) -> None:
+    store.publish("sparse-a", {}, {})
+    mine = StageStore(store.root, owner="mine")
+    assert mine.find("sparse-a") is not None
+    assert mine.find("sparse-none") is None
+    mine.publish("sparse-b", {}, {})
+    mine.claim("sparse-trunk", "sparse-c", "sparse-b").release()
+    assert marks(store) == {"sparse-a", "sparse-b", "sparse-trunk"}
+    assert not (store.root / "studies" / "other").exists()
+
+
+def test_a_stage_that_comes_into_use_while_it_is_removed_stays_or_is_missed(
+    store: StageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finds a stage that nobody used before can rely on it."""
+    mine = StageStore(store.root, owner="mine")
+
+    def noted() -> bool:
+        return bool(marks(store))
+
+    store.publish("sparse-a", {}, {"checkpoint.pt": writes("weights")})
+    assert not store.discard("sparse-a", unless=lambda: mine.use("sparse-a") and noted()), "noted in between"
+    found = mine.find("sparse-a")
+    assert found is not None
+    assert found.file("checkpoint.pt").read_text() == "weights"
+    assert drafts(store) == []
+
+    store.publish("sparse-b", {}, {})
+    original = mine.use
+
+    def removed_before_it_is_noted(digest: str) -> bool:
+        store.discard(digest, unless=lambda: False)
+        return original(digest)
+
+    monkeypatch.setattr(mine, "use", removed_before_it_is_noted)
+    assert mine.find("sparse-b") is None
+
+
+def claimed_elsewhere(store: StageStore) -> StageClaimedError:
+    with pytest.raises(StageClaimedError) as caught:
+        StageStore(store.root).claim("sparse-trunk", STAGE, "")
+    return caught.value
+
+
+def test_a_claimed_stage_is_awaited_until_its_claim_ends(store: StageStore) -> None:
+    claim, heard = store.claim("sparse-trunk", STAGE, ""), []
+    error = claimed_elsewhere(store)
+    assert not store.is_released(error)
+
+    def listen() -> None:
+        heard.append(1)
+        claim.release()
+
+    assert store.await_release([error], listen) is error
+    assert heard == [1]
+
+
+def test_a_claimed_stage_is_awaited_until_it_is_published(store: StageStore) -> None:
+    """A longer training leaves it on its way."""
+    with store.claim("sparse-trunk", "sparse-longer", ""):
+        error = claimed_elsewhere(store)
+        assert store.await_release([error], lambda: store.publish(STAGE, {}, {}) and None) is error
+
+
+def test_waiting_can_be_interrupted(store: StageStore) -> None:
+    def interrupt() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with store.claim("sparse-trunk", STAGE, ""):
+        error = claimed_elsewhere(store)
+        with pytest.raises(KeyboardInterrupt):
+            store.await_release([error], interrupt)

@@ -312,3 +312,11 @@ def test_reading_a_front_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_predicted_latency_never_enters_the_front(builder: Builder) -> None:
+    predicted = {"cpu": {"latency_ms": 0.1, "latency_ratio": 0.05, "predicted": True}}
+    builder.trial(0.9, 0.8)
+    builder.trial(0.99, 0.1, latencies=predicted)
+    builder.trial(0.7, 0.1, latencies=predicted, outcome="OVER_BUDGET", violation=0.3)
+    assert numbers(front(builder.study)) == [0]

@@ -227,6 +227,24 @@ def test_gamma_figures_end_with_the_last_epoch_and_mark_the_threshold(filled: Bu
     assert sum(head.data[-1].y[:-1]) == pytest.approx(100)
 
 
+def test_gamma_figures_mark_what_was_found_in_each_round(filled: Builder, tmp_path: Path) -> None:
+    histograms = read_gammas(filled.study.trials[0], tmp_path)
+    figures = gamma_figures(histograms, {"latency": 0.8, "threshold_found": [0.1, {"backbone": 0.2, "head": 0.3}]})
+    marks = {place: figure.layout.shapes[0].x0 for place, figure in figures.items()}
+    assert marks == {(1, "backbone"): 0.1, (1, "head"): 0.1, (2, "backbone"): 0.2, (2, "head"): 0.3}
+
+
+def test_the_report_says_what_was_known_and_what_was_predicted(builder: Builder, tmp_path: Path) -> None:
+    builder.context()
+    builder.trial(0.9, 0.8)
+    builder.trial(0.9, 0.8, equals=0)
+    over = {"cpu": {"latency_ms": 1.5, "latency_ratio": 0.75, "predicted": True}}
+    builder.trial(0.2, 1.5, latencies=over, outcome="OVER_BUDGET", violation=0.5)
+    words = report(builder.study, tmp_path).words
+    assert "ok, equals trial 0" in words
+    assert "1.50 ms (0.75x) predicted" in words
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}", '[{"round": 1}]', '[{"epoch": 1, "histogram": {"edges": [0]}}]'])
 def test_damaged_gamma_files_leave_the_report_whole(
     builder: Builder, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str | None

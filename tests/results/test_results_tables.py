@@ -13,6 +13,7 @@ from rich.console import Console
 
 from prunetune.results import csv_text, markdown, rich_table, trial_table
 from prunetune.results.tables import budget_text, significant, size
+from prunetune.spaces import LatencyShare, Recipe
 
 Builder = Any
 
@@ -110,6 +111,38 @@ def test_trial_table_has_a_row_for_every_trial(filled: Builder) -> None:
     assert table.loc[0, "seconds_train"] == 90.5
     assert (table.loc[0, "epochs_trained"], table.loc[0, "host"]) == (10, "localhost")
     assert list(table["feasible"][:6]) == [True, True, True, False, False, True]
+
+
+BY_LATENCY = Recipe(0.3, 4, LatencyShare(0.8, 1.5), rounds=2, recovery_epochs=6).as_dict()
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ([0.25, {"backbone": 0.4, "head": 0.6}], ", found thresholds 0.25, 0.4 / 0.6"),
+        ([0.25], ", found threshold 0.25"),
+        ([], ""),
+    ],
+)
+def test_a_found_threshold_stands_beside_its_recipe(builder: Builder, found: list[Any], told: str) -> None:
+    builder.context()
+    builder.trial(0.9, 0.8, recipe=BY_LATENCY, threshold_found=found)
+    recipe = "2 x (pull 0.3 for 4 epochs, latency 0.8 x budget, balance 1.5, recover 6)"
+    assert markdown(builder.study).splitlines()[-1].endswith(f"| {recipe}{told} |")
+    row = trial_table(builder.study).iloc[0]
+    assert (row["recipe_latency"], row["recipe_balance"]) == (0.8, 1.5)
+    assert row["recipe_threshold_found"] == found
+
+
+def test_trial_table_says_what_was_known_before(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.9, 0.8)
+    builder.trial(0.9, 0.8, equals=0)
+    builder.trial(0.8, 0.8, latency_from=0)
+    table = trial_table(builder.study)
+    assert table["equals"].fillna(-1).tolist() == [-1, 0, -1]
+    assert table["latency_from"].fillna(-1).tolist() == [-1, -1, 0]
+    assert not table["latency_predicted"].any()
 
 
 def test_trial_table_of_an_empty_or_foreign_study(builder: Builder) -> None:

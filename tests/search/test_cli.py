@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from prunetune.pruning.detector import Detector
+from prunetune.pruning.store import StageStore
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
 
@@ -43,7 +44,8 @@ def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec
     spec = make_spec()
     study = open_study(spec)
     study.set_user_attr("targets", [{"name": "cpu", "budget": {"text": "<= dense", "limit_ms": 1.0}}])
-    folder = str(spec.folder)
+    folder, runs = str(spec.folder), str(spec.folder.parent)
+    StageStore(spec.folder.parent / ".store")
     commands = [
         ["--help"],
         ["run", "--help"],
@@ -52,6 +54,9 @@ def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec
         ["front", folder],
         ["front", folder, "--json"],
         ["report", folder],
+        ["store", "ls", "--runs", runs],
+        ["store", "gc", "--dry-run", "--runs", runs],
+        ["store", "verify", "--runs", runs],
     ]
     code = f"""
 import contextlib, io, json, sys
@@ -75,8 +80,8 @@ print(json.dumps(loaded))
 def test_help_names_every_command(prunetune: Prunetune) -> None:
     answer = prunetune("--help")
     assert answer.code == 0
-    commands = ("run", "status", "front", "report", "export", "prune", "measure", "align-probe", "profile", "doctor")
-    for command in commands:
+    commands = ("run", "status", "front", "report", "export", "prune", "measure", "align-probe", "profile", "store")
+    for command in (*commands, "doctor"):
         assert f" {command} " in answer.out
 
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.pipeline import Candidate, Ledger
-from prunetune.pruning.training import EpochRecord, TrainingFailureError
+from prunetune.pruning.training import EpochRecord, GoesOn, TrainingFailureError
 from prunetune.results import front
 from prunetune.search import runner
 from prunetune.search.interruption import Interruption
@@ -38,7 +38,7 @@ class FailingPipeline:
     def __init__(self, error: BaseException) -> None:
         self.error, self.ledger = error, Ledger()
 
-    def run(self, recipe: Recipe) -> Iterator[Candidate]:
+    def run(self, recipe: Recipe, goes_on: GoesOn | None = None) -> Iterator[Candidate]:
         """Trains an epoch and fails."""
         self.ledger.epochs_trained += 1
         raise self.error
@@ -137,6 +137,19 @@ def test_the_line_of_a_failure_says_its_name_and_why(make_spec: MakeSpec) -> Non
     assert out.getvalue().startswith("trial 0 [1/3] DIVERGED (box_loss is not finite in epoch 2)")
 
 
+def test_every_few_trials_the_study_says_what_remains(make_spec: MakeSpec) -> None:
+    spec = make_spec(trials=20, epochs=8)
+    study, out = open_study(spec), io.StringIO()
+    error = TrainingFailureError("DIVERGED", "box_loss is not finite in epoch 2")
+    for _ in range(5):
+        claim = next_trial(study, spec)
+        assert claim is not None
+        _one_trial(study, claim, workspace(spec, error), Progress(Console(file=out, width=200), spec.trials))
+    (line,) = [line for line in out.getvalue().splitlines() if "remain" in line]
+    assert line.startswith("about 3 trials, 3 epochs, ")
+    assert " (epochs ends it), until " in line
+
+
 def test_a_user_error_inside_a_trial_reaches_the_user(make_spec: MakeSpec) -> None:
     spec = make_spec()
     study = open_study(spec)
@@ -168,6 +181,8 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
         return TrialResult(trial.number, recipe, Outcome.OK, "", attributes, 0.1)
 
     class NoWork:
+        store = None
+
         def __init__(self, *_: Any) -> None: ...
 
         def prepare(self, study: optuna.Study) -> list[Any]:

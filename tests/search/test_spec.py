@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def test_only_four_keys_must_be_given(written: Any) -> None:
     assert spec.targets[0].alignment.as_json() == 8
     assert spec.objectives == ("map50_95", "latency")
     assert spec.budget == {"latency": "<= half-width"}
-    assert (spec.sampler, spec.controls, spec.storage) == ("tpe", ("dense", "half-width"), None)
+    assert (spec.sampler, spec.controls, spec.storage) == ("cost-aware", ("dense", "half-width"), None)
+    assert (spec.trials, spec.epochs, spec.hours) == (30, None, None)
     assert spec.space.sparsity_unit == "lambda"
 
 
@@ -262,6 +264,9 @@ BAD = [
     ("seed: '7'", "seed", "not '7'"),
     ("trials: 0", "trials", "greater than or equal to 1"),
     ("trials: -3", "trials", "not -3"),
+    ("epochs: 0", "epochs", "greater than or equal to 1"),
+    ("hours: -1", "hours", "greater than 0, not -1"),
+    ("hours: true", "hours", "valid number, not True"),
     ("seed: -1", "seed", "not -1"),
     ("sampler: tpee", "sampler", "did you mean tpe?"),
     ("choose: map", "choose", "'map50_95' or 'f1'"),
@@ -342,6 +347,9 @@ BAD_SPACES = [
     ("treshold=0.1", "space.treshold", "did you mean threshold?"),
     ("threshold={backbone: 0.1}", "space.threshold.head", "missing"),
     ("threshold={backbone: 0.1, haed: 0.1}", "space.threshold", "haed"),
+    ("latency=0.9", "space.threshold", "and latency cannot both be given"),
+    ("balance=2", "space.threshold", "and balance cannot both be given"),
+    ("latncy=0.9", "space.latncy", "did you mean latency?"),
     ("preset=yolov5", "space", "there are yolov5-slimming"),
     ("sparsity.unit=pulls", "space.sparsity_unit", "did you mean pull?"),
     ("sparsity={low: .nan, high: 1}", "space.sparsity.low", "finite"),
@@ -355,6 +363,48 @@ def test_a_wrong_space_names_its_parameter(written: Any, override: str, field: s
     assert any(sentence.startswith(f"{field}") and said in sentence for sentence in found)
 
 
+LATENCY = SHORT.replace("{preset: yolov5-slimming}", "{preset: yolov5-slimming, latency: {low: 0.6, high: 1.0}}")
+
+
+def test_a_latency_in_the_space(written: Any) -> None:
+    spec = StudySpec.read(written(LATENCY))
+    assert "latency" in dict(spec.space.parameters())
+    again = StudySpec.parse(spec.model_dump(mode="json", exclude_none=True))
+    assert again == spec, "a study is resumed with it"
+
+
+def test_the_latency_and_the_table_in_the_readme(written: Any) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (space,) = (block for block in blocks if "  latency:" in block)
+    (targets,) = (block for block in blocks if "table:" in block)
+    spec = StudySpec.read(written(SHORT.replace("space: {preset: yolov5-slimming}\n", space) + targets))
+    assert {"latency", "balance"} < set(dict(spec.space.parameters()))
+    assert spec.targets[0].table == "yolov5n-160.json"
+
+
+def test_a_latency_in_the_space_needs_a_budget(written: Any) -> None:
+    found = problem(written(LATENCY + "budget: {}\n"))
+    assert found.startswith("space.latency: is a share of the budget, and there is none; give budget:")
+    assert problem(written(LATENCY.replace("0.6", "-0.6"))).startswith("space.latency: -0.6 is no share")
+
+
+def test_a_table_is_looked_for_beside_the_study(written: Any, tmp_path: Path) -> None:
+    written("{}", "table.json")
+    written("{kind: onnxruntime, name: other, table: table.json}", "other.yaml")
+    targets = "targets: [{kind: onnxruntime, table: table.json}, other.yaml]\nobjectives: [map50_95, latency@cpu]\n"
+    spec = StudySpec.read(written(SHORT + targets), ["targets.0.threads=2"])
+    assert [target.table for target in spec.targets] == [str(tmp_path / "table.json")] * 2
+    assert StudySpec.read(written(SHORT + "targets: [{kind: onnxruntime, table: gone.json}]")).targets[0].table == (
+        "gone.json"
+    )
+
+
+def test_a_table_for_what_runs_no_onnx_files_is_refused(written: Any) -> None:
+    found = problem(written(SHORT + "targets: [{kind: torch, table: table.json}]\n"))
+    assert "table: is made from ONNX files" in found
+
+
 @pytest.mark.parametrize("key", ["name", "model", "data", "space"])
 def test_a_missing_key_is_named(written: Any, key: str) -> None:
     lines = [line for line in SHORT.splitlines() if not line.startswith(f"{key}:")]
@@ -365,7 +415,7 @@ def test_a_space_without_a_preset_needs_its_parameters(written: Any) -> None:
     text = SHORT.replace("{preset: yolov5-slimming}", "{sparsity: 0.5}")
     assert problems(written(text)) == (
         "space.sparse_epochs: missing",
-        "space.threshold: missing",
+        "space.threshold: missing; give it, or latency, a share of the budget from which it is found",
         "space.recovery_epochs: missing",
     )
 
@@ -483,6 +533,8 @@ def test_only_how_far_and_where_may_change(written: Any) -> None:
     spec = StudySpec.read(file)
     same = [
         "trials=99",
+        "epochs=500",
+        "hours=1.5",
         "device=0",
         "workers=2",
         "cache=disk",
@@ -501,6 +553,7 @@ def test_only_how_far_and_where_may_change(written: Any) -> None:
         "model=yolov5s.yaml", "data=d.yaml", "imgsz=320", "batch=8", "dense_epochs=3", "seed=1", "choose=f1",
         "train.lr0=0.1", "targets.0.alignment=4", "objectives=[map50_95]", "budget.latency='<= dense'",
         "sampler=gp", "controls=[dense]", "space.rounds.high=3",
+        "early_stopping=false",
     ]  # fmt: skip
     for override in others:
         assert StudySpec.read(file, [override]).frozen_part() != spec.frozen_part(), override

@@ -165,7 +165,7 @@ def test_every_trial_says_what_it_did(whole: Path) -> None:
         stored = trial.user_attrs
         assert stored["outcome"] == "OK"
         assert trial.values == [stored["accuracy"]["map50_95"], stored["latencies"]["cpu"]["latency_ms"]]
-        assert trial.constraints == {"latency": pytest.approx(stored["violation"])}
+        assert trial.constraints == {"latency": pytest.approx(stored["violation"]), "unfinished": 0}
         assert stored["epochs"]["trained"] + stored["epochs"]["reused"] == 4
         assert [stage["kind"] for stage in stored["stages"]] == ["sparse", "pruning", "recovery"]
         assert stored["sparsity_lambda"] > 0
@@ -320,6 +320,34 @@ def _known(trial: Any, other: Path) -> bool:
     return any(trial.user_attrs["recipe"] == known.user_attrs["recipe"] for known in trials(other))
 
 
+def test_a_recovery_that_falls_behind_is_stopped(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
+    """With accuracy as the only objective nothing of the verdict depends on the machine's noise."""
+    rungs = {"reduction": 2, "rungs": 1, "recalibrated": True}
+    space = {**WHOLE["space"], "threshold": {"choices": [0.7, 0.75, 0.8, 0.9]}, "recovery_epochs": 4}
+    file = studies.write(name="rungs", objectives=["map50_95"], early_stopping=rungs, space=space, trials=6)
+    answer = prunetune("run", file)
+    assert answer.code == 0, answer.err
+    folder = studies.runs / "rungs"
+    found = Counter(trial.user_attrs["outcome"] for trial in trials(folder))
+    assert set(found) == {"OK", "STOPPED_EARLY"}, found
+    study, _ = find_study(str(folder))
+    for trial in trials(folder):
+        stored = trial.user_attrs
+        stopped = stored["outcome"] == "STOPPED_EARLY"
+        assert trial.constraints["unfinished"] == stopped
+        assert stopped == any(not decision["goes_on"] for decision in stored.get("rungs", []))
+        assert ("checkpoint" in stored) != stopped
+        if stopped:
+            last = stored["rungs"][-1]
+            assert stored["reason"] == last["reason"]
+            assert [last["values"][0]] == trial.values
+            recovery = [stage["epochs"] for stage in stored["stages"] if stage["kind"] == "recovery"]
+            assert recovery == ([last["epochs"]] if last["epochs"] else [])
+            assert "STOPPED_EARLY (after" in answer.out
+    best = {trial.number for trial in study.best_trials}
+    assert best <= {trial.number for trial in trials(folder) if trial.user_attrs["outcome"] == "OK"}
+
+
 def test_a_network_measured_by_torch(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
     answer = prunetune(
         "run",
@@ -348,7 +376,7 @@ def test_two_targets_of_which_one_is_only_a_limit(whole: Path, studies: Studies,
         stored = trial.user_attrs["latencies"]
         assert set(stored) == {"eager", "cpu"}
         assert trial.values == [trial.user_attrs["accuracy"]["map50_95"], stored["cpu"]["latency_ms"]]
-        assert set(trial.constraints) == {"latency@eager"}
+        assert set(trial.constraints) == {"latency@eager", "unfinished"}
     document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
     assert [(told["name"], told["is_objective"]) for told in document["targets"]] == [("eager", False), ("cpu", True)]
     assert document["targets"][1]["budget"] is None

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.spaces import Recipe, Threshold
+from prunetune.spaces import LatencyShare, Recipe, Threshold
 
 STRENGTH = st.floats(0, 10, allow_nan=False)
 RECIPES = st.builds(
     Recipe,
     sparsity=STRENGTH,
     sparse_epochs=st.integers(0, 800),
-    threshold=st.builds(Threshold, STRENGTH, STRENGTH) | STRENGTH.map(Threshold.everywhere),
+    threshold=st.builds(Threshold, STRENGTH, STRENGTH)
+    | STRENGTH.map(Threshold.everywhere)
+    | st.builds(LatencyShare, st.floats(0.1, 1), st.floats(0.1, 10)),
     rounds=st.integers(1, 3),
     recovery_epochs=st.integers(0, 800),
     sparsity_unit=st.sampled_from(["lambda", "pull"]),
@@ -45,6 +47,25 @@ def test_the_fields_in_plain_values() -> None:
     }
 
 
+def test_a_latency_in_plain_values() -> None:
+    recipe = Recipe(0.5, 4, LatencyShare(0.8, 1.5), recovery_epochs=6)
+    assert recipe.as_dict() == {
+        "sparsity": 0.5,
+        "sparsity_unit": "pull",
+        "sparse_epochs": 4,
+        "latency": 0.8,
+        "balance": 1.5,
+        "rounds": 1,
+        "recovery_epochs": 6,
+    }
+
+
+def test_what_was_stored_before_there_were_latencies_can_be_read() -> None:
+    stored = '{"sparsity": 0.5, "sparsity_unit": "pull", "sparse_epochs": 4, "threshold": 0.1, "rounds": 1, '
+    recipe = Recipe.from_dict(json.loads(stored + '"recovery_epochs": 6}'))
+    assert recipe == Recipe(0.5, 4, Threshold.everywhere(0.1), recovery_epochs=6)
+
+
 def test_epochs_count_every_round() -> None:
     assert Recipe(0.1, 4, Threshold.everywhere(0.1), rounds=3, recovery_epochs=6).epochs == 30
 
@@ -54,6 +75,13 @@ def test_one_line_for_people() -> None:
     assert str(recipe) == "(pull 0.5 for 4 epochs, threshold 0.05, recover 6)"
     twice = replace(recipe, rounds=2, threshold=Threshold(0.01, 0.2), sparsity_unit="lambda")
     assert str(twice) == "2 x (lambda 0.5 for 4 epochs, threshold 0.01 / 0.2, recover 6)"
+
+
+def test_one_line_says_which_latency_is_wanted() -> None:
+    recipe = Recipe(0.5, 4, LatencyShare(0.8), recovery_epochs=6)
+    assert str(recipe) == "(pull 0.5 for 4 epochs, latency 0.8 x budget, recover 6)"
+    balanced = replace(recipe, threshold=LatencyShare(0.8, 1.25))
+    assert str(balanced) == "(pull 0.5 for 4 epochs, latency 0.8 x budget, balance 1.25, recover 6)"
 
 
 def test_a_threshold_from_a_number_or_from_regions() -> None:

@@ -11,7 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prunetune.spaces import PRESETS, FixedParameter, FloatParameter, IntParameter, Recipe, SearchSpace, Threshold
+from prunetune.spaces import (
+    PRESETS,
+    FixedParameter,
+    FloatParameter,
+    IntParameter,
+    LatencyShare,
+    Recipe,
+    SearchSpace,
+    Threshold,
+)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -23,6 +32,7 @@ SPACE: dict[str, Any] = {
     "recovery_epochs": 6,
 }
 REGIONS = {**SPACE, "threshold": {"backbone": {"low": 0.01, "high": 0.1}, "head": 0.2}}
+LATENCY = {**{name: value for name, value in SPACE.items() if name != "threshold"}, "latency": {"low": 0.6, "high": 1}}
 
 
 def new_trial(seed: int = 0) -> optuna.Trial:
@@ -99,6 +109,46 @@ def test_a_threshold_for_each_region() -> None:
     assert recipe.threshold == Threshold(trial.params["threshold_backbone"], 0.2)
     assert "threshold" not in trial.params
     assert "threshold_head" not in trial.params, "a fixed value is not asked for"
+
+
+def test_a_latency_stands_in_the_thresholds_place() -> None:
+    space, trial = SearchSpace(**LATENCY), new_trial()
+    recipe = space.suggest(trial)
+    assert recipe.threshold == LatencyShare(trial.params["latency"], balance=1.0)
+    assert 0.6 <= trial.params["latency"] <= 1
+    assert set(trial.params) == {"sparsity", "sparse_epochs", "latency", "rounds"}
+    assert space.recipe(trial.params) == recipe
+
+
+def test_the_balance_of_the_regions_is_searched_if_it_is_given() -> None:
+    space = SearchSpace(**LATENCY, balance={"low": 0.5, "high": 2.0, "log": True})
+    found = {space.suggest(new_trial(seed)).threshold for seed in range(8)}
+    assert len({cut.balance for cut in found}) == 8
+    assert all(0.5 <= cut.balance <= 2 for cut in found)
+    assert SearchSpace(**space.as_json()) == space
+
+
+def test_a_latency_replaces_a_presets_threshold() -> None:
+    space = SearchSpace(preset="yolov5-slimming", latency=0.9)
+    assert space.threshold is None
+    assert space.suggest(new_trial()).threshold == LatencyShare(0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"latency": 0.9, "threshold": 0.1}, "threshold\n.*and latency cannot both be given"),
+        ({"latency": None}, "threshold\n.*missing; give it, or latency"),
+        ({"latency": None, "threshold": 0.1, "balance": 2}, "threshold\n.*and balance cannot both be given"),
+        ({"latency": {"low": 0.5, "high": 1.2}}, "latency: 1.2 is no share of the budget"),
+        ({"latency": 0}, "latency: 0 is no share of the budget"),
+        ({"latency": "half"}, "latency: 'half' is not a number"),
+        ({"balance": {"low": 0.0, "high": 2}}, "balance: 0.0 is not from 0.001 to 1000"),
+    ],
+)
+def test_a_wrong_latency_says_what_is_allowed(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        SearchSpace(**{**LATENCY, **changes})
 
 
 def test_the_recipe_of_given_values() -> None:
@@ -184,7 +234,7 @@ def test_a_wrong_space_names_the_field(change: dict[str, Any], message: str) -> 
 
 
 def test_a_missing_parameter_is_named() -> None:
-    with pytest.raises(ValidationError, match=r"threshold\n.*Field required"):
+    with pytest.raises(ValidationError, match=r"threshold\n.*missing; give it, or latency"):
         SearchSpace(**{name: value for name, value in SPACE.items() if name != "threshold"})
 
 

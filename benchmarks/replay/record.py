@@ -1,0 +1,141 @@
+"""Records the grid of real trials that searches are replayed on.
+
+    python benchmarks/replay/record.py train DATA.yaml --part 0/2     # trains; parts can run side by side
+    python benchmarks/replay/record.py measure DATA.yaml              # measures what was trained, writes table.json
+
+Every sparsity x sparse phase x threshold of the grid is carried out: YOLOv5n, dense training, sparse training,
+surgery aligned to 8, recalibration, a full recovery with its accuracy after every epoch. Networks are measured with
+ONNX Runtime against half-width on an otherwise idle machine. The work is kept in `runs/replay` and its stage store:
+a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import platform
+import statistics
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.pipeline import CHECKPOINT, read_history
+from prunetune.search.spec import StudySpec
+from prunetune.search.study import open_study
+from prunetune.search.workspace import Workspace
+from prunetune.spaces import Recipe, Threshold
+from prunetune.targets.hardware import cpu_model
+
+SPARSITIES = (0.4, 0.8, 1.4)
+SPARSE_EPOCHS = (4, 8)
+THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 11))
+RECOVERY_EPOCHS = 9
+TABLE = Path(__file__).with_name("table.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("train", "measure"))
+    parser.add_argument("data", help="the data set's yaml")
+    parser.add_argument("--part", default="0/1", help="which of how many parts of the grid to train, such as 0/2")
+    options = parser.parse_args()
+    workspace = open_workspace(options.data)
+    if options.step == "train":
+        part, parts = map(int, options.part.split("/"))
+        train(workspace, SPARSITIES[part::parts])
+    else:
+        TABLE.write_text(json.dumps(measured_table(workspace), indent=None, separators=(",", ":")) + "\n")
+        print(f"{TABLE}: {TABLE.stat().st_size} bytes")
+
+
+def open_workspace(data: str) -> Workspace:
+    """The recording is a study whose recipes nobody proposes."""
+    spec = StudySpec.parse(
+        {
+            "name": "replay",
+            "model": "yolov5n.yaml",
+            "data": data,
+            "imgsz": 96,
+            "batch": 16,
+            "dense_epochs": 50,
+            "train": {"optimizer": "AdamW", "lr0": 0.001},
+            "targets": [{"kind": "onnxruntime", "seconds": 6.0}],
+            "space": {
+                "sparsity": {"choices": list(SPARSITIES)},
+                "sparse_epochs": {"choices": list(SPARSE_EPOCHS)},
+                "threshold": {"choices": list(THRESHOLDS)},
+                "recovery_epochs": RECOVERY_EPOCHS,
+            },
+        }
+    )
+    workspace = Workspace(spec)
+    workspace.prepare(open_study(spec))
+    return workspace
+
+
+def train(workspace: Workspace, sparsities: tuple[float, ...]) -> None:
+    """Carries out all recipes of some sparsities; the longest sparse phase first, for it leaves the shorter ones."""
+    for recipe in recipes(sparsities):
+        last = list(workspace.pipeline.run(recipe))[-1]
+        print(recipe, f"map50_95 {last.accuracy.map50_95:.3f}", flush=True)
+
+
+def recipes(sparsities: tuple[float, ...]) -> Iterator[Recipe]:
+    """The grid."""
+    for sparsity, epochs, threshold in itertools.product(sparsities, SPARSE_EPOCHS[::-1], THRESHOLDS):
+        yield Recipe(sparsity, epochs, Threshold.everywhere(threshold), 1, RECOVERY_EPOCHS)
+
+
+def measured_table(workspace: Workspace) -> dict[str, Any]:
+    """Everything a replay needs, read back from the store; latencies are measured now where they were not before."""
+    rows, curves, networks = [], {}, {}
+    sparse_s: list[float] = []
+    for recipe in recipes(SPARSITIES):
+        pruned, recovered = workspace.pipeline.run(recipe)
+        channels = pruned.plan.channels.digest()
+        if channels not in networks:
+            detector = pruned.load()
+            networks[channels] = {
+                "latency": round(workspace.measure(detector)[workspace.spec.targets[0].name].ratio, 5),
+                "gflops": round(detector.gflops(workspace.spec.imgsz), 5),
+                "params": detector.params,
+            }
+        if pruned.stage.digest not in curves:
+            history = read_history(recovered.stage)
+            curves[pruned.stage.digest] = {
+                "channels": channels,
+                "recalibrated": round(pruned.accuracy.map50_95, 5),
+                "recovery": [round(record["accuracy"]["map50_95"], 5) for record in history],
+                "epoch_s": round(statistics.median(r["train_s"] + r["validate_s"] for r in history), 3),
+            }
+        sparse = workspace.store.find(pruned.stage.record["parent"])
+        assert sparse is not None
+        sparse_s += [record["train_s"] for record in read_history(sparse)]
+        rows.append([recipe.sparsity, recipe.sparse_epochs, recipe.threshold.backbone, pruned.stage.digest])
+    original = workspace.pipeline.original()
+    dense = Detector.load(original.file(CHECKPOINT))
+    short = {name: index for index, name in enumerate(curves)}
+    return {
+        "command": "benchmarks/replay/record.py",
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{cpu_model()}, {platform.platform()}",
+        "versions": {name: version(name) for name in ("torch", "ultralytics", "onnxruntime")},
+        "images": {"train": workspace.pipeline.loaders.steps_per_epoch * workspace.spec.batch},
+        "spec": workspace.spec.model_dump(mode="json", exclude={"runs", "data", "targets"}),
+        "dense": {
+            "map50_95": original.record["accuracy"]["map50_95"],
+            "latency": round(workspace.measure(dense)[workspace.spec.targets[0].name].ratio, 5),
+        },
+        "sparse_epoch_s": round(statistics.median(sparse_s), 3),
+        "networks": networks,
+        "candidates": list(curves.values()),
+        "recipes": [[*row[:3], short[row[3]]] for row in rows],
+    }
+
+
+if __name__ == "__main__":
+    main()

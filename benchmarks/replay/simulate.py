@@ -1,0 +1,261 @@
+"""Carries out studies on recorded trials: the same decisions, with the epochs counted instead of trained."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from prunetune.results.pareto import hypervolume
+from prunetune.search.outcome import Outcome
+from prunetune.search.rungs import UNFINISHED, judge, rung_epochs
+from prunetune.search.samplers import next_sampler
+from prunetune.search.spec import EarlyStopping, SamplerName, StudySpec
+from prunetune.spaces import LatencyShare, Recipe
+
+TABLE = Path(__file__).with_name("table.json")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded candidate: a network with its way through recovery."""
+
+    number: int
+    latency: float
+    """As a multiple of half-width's."""
+    recalibrated: float
+    """map50_95 after surgery."""
+    recovery: tuple[float, ...]
+    """map50_95 of the best epoch so far, after each epoch."""
+
+    @property
+    def map50_95(self) -> float:
+        """After the whole recovery."""
+        return self.recovery[-1]
+
+
+class Grid:
+    """The recorded trials.
+
+    Args:
+        table: What `record.py` wrote.
+    """
+
+    def __init__(self, table: dict[str, Any]) -> None:
+        self.dense_latency: float = table["dense"]["latency"]
+        self.candidates = [
+            _recorded(number, item, table["networks"]) for number, item in enumerate(table["candidates"])
+        ]
+        self._by_recipe = {tuple(recipe): self.candidates[number] for *recipe, number in table["recipes"]}
+        self.sparsities, self.sparse_epochs, self.thresholds = (
+            sorted({recipe[place] for recipe in self._by_recipe}) for place in range(3)
+        )
+        self.recovery_epochs = len(self.candidates[0].recovery)
+
+    @classmethod
+    def read(cls) -> Grid:
+        """The table of this folder."""
+        return cls(json.loads(TABLE.read_text(encoding="utf-8")))
+
+    def at(self, sparsity: float, sparse_epochs: int, threshold: float) -> Recorded:
+        """What a recipe gave."""
+        return self._by_recipe[sparsity, sparse_epochs, threshold]
+
+    def threshold_for(self, sparsity: float, sparse_epochs: int, latency: float) -> float:
+        """The lowest threshold whose network meets a latency; the highest one if none does."""
+        meets = [t for t in self.thresholds if self.at(sparsity, sparse_epochs, t).latency <= latency]
+        return min(meets, default=self.thresholds[-1])
+
+    def hypervolume(self, found: Sequence[Recorded]) -> float:
+        """Of the candidates within the budget, as a study computes it."""
+        points = [(item.map50_95, item.latency) for item in found if item.latency <= 1]
+        return hypervolume(points, [self.dense_latency])
+
+    @property
+    def best_hypervolume(self) -> float:
+        """Of all that was recorded."""
+        return self.hypervolume(self.candidates)
+
+
+def _recorded(number: int, item: dict[str, Any], networks: dict[str, Any]) -> Recorded:
+    best, curve = 0.0, []
+    for value in item["recovery"]:
+        best = max(best, value)
+        curve.append(best)
+    return Recorded(number, networks[item["channels"]]["latency"], item["recalibrated"], tuple(curve))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a study spends epochs. By default everything is on, as in prunetune."""
+
+    sampler: SamplerName = "cost-aware"
+    shares_stages: bool = True
+    """A sparse phase or a recovery that was run is read back."""
+    gate: bool = True
+    """A network over the budget is not recovered."""
+    early_stopping: EarlyStopping | None = field(default_factory=EarlyStopping)
+    latency_space: bool = True
+    """The space asks for a share of the budget instead of a threshold."""
+
+
+@dataclass
+class Spending:
+    """A simulated study."""
+
+    epochs: list[int] = field(default_factory=list)
+    """Epochs spent in all, after each trial."""
+    hypervolumes: list[float] = field(default_factory=list)
+    """Hypervolume after each trial."""
+
+    def epochs_to(self, goal: float) -> float:
+        """Epochs until the hypervolume was reached; infinite if it was not."""
+        reached = (spent for spent, found in zip(self.epochs, self.hypervolumes, strict=True) if found >= goal)
+        return next(reached, math.inf)
+
+
+class Simulation:
+    """One study on recorded trials: its space, sampler and rungs are prunetune's own.
+
+    Args:
+        grid: The recorded trials.
+        strategy: How epochs are spent.
+        trials: How many trials the study has.
+        seed: Of the sampler.
+    """
+
+    def __init__(self, grid: Grid, strategy: Strategy, trials: int, seed: int) -> None:
+        self.grid, self.strategy = grid, strategy
+        cut: dict[str, Any] = {"latency": {"low": 0.5, "high": 1.0}}
+        if not strategy.latency_space:
+            cut = {"threshold": {"low": grid.thresholds[0], "high": grid.thresholds[-1]}}
+        self.spec = StudySpec.parse(
+            {
+                "name": "simulated",
+                "model": "recorded.yaml",
+                "data": "recorded.yaml",
+                "seed": seed,
+                "sampler": strategy.sampler,
+                "trials": trials,
+                "space": {
+                    "sparsity": {"choices": grid.sparsities},
+                    "sparse_epochs": {"choices": grid.sparse_epochs},
+                    "recovery_epochs": grid.recovery_epochs,
+                    **cut,
+                },
+            }
+        )
+        self.study = optuna.create_study(directions=["maximize", "minimize"])
+        self._trunks: dict[float, int] = {}
+        self._recovered: dict[int, int] = {}
+        self._rungs: dict[int, list[tuple[float, float]]] = {}
+        self.finished: list[Recorded] = []
+        self.spent = 0
+
+    def run(self, goal: float = math.inf) -> Spending:
+        """Carries out trials until there are enough or the hypervolume is reached."""
+        found = Spending()
+        for _ in range(self.spec.trials or 0):
+            self._trial()
+            found.epochs.append(self.spent)
+            found.hypervolumes.append(self.grid.hypervolume(self.finished))
+            if found.hypervolumes[-1] >= goal:
+                break
+        return found
+
+    def _trial(self) -> None:
+        self.study.sampler = next_sampler(self.spec, self.study.get_trials(deepcopy=False))
+        trial = self.study.ask()
+        recipe = self.spec.space.suggest(trial)
+        candidate = self._carried_out(recipe)
+        self._pay_sparse(recipe.sparsity, recipe.sparse_epochs)
+        over = candidate.latency > 1
+        gated = over and self.strategy.gate
+        epochs = 0 if gated else self._recover(candidate)
+        self._pay_recovery(candidate, epochs)
+        stopped = not gated and epochs < self.grid.recovery_epochs
+        outcome = Outcome.OVER_BUDGET if over else Outcome.STOPPED_EARLY if stopped else Outcome.OK
+        if outcome is Outcome.OK:
+            self.finished.append(candidate)
+        for key, value in (("outcome", outcome.value), ("stages", [{"kind": "sparse"}, {"kind": "pruning"}])):
+            trial.set_user_attr(key, value)
+        trial.set_constraint("latency", candidate.latency - 1)
+        if self.strategy.early_stopping:
+            trial.set_constraint(UNFINISHED, float(stopped))
+        accuracy = candidate.recovery[epochs - 1] if epochs else candidate.recalibrated
+        self.study.tell(trial, [accuracy, candidate.latency])
+
+    def _carried_out(self, recipe: Recipe) -> Recorded:
+        grid = self.grid
+        if isinstance(recipe.threshold, LatencyShare):
+            threshold = grid.threshold_for(recipe.sparsity, recipe.sparse_epochs, recipe.threshold.share)
+        else:
+            asked = recipe.threshold.backbone
+            threshold = min(grid.thresholds, key=lambda value: abs(value - asked))
+        return grid.at(recipe.sparsity, recipe.sparse_epochs, threshold)
+
+    def _recover(self, candidate: Recorded) -> int:
+        """Epochs after which a candidate is stopped, or all."""
+        settings, all_epochs = self.strategy.early_stopping, self.grid.recovery_epochs
+        if settings is None or self._is_paid(candidate):  # an equal trial copies the result, and is not judged
+            return all_epochs
+        for rung, epochs in rungs_of(settings, all_epochs):
+            values = (candidate.recovery[epochs - 1] if epochs else candidate.recalibrated, candidate.latency)
+            others = self._rungs.setdefault(rung, [])
+            decision = judge(rung, epochs, values, others, settings.reduction)
+            others.append(values)
+            if not decision.goes_on:
+                return epochs
+        return all_epochs
+
+    def _is_paid(self, candidate: Recorded) -> bool:
+        return self.strategy.shares_stages and self._recovered.get(candidate.number) == self.grid.recovery_epochs
+
+    def _pay_sparse(self, sparsity: float, epochs: int) -> None:
+        done = self._trunks.get(sparsity, 0) if self.strategy.shares_stages else 0
+        self.spent += max(0, epochs - done)
+        self._trunks[sparsity] = max(done, epochs)
+
+    def _pay_recovery(self, candidate: Recorded, epochs: int) -> None:
+        done = self._recovered.get(candidate.number, 0) if self.strategy.shares_stages else 0
+        self.spent += max(0, epochs - done)
+        self._recovered[candidate.number] = max(done, epochs)
+
+
+def rungs_of(settings: EarlyStopping, recovery_epochs: int) -> list[tuple[int, int]]:
+    """The rungs before the end, each with its epochs of recovery."""
+    within = rung_epochs(recovery_epochs, settings.reduction, settings.rungs)
+    first = settings.rungs - len(within) + 1
+    return [(0, 0)] * settings.recalibrated + [(first + place, epochs) for place, epochs in enumerate(within)]
+
+
+def stopped_members(grid: Grid, settings: EarlyStopping, trials: int, seed: int) -> tuple[int, int]:
+    """Of the final front of a study that pays every recovery in full: how many members the rungs would have stopped.
+
+    Returns:
+        Stopped members, and all members.
+    """
+    paid = Simulation(grid, Strategy(early_stopping=None), trials, seed)
+    paid.run()
+    judged = Simulation(grid, Strategy(early_stopping=settings), 1, seed)
+    stopped = {item.number for item in paid.finished if judged._recover(item) < grid.recovery_epochs}
+    members = _front(paid.finished)
+    return len(members & stopped), len(members)
+
+
+def _front(found: Sequence[Recorded]) -> set[int]:
+    return {
+        item.number
+        for item in found
+        if not any(
+            other.latency <= item.latency
+            and other.map50_95 >= item.map50_95
+            and (other.latency, other.map50_95) != (item.latency, item.map50_95)
+            for other in found
+        )
+    }

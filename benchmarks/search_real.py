@@ -1,0 +1,125 @@
+"""Plain Optuna and prunetune on the same data set with the same number of epochs, for real.
+
+    python benchmarks/search_real.py DATA.yaml --epochs 120 --imgsz 256
+
+Both start from the same dense YOLOv5n and search the same ranges. Plain Optuna (TPE) carries out every trial in full in
+a store of its own: sparse training from the start, recovery to the end, whatever the latency. Prunetune is a study with
+its defaults that ends at the same number of epochs. The last line is JSON, for each: `hypervolume` (share of what the
+dense network's latency and an accuracy of 1 span), `best` (map50_95 within half-width), `epochs`, `seconds`, `trials`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rich.console import Console
+
+from prunetune.pruning import StageStore
+from prunetune.pruning.pipeline import Ledger
+from prunetune.results import best, front
+from prunetune.results.pareto import hypervolume
+from prunetune.search.runner import run_study
+from prunetune.search.samplers import create_sampler
+from prunetune.search.spec import StudySpec
+from prunetune.search.study import open_study
+from prunetune.search.workspace import Workspace
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="the data set's yaml")
+    parser.add_argument("--epochs", type=int, default=120, help="of sparse training and recovery, for each of the two")
+    parser.add_argument("--imgsz", type=int, default=256)
+    parser.add_argument("--dense-epochs", type=int, default=40)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("prunetune").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="prunetune-real-") as folder:
+        values = description(options, folder)
+        found = {"plain": plain(values, options.epochs), "prunetune": prunetune(values, options.epochs)}
+    print(json.dumps(found))
+
+
+def description(options: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """What both search."""
+    return {
+        "name": "real",
+        "model": "yolov5n.yaml",
+        "data": options.data,
+        "imgsz": options.imgsz,
+        "dense_epochs": options.dense_epochs,
+        "train": {"optimizer": "AdamW", "lr0": 0.001},
+        "space": {
+            "sparsity": {"low": 0.3, "high": 1.6, "log": True, "grid": 4},
+            "sparse_epochs": {"choices": [4, 8]},
+            "threshold": {"low": 0.05, "high": 1.0},
+            "recovery_epochs": 9,
+        },
+        "controls": [],
+        "runs": folder,
+    }
+
+
+def plain(values: dict[str, Any], epochs: int) -> dict[str, float]:
+    """An Optuna loop that shares nothing and stops nothing."""
+    spec = StudySpec.parse({**values, "name": "plain"})
+    workspace = Workspace(spec)
+    workspace.prepare(open_study(spec))
+    original = workspace.pipeline.original().folder
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.sampler = create_sampler("tpe", 30, 0)
+    references = workspace.yardsticks[0].references
+    points: list[tuple[float, float]] = []
+    spent, start = 0, time.perf_counter()
+    while spent < epochs:
+        trial = study.ask()
+        recipe = spec.space.suggest(trial)
+        with tempfile.TemporaryDirectory(dir=spec.runs) as folder:
+            store = workspace.pipeline.store = StageStore(Path(folder))
+            shutil.copytree(original, store.root / "stages" / original.name)
+            workspace.pipeline.ledger = Ledger()
+            pruned, recovered = workspace.pipeline.run(recipe)
+            latency = workspace.measure(pruned.load())[spec.targets[0].name].ratio
+        spent += workspace.pipeline.ledger.epochs_trained
+        trial.set_constraint("latency", latency - 1)
+        study.tell(trial, [recovered.accuracy.map50_95, latency])
+        points += [(recovered.accuracy.map50_95, latency)] if latency <= 1 else []
+        print(f"plain {trial.number}: {recipe} map50_95 {points[-1] if latency <= 1 else 'over budget'}", flush=True)
+    return {
+        "hypervolume": round(hypervolume(points, [references["dense"] / references["half-width"]]), 4),
+        "best": max((accuracy for accuracy, _ in points), default=0.0),
+        "epochs": spent,
+        "seconds": round(time.perf_counter() - start),
+        "trials": len(study.trials),
+    }
+
+
+def prunetune(values: dict[str, Any], epochs: int) -> dict[str, float]:
+    """A study with its defaults, within the same epochs."""
+    spec = StudySpec.parse({**values, "name": "prunetune", "epochs": epochs})
+    start = time.perf_counter()
+    study = run_study(spec, Console())
+    references = study.user_attrs["targets"][0]["references"]
+    points = [(item.map50_95, item.latency_ms) for item in front(study)]
+    winner = best(study)
+    return {
+        "hypervolume": round(hypervolume(points, [references["dense"]]), 4),
+        "best": winner.map50_95 if winner else 0.0,
+        "epochs": sum(trial.user_attrs.get("epochs", {}).get("trained", 0) for trial in study.trials),
+        "seconds": round(time.perf_counter() - start),
+        "trials": len(study.trials),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Processes as a file can name them, and whether they still run."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+CLOCK_STEP_S = 5.0
+"""When a process started is derived from the wall clock, which may be set meanwhile by so much."""
+
+
+def this_process() -> dict[str, Any]:
+    """Host, process, and when the process started: a number of a process alone is soon used again."""
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": process.create_time()}
+
+
+def is_alive(process: Mapping[str, Any]) -> bool:
+    """Whether a process may still run. One on another host may."""
+    if process.get("host") != socket.gethostname():
+        return True
+    try:
+        found = psutil.Process(int(process["pid"]))
+        is_same = abs(found.create_time() - process["started"]) < CLOCK_STEP_S
+        return is_same and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+        return False

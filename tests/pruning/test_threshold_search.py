@@ -1,0 +1,237 @@
+"""The threshold that just meets a latency: bisection with made-up latencies, and plans of a real detector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, find_plan, plan_pruning
+from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.surgery import ChannelGroup, channel_groups
+from prunetune.pruning.threshold_search import CLOSE, first_within, round_goal
+from prunetune.spaces import Alignment, ConfigError
+
+Groups = tuple[ChannelGroup, ...]
+BALANCES = st.floats(0.2, 5)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    """A detector with gammas as a sparse phase leaves them: many at 0, some alike."""
+    made, generator = Detector.load("yolov5n.yaml", names=("square", "disc")), torch.Generator().manual_seed(0)
+    for module in made.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            gammas = torch.rand(module.weight.shape, generator=generator)
+            gammas[gammas < 0.3] = 0.0
+            module.weight.data = torch.where(gammas > 0.9, torch.tensor(0.95), gammas)
+    return made
+
+
+@pytest.fixture(scope="module")
+def groups(detector: Detector) -> Groups:
+    return channel_groups(detector.model)
+
+
+@pytest.fixture(scope="module")
+def ladder(detector: Detector, groups: Groups) -> PlanLadder:
+    return PlanLadder.of(detector.model, 8, groups)
+
+
+def size(channels: ChannelConfig) -> float:
+    """A made-up latency, which falls with every block: of the dense network somewhat above 1."""
+    return sum(channels.values()) / 4000
+
+
+class MadeUp:
+    """Latencies by a law. What is predicted may be off by a factor that depends on the channels."""
+
+    def __init__(self, law: Callable[[ChannelConfig], float], off: Callable[[float], float] | None = None) -> None:
+        self._law, self._off = law, off
+        self.measurements: list[ChannelConfig] = []
+        self.dense = 2.0
+
+    def predicted(self, channels: ChannelConfig) -> float | None:
+        share = self._law(channels)
+        return None if self._off is None else share * self._off(share)
+
+    def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
+        self.measurements.append(channels)
+        return self._law(channels)
+
+
+def not_built(plan: PruningPlan) -> Detector:
+    raise AssertionError("a made-up latency needs no network")
+
+
+# Bisection
+
+
+@given(st.lists(st.floats(0.01, 2), min_size=1, max_size=400), st.floats(0.01, 2), st.sampled_from([0.0, 0.1]))
+def test_bisection_finds_the_first_share_within_the_goal(values: list[float], goal: float, close: float) -> None:
+    shares, asked = sorted(values, reverse=True), []
+
+    def share_of(index: int) -> float:
+        asked.append(index)
+        return shares[index]
+
+    found = first_within(share_of, len(shares), goal, close=close)
+    assert len(asked) == len(set(asked)) <= math.ceil(math.log2(len(shares)))
+    if shares[-1] > goal:
+        assert found == len(shares) - 1, "the strongest, which is not enough"
+        return
+    assert shares[found] <= goal
+    assert found == 0 or shares[found - 1] > goal or shares[found] >= goal * (1 - close)
+
+
+@given(st.lists(st.floats(0.01, 2), min_size=2, max_size=400), st.floats(0.01, 2))
+def test_shares_that_do_not_fall_evenly_still_give_one_within_the_goal(values: list[float], goal: float) -> None:
+    asked: dict[int, float] = {}
+
+    def share_of(index: int) -> float:
+        asked[index] = values[index]
+        return values[index]
+
+    found = first_within(share_of, len(values), goal)
+    within = [index for index, share in asked.items() if share <= goal]
+    assert found == min(within, default=len(values) - 1)
+
+
+@given(st.floats(1, 5), st.floats(0.1, 1), st.integers(1, 5))
+def test_rounds_come_nearer_by_equal_factors(dense: float, goal: float, rounds: int) -> None:
+    ways = [dense, *(round_goal(dense, goal, number / rounds) for number in range(1, rounds + 1))]
+    assert ways[-1] == goal
+    factors = [after / before for before, after in pairwise(ways)]
+    assert factors == pytest.approx([factors[0]] * rounds)
+
+
+# The ladder
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(balance=BALANCES, alignment=st.sampled_from([1, 8, 16]))
+def test_a_ladder_has_every_plan_once_in_order(
+    detector: Detector, groups: Groups, balance: float, alignment: int
+) -> None:
+    ladder = PlanLadder.of(detector.model, alignment, groups, balance)
+    step = max(1, len(ladder) // 40)
+    indices = sorted({*range(0, len(ladder), step), len(ladder) - 1})
+    plans = [ladder.plan(index) for index in indices]
+    for index, plan in zip(indices, plans, strict=True):
+        threshold = ladder.threshold(index)
+        assert threshold.head == balance * threshold.backbone
+        assert plan == plan_pruning(detector.model, threshold, alignment, groups=groups)
+    assert plans[0].channels == detector.channels, "nothing is removed"
+    for weaker, stronger in pairwise(plans):
+        assert all(stronger.channels[name] <= width for name, width in weaker.channels.items())
+        assert stronger.channels != weaker.channels
+    strongest = plans[-1].channels
+    judged = [group for group in groups if len(group.norms) >= len(group.layers)]
+    assert all(strongest[group.root] == min(group.width, alignment) for group in judged)
+
+
+def test_no_plan_is_left_out(detector: Detector, groups: Groups, ladder: PlanLadder) -> None:
+    scores = sorted({float(value) for norm in detector.model.modules() if isinstance(norm, nn.BatchNorm2d)
+                     for value in norm.weight})  # fmt: skip
+    on_ladder = {ladder.plan(index).channels for index in range(len(ladder))}
+    assert len(on_ladder) == len(ladder) < 500
+    for score in scores[:: len(scores) // 60]:
+        threshold = ladder.threshold(1)
+        cut = type(threshold)(score, score)
+        assert plan_pruning(detector.model, cut, 8, groups=groups).channels in on_ladder
+
+
+def test_a_threshold_is_told_in_few_digits(ladder: PlanLadder) -> None:
+    told = [ladder.threshold(index).backbone for index in range(len(ladder))]
+    assert told[0] == 0
+    assert sum(float(f"{value:.4g}") == value for value in told) > 0.8 * len(told), "what a table shows cuts the same"
+
+
+@pytest.mark.parametrize("balance", [0.0, -1.0, math.nan, math.inf])
+def test_a_balance_that_makes_no_sense_is_refused(detector: Detector, groups: Groups, balance: float) -> None:
+    with pytest.raises(ConfigError, match="balance"):
+        PlanLadder.of(detector.model, Alignment.everywhere(8), groups, balance)
+
+
+# The search
+
+
+@settings(max_examples=25, deadline=None)
+@given(goal=st.floats(0.05, 2))
+def test_measured_latencies_are_met_with_few_measurements(ladder: PlanLadder, goal: float) -> None:
+    latencies = MadeUp(size)
+    plan = find_plan(ladder, latencies, not_built, goal)
+    assert len(latencies.measurements) == len(set(latencies.measurements)) <= 10
+    strongest, dense = size(ladder.plan(len(ladder) - 1).channels), size(ladder.plan(0).channels)
+    if goal < strongest:
+        assert plan == ladder.plan(len(ladder) - 1), "it is told over the budget"
+    elif goal >= 1.02 * dense:
+        assert plan.keep == (), "the dense network meets it: nothing is removed"
+    else:
+        index = next(index for index in range(len(ladder)) if ladder.plan(index) == plan)
+        assert size(plan.channels) <= goal
+        is_close = size(plan.channels) >= goal * (1 - CLOSE)
+        assert is_close or index == 0 or size(ladder.plan(index - 1).channels) > goal
+
+
+@settings(max_examples=40, deadline=None)
+@given(goal=st.floats(0.4, 0.95), level=st.floats(0.85, 1.15), slope=st.floats(-0.1, 0.1))
+def test_a_prediction_is_corrected_until_the_measured_latency_meets_the_goal(
+    ladder: PlanLadder, goal: float, level: float, slope: float
+) -> None:
+    latencies = MadeUp(size, off=lambda share: level + slope * share)
+    plan = find_plan(ladder, latencies, not_built, goal)
+    assert size(plan.channels) <= goal
+    assert size(plan.channels) >= (1 - CLOSE) * goal - 0.02
+    assert len(latencies.measurements) <= 4
+
+
+def test_a_right_prediction_is_measured_once(ladder: PlanLadder) -> None:
+    latencies = MadeUp(size, off=lambda share: 1.0)
+    plan = find_plan(ladder, latencies, not_built, 0.8)
+    assert latencies.measurements == [plan.channels]
+    rough = find_plan(ladder, latencies, not_built, 0.8, exact=False)
+    assert rough == plan
+    assert len(latencies.measurements) == 1, "on the way nothing needs to be measured"
+
+
+def test_a_hopeless_prediction_ends_in_measuring(ladder: PlanLadder) -> None:
+    latencies = MadeUp(size, off=lambda share: 0.1 + 0.001 * share)
+    plan = find_plan(ladder, latencies, not_built, 0.5)
+    assert size(plan.channels) <= 0.5
+
+
+def test_the_head_can_be_spared(detector: Detector, groups: Groups) -> None:
+    def removed(balance: float, region: str) -> float:
+        ladder = PlanLadder.of(detector.model, 8, groups, balance)
+        plan = find_plan(ladder, MadeUp(size), not_built, 0.8)
+        assert plan.threshold.head == balance * plan.threshold.backbone
+        names = [name for name in detector.channels if (int(name.split(".")[1]) < 10) == (region == "backbone")]
+        return 1 - sum(plan.channels[name] for name in names) / sum(detector.channels[name] for name in names)
+
+    assert removed(0.5, "head") < removed(1.0, "head") < removed(2.0, "head")
+    assert removed(0.5, "backbone") > removed(1.0, "backbone") > removed(2.0, "backbone")
+
+
+def test_the_detector_is_left_as_it_was_and_the_threshold_does_it_again(
+    detector: Detector, groups: Groups, ladder: PlanLadder
+) -> None:
+    before = {name: value.clone() for name, value in detector.model.state_dict().items()}
+    built: list[ChannelConfig] = []
+
+    class Building(MadeUp):
+        def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
+            built.append(build().channels)
+            return super().measured(channels, build)
+
+    latencies = Building(size)
+    plan = find_plan(ladder, latencies, lambda plan: Detector(apply_plan(detector.model, plan, groups=groups), ""), 0.7)
+    assert built == latencies.measurements, "what is measured is the plan's network"
+    assert all(torch.equal(value, before[name]) for name, value in detector.model.state_dict().items())
+    assert plan == plan_pruning(detector.model, plan.threshold, 8, groups=groups)
