@@ -4,8 +4,7 @@
 
 Both start from the same dense YOLOv5n and search the same ranges. Plain Optuna (TPE) carries out every trial in full in
 a store of its own: sparse training from the start, recovery to the end, whatever the latency. Prunetune is a study with
-its defaults that ends at the same number of epochs. The last line is JSON, for each: `hypervolume` (share of what the
-dense network's latency and an accuracy of 1 span), `best` (map50_95 within half-width), `epochs`, `seconds`, `trials`.
+its defaults that ends at the same number of epochs. The last line is JSON, for each: `hypervolume` (as `prunetune front` states it), `best` (map50_95 within half-width), `epochs`, `seconds`, `trials`.
 """
 
 from __future__ import annotations
@@ -36,11 +35,14 @@ from prunetune.search.workspace import Workspace
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="the data set's yaml")
+    parser.add_argument("data", nargs="?", help="the data set's yaml; without it nothing is done")
     parser.add_argument("--epochs", type=int, default=120, help="of sparse training and recovery, for each of the two")
     parser.add_argument("--imgsz", type=int, default=256)
     parser.add_argument("--dense-epochs", type=int, default=40)
     options = parser.parse_args()
+    if options.data is None:
+        print("skipped: give the yaml of a data set")
+        return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("prunetune").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
