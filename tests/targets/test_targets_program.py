@@ -142,8 +142,9 @@ def test_a_daemon_that_keeps_the_pipes_holds_nobody_up_and_lives_on() -> None:
 def test_an_interruption_ends_the_program(tmp_path: Path) -> None:
     """Ctrl-C reaches prunetune alone: the program has a session of its own."""
     code = (
-        "import sys\n"
+        "import signal, sys\n"
         "from prunetune.targets.program import run_program\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background starts with it ignored
         "run_program([sys.executable, '-I', '-S', '-c', sys.argv[1], sys.argv[2]], 300)\n"
     )
     child = "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); time.sleep(1000)"
