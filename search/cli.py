@@ -44,7 +44,7 @@ MoreOption = Annotated[
     typer.Option("--option", metavar="KEY=VALUE", help="Another key of the target, such as hint=throughput."),
 ]
 RepeatsOption = Annotated[
-    int | None, typer.Option("--repeats", min=1, help="Most timed rounds, the target's `runs`; by default 200.")
+    int | None, typer.Option("--repeats", min=1, help="Most timed rounds, the target's `runs`; by default 400.")
 ]
 ImgszOption = Annotated[int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
