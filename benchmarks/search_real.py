@@ -4,7 +4,8 @@
 
 Both start from the same dense YOLOv5n and search the same ranges. Plain Optuna (TPE) carries out every trial in full in
 a store of its own: sparse training from the start, recovery to the end, whatever the latency. Prunetune is a study with
-its defaults that ends at the same number of epochs. The last line is JSON, for each: `hypervolume` (as `prunetune front` states it), `best` (map50_95 within half-width), `epochs`, `seconds`, `trials`.
+its defaults that ends at the same number of epochs. The last line is JSON, for each: `hypervolume` (as `prunetune
+front` states it), `best` (map50_95 within half-width), `epochs`, `seconds`, `trials`.
 """
 
 from __future__ import annotations

@@ -74,6 +74,20 @@ def rung_epochs(recovery_epochs: int, reduction: int, rungs: int) -> tuple[int, 
     return tuple(sorted({epoch for epoch in epochs if 0 < epoch < recovery_epochs}))
 
 
+def rungs_of(settings: EarlyStopping, recovery_epochs: int) -> dict[int, int]:
+    """After which epochs of a recovery a candidate is judged, each with its rung; epoch 0 is right after surgery.
+
+    Rungs are counted from the end: the last is at the same share of every recovery, and a short one has fewer.
+
+    Args:
+        settings: The study's early stopping.
+        recovery_epochs: Of the recipe.
+    """
+    epochs = rung_epochs(recovery_epochs, settings.reduction, settings.rungs)
+    within = {epoch: settings.rungs - len(epochs) + place for place, epoch in enumerate(epochs, start=1)}
+    return {0: 0, **within} if settings.recalibrated and recovery_epochs else within
+
+
 def judge(
     rung: int, epochs: int, values: Sequence[float], others: Sequence[Sequence[float]], reduction: int
 ) -> Decision:
@@ -109,7 +123,7 @@ class TrialRungs:
         self.recipe = recipe
         self._study, self._trial, self._settings = study, trial, settings
         self._latencies: tuple[float, ...] = ()
-        self._epochs = rung_epochs(recipe.recovery_epochs, settings.reduction, settings.rungs) if settings else ()
+        self._rungs = rungs_of(settings, recipe.recovery_epochs) if settings else {}
         self.decisions: list[Decision] = []
 
     def after_surgery(self, accuracy: Accuracy, latencies: Sequence[float]) -> bool:
@@ -120,21 +134,16 @@ class TrialRungs:
             latencies: Stated latency in ms on each target that is an objective.
         """
         self._latencies = tuple(latencies)
-        if self._settings is None or not self._settings.recalibrated or not self.recipe.recovery_epochs:
-            return True
-        return self._judge(0, 0, accuracy)
+        return self._judge(0, accuracy)
 
     def goes_on(self, progress: RecoveryProgress) -> bool:
         """Whether the last round's recovery goes on after an epoch; the rounds before it always do."""
-        if progress.round < self.recipe.rounds or progress.epoch not in self._epochs:
-            return True
-        # Counted from the end: the last rung is at the same share of every recovery, and a short one has fewer.
-        assert self._settings is not None
-        rung = self._settings.rungs - len(self._epochs) + self._epochs.index(progress.epoch) + 1
-        return self._judge(rung, progress.epoch, progress.accuracy)
+        return progress.round < self.recipe.rounds or self._judge(progress.epoch, progress.accuracy)
 
-    def _judge(self, rung: int, epochs: int, accuracy: Accuracy) -> bool:
-        assert self._settings is not None
+    def _judge(self, epochs: int, accuracy: Accuracy) -> bool:
+        rung = self._rungs.get(epochs)
+        if self._settings is None or rung is None:
+            return True
         # A trial that failed is not among them: if its worker died, its recipe comes again.
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         others = [stood_at(trial.user_attrs, rung) for trial in trials if trial.number != self._trial.number]

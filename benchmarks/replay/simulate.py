@@ -11,9 +11,9 @@ from typing import Any
 
 import optuna
 
-from prunetune.results.pareto import hypervolume
+from prunetune.results.pareto import hypervolume, nondominated
 from prunetune.search.outcome import Outcome
-from prunetune.search.rungs import UNFINISHED, judge, rung_epochs
+from prunetune.search.rungs import UNFINISHED, judge, rungs_of
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import EarlyStopping, SamplerName, StudySpec
 from prunetune.spaces import LatencyShare, Recipe
@@ -204,7 +204,7 @@ class Simulation:
         settings, all_epochs = self.strategy.early_stopping, self.grid.recovery_epochs
         if settings is None or self._is_paid(candidate):  # an equal trial copies the result, and is not judged
             return all_epochs
-        for rung, epochs in rungs_of(settings, all_epochs):
+        for epochs, rung in rungs_of(settings, all_epochs).items():
             values = (candidate.recovery[epochs - 1] if epochs else candidate.recalibrated, candidate.latency)
             others = self._rungs.setdefault(rung, [])
             decision = judge(rung, epochs, values, others, settings.reduction)
@@ -227,13 +227,6 @@ class Simulation:
         self._recovered[candidate.number] = max(done, epochs)
 
 
-def rungs_of(settings: EarlyStopping, recovery_epochs: int) -> list[tuple[int, int]]:
-    """The rungs before the end, each with its epochs of recovery."""
-    within = rung_epochs(recovery_epochs, settings.reduction, settings.rungs)
-    first = settings.rungs - len(within) + 1
-    return [(0, 0)] * settings.recalibrated + [(first + place, epochs) for place, epochs in enumerate(within)]
-
-
 def stopped_members(grid: Grid, settings: EarlyStopping, trials: int, seed: int) -> tuple[int, int]:
     """Of the final front of a study that pays every recovery in full: how many members the rungs would have stopped.
 
@@ -249,13 +242,5 @@ def stopped_members(grid: Grid, settings: EarlyStopping, trials: int, seed: int)
 
 
 def _front(found: Sequence[Recorded]) -> set[int]:
-    return {
-        item.number
-        for item in found
-        if not any(
-            other.latency <= item.latency
-            and other.map50_95 >= item.map50_95
-            and (other.latency, other.map50_95) != (item.latency, item.map50_95)
-            for other in found
-        )
-    }
+    kept = nondominated([(item.map50_95, item.latency) for item in found])
+    return {item.number for item, is_kept in zip(found, kept, strict=True) if is_kept}
