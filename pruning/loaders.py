@@ -38,6 +38,11 @@ class DataLoaders:
         self._train: Any = None
 
     @property
+    def processes(self) -> int:
+        """How many processes read images for each loader: none on a CPU, whose cores train."""
+        return 0 if self._setup.device in ("cpu", "mps") else self._setup.workers
+
+    @property
     def has_test(self) -> bool:
         """Whether there is a split that no decision sees."""
         return bool(self.data.get("test"))
@@ -62,7 +67,9 @@ class DataLoaders:
         """
         if (split, square) not in self._evaluation:
             self._evaluation[split, square] = self._build(self.data[split], "val", self._setup.batch, rect=not square)
-        return self._evaluation[split, square]
+        loader = self._evaluation[split, square]
+        loader.reset()  # ultralytics ends a loader's processes with each training
+        return loader
 
     def calibration(self) -> Iterator[torch.Tensor]:
         """Batches of training images without augmentation: (batch, 3, imgsz, imgsz), from 0 to 1."""
@@ -98,11 +105,8 @@ class DataLoaders:
 
         with _without_bars():
             dataset = build_yolo_dataset(self._options, path, batch, self.data, mode=mode, rect=rect, stride=32)
-        on_cpu = self._setup.device in ("cpu", "mps")
-        workers = 0 if on_cpu else self._setup.workers
-        return build_dataloader(
-            dataset, batch, workers, shuffle=mode == "train", rank=-1, device="cpu" if on_cpu else "cuda"
-        )
+        device = "cpu" if self._setup.device in ("cpu", "mps") else "cuda"
+        return build_dataloader(dataset, batch, self.processes, shuffle=mode == "train", rank=-1, device=device)
 
 
 def arguments(setup: TrainingSetup) -> dict[str, Any]:

@@ -235,8 +235,7 @@ class _Loop(DetectionTrainer):
         self._oom_retries = 3  # a smaller batch would be another training: fail instead
         init_seeds(self._setup.seed * 100_003 + self.epoch)
         self.train_loader.generator.manual_seed(self._setup.seed * 100_003 + self.epoch)
-        if self.train_loader.num_workers == 0:
-            self.train_loader.iterator = None  # draw the epoch's order anew from this seed
+        self.train_loader.reset()  # order and augmentation of the epoch follow from this seed, in processes too
         self._clock, self._validated_s = time.perf_counter(), 0.0
 
     def optimizer_step(self) -> None:

@@ -80,4 +80,8 @@ def captured(work: Callable[[], object], device: torch.device) -> Callable[[], o
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             work()
-    return graph.replay
+
+    def replay(held: Callable[[], object] = work) -> None:  # the graph reads the weights, but does not hold them
+        graph.replay()
+
+    return replay

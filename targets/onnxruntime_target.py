@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
@@ -99,23 +99,32 @@ class OnnxRuntimeTarget:
             session = onnxruntime.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
         except _runtime_errors() as error:
             raise onnx_file.cannot_be_loaded(network, error) from error
+        except RuntimeError as error:  # a provider without its libraries, before the file is read
+            raise self._does_not_start(str(providers[0][0]), str(error)) from error
         if self.spec.on_gpu and session.get_providers()[0] != providers[0][0]:
-            raise TargetError(
-                f"target {self.spec.name!r}: {providers[0][0]} does not start, ONNX Runtime would run on the CPU "
-                f"instead; check that nvidia-smi lists {self.spec.device}, and that CUDA, cuDNN and for TensorRT its "
-                "libraries are those that this onnxruntime-gpu was built for"
-            )
+            raise self._does_not_start(str(providers[0][0]), "ONNX Runtime would run on the CPU instead")
         return session
+
+    def _does_not_start(self, provider: str, reason: str) -> TargetError:
+        return TargetError(
+            f"target {self.spec.name!r}: {provider} does not start ({reason}); check that nvidia-smi lists "
+            f"{self.spec.device}, and that CUDA, cuDNN and for TensorRT its libraries are those that this "
+            "onnxruntime-gpu was built for"
+        )
 
     @property
     def _gpu(self) -> int:
         return int(self.spec.place.removeprefix("cuda:"))
 
     def _gpu_provider(self) -> tuple[str, dict[str, str]]:
-        """ONNX Runtime's name of the provider, and its options."""
+        """ONNX Runtime's name of the provider, and its options. Loads the libraries that pip has put elsewhere."""
         import onnxruntime
+        import torch  # noqa: F401  # brings CUDA and cuDNN
 
         tensorrt = self.spec.provider == "tensorrt"
+        if tensorrt:
+            with suppress(ImportError):  # TensorRT may also lie in the system's folders
+                import tensorrt as _  # noqa: F401
         name = "TensorrtExecutionProvider" if tensorrt else "CUDAExecutionProvider"
         available = onnxruntime.get_available_providers()
         if name not in available:

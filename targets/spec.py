@@ -64,7 +64,7 @@ class BaseTargetSpec(BaseModel):
     kind: str
     """The runtime."""
     name: str = "cpu"
-    """What tables and files call this target."""
+    """What tables and files call this target. On a GPU `gpu` by default."""
     alignment: Annotated[Alignment, BeforeValidator(_parse_alignment), PlainSerializer(Alignment.as_json)] = _EIGHT
     """Channels that the hardware computes together, by kind of layer. Widths are rounded up to a multiple of it. By
     default what `usual_alignment` says."""
@@ -123,6 +123,12 @@ class RuntimeSpec(BaseTargetSpec):
         if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
             raise ValueError(f"device is 'cpu', 'cuda' or 'cuda:N' (N numbers the GPU), not {device!r}")
         return device
+
+    @model_validator(mode="after")
+    def _fill_name(self) -> RuntimeSpec:
+        if self.on_gpu and "name" not in self.model_fields_set:
+            object.__setattr__(self, "name", "gpu")  # frozen, but not handed out yet
+        return self
 
     def usual_alignment(self) -> Alignment:
         """By `DEFAULT_ALIGNMENTS`."""

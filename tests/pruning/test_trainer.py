@@ -134,12 +134,13 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("cache", ["ram", ""])
+@pytest.mark.parametrize(("cache", "processes"), [("ram", 0), ("", 0), ("ram", 2)])
 def test_a_recovery_that_was_cut_off_ends_the_same(
-    dense: Detector, setup: TrainingSetup, loaders: DataLoaders, cache: str, tmp_path: Path
+    dense: Detector, setup: TrainingSetup, monkeypatch: pytest.MonkeyPatch, cache: str, processes: int, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(DataLoaders, "processes", processes)
     phase = recovery_phase(5, "map50_95")  # without mosaic from the fourth epoch on
-    whole, end = train(dense, phase, setup, loaders)
+    whole, end = train(dense, phase, setup, DataLoaders(setup))
 
     setup = replace(setup, cache=cache)  # images in memory or not: the result is the same
     kept: list[TrainingState] = []
@@ -268,6 +269,18 @@ def test_evaluating_changes_nothing(sparse: Sparse, setup: TrainingSetup, loader
     assert evaluate(sparse.detector, setup, loaders) == first
     assert differences(sparse.detector.model.state_dict(), before) == []
     assert [module.training for module in sparse.detector.model.modules()] == modes
+
+
+def test_loaders_with_processes_serve_one_stage_after_the_other(
+    dense: Detector, setup: TrainingSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = replace(setup, batch=4)  # a single batch would be read without them
+    expected = evaluate(dense, setup, DataLoaders(setup))
+    monkeypatch.setattr(DataLoaders, "processes", 2)  # as on a GPU
+    loaders = DataLoaders(setup)
+    for _ in range(2):
+        train(dense, recovery_phase(1, "map50_95"), setup, loaders)  # ultralytics ends the processes with it
+        assert evaluate(dense, setup, loaders) == expected
 
 
 # Which epoch is kept

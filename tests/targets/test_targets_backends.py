@@ -101,8 +101,8 @@ class TestOpenVino(TargetTestCase):
 class TestOnnxRuntimeOnGpu(TargetTestCase):
     @pytest.fixture(autouse=True)
     def _options(self, options: dict[str, str]) -> None:
-        if options and "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
-            pytest.skip("needs TensorRT")
+        if options:
+            pytest.importorskip("tensorrt", reason="needs TensorRT")
         self.spec = parse_target_spec({"kind": "onnxruntime", "device": "cuda", **options, "warmup": 3, "runs": 15})
 
     def target(self) -> Target:
@@ -296,6 +296,18 @@ def test_onnxruntime_that_would_run_on_the_cpu_instead(tmp_path: Path, monkeypat
     target = create_target(OnnxRuntimeSpec(name="board", device="cuda"))
     network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
     with pytest.raises(TargetError, match=r"'board'.*CUDAExecutionProvider does not start.*nvidia-smi"):
+        target.measure([network], reference="dense")
+
+
+def test_onnxruntime_whose_provider_lacks_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def session(*_: object, **__: object) -> None:
+        raise RuntimeError("Please install TensorRT libraries")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    target = create_target(OnnxRuntimeSpec(name="board", device="cuda", provider="tensorrt"))
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
+    with pytest.raises(TargetError, match=r"'board'.*does not start \(Please install TensorRT libraries\); check"):
         target.measure([network], reference="dense")
 
 

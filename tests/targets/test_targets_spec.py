@@ -213,3 +213,11 @@ def test_what_a_gpu_needs_and_numbers_are(values: dict[str, Any], said: str) -> 
 def test_a_gpu_replays_graphs_unless_told_otherwise() -> None:
     specs = [TorchSpec(device="cuda"), TorchSpec(device="cuda", cuda_graph=False), TorchSpec()]
     assert [spec.replays for spec in specs] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [({}, "cpu"), ({"device": "cuda"}, "gpu"), ({"device": "cuda:1", "name": "h100"}, "h100")],
+)
+def test_a_target_is_called_after_its_device(values: dict[str, str], name: str) -> None:
+    assert parse_target_spec({"kind": "torch", **values}).name == name
