@@ -72,6 +72,9 @@ _WHOLE = {"sparse_epochs": 0, "rounds": 1, "recovery_epochs": 0}
 
 _BALANCES = (1e-3, 1e3)
 
+_EXCLUDES = {"threshold": "latency", "latency": "threshold"}
+"""A space has one of the two."""
+
 
 class SearchSpace(BaseModel):
     """The parameters of a recipe, each with its range.
@@ -103,10 +106,8 @@ class SearchSpace(BaseModel):
         if name is not None:
             if not isinstance(name, str) or name not in PRESETS:
                 raise ValueError(f"preset: {name!r} is unknown; there are {', '.join(sorted(PRESETS))}")
-            filled = {**PRESETS[name], **given}
-            if "latency" in given and "threshold" not in given:
-                filled.pop("threshold", None)
-            given = filled
+            replaced = {_EXCLUDES[key] for key in given if key in _EXCLUDES}
+            given = {**{key: value for key, value in PRESETS[name].items() if key not in replaced}, **given}
         sparsity = given.get("sparsity")
         if isinstance(sparsity, Mapping) and "unit" in sparsity:
             given["sparsity"] = {key: value for key, value in sparsity.items() if key != "unit"}

@@ -134,6 +134,30 @@ def test_the_second_round_starts_from_the_first_ones_recovery(pipeline: Pipeline
     assert ledger.epochs_trained + ledger.epochs_reused == recipe.epochs
 
 
+def test_what_others_left_in_the_store_changes_no_result(setup: TrainingSetup, tmp_path: Path) -> None:
+    recipe = Recipe(0.3, 2, Threshold.everywhere(0.9), rounds=2, recovery_epochs=2)
+    used = new_pipeline(setup, StageStore(tmp_path / "used"))
+    for other in (
+        replace(recipe, sparse_epochs=1, rounds=1),  # the trunk is there, but shorter
+        replace(recipe, threshold=Threshold.everywhere(0.7), rounds=1),
+        replace(recipe, sparsity=0.2, rounds=1),
+    ):
+        carry_out(used, other)
+    used.original()
+    with pytest.raises(RecoveryStoppedError):
+        list(used.run(recipe, lambda progress: False))  # and the recovery has begun
+    after_others, saved = carry_out(used, recipe)
+    alone, paid = carry_out(new_pipeline(setup, StageStore(tmp_path / "empty")), recipe)
+
+    assert (paid.epochs_trained, paid.epochs_reused) == (recipe.epochs, 0)
+    assert (saved.epochs_trained, saved.epochs_reused) == (recipe.epochs - 3, 3), "two of the trunk, one of recovery"
+    for one, other in zip(after_others, alone, strict=True):
+        assert one.stage.digest == other.stage.digest
+        assert one.plan == other.plan
+        assert one.accuracy == other.accuracy
+        assert same_weights(one.checkpoint, other.checkpoint)
+
+
 def test_whoever_stops_asking_pays_for_no_recovery(pipeline: Pipeline) -> None:
     over_budget = replace(RECIPE, threshold=Threshold(0.0, 2.0))
     pipeline.original()

@@ -168,7 +168,8 @@ def test_a_budget_without_a_target_holds_on_all_that_have_none_of_their_own(writ
 
 
 def test_a_study_without_a_budget(written: Any) -> None:
-    spec = StudySpec.read(written(SHORT + "budget: {}\n"))
+    by_threshold = SHORT.replace("{preset: yolov5-slimming}", "{preset: yolov5-slimming, threshold: 0.1}")
+    spec = StudySpec.read(written(by_threshold + "budget: {}\n"))
     assert (spec.judged, spec.limit_of("cpu")) == (["cpu"], None)
 
 

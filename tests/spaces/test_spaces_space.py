@@ -51,7 +51,6 @@ def covers(parameter: Any, value: float) -> bool:
     [
         ("sparsity", [6e-4]),
         ("sparse_epochs", [171, 449, 600]),
-        ("threshold", [0.01, 0.08, 0.1, 0.2]),
         ("rounds", [1, 2, 3]),
         ("recovery_epochs", [50, 800]),
     ],
@@ -74,7 +73,7 @@ def test_a_given_key_replaces_the_presets() -> None:
     space = SearchSpace(preset="yolov5-slimming", rounds=1, sparsity={"low": 0.1, "high": 1.0, "unit": "pull"})
     assert space.rounds == FixedParameter(value=1)
     assert (space.sparsity, space.sparsity_unit) == (FloatParameter(low=0.1, high=1.0), "pull")
-    assert space.threshold == SearchSpace(preset="yolov5-slimming").threshold
+    assert space.latency == SearchSpace(preset="yolov5-slimming").latency
 
 
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
@@ -88,8 +87,11 @@ def test_a_suggested_recipe_lies_in_the_space(seed: int, description: dict[str, 
     assert covers(parameters["sparse_epochs"], recipe.sparse_epochs)
     assert covers(parameters["rounds"], recipe.rounds)
     assert covers(parameters["recovery_epochs"], recipe.recovery_epochs)
-    assert covers(parameters.get("threshold_backbone", parameters.get("threshold")), recipe.threshold.backbone)
-    assert covers(parameters.get("threshold_head", parameters.get("threshold")), recipe.threshold.head)
+    if "latency" in parameters:
+        assert covers(parameters["latency"], recipe.threshold.share)
+    else:
+        assert covers(parameters.get("threshold_backbone", parameters.get("threshold")), recipe.threshold.backbone)
+        assert covers(parameters.get("threshold_head", parameters.get("threshold")), recipe.threshold.head)
     assert recipe.epochs <= space.longest_epochs
     assert recipe == space.recipe(trial.params), "the study's parameters must lead back to the recipe"
 
@@ -128,10 +130,21 @@ def test_the_balance_of_the_regions_is_searched_if_it_is_given() -> None:
     assert SearchSpace(**space.as_json()) == space
 
 
-def test_a_latency_replaces_a_presets_threshold() -> None:
-    space = SearchSpace(preset="yolov5-slimming", latency=0.9)
+def test_a_threshold_replaces_a_presets_latency() -> None:
+    space = SearchSpace(preset="yolov5-slimming", threshold=0.1)
+    assert space.latency is None
+    assert space.suggest(new_trial()).threshold == Threshold.everywhere(0.1)
+
+
+def test_a_latency_replaces_a_presets_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "old", {**SPACE, "threshold": 0.1})
+    space = SearchSpace(preset="old", latency=0.9)
     assert space.threshold is None
     assert space.suggest(new_trial()).threshold == LatencyShare(0.9)
+
+
+def test_a_presets_latency_takes_a_balance() -> None:
+    assert SearchSpace(preset="yolov5-slimming", balance=2).suggest(new_trial()).threshold.balance == 2
 
 
 @pytest.mark.parametrize(
