@@ -1,8 +1,9 @@
 """From a latency to the threshold that just meets it: a search over plans, without training and without surgery.
 
 As the threshold rises, the plan changes only where a layer loses a block of channels. So there are some hundred
-plans, each a subset of the one before, and bisection needs about eight latencies. What a latency is a share of, and
-how it is known, the caller says: this module knows no hardware and no budget.
+plans, each a subset of the one before, and bisection would need about eight latencies. A guess, held against what is
+measured for its choice, needs two or three. What a latency is a share of, and how it is known, the caller says: this
+module knows no hardware and no budget.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ more exact."""
 ROUGH = 0.05
 """The same where a round aims at a point on the way."""
 
-CORRECTIONS = 3
+CORRECTIONS = 4
 """How often a prediction is corrected by the latency that was measured for its choice."""
 
 
@@ -40,6 +41,10 @@ class LatencyShares(Protocol):
     @property
     def dense(self) -> float:
         """Of the detector that the study starts from."""
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether predictions are good to some percent. Else they are guesses, good for the order of networks."""
 
     def predicted(self, channels: ChannelConfig) -> float | None:
         """Without measuring, in a millisecond or less; None where only a measurement can tell."""
@@ -135,17 +140,18 @@ def find_plan(
         plan = ladder.plan(index)
         return latencies.measured(plan.channels, lambda: build(plan))
 
+    close = CLOSE if exact else ROUGH
     if latencies.predicted(ladder.plan(0).channels) is None:
-        return ladder.plan(first_within(measured, len(ladder), goal, close=CLOSE if exact else ROUGH))
+        return ladder.plan(first_within(measured, len(ladder), goal, close=close))
 
     def predicted(index: int) -> float:
         share = latencies.predicted(ladder.plan(index).channels)
         assert share is not None  # it was not for another plan of the same detector
         return share
 
-    if not exact:
+    if not exact and latencies.is_calibrated:
         return ladder.plan(first_within(predicted, len(ladder), goal))
-    return ladder.plan(_corrected(predicted, measured, len(ladder), goal))
+    return ladder.plan(_corrected(predicted, measured, len(ladder), goal, close))
 
 
 def first_within(
@@ -187,24 +193,55 @@ def round_goal(dense: float, goal: float, way: float) -> float:
     return goal if way >= 1 else dense ** (1 - way) * goal**way
 
 
-def _corrected(predicted: Callable[[int], float], measured: Callable[[int], float], count: int, goal: float) -> int:
-    """The choice of a prediction, held against measurements until it is close or stays where it is."""
-    aim = goal
+def _corrected(
+    predicted: Callable[[int], float], measured: Callable[[int], float], count: int, goal: float, close: float
+) -> int:
+    """The choice of a prediction, held against measurements until it is close or has no better neighbour."""
     shares: dict[int, float] = {}
+    over, found = -1, count
     for _ in range(1 + CORRECTIONS):
-        index = first_within(predicted, count, aim)
-        if index in shares:
-            break
+        aim = _aim(predicted, shares, over, found, goal, close)
+        index = min(max(first_within(predicted, count, aim), over + 1), found - 1)
         shares[index] = measured(index)
-        if goal * (1 - CLOSE) <= shares[index] <= goal:
-            break
-        aim = goal * (predicted(index) / shares[index])
         if shares[index] > goal:
-            aim *= 1 - CLOSE / 2  # or what is over by noise stays over
-    within = [index for index, share in shares.items() if share <= goal]
-    if within:
-        return min(within)
-    return first_within(measured, count, goal, close=CLOSE, above=max(shares))
+            over = index
+        else:
+            found = index
+            if shares[index] >= goal * (1 - close):
+                break
+        if found - over <= 1:
+            break
+    return (
+        min(found, count - 1)
+        if found < count or over == count - 1
+        else first_within(measured, count, goal, close=close, above=over)
+    )
+
+
+def _aim(
+    predicted: Callable[[int], float], shares: dict[int, float], over: int, found: int, goal: float, close: float
+) -> float:
+    """The prediction to look for next, by what those of measured plans were off.
+
+    Args:
+        predicted: The prediction for an index.
+        shares: What was measured, by index.
+        over: The last index that is over the goal; -1 if none is known.
+        found: The first index that is within it; beyond the last if none is known.
+        goal: The largest share that is wanted.
+        close: A share so near below the goal is wanted.
+    """
+    if not shares:
+        return goal
+    middle = goal * (1 - close / 2)
+    # The straight line through the two that enclose the goal, or through the two that are nearest to it.
+    nearest = sorted(shares, key=lambda index: (index not in (over, found), abs(shares[index] - goal)))
+    one = nearest[0]
+    for other in nearest[1:2]:
+        rise = predicted(one) - predicted(other)
+        if rise * (shares[one] - shares[other]) > 0:
+            return predicted(one) + rise * (middle - shares[one]) / (shares[one] - shares[other])
+    return predicted(one) * middle / shares[one]
 
 
 def _opening(item: ScoredGroup) -> list[float]:

@@ -35,11 +35,32 @@ class StudyLatencies:
         ratios = [(item, item.references["dense"] / item.references[item.anchor]) for item in self._limited]
         return max(yardstick.share(ratio) for yardstick, ratio in ratios)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether each target with a budget has a latency table."""
+        return all(yardstick.table is not None for yardstick in self._limited)
+
     def predicted(self, channels: ChannelConfig) -> float | None:
-        """By the latency tables; None where a target with a budget has none."""
-        if any(yardstick.table is None for yardstick in self._limited):
+        """By the latency tables; by multiply-adds where a target has none, or None if they cannot be counted."""
+        if not self.is_calibrated and self._workspace.skeleton is None:
             return None
-        return self._largest(self._workspace.predict(channels))
+        return max(yardstick.share(self._ratio(yardstick, channels)) for yardstick in self._limited)
+
+    def _ratio(self, yardstick: Yardstick, channels: ChannelConfig) -> float:
+        """A network's latency in multiples of the anchor's: by the table, or on a straight line through the anchor's
+        multiply-adds and the dense network's."""
+        known = self._workspace.reference_channels
+        anchor = known[yardstick.anchor]
+        if (latency := yardstick.predict(channels, anchor)) is not None:
+            return latency.ratio
+        skeleton = self._workspace.skeleton
+        assert skeleton is not None  # `predicted` has looked
+        work, most, least = map(skeleton.multiply_adds, (channels, known["dense"], anchor))
+        dense = yardstick.references["dense"] / yardstick.references[yardstick.anchor]
+        slope = (dense - 1) / (most / least - 1) if most > least else 1.0
+        if not 0 < slope <= 1:  # by noise: a part of the time depends on no channels, and the rest grows with them
+            slope = 1.0
+        return 1 + slope * (work / least - 1)
 
     def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
         """As measured now or before in this study.

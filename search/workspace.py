@@ -29,7 +29,7 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.store_usage import STORE, register
 from prunetune.search.study import study_lock
 from prunetune.search.yardstick import REFERENCES, Yardstick
-from prunetune.spaces import ConfigError, ModelError
+from prunetune.spaces import ConfigError, ModelError, TargetError
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import publish, storage_error, write_text
 from prunetune.targets import (
@@ -232,11 +232,23 @@ class Workspace:
         """A network in the form that a target wants."""
         if yardstick.target.form == "module":
             return Network(name, self._input_shape, module=detector.model)
+        # int8 ranges change no latency: it needs no images
+        return Network(name, self._input_shape, onnx=self._onnx(name, detector, folder))
+
+    def _onnx(self, name: str, detector: Detector, folder: Path) -> Path:
         file = folder / f"{name}-{detector.channels.digest()}.onnx"
         if not file.is_file():
             with self.pipeline.ledger.clock.part("export"):
                 detector.export_onnx(file, self.spec.imgsz)
-        return Network(name, self._input_shape, onnx=file)  # int8 ranges change no latency: it needs no images
+        return file
+
+    @cached_property
+    def skeleton(self) -> Skeleton | None:
+        """The dense network's layers; None where something in it cannot be followed."""
+        try:
+            return Skeleton.read(self._onnx("dense", self._reference_detectors["dense"], self.folder / "references"))
+        except TargetError:
+            return None
 
     @property
     def _input_shape(self) -> tuple[int, int, int, int]:
@@ -329,13 +341,14 @@ class Workspace:
         found: dict[str, Latency] = {}
         for yardstick in self.yardsticks:
             if yardstick.table is not None:
-                latency = yardstick.predict(channels, self._reference_channels[yardstick.anchor])
+                latency = yardstick.predict(channels, self.reference_channels[yardstick.anchor])
                 assert latency is not None
                 found[yardstick.name] = latency
         return found
 
     @cached_property
-    def _reference_channels(self) -> dict[str, ChannelConfig]:
+    def reference_channels(self) -> dict[str, ChannelConfig]:
+        """The channels of the networks whose latencies were fixed at the study's start, by name."""
         return {name: detector.channels for name, detector in self._reference_detectors.items()}
 
     # Networks as they ship

@@ -7,6 +7,7 @@ exported, so that the widths of its layers are all that is needed to describe an
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,6 +73,11 @@ class Layer:
     pixels: int
     """Height times width of its output."""
 
+    @property
+    def positions(self) -> int:
+        """How often its kernel is applied: for each pixel that it writes, or reads if it is transposed."""
+        return math.prod(self.shape.size) if self.shape.transposed else self.pixels
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -110,6 +116,17 @@ class Skeleton:
     def widths(self) -> dict[str, int]:
         """Output channels of each layer in the network that was read."""
         return {layer.name: layer.width for layer in self.layers}
+
+    def multiply_adds(self, widths: Mapping[str, int]) -> int:
+        """Of all convolutions, for one image.
+
+        Args:
+            widths: Layer name to output channels, such as a `ChannelConfig`.
+        """
+        return sum(
+            widths[layer.name] * layer.reads.width(widths) * math.prod(layer.shape.kernel) * layer.positions
+            for layer in self.layers
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

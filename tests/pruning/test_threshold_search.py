@@ -52,8 +52,13 @@ def size(channels: ChannelConfig) -> float:
 class MadeUp:
     """Latencies by a law. What is predicted may be off by a factor that depends on the channels."""
 
-    def __init__(self, law: Callable[[ChannelConfig], float], off: Callable[[float], float] | None = None) -> None:
-        self._law, self._off = law, off
+    def __init__(
+        self,
+        law: Callable[[ChannelConfig], float],
+        off: Callable[[float], float] | None = None,
+        is_calibrated: bool = True,
+    ) -> None:
+        self._law, self._off, self.is_calibrated = law, off, is_calibrated
         self.measurements: list[ChannelConfig] = []
         self.dense = 2.0
 
@@ -205,6 +210,26 @@ def test_a_hopeless_prediction_ends_in_measuring(ladder: PlanLadder) -> None:
     latencies = MadeUp(size, off=lambda share: 0.1 + 0.001 * share)
     plan = find_plan(ladder, latencies, not_built, 0.5)
     assert size(plan.channels) <= 0.5
+
+
+@settings(max_examples=40, deadline=None)
+@given(goal=st.floats(0.4, 0.95), fixed=st.floats(0, 0.35), level=st.floats(0.6, 1.6), exact=st.booleans())
+def test_a_guess_saves_most_of_the_measurements(
+    ladder: PlanLadder, goal: float, fixed: float, level: float, exact: bool
+) -> None:
+    # A part of the latency does not depend on the channels, and the guess does not know of it.
+    latencies = MadeUp(lambda channels: fixed + (1 - fixed) * size(channels), lambda _: level, is_calibrated=False)
+    guess = MadeUp(size, lambda _: level)
+    latencies.predicted = guess.predicted  # type: ignore[method-assign]
+    plan = find_plan(ladder, latencies, not_built, goal, exact=exact)
+    share = latencies.measured(plan.channels, lambda: not_built(plan))
+    assert len(latencies.measurements) <= 6
+    if fixed + (1 - fixed) * size(ladder.plan(len(ladder) - 1).channels) <= goal:
+        assert share <= goal
+        if exact:
+            assert share >= (1 - CLOSE) * goal - 0.02
+        else:
+            assert share >= (1 - 0.05) * goal - 0.02
 
 
 def test_the_head_can_be_spared(detector: Detector, groups: Groups) -> None:

@@ -198,7 +198,7 @@ def test_without_a_table_latencies_are_measured(studies: Studies, measurements: 
     (trial,) = study.trials
     assert share_of(trial, study) <= trial.user_attrs["recipe"]["latency"]
     assert trial.user_attrs["outcome"] == "OK"
-    assert 1 < len(measurements) <= 10
+    assert 1 <= len(measurements) <= 6, "a guess by multiply-adds comes near"
     assert len(list((studies.runs / "measured" / "latencies").iterdir())) == len(measurements)
 
 
@@ -360,7 +360,7 @@ def test_equal_channels_of_another_parent_share_the_latency_only(studies: Studie
 
 def test_predictions_are_quick_enough_for_a_search(studies: Studies, board: dict[str, Any]) -> None:
     made = Workspace(studies.spec("quick", targets=[board]))
-    channels = made._reference_channels["dense"]
+    channels = made.reference_channels["dense"]
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < 0.5:
         made.predict(channels)

@@ -57,6 +57,13 @@ def test_input_widths_are_those_of_the_pruned_network(dense: tuple[Detector, Pat
         assert model.input_widths(numpy.array([widths])).tolist() == [read]
 
 
+def test_multiply_adds_are_those_that_a_counter_of_modules_finds(dense: tuple[Detector, Path]) -> None:
+    detector, file = dense
+    skeleton, networks = Skeleton.read(file), [detector, *(pruned(detector, seed) for seed in range(4))]
+    counted = [network.gflops(IMGSZ) * 1e9 / 2 for network in networks]  # with BatchNorm, and the decoder
+    assert [skeleton.multiply_adds(network.channels) for network in networks] == pytest.approx(counted, rel=0.08)
+
+
 def test_groups_are_those_that_surgery_ties(dense: tuple[Detector, Path]) -> None:
     from prunetune.pruning.surgery import channel_groups
 
