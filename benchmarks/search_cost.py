@@ -41,6 +41,8 @@ STRATEGIES = {
     "without threshold from budget": replace(FULL, latency_space=False),
     "without rungs": replace(FULL, early_stopping=None),
     "without prices": replace(FULL, sampler="tpe"),
+    "with the price squared": replace(FULL, exponent=2.0),
+    "with the cheapest of eight draws": replace(FULL, exponent=math.inf),
     "with a rung after surgery": replace(FULL, early_stopping=EarlyStopping(recalibrated=True)),
     "with two rungs": replace(FULL, early_stopping=EarlyStopping(rungs=2)),
     "with reduction 2": replace(FULL, early_stopping=EarlyStopping(reduction=2)),
@@ -59,7 +61,9 @@ RUNGS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=30, help="studies for each strategy")
-    studies = parser.parse_args().studies
+    parser.add_argument("--only", nargs="*", metavar="STRATEGY", choices=STRATEGIES, help="these, and no summary")
+    options = parser.parse_args()
+    studies, only = options.studies, options.only
     grid = Grid.read()
     best = grid.best_hypervolume
     print(f"{len(grid.candidates)} recorded candidates, hypervolume {best:.4f}; goal {GOAL:.0%} of it")
@@ -67,6 +71,8 @@ def main() -> None:
     medians = {}
     with ProcessPoolExecutor() as pool:
         for name, strategy in STRATEGIES.items():
+            if only and name not in only:
+                continue
             start = time.perf_counter()
             # A Gaussian process takes minutes for a study of 150 trials.
             trials = TRIALS if strategy.sampler != "gp" else TRIALS // 3
@@ -79,6 +85,8 @@ def main() -> None:
                 f"{time.perf_counter() - start:>9.0f}",
                 flush=True,
             )
+        if only:
+            return
         shares = {}
         for settings in RUNGS:
             members = list(pool.map(partial(stopped_members, grid, settings, 60), range(studies)))

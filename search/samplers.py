@@ -17,14 +17,14 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.search.cost_aware import CostAwareSampler
+from prunetune.search.cost_aware import EXPONENT, CostAwareSampler
 from prunetune.search.design import first_recipe
 from prunetune.search.price import Price
 from prunetune.search.spec import OptunaSamplerName, StudySpec
 from prunetune.search.workers import RETRY_OF
 
 
-def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> BaseSampler:
+def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], exponent: float = EXPONENT) -> BaseSampler:
     """The sampler of a study's next trial.
 
     It is seeded by the trial: processes that start together propose different recipes, and a study that was stopped
@@ -34,12 +34,13 @@ def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> BaseSampler:
     Args:
         spec: The study's description.
         trials: All trials of the study so far.
+        exponent: How much the price decides in a `cost-aware` study; see `CostAwareSampler`.
     """
     seed = spec.seed + 100_003 * len(trials)
     if spec.sampler != "cost-aware":
         return create_sampler(spec.sampler, spec.trials, seed)
     tpe = create_sampler("tpe", spec.trials, seed)
-    sampler = CostAwareSampler(tpe, Price(spec.space, trials), seed=seed)
+    sampler = CostAwareSampler(tpe, Price(spec.space, trials), exponent=exponent, seed=seed)
     finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
     if finished >= startup_trials(spec.trials):
         return sampler

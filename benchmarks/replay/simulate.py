@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 
 from prunetune.results.pareto import hypervolume, nondominated
+from prunetune.search.cost_aware import EXPONENT
 from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, judge, rungs_of
 from prunetune.search.samplers import next_sampler
@@ -95,6 +96,8 @@ class Strategy:
     """How a study spends epochs. By default everything is on, as in prunetune."""
 
     sampler: SamplerName = "cost-aware"
+    exponent: float = EXPONENT
+    """How much the price decides."""
     shares_stages: bool = True
     """A sparse phase or a recovery that was run is read back."""
     gate: bool = True
@@ -169,7 +172,7 @@ class Simulation:
         return found
 
     def _trial(self) -> None:
-        self.study.sampler = next_sampler(self.spec, self.study.get_trials(deepcopy=False))
+        self.study.sampler = next_sampler(self.spec, self.study.get_trials(deepcopy=False), self.strategy.exponent)
         trial = self.study.ask()
         recipe = self.spec.space.suggest(trial)
         candidate = self._carried_out(recipe)
