@@ -21,7 +21,8 @@ from typing import Any
 
 from prunetune.pruning import Detector, Pipeline, Source, StageStore, TrainingSetup
 from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.pipeline import CHECKPOINT
+from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.stage_runner import StageRunner
 from prunetune.search.workspace import INT8_IMAGES
 from prunetune.spaces import Recipe, Threshold
 from prunetune.targets import (
@@ -51,7 +52,7 @@ def main() -> None:
         dense, sparse, recovery, drawn, seconds = (4, 2, 2, 128, 15.0) if quick else (20, 4, 10, 320, 60.0)
         pipeline = open_pipeline(folder, dense, sparse, drawn)
         detectors = dict(train(pipeline, sparse, recovery))
-        images = [image[None].numpy() for batch in pipeline.loaders.calibration() for image in batch]
+        images = [image[None].numpy() for batch in pipeline.stages.loaders.calibration() for image in batch]
         images = images[:: max(1, len(images) // INT8_IMAGES)]
         vnni = hardware.multiplies_int8()
         print(f"{hardware.cpu_model()}, VNNI or the like: {'yes' if vnni else 'no'}; {len(images)} calibration images")
@@ -62,7 +63,9 @@ def main() -> None:
             spec = parse_target_spec({"kind": kind, "seconds": seconds})  # runs a quantised file as it is
             networks = list(export(detectors, images, kind, folder))
             accuracy = {
-                network.name: pipeline.evaluate_predictor(create_predictor(spec, network)).map50_95
+                network.name: pipeline.stages.evaluate_predictor(
+                    create_predictor(spec, network), pipeline.source.names
+                ).map50_95
                 for network in networks
             }
             latency = create_target(spec).measure(networks, reference="dense fp32")
@@ -92,8 +95,8 @@ def open_pipeline(folder: Path, dense_epochs: int, sparse_epochs: int, images: i
     dataset = inspect_dataset(folder / "data/data.yaml")
     setup = TrainingSetup(str(dataset.file), dataset.fingerprint, imgsz=IMGSZ)
     source = Source("yolov5n.yaml", dataset.names, dense_epochs)
-    store = StageStore(folder / "stages")
-    return Pipeline(source, setup, store, alignment=ALIGNMENT, longest_sparse_epochs=sparse_epochs)
+    stages = StageRunner(setup, StageStore(folder / "stages"))
+    return Pipeline(source, stages, alignment=ALIGNMENT, longest_sparse_epochs=sparse_epochs)
 
 
 def train(pipeline: Pipeline, sparse: int, recovery: int) -> Iterator[tuple[str, Detector]]:

@@ -25,7 +25,7 @@ import optuna
 from rich.console import Console
 
 from prunetune.pruning import StageStore
-from prunetune.pruning.pipeline import Ledger
+from prunetune.pruning.ledger import Ledger
 from prunetune.results import best, front
 from prunetune.results.pareto import hypervolume
 from prunetune.search.runner import run_study
@@ -90,12 +90,12 @@ def plain(values: dict[str, Any], epochs: int) -> dict[str, float]:
         trial = study.ask()
         recipe = spec.space.suggest(trial)
         with tempfile.TemporaryDirectory(dir=spec.runs) as folder:
-            store = workspace.pipeline.store = StageStore(Path(folder))
+            store = workspace.stages.store = StageStore(Path(folder))
             shutil.copytree(original, store.root / "stages" / original.name)
-            workspace.pipeline.ledger = Ledger()
+            workspace.stages.ledger = Ledger()
             pruned, recovered = workspace.pipeline.run(recipe)
             latency = workspace.measure(pruned.load())[spec.targets[0].name].ratio
-        spent += workspace.pipeline.ledger.epochs_trained
+        spent += workspace.stages.ledger.epochs_trained
         trial.set_constraint("latency", latency - 1)
         study.tell(trial, [recovered.accuracy.map50_95, latency])
         points += [(recovered.accuracy.map50_95, latency)] if latency <= 1 else []

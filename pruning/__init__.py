@@ -1,7 +1,7 @@
 """Everything done to a detector. Importing this room loads no torch; using a name does.
 
-`Detector` is the adapter over ultralytics, `plan_pruning` and `apply_plan` are the surgery, `Pipeline` carries out
-recipes stage by stage, and `StageStore` keeps what is finished.
+`Detector` is the adapter over ultralytics, `plan_pruning` and `apply_plan` are the surgery, `Pipeline` says
+which stages a recipe needs, `StageRunner` runs them, and `StageStore` keeps what is finished.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _HOME = {
     "PruningPlan": "plan",
     "Source": "pipeline",
     "StageClaimedError": "claims",
+    "StageRunner": "stage_runner",
     "StageStore": "store",
     "TrainingFailureError": "training",
     "TrainingSetup": "training",

@@ -39,7 +39,7 @@ def confirm(
         for part in _parts(detectors):
             folder = workspace.folder / "networks"
             networks = [workspace.network(name, detectors[name], yardstick, folder) for name in part]
-            with workspace.pipeline.ledger.clock.part("measure"):
+            with workspace.stages.ledger.clock.part("measure"):
                 measured = yardstick.target.measure([anchor, *networks], reference=anchor.name)
             for name in part:
                 confirmed.setdefault(name, {})[yardstick.name] = yardstick.stated(measured[name])

@@ -70,8 +70,8 @@ def copy_result(finished: Sequence[FrozenTrial], stored: dict[str, Any], workspa
     stages = equal.user_attrs["stages"]
     last = max(index for index, stage in enumerate(stages) if stage["kind"] == "pruning")
     for stage in stages[last + 1 :]:
-        workspace.pipeline.ledger.stages.append({**stage, "reused": True})
-        workspace.pipeline.ledger.epochs_reused += stage["epochs"]
+        workspace.stages.ledger.stages.append({**stage, "reused": True})
+        workspace.stages.ledger.epochs_reused += stage["epochs"]
     return True
 
 

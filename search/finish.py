@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.pipeline import CHECKPOINT
+from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
 from prunetune.results.tables import ms_text
@@ -41,7 +41,7 @@ def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> Non
             members = {str(item.trial): _member(workspace, item) for item in front(study)}
             confirm(study, workspace, members | controls)
         found = front(study)
-        if workspace.pipeline.loaders.has_test:
+        if workspace.stages.loaders.has_test:
             progress.begin("evaluating on the test split")
             _evaluate_on_test(study, workspace, found, controls)
         progress.begin("exporting")

@@ -12,7 +12,9 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.pipeline import Candidate, Ledger, read_history
+from prunetune.pruning.ledger import Ledger
+from prunetune.pruning.pipeline import Candidate
+from prunetune.pruning.stage_files import read_history
 from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
 from prunetune.results.entries import FOUND
@@ -69,7 +71,7 @@ def carry_out(
         StageClaimedError: Another process trains a stage of the recipe. The trial stays open for another attempt.
         StoreError: Nothing can be stored any more; the trial stays open and is taken up by the next run.
     """
-    ledger = workspace.pipeline.ledger = ledger or Ledger()
+    ledger = workspace.stages.ledger = ledger or Ledger()
     ledger.begin_attempt()
     stored: dict[str, Any] = {}
     outcome, reason = Outcome.ERROR, ""

@@ -11,7 +11,7 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from prunetune.pruning.claims import StageClaimedError
-from prunetune.pruning.pipeline import Ledger
+from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
 from prunetune.results.tables import ms_text

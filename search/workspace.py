@@ -20,7 +20,9 @@ from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector, read_description
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.loaders import hyperparameter_problems
-from prunetune.pruning.pipeline import CHECKPOINT, Pipeline, Source, classes_problem
+from prunetune.pruning.pipeline import Pipeline, Source, classes_problem
+from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import Accuracy, EpochListener, TrainingSetup
@@ -93,16 +95,19 @@ class Workspace:
             hyperparameters=spec.train,
         )
         choices = spec.space.sparse_epochs.values or ()
-        self.pipeline = Pipeline(
-            Source(spec.model, self.dataset.names, spec.dense_epochs),
+        self.stages = StageRunner(
             setup,
             self.store,
+            checkpoints=frozenset(int(choice) for choice in choices),
+            listener=listener,
+            occupy=self._occupy,
+        )
+        self.pipeline = Pipeline(
+            Source(spec.model, self.dataset.names, spec.dense_epochs),
+            self.stages,
             alignment=Alignment.common(target.alignment for target in spec.targets),
             longest_sparse_epochs=spec.space.longest_sparse_epochs,
             choose=spec.choose,
-            sparse_checkpoints=frozenset(int(choice) for choice in choices),
-            listener=listener,
-            occupy=self._occupy,
             latencies=StudyLatencies(self),
         )
 
@@ -238,7 +243,7 @@ class Workspace:
     def _onnx(self, name: str, detector: Detector, folder: Path) -> Path:
         file = folder / f"{name}-{detector.channels.digest()}.onnx"
         if not file.is_file():
-            with self.pipeline.ledger.clock.part("export"):
+            with self.stages.ledger.clock.part("export"):
                 detector.export_onnx(file, self.spec.imgsz)
         return file
 
@@ -311,7 +316,7 @@ class Workspace:
                 found[yardstick.name] = latency
                 continue
             candidate, anchor = make(yardstick), self.anchor(yardstick)
-            with self.pipeline.ledger.clock.part("measure"):
+            with self.stages.ledger.clock.part("measure"):
                 latency = yardstick.measure(candidate, anchor)
             write_text(known, json.dumps(latency.as_dict()))
             found[yardstick.name] = latency
@@ -332,7 +337,7 @@ class Workspace:
         dense = self.network("dense", self._reference_detectors["dense"], yardstick, self.folder / "references").onnx
         assert dense is not None  # its form is not "module"
         file = self.folder / "networks" / f"resized-{os.getpid()}-{channels.digest()}.onnx"
-        with self.pipeline.ledger.clock.part("export"), publish(file) as draft:
+        with self.stages.ledger.clock.part("export"), publish(file) as draft:
             write_resized(dense, draft, Skeleton.read(dense), channels)
         return Network("candidate", self._input_shape, onnx=file)
 
@@ -364,18 +369,19 @@ class Workspace:
     @cached_property
     def calibration(self) -> tuple[Images, ...]:
         """Training images, always the same, that the ranges of int8 networks are taken from."""
-        images = [image[None].numpy() for batch in self.pipeline.loaders.calibration() for image in batch]
+        images = [image[None].numpy() for batch in self.stages.loaders.calibration() for image in batch]
         return tuple(images[:: max(1, len(images) // INT8_IMAGES)])
 
     def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
         """A network's accuracy as it ships: in int8 as the target's runtime computes it, if that is its precision."""
         if not self.quantises:
-            return self.pipeline.evaluate(detector, split)
+            return self.stages.evaluate(detector, split)
         with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
             file = Path(folder) / "int8.onnx"
             self.export(detector, file)
             network = Network("candidate", self._input_shape, onnx=file)
-            return self.pipeline.evaluate_predictor(create_predictor(self.spec.targets[0], network), split)
+            predict = create_predictor(self.spec.targets[0], network)
+            return self.stages.evaluate_predictor(predict, self.dataset.names, split)
 
     def export(self, detector: Detector, file: Path) -> None:
         """Writes a network's ONNX file as it ships."""
@@ -383,7 +389,7 @@ class Workspace:
         if not isinstance(spec, RuntimeSpec) or not spec.quantises:
             detector.export_onnx(file, self.spec.imgsz)
             return
-        with self.pipeline.ledger.clock.part("export"), tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+        with self.stages.ledger.clock.part("export"), tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
             full = Path(folder) / "fp32.onnx"
             detector.export_onnx(full, self.spec.imgsz)
             quantise(full, file, self.calibration, Quantisation.of(spec))

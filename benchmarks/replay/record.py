@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.pipeline import CHECKPOINT, read_history
+from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
 from prunetune.search.workspace import Workspace
@@ -124,7 +124,7 @@ def measured_table(workspace: Workspace) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "machine": f"{cpu_model()}, {platform.platform()}",
         "versions": {name: version(name) for name in ("torch", "ultralytics", "onnxruntime")},
-        "images": {"train": workspace.pipeline.loaders.steps_per_epoch * workspace.spec.batch},
+        "images": {"train": workspace.stages.loaders.steps_per_epoch * workspace.spec.batch},
         "spec": workspace.spec.model_dump(mode="json", exclude={"runs", "data", "targets"}),
         "dense": {
             "map50_95": original.record["accuracy"]["map50_95"],

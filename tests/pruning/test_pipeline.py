@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from prunetune.pruning import Candidate, Detector, Pipeline, Source, StageStore, TrainingSetup
+from prunetune.pruning import Candidate, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.evaluation import evaluate, evaluate_predictor
+from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.pipeline import CHECKPOINT, HISTORY, STATE, Ledger, read_history
 from prunetune.pruning.sparsity import sparse_phase
+from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_history
 from prunetune.pruning.stages import training_stage, trunk
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import Accuracy, EpochRecord, RecoveryProgress, RecoveryStoppedError, recovery_phase
@@ -33,16 +34,24 @@ RECIPE = Recipe(0.3, 1, Threshold.everywhere(2.0), rounds=1, recovery_epochs=2)
 """Its threshold is above every gamma: all layers end at their smallest width, which trains fast."""
 
 
-def new_pipeline(setup: TrainingSetup, store: StageStore, source: Source | None = None, **options: Any) -> Pipeline:
+def new_pipeline(
+    setup: TrainingSetup,
+    store: StageStore,
+    source: Source | None = None,
+    longest_sparse_epochs: int = 3,
+    **options: Any,
+) -> Pipeline:
+    """A pipeline over a stage runner that gets the options."""
     source = source or Source("yolov5n.yaml", NAMES, dense_epochs=1)
-    return Pipeline(source, setup, store, **{"alignment": 8, "longest_sparse_epochs": 3, **options})
+    stages = StageRunner(setup, store, **options)
+    return Pipeline(source, stages, alignment=8, longest_sparse_epochs=longest_sparse_epochs)
 
 
 def carry_out(pipeline: Pipeline, recipe: Recipe) -> tuple[list[Candidate], Ledger]:
     """The candidates of a recipe, and what only they took."""
     pipeline.original()
-    pipeline.ledger = Ledger()
-    return list(pipeline.run(recipe)), pipeline.ledger
+    pipeline.stages.ledger = Ledger()
+    return list(pipeline.run(recipe)), pipeline.stages.ledger
 
 
 def parent_of(stage: StoredStage, store: StageStore) -> StoredStage:
@@ -113,7 +122,7 @@ def test_a_longer_sparse_phase_extends_a_shorter_one(
     (extended, _), ledger = carry_out(pipeline, longer)
     assert (ledger.epochs_trained, ledger.epochs_reused) == (2, 1)
     other = StageStore(tmp_path)
-    at_once, ledger = carry_out(new_pipeline(setup, other, sparse_checkpoints=frozenset({2})), longer)
+    at_once, ledger = carry_out(new_pipeline(setup, other, checkpoints=frozenset({2})), longer)
     assert (ledger.epochs_trained, ledger.epochs_reused) == (3, 0)
     assert at_once[0].stage.digest == extended.stage.digest
     one, two = parent_of(extended.stage, store), parent_of(at_once[0].stage, other)
@@ -161,10 +170,10 @@ def test_what_others_left_in_the_store_changes_no_result(setup: TrainingSetup, t
 def test_whoever_stops_asking_pays_for_no_recovery(pipeline: Pipeline) -> None:
     over_budget = replace(RECIPE, threshold=Threshold(0.0, 2.0))
     pipeline.original()
-    pipeline.ledger = Ledger()
+    pipeline.stages.ledger = Ledger()
     candidate = next(pipeline.run(over_budget))
     assert not candidate.recovered
-    assert [stage["kind"] for stage in pipeline.ledger.stages] == ["sparse", "pruning"]
+    assert [stage["kind"] for stage in pipeline.stages.ledger.stages] == ["sparse", "pruning"]
 
 
 class KilledError(Exception):
@@ -190,12 +199,12 @@ def test_a_stopped_recovery_goes_on_where_it_was(
     curve = [record["accuracy"] for record in read_history(recovered.stage)]
     assert heard == [stopped.value.progress]
     assert heard[0] == RecoveryProgress(1, 1, 2, Accuracy.from_dict(curve[0]))
-    assert (stopping.ledger.epochs_trained, stopping.ledger.stages[-1]["epochs"]) == (1, 1)
-    assert stopping.ledger.clock.seconds["train"] > 0
+    assert (stopping.stages.ledger.epochs_trained, stopping.stages.ledger.stages[-1]["epochs"]) == (1, 1)
+    assert stopping.stages.ledger.clock.seconds["train"] > 0
 
     with pytest.raises(RecoveryStoppedError):  # the same answer to the epoch that is there, without training
         list(stopping.run(RECIPE, stop))
-    assert stopping.ledger.epochs_trained == 1
+    assert stopping.stages.ledger.epochs_trained == 1
     whole, ledger = carry_out(stopping, RECIPE)
     assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 2)
     assert whole[-1].accuracy == recovered.accuracy
@@ -335,16 +344,16 @@ def test_a_recipe_that_was_put_aside_counts_each_epoch_once(
     recipe = replace(RECIPE, sparsity=0.08)
     pipeline.original()
     me = new_pipeline(setup, StageStore(store.root))
-    me.ledger = Ledger()
+    me.stages.ledger = Ledger()
     candidates = me.run(recipe)
     pruned = next(candidates).stage
     base = training_stage("recovery", pruned.digest, setup, recovery_phase(2, "map50_95")).digest
     with store.claim(base, base, pruned.digest), pytest.raises(StageClaimedError):
         next(candidates)
-    me.ledger.begin_attempt()
+    me.stages.ledger.begin_attempt()
     list(me.run(recipe))
-    assert (me.ledger.epochs_trained, me.ledger.epochs_reused) == (3, 0)
-    assert [(stage["kind"], stage["reused"]) for stage in me.ledger.stages] == [
+    assert (me.stages.ledger.epochs_trained, me.stages.ledger.epochs_reused) == (3, 0)
+    assert [(stage["kind"], stage["reused"]) for stage in me.stages.ledger.stages] == [
         ("sparse", False),
         ("pruning", False),
         ("recovery", False),
@@ -394,7 +403,7 @@ def test_a_sparse_stage_keeps_what_an_extension_and_a_report_need(
 def test_time_is_counted_by_part(setup: TrainingSetup, tmp_path: Path) -> None:
     pipeline = new_pipeline(setup, StageStore(tmp_path))
     list(pipeline.run(replace(RECIPE, recovery_epochs=1)))
-    seconds = pipeline.ledger.clock.seconds
+    seconds = pipeline.stages.ledger.clock.seconds
     assert {"load", "train", "validate", "surgery", "recalibrate", "store", "setup"} <= set(seconds)
     assert all(value >= 0 for value in seconds.values())
 
@@ -409,7 +418,7 @@ def test_a_checkpoint_is_taken_as_it_is(pipeline: Pipeline, setup: TrainingSetup
     original = taken.original()
     assert same_weights(original.file(CHECKPOINT), trained.file(CHECKPOINT))
     assert original.record["accuracy"] == trained.record["accuracy"]
-    assert (taken.ledger.epochs_trained, original.record["epochs"]) == (0, 0)
+    assert (taken.stages.ledger.epochs_trained, original.record["epochs"]) == (0, 0)
     (pruned, _), ledger = carry_out(taken, replace(RECIPE, recovery_epochs=0))
     assert ledger.epochs_trained == 1
     assert pruned.stage.record["params"] < original.record["params"]

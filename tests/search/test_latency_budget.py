@@ -18,8 +18,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from prunetune.pruning import Detector, StageStore
-from prunetune.pruning import pipeline as pipeline_module
+from prunetune.pruning import Detector, StageStore, stage_runner
 from prunetune.results import front
 from prunetune.search.objective import carry_out
 from prunetune.search.runner import next_trial, run_study
@@ -297,8 +296,8 @@ def test_an_equal_network_copies_the_result_and_nothing_runs(
     def run(*_: Any, **__: Any) -> Any:
         raise AssertionError("a network is trained or evaluated")
 
-    monkeypatch.setattr(pipeline_module, "train", run)
-    monkeypatch.setattr(pipeline_module, "evaluate", run)
+    monkeypatch.setattr(stage_runner, "train", run)
+    monkeypatch.setattr(stage_runner, "evaluate", run)
     study, said = studies.run("equal", **options, trials=3)
     assert len(measurements) == 1
     for trial in study.trials[1:]:

@@ -16,7 +16,8 @@ import torch
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.pruning.pipeline import Candidate, Ledger
+from prunetune.pruning.ledger import Ledger
+from prunetune.pruning.pipeline import Candidate
 from prunetune.pruning.training import EpochRecord, GoesOn, TrainingFailureError
 from prunetune.results import front
 from prunetune.search import runner
@@ -35,12 +36,12 @@ MakeSpec = Callable[..., StudySpec]
 class FailingPipeline:
     """Stands at the protocol's edge: what `carry_out` asks of a pipeline, with a run that fails."""
 
-    def __init__(self, error: BaseException) -> None:
-        self.error, self.ledger = error, Ledger()
+    def __init__(self, error: BaseException, stages: Any) -> None:
+        self.error, self.stages = error, stages
 
     def run(self, recipe: Recipe, goes_on: GoesOn | None = None) -> Iterator[Candidate]:
         """Trains an epoch and fails."""
-        self.ledger.epochs_trained += 1
+        self.stages.ledger.epochs_trained += 1
         raise self.error
         yield  # a generator, as the real one is
 
@@ -50,7 +51,8 @@ class FailingPipeline:
 
 
 def workspace(spec: StudySpec, error: BaseException) -> Any:
-    return SimpleNamespace(spec=spec, pipeline=FailingPipeline(error))
+    stages = SimpleNamespace(ledger=Ledger())
+    return SimpleNamespace(spec=spec, stages=stages, pipeline=FailingPipeline(error, stages))
 
 
 def attempt(study: optuna.Study, spec: StudySpec, error: BaseException) -> TrialResult:

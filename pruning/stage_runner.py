@@ -1,0 +1,288 @@
+"""How one stage is run: found, or claimed, continued from what is there, and published.
+
+A stage's name says what it does and what it starts from. Which stages a recipe needs, and in which order, the pipeline
+knows; it asks for one after the other. `StageRunner.train` gives the stages that are trained, `StageRunner.make` all
+others. Both read back what is stored, and note in the ledger what they took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from prunetune.pruning.batchnorm import recalibrate
+from prunetune.pruning.claims import StageClaim
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.evaluation import Predictor, evaluate, evaluate_predictor
+from prunetune.pruning.ledger import Ledger
+from prunetune.pruning.loaders import DataLoaders, arguments
+from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_state, save_state, write_history
+from prunetune.pruning.stages import Stage, training_stage, trunk
+from prunetune.pruning.store import StageStore, StoredStage
+from prunetune.pruning.trainer import TrainingState, train
+from prunetune.pruning.training import Accuracy, EpochListener, Occupy, Phase, RecoveryStoppedError, TrainingSetup
+
+AfterEpoch: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
+"""Gets the records of all epochs so far, once for each; may raise RecoveryStoppedError to stop the training."""
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A network with its initial weights, from which a training may start. Not stored: it costs nothing to make.
+
+    Attributes:
+        description: ultralytics' model description, as plain values.
+        names: Class names of the data set.
+        seed: Of the weights.
+    """
+
+    description: Mapping[str, Any]
+    names: tuple[str, ...]
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """The name by which a stage knows it as its parent."""
+        settings = {"description": self.description, "names": list(self.names), "seed": self.seed}
+        return Stage("untrained", "", settings).digest
+
+    def build(self) -> Detector:
+        """The network."""
+        return Detector.build(self.description, self.names, self.seed)
+
+
+Parent: TypeAlias = StoredStage | Untrained
+"""What a training starts from."""
+
+
+class StageRunner:
+    """Runs single stages on one data set, each once for all who use the store.
+
+    Args:
+        setup: What all trainings share.
+        store: Where stages are kept.
+        checkpoints: Epochs at which a longer extensible phase leaves a stage for those who stop there.
+        listener: Hears of every epoch with the stage's kind.
+        occupy: Networks run, for training or validation, within its context.
+
+    Attributes:
+        ledger: Gets what the stages take. Whoever counts a recipe alone gives it one of its own.
+    """
+
+    def __init__(
+        self,
+        setup: TrainingSetup,
+        store: StageStore,
+        *,
+        checkpoints: frozenset[int] = frozenset(),
+        listener: Callable[[str], EpochListener] | None = None,
+        occupy: Occupy = nullcontext,
+    ) -> None:
+        self.setup, self.store, self.ledger = setup, store, Ledger()
+        self._checkpoints, self._listener, self._occupy = checkpoints, listener, occupy
+
+    @cached_property
+    def loaders(self) -> DataLoaders:
+        """The data set, read when a stage first needs it."""
+        with self.ledger.clock.part("load"):
+            return DataLoaders(self.setup)
+
+    # What is asked of a network
+
+    def load(self, parent: Parent) -> Detector:
+        """The network of a stage."""
+        if isinstance(parent, Untrained):
+            return parent.build()
+        with self.ledger.clock.part("load"):
+            return Detector.load(parent.file(CHECKPOINT))
+
+    def recalibrate(self, detector: Detector) -> None:
+        """Computes a network's BatchNorm statistics again, on training images."""
+        loaders = self.loaders
+        with self.ledger.clock.part("recalibrate"), self._occupy():
+            recalibrate(detector.model, loaders.calibration())
+
+    def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
+        """The accuracy of a network on `val` or `test`."""
+        with self.ledger.clock.part("validate"), self._occupy():
+            return evaluate(detector, self.setup, self.loaders, split)
+
+    def evaluate_predictor(self, predict: Predictor, names: tuple[str, ...], split: str = "val") -> Accuracy:
+        """The accuracy of what a runtime makes of an exported network on `val` or `test`."""
+        with self.ledger.clock.part("validate"), self._occupy():
+            return evaluate_predictor(predict, names, self.setup, self.loaders, split)
+
+    # Stages
+
+    def make(self, stage: Stage, build: Callable[[], Detector], extra: Mapping[str, Any] | None = None) -> StoredStage:
+        """A stage without training: read back, or built, evaluated and published.
+
+        Args:
+            stage: What it is.
+            build: Makes its network. Not called where the stage is stored.
+            extra: Further plain values for its record.
+        """
+        found = self._find(stage, epochs=0)
+        if found:
+            return found
+        detector = build()
+        published = self._publish(stage, detector, accuracy=self.evaluate(detector), extra=extra)
+        self.ledger.note(published, 0, 0)
+        return published
+
+    def train(self, kind: str, parent: Parent, phase: Phase, after_epoch: AfterEpoch | None = None) -> StoredStage:
+        """A training: read back, continued from its furthest epoch that is stored, or begun.
+
+        Args:
+            kind: `original`, `sparse`, `recovery` or `control`.
+            parent: What it starts from.
+            phase: What to do.
+            after_epoch: Called after every epoch, those that an earlier call has trained included. Not called where the
+                stage is read back whole.
+
+        Raises:
+            TrainingFailureError: It diverged or ran out of memory.
+            RecoveryStoppedError: `after_epoch` raised it. The last epoch is kept.
+            StageClaimedError: Another process trains it. The same call later goes on from there.
+        """
+        training = _Training(kind, parent, phase, self.setup)
+        found = self._find(training.stage, phase.epochs)
+        if found:
+            return found
+        with self.store.claim(training.trunk, training.stage.digest, parent.digest) as claim:
+            # Again: who had the claim until now may have published it.
+            found = self._find(training.stage, phase.epochs)
+            return found or self._train_claimed(training, claim, after_epoch)
+
+    def _train_claimed(self, training: _Training, claim: StageClaim, after_epoch: AfterEpoch | None) -> StoredStage:
+        state = self._furthest_state(training)
+        done = state.epoch if state else 0
+        history = list(state.history) if state else []
+        detector = self.load(training.parent)
+        clock = self.ledger.clock
+
+        def keep(state: TrainingState) -> None:
+            history[:] = state.history
+            if state.epoch < training.phase.epochs:
+                with clock.part("store"):
+                    self._keep(training, claim, detector, state)
+            if after_epoch is not None:
+                after_epoch(history)
+
+        try:
+            if after_epoch is not None:  # what was decided when these epochs ran may be decided otherwise now
+                for epoch in range(1, done + 1):
+                    after_epoch(history[:epoch])
+            with clock.part("setup"):
+                loaders = self.loaders
+                trained, state = train(
+                    detector,
+                    training.phase,
+                    self.setup,
+                    loaders,
+                    state=state,
+                    on_state=keep,
+                    on_epoch=self._listener(training.kind) if self._listener else None,
+                    occupy=self._occupy,
+                )
+        except RecoveryStoppedError as stopped:
+            read_back = min(done, stopped.progress.epoch)
+            ran = stopped.progress.epoch - read_back
+            self.ledger.count(training.kind, training.trunk, ran, read_back, reused=False)
+            raise
+        finally:
+            for part in ("train", "validate"):
+                clock.move("setup", part, sum(record[f"{part}_s"] for record in history[done:]))
+        accuracy = None if training.kind == "sparse" else self.evaluate(trained)
+        published = self._publish(training.stage, trained, state, accuracy)
+        self.store.forget_progress(training.trunk)
+        self.ledger.note(published, training.phase.epochs - done, done)
+        return published
+
+    def _keep(self, training: _Training, claim: StageClaim, start: Detector, state: TrainingState) -> None:
+        """Stores an epoch before the last, and the stage of whoever stops there."""
+        claim.confirm()  # a process that was suspended may have lost it
+        self.store.save_progress(training.trunk, partial(save_state, state))
+        if training.phase.extensible() and state.epoch in self._checkpoints:
+            stopped = start.copy()
+            stopped.model.load_state_dict(state.model)
+            self._publish(training.shorter(state.epoch), stopped, state)
+
+    def _furthest_state(self, training: _Training) -> TrainingState | None:
+        """The furthest state on the way to the end of a training, if any was kept."""
+        states = []
+        progress = read_state(self.store.progress(training.trunk))
+        if progress is not None and progress.epoch <= training.phase.epochs:
+            states.append(progress)
+        if training.phase.extensible():
+            for epochs in range(training.phase.epochs - 1, 0, -1):
+                found = self.store.find(training.shorter(epochs).digest)
+                state = read_state(found.file(STATE)) if found else None
+                if state is not None:
+                    states.append(state)
+                    break
+        return max(states, key=lambda state: state.epoch, default=None)
+
+    def _find(self, stage: Stage, epochs: int) -> StoredStage | None:
+        found = self.store.find(stage.digest)
+        if found is not None:
+            self.ledger.note(found, 0, epochs)
+        return found
+
+    def _publish(
+        self,
+        stage: Stage,
+        detector: Detector,
+        state: TrainingState | None = None,
+        accuracy: Accuracy | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> StoredStage:
+        record = {
+            "kind": stage.kind,
+            "parent": stage.parent,
+            "settings": dict(stage.settings),
+            "channels": detector.channels.as_dict(),
+            "params": detector.params,
+            "gflops": detector.gflops(self.setup.imgsz),
+            "accuracy": accuracy.as_dict() if accuracy else None,
+            "epochs": state.epoch if state else 0,
+            "best_epoch": state.best["epoch"] if state and state.best else None,
+            "versions": {name: version(name) for name in ("prunetune", "torch", "ultralytics", "torch-pruning")},
+            **(extra or {}),
+        }
+        train_args = {key: arguments(self.setup)[key] for key in ("task", "data", "imgsz", "batch")}
+        files: dict[str, Callable[[Path], None]] = {
+            CHECKPOINT: lambda path: detector.save(path, record, {**train_args, "model": detector.source})
+        }
+        if state is not None:
+            files[HISTORY] = partial(write_history, state.history)
+            if stage.kind == "sparse":
+                files[STATE] = partial(save_state, state)
+        with self.ledger.clock.part("store"):
+            return self.store.publish(stage.digest, record, files)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training with the names of its stage, of its trunk, and of the stages on its way."""
+
+    kind: str
+    parent: Parent
+    phase: Phase
+    setup: TrainingSetup
+
+    @cached_property
+    def stage(self) -> Stage:
+        return training_stage(self.kind, self.parent.digest, self.setup, self.phase)
+
+    @cached_property
+    def trunk(self) -> str:
+        return trunk(self.kind, self.parent.digest, self.setup, self.phase)
+
+    def shorter(self, epochs: int) -> Stage:
+        return training_stage(self.kind, self.parent.digest, self.setup, replace(self.phase, epochs=epochs))

@@ -1,0 +1,89 @@
+"""`prunetune prune`: one surgery, without a study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prunetune.pruning.detector import Detector
+
+Prunetune = Callable[..., Any]
+
+
+def spread_gammas(source: Path, target: Path) -> Path:
+    """Writes a checkpoint whose gammas rise from 0 to 1 in every layer, as if training had spread them."""
+    import torch
+
+    detector = Detector.load(source)
+    for module in detector.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.copy_(torch.linspace(0, 1, module.num_features))
+    detector.save(target, {}, {"task": "detect", "imgsz": 64})
+    return target
+
+
+def test_prune_a_yaml_as_json(prunetune: Prunetune, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "pruned.pt"
+    answer = prunetune("prune", "yolov5n.yaml", "--threshold", 0.5, "--align", 8, "--out", out, "--imgsz", 64, "--json")
+    assert answer.code == 0, answer.err
+    pruned = json.loads(answer.out)
+    assert pruned["params"] == pruned["params_dense"], "gammas start at 1: nothing is below the threshold"
+    assert pruned["channels_removed"] == 0
+    assert pruned["gflops"] == pruned["gflops_dense"] > 0
+    assert pruned["channels"]["model.0.conv"] == 16
+    assert all(isinstance(width, int) for width in pruned["channels"].values())
+    assert pruned["out"] == str(out)
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_prune_a_checkpoint_and_load_it_with_stock_ultralytics(
+    prunetune: Prunetune, checkpoint: Path, tmp_path: Path
+) -> None:
+    import torch
+    from ultralytics import YOLO
+
+    spread = spread_gammas(checkpoint, tmp_path / "spread.pt")
+    out = tmp_path / "pruned.pt"
+    answer = prunetune("prune", spread, "--threshold", 0.5, "--align", 8, "--out", out, "--imgsz", 64, "--json")
+    assert answer.code == 0, answer.err
+    pruned = json.loads(answer.out)
+    assert pruned["params"] < pruned["params_dense"] / 2
+    assert 0 < pruned["gflops"] < pruned["gflops_dense"]
+    assert 0.3 < pruned["channels_removed"] < 0.6
+    prunable = [name for name in pruned["channels"] if ".22." not in name and not name.startswith("model.24")]
+    assert all(pruned["channels"][name] % 8 == 0 for name in prunable)
+    loaded = YOLO(str(out))
+    widths = {
+        name: module.out_channels
+        for name, module in loaded.model.named_modules()
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d))
+    }
+    assert {name: widths[name] for name in pruned["channels"]} == pruned["channels"]
+    assert sum(parameter.numel() for parameter in loaded.model.parameters()) == pruned["params"]
+    assert loaded.names == {0: "square", 1: "disc"}
+    loaded.model.float().eval()(torch.zeros(1, 3, 64, 64))
+
+
+def test_prune_with_a_threshold_for_the_head(prunetune: Prunetune, checkpoint: Path, tmp_path: Path) -> None:
+    spread = spread_gammas(checkpoint, tmp_path / "spread.pt")
+
+    def pruned(*options: Any) -> dict[str, Any]:
+        answer = prunetune("prune", spread, "--imgsz", 64, "--json", *options)
+        assert answer.code == 0, answer.err
+        found: dict[str, Any] = json.loads(answer.out)
+        return found
+
+    both = pruned("--threshold", 0.5)
+    head_only = pruned("--threshold", 0, "--head-threshold", 0.5)
+    assert both["params"] < head_only["params"] < both["params_dense"]
+    assert head_only["channels"]["model.0.conv"] == 16
+    assert both["channels"]["model.0.conv"] == 8
+    assert head_only["out"] is None
+
+
+def test_prune_as_a_table(prunetune: Prunetune) -> None:
+    answer = prunetune("prune", "yolov5n.yaml", "--threshold", 0.5, "--imgsz", 64)
+    assert answer.code == 0, answer.err
+    assert "GFLOPs at 64 px" in answer.out
