@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/prunetune run examples/barcodes/study.yaml
 
 test: setup
-	$(BIN)/pytest -n logical --dist loadfile
+	$(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

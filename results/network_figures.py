@@ -64,16 +64,21 @@ def channels_figure(study: Source, trial: FrozenTrial) -> go.Figure | None:
             customdata=[f"{half[layer]} of {dense[layer]}" for layer in both],
             hovertemplate="%{y}, half-width: %{customdata}<extra></extra>",
         )
-    for layer in layers:
-        figure.add_annotation(
-            x=1.01,
-            xref="paper",
-            y=escape(layer),
-            text=f"{kept[layer]}/{dense[layer]}",
-            showarrow=False,
-            xanchor="left",
-            font={"size": 11},
-        )
+    # All at once: plotly checks every annotation again for each that is added.
+    figure.update_layout(
+        annotations=[
+            {
+                "x": 1.01,
+                "xref": "paper",
+                "y": escape(layer),
+                "text": f"{kept[layer]}/{dense[layer]}",
+                "showarrow": False,
+                "xanchor": "left",
+                "font": {"size": 11},
+            }
+            for layer in layers
+        ]
+    )
     figure.update_layout(barmode="stack", bargap=0.22, margin={"r": 68, "t": 56})
     figure.update_layout(legend={"y": 1, "yanchor": "bottom", "traceorder": "normal"})
     figure.update_xaxes(range=[0, 100], ticksuffix=" %", title="channels kept", showgrid=True)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from board.board import Board
+from commands.command import Command
 from PIL import Image, ImageDraw
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first: `--dist loadfile` then ends with short ones, and no process works alone at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: -slow[item.path] / tests[item.path])
 
 
 def write_shapes(folder: Path, images: dict[str, int], imgsz: int = 64) -> Path:
@@ -67,16 +76,19 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
         made.switch_off()
 
 
-@pytest.fixture(scope="session")
-def talkative() -> list[str]:
-    """The command line as the start of a process's arguments, with a line for every step and epoch."""
-    program = (
-        "import prunetune.search.progress as progress\n"
-        "progress.PLAIN_SECONDS = 0.0\n"
-        "from prunetune.search.cli import main\n"
-        "main()\n"
-    )
-    return [sys.executable, "-c", program]
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """Starts a command in a process of its own; ends all that still run after the test."""
+    commands: list[Command] = []
+
+    def run(*arguments: Any) -> Command:
+        log = tmp_path / f"{len(commands)}.log"
+        commands.append(Command([str(argument) for argument in arguments], log))
+        return commands[-1]
+
+    yield run
+    for command in commands:
+        command.kill()
 
 
 @pytest.fixture(scope="session")

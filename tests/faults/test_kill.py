@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from commands.command import Command
 from optuna.trial import FrozenTrial
 
 from prunetune.search.study import find_study
@@ -38,41 +36,6 @@ STUDY: dict[str, Any] = {
 }
 
 EPOCH = re.compile(r": (original|sparse|recovery|control), epoch (\d+) in ")
-
-
-class Run:
-    """One start of the command, in a process of its own.
-
-    Args:
-        command: What to start.
-        log: Where its output goes.
-    """
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.log = log
-        with log.open("w", encoding="utf-8") as output:
-            self.process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-            )
-
-    @property
-    def said(self) -> str:
-        """What it has written so far."""
-        return self.log.read_text(encoding="utf-8")
-
-    def kill_when(self, moment: Callable[[], bool]) -> None:
-        """Kills the process as soon as the moment has come; looks every two milliseconds."""
-        pause = threading.Event()
-        try:
-            while not moment():
-                assert self.process.poll() is None, f"it ended before the moment came:\n{self.said}"
-                pause.wait(0.002)
-        finally:
-            self.process.kill()
-            self.process.wait()
 
 
 class Place:
@@ -105,7 +68,7 @@ class Place:
         return [json.loads(file.read_text(encoding="utf-8"))["record"] for file in files]
 
 
-def moments(place: Place, run: Callable[[], Run]) -> dict[str, Callable[[], bool]]:
+def moments(place: Place, run: Callable[[], Command]) -> dict[str, Callable[[], bool]]:
     """Ten and one moments in the order of a study. Each comes, however often the study was killed before."""
 
     def line(pattern: str) -> Callable[[], bool]:
@@ -135,30 +98,30 @@ def moments(place: Place, run: Callable[[], Run]) -> dict[str, Callable[[], bool
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_study_survives_sigkill_at_any_moment(
-    shapes: Path, tmp_path: Path, talkative: list[str], nondominated: Callable[[Path], set[tuple[float, float]]]
+    shapes: Path,
+    tmp_path: Path,
+    start: Callable[..., Command],
+    nondominated: Callable[[Path], set[tuple[float, float]]],
 ) -> None:
     place = Place(tmp_path / "runs")
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump({**STUDY, "data": str(shapes), "runs": str(tmp_path / "runs")}))
-    starts: list[Run] = []
-
-    def start() -> Run:
-        starts.append(Run([*talkative, "run", str(file)], tmp_path / f"{len(starts)}.log"))
-        return starts[-1]
-
+    starts: list[Command] = []
     finished: dict[int, FrozenTrial] = {}
     stages: dict[str, tuple[int, int]] = {}
     happened = moments(place, lambda: starts[-1])
     for name, moment in happened.items():
-        start().kill_when(moment)
+        starts.append(start("run", file))
+        starts[-1].until(moment)
+        starts[-1].kill()
         now = place.finished()
         assert {number: now.get(number) for number in finished} == finished, f"a finished trial changed {name}"
         kept = place.stages()
         assert {stage: kept.get(stage) for stage in stages} == stages, f"a finished stage was written again {name}"
         finished, stages = now, kept
 
-    last = start()
-    assert last.process.wait() == 0, last.said
+    starts.append(start("run", file))
+    assert starts[-1].wait() == 0, starts[-1].said
     now, kept = place.finished(), place.stages()
     assert {number: now.get(number) for number in finished} == finished
     assert {stage: kept.get(stage) for stage in stages} == stages

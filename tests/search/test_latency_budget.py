@@ -70,6 +70,15 @@ class Studies:
         run_study(spec, Console(file=out, width=300))
         return find_study(str(spec.folder))[0], out.getvalue()
 
+    def try_out(self, name: str, **changes: Any) -> optuna.Study:
+        """Carries out a study's trials and nothing after them: no second measurement, no export, no report."""
+        spec = self.spec(name, **changes)
+        study, made = open_study(spec), Workspace(spec)
+        made.prepare(study)
+        while (claim := next_trial(study, spec)) is not None:
+            carry_out(study, claim.trial, claim.recipe, made)
+        return study
+
     def write(self, name: str, **changes: Any) -> Path:
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(self._values(name, changes)))
@@ -193,7 +202,7 @@ def test_rounds_come_nearer_by_equal_factors(studies: Studies, board: dict[str, 
 
 
 def test_without_a_table_latencies_are_measured(studies: Studies, measurements: list[str]) -> None:
-    study, _ = studies.run("measured", targets=[CPU], trials=1)
+    study = studies.try_out("measured", targets=[CPU], trials=1)
     (trial,) = study.trials
     assert share_of(trial, study) <= trial.user_attrs["recipe"]["latency"]
     assert trial.user_attrs["outcome"] == "OK"
@@ -206,7 +215,7 @@ def test_a_tables_choice_is_held_against_a_measurement(
 ) -> None:
     table.save(studies.folder / "cpu.json")
     cpu = {**CPU, "table": str(studies.folder / "cpu.json")}
-    study, _ = studies.run("corrected", targets=[cpu], trials=1)
+    study = studies.try_out("corrected", targets=[cpu], trials=1)
     (trial,) = study.trials
     assert share_of(trial, study) <= trial.user_attrs["recipe"]["latency"]
     assert "predicted" not in trial.user_attrs["latencies"]["cpu"]
@@ -233,7 +242,7 @@ def test_what_is_surely_too_slow_ends_by_the_table(
     assert trial.user_attrs["reason"].startswith("nothing was removed: predicted ")
     assert " ms predicted  " in said
     assert front(study) == []
-    study, _ = studies.run("fast", space=by_threshold(5.0), **options)
+    study = studies.try_out("fast", space=by_threshold(5.0), **options)
     assert measurements == ["candidate"], "what a table lets pass is measured"
     assert "predicted" not in study.trials[0].user_attrs["latencies"]["cpu"]
 
@@ -244,7 +253,7 @@ def test_what_a_table_is_not_sure_of_is_measured(
     replace(table, error=0.6).save(studies.folder / "unsure.json")
     cpu = {**CPU, "table": str(studies.folder / "unsure.json")}
     options = {"targets": [cpu], "trials": 1, "budget": {"latency": "<= 0.9 x half-width"}}
-    study, _ = studies.run("unsure", space=by_threshold(0.0), **options)
+    study = studies.try_out("unsure", space=by_threshold(0.0), **options)
     assert measurements == ["candidate"]
     assert "predicted" not in study.trials[0].user_attrs["latencies"]["cpu"]
 
@@ -342,7 +351,7 @@ def test_a_network_over_the_budget_equals_an_earlier_one(studies: Studies, measu
 def test_equal_channels_of_another_parent_share_the_latency_only(studies: Studies, measurements: list[str]) -> None:
     space = by_threshold(2.0, sparse_epochs={"choices": [1, 2]})
     options = {"targets": [CPU], "budget": {"latency": "<= dense"}}
-    study, _ = studies.run("twins", space=space, trials=4, **options)
+    study = studies.try_out("twins", space=space, trials=4, **options)
     told = [trial.user_attrs for trial in study.trials]
     assert {item["recipe"]["sparse_epochs"] for item in told} == {1, 2}
     assert len({json.dumps(item["channels"]) for item in told}) == 1

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands.command import Command
 
 from prunetune.search.study import find_study
 
@@ -25,7 +23,7 @@ STUDY: dict[str, Any] = {
     "train": {"mosaic": 0.0},
     "space": {
         "sparsity": 0.3,
-        "sparse_epochs": {"choices": [8, 14]},
+        "sparse_epochs": {"choices": [5, 8]},
         "threshold": {"low": 0.5, "high": 0.9},
         "recovery_epochs": 1,
     },
@@ -39,47 +37,25 @@ STUDY: dict[str, Any] = {
 EPOCH = re.compile(r": (original|sparse|recovery|control), epoch (\d+) in ")
 
 
-class Worker:
-    """A process that runs a study, with what it says in a file."""
+Start = Callable[..., Command]
 
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.log = log
-        with log.open("w", encoding="utf-8") as output:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
-    @property
-    def said(self) -> str:
-        return self.log.read_text(encoding="utf-8")
-
-    def epochs(self, kind: str) -> list[int]:
-        """The epochs that it has trained."""
-        return [int(number) for found, number in EPOCH.findall(self.said) if found == kind]
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Waits for something that happens before the process ends."""
-        pause = threading.Event()
-        while not condition():
-            assert self.process.poll() is None, f"it ended before:\n{self.said}"
-            pause.wait(0.01)
+def epochs(command: Command, kind: str) -> list[int]:
+    """The epochs that a process has trained."""
+    return [int(number) for found, number in EPOCH.findall(command.said) if found == kind]
 
 
 @pytest.fixture
-def start(tmp_path: Path, shapes: Path, talkative: list[str]) -> Iterator[Callable[..., Worker]]:
-    """Starts a process on a study of `tmp_path/runs`; ends all that still run after the test."""
-    workers: list[Worker] = []
+def work(tmp_path: Path, shapes: Path, start: Start) -> Start:
+    """Starts a process on a study of `tmp_path/runs`."""
 
-    def run(name: str, **changes: Any) -> Worker:
+    def run(name: str, **changes: Any) -> Command:
         file = tmp_path / f"{name}.yaml"
         values = {**STUDY, "name": name, "data": str(shapes), "runs": str(tmp_path / "runs"), **changes}
         file.write_text(yaml.safe_dump(values), encoding="utf-8")
-        workers.append(Worker([*talkative, "run", str(file)], tmp_path / f"{len(workers)}.log"))
-        return workers[-1]
+        return start("run", file)
 
-    yield run
-    for worker in workers:
-        worker.process.kill()
-        worker.process.wait()
+    return run
 
 
 def check_each_epoch_was_trained_once(runs: Path, studies: list[str]) -> None:
@@ -97,45 +73,42 @@ def check_each_epoch_was_trained_once(runs: Path, studies: list[str]) -> None:
     assert list((runs / ".store" / "progress").iterdir()) == []
 
 
-def test_two_processes_of_one_study_train_a_shared_trunk_once(start: Callable[..., Worker], tmp_path: Path) -> None:
-    workers = [start("shared"), start("shared")]
-    assert [worker.process.wait() for worker in workers] == [0, 0], "\n".join(worker.said for worker in workers)
+def test_two_processes_of_one_study_train_a_shared_trunk_once(work: Start, tmp_path: Path) -> None:
+    workers = [work("shared"), work("shared")]
+    assert [worker.wait() for worker in workers] == [0, 0], "\n".join(worker.said for worker in workers)
     check_each_epoch_was_trained_once(tmp_path / "runs", ["shared"])
     said = "".join(worker.said for worker in workers)
     assert re.search(r"^trial \d+: put aside, waiting for sparse-\w+ on \S+:\d+$", said, re.MULTILINE)
-    told = sorted(epoch for worker in workers for epoch in worker.epochs("sparse"))
+    told = sorted(epoch for worker in workers for epoch in epochs(worker, "sparse"))
     assert told == list(range(1, len(told) + 1)), "the trunk's epochs, each in one of the processes"
-    dense = [epoch for worker in workers for epoch in worker.epochs("original")]
+    dense = [epoch for worker in workers for epoch in epochs(worker, "original")]
     assert dense == [1, 2], "and so the dense network"
     assert len(find_study(str(tmp_path / "runs" / "shared"))[0].get_trials()) == STUDY["trials"]
 
 
-def test_two_studies_train_a_shared_trunk_once(start: Callable[..., Worker], tmp_path: Path) -> None:
-    workers = [start("one", trials=2), start("other", trials=2, seed=0)]
-    assert [worker.process.wait() for worker in workers] == [0, 0], "\n".join(worker.said for worker in workers)
+def test_two_studies_train_a_shared_trunk_once(work: Start, tmp_path: Path) -> None:
+    workers = [work("one", trials=2), work("other", trials=2, seed=0)]
+    assert [worker.wait() for worker in workers] == [0, 0], "\n".join(worker.said for worker in workers)
     runs = tmp_path / "runs"
     trials = [trial for name in ("one", "other") for trial in find_study(str(runs / name))[0].get_trials()]
     assert {trial.user_attrs["outcome"] for trial in trials} == {"OK"}
-    told = sorted(epoch for worker in workers for epoch in worker.epochs("sparse"))
+    told = sorted(epoch for worker in workers for epoch in epochs(worker, "sparse"))
     assert told == list(range(1, len(told) + 1))
     original = next((runs / ".store" / "stages").glob("original-*")).name
     for name in ("one", "other"):
         assert (runs / ".store" / "studies" / name / original).is_file()
 
 
-def test_a_killed_worker_s_trunk_is_taken_over_from_its_last_epoch(
-    start: Callable[..., Worker], tmp_path: Path
-) -> None:
-    first = start("killed", trials=2)
-    first.until(lambda: len(first.epochs("sparse")) >= 1)
-    second = start("killed", trials=2)
+def test_a_killed_worker_s_trunk_is_taken_over_from_its_last_epoch(work: Start, tmp_path: Path) -> None:
+    first = work("killed", trials=2)
+    first.until(lambda: len(epochs(first, "sparse")) >= 1)
+    second = work("killed", trials=2)
     second.until(lambda: "put aside, waiting for sparse-" in second.said)
-    first.process.kill()
-    first.process.wait()
-    reached = first.epochs("sparse")[-1]
+    first.kill()
+    reached = epochs(first, "sparse")[-1]
     assert list((tmp_path / "runs" / ".store" / "claims").iterdir()) != []
-    assert second.process.wait() == 0, second.said
-    assert min(second.epochs("sparse")) in (reached, reached + 1)
+    assert second.wait() == 0, second.said
+    assert min(epochs(second, "sparse")) in (reached, reached + 1)
     trials = find_study(str(tmp_path / "runs" / "killed"))[0].get_trials()
     assert sorted(trial.user_attrs["outcome"] for trial in trials) == ["OK", "OK", "WORKER_DIED"]
     assert list((tmp_path / "runs" / ".store" / "claims").iterdir()) == []

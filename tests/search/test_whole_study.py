@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands.command import Command
 
 from prunetune.search.study import find_study
 from prunetune.targets import OnnxRuntimeTarget, hardware
@@ -55,9 +54,8 @@ WHOLE: dict[str, Any] = {
 class Studies:
     """A folder of studies on the tiny data set."""
 
-    def __init__(self, folder: Path, data: Path, talkative: list[str]) -> None:
+    def __init__(self, folder: Path, data: Path) -> None:
         self.folder, self.data, self.runs = folder, data, folder / "runs"
-        self._talkative = talkative
 
     def write(self, **changes: Any) -> Path:
         """Writes a description and returns its file."""
@@ -66,27 +64,11 @@ class Studies:
         file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         return file
 
-    @contextmanager
-    def process(self, *arguments: Any) -> Iterator[subprocess.Popen[str]]:
-        """A command in a process of its own, killed if the test does not wait for its end."""
-        process = subprocess.Popen(
-            [*self._talkative, *(str(argument) for argument in arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-        )
-        with process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory, shapes: Path, talkative: list[str]) -> Studies:
+def studies(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Studies:
     """The folder that all studies of this file share."""
-    return Studies(tmp_path_factory.mktemp("studies"), shapes, talkative)
+    return Studies(tmp_path_factory.mktemp("studies"), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -445,7 +427,7 @@ def test_a_study_in_int8_scores_and_ships_int8(whole: Path, studies: Studies, pr
 
 
 def test_a_budget_that_nobody_meets(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
-    answer = prunetune("run", studies.write(name="hopeless", budget={"latency": "<= 0.001 ms"}, controls=[], trials=3))
+    answer = prunetune("run", studies.write(name="hopeless", budget={"latency": "<= 0.001 ms"}, controls=[], trials=2))
     folder = studies.runs / "hopeless"
     assert answer.code == 2
     assert answer.err.count("error: ") == 1
@@ -499,37 +481,32 @@ def test_a_dense_training_that_diverges_is_told(studies: Studies, prunetune: Pru
 
 
 def test_a_stopped_study_goes_on_in_two_processes(
-    whole: Path, studies: Studies, prunetune: Prunetune, nondominated: Points
+    whole: Path, studies: Studies, prunetune: Prunetune, start: Callable[..., Command], nondominated: Points
 ) -> None:
     space = {**WHOLE["space"], "threshold": {"low": 0.5, "high": 0.9}, "recovery_epochs": 1}
-    file = studies.write(name="shared", space=space, controls=[], trials=4, sampler="tpe")
+    file = studies.write(name="shared", space=space, controls=[], trials=3, sampler="tpe")
     folder = studies.runs / "shared"
 
-    with studies.process("run", file) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == "trial 0":
-                break
-        status = json.loads(prunetune("status", folder, "--json").out)
-        assert [(trial["trial"], trial["alive"]) for trial in status["running"]] == [(0, True)]
-        assert status["running"][0]["worker"]["pid"] == process.pid
-        assert (status["finished"], status["done"]) == (0, False)
-        assert "running, 0 of 4 trials" in prunetune("status", folder).out
-        process.send_signal(signal.SIGINT)
-        said = process.stdout.read()
-        assert process.wait() == 130, said
-        assert "the same command goes on from here" in said
-        assert "Traceback" not in said
+    command = start("run", file)
+    command.until(lambda: re.search(r"^ *trial 0$", command.said, re.MULTILINE) is not None)
+    status = json.loads(prunetune("status", folder, "--json").out)
+    assert [(trial["trial"], trial["alive"]) for trial in status["running"]] == [(0, True)]
+    assert status["running"][0]["worker"]["pid"] == command.pid
+    assert (status["finished"], status["done"]) == (0, False)
+    assert "running, 0 of 3 trials" in prunetune("status", folder).out
+    command.interrupt()
+    assert command.wait() == 130, command.said
+    assert "the same command goes on from here" in command.said
+    assert "Traceback" not in command.said
     assert [trial.state.name for trial in trials(folder)] == ["FAIL", "WAITING"]
     assert trials(folder)[0].user_attrs["outcome"] == "INTERRUPTED"
 
-    with studies.process("run", file) as one, studies.process("run", file) as other:
-        said = [process.communicate()[0] for process in (one, other)]
-        assert (one.returncode, other.returncode) == (0, 0), said
+    both = [start("run", file), start("run", file)]
+    assert [command.wait() for command in both] == [0, 0], "\n".join(command.said for command in both)
     counted = [trial for trial in trials(folder) if trial.user_attrs["outcome"] != "INTERRUPTED"]
-    assert len(counted) == 4
+    assert len(counted) == 3
     assert {trial.state.name for trial in counted} == {"COMPLETE"}
-    assert len({json.dumps(trial.params, sort_keys=True) for trial in counted}) == 4, "none twice"
+    assert len({json.dumps(trial.params, sort_keys=True) for trial in counted}) == 3, "none twice"
     assert sum(trial.user_attrs.get("retry_of") == 0 for trial in counted) == 1
     assert (folder / "best.onnx").is_file()
     document = json.loads((folder / "front.json").read_text(encoding="utf-8"))

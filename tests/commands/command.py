@@ -1,0 +1,81 @@
+"""The command line in processes of its own that start at once.
+
+A process spends seconds importing torch and ultralytics before it does what a test waits for. Here one process imports
+them, and every command is a fork of it: a process like any other, with its own number, signals and death.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
+    ["prunetune.search.runner", "prunetune.search.finish", "prunetune.search.cli", "prunetune.pruning.trainer"]
+)
+
+
+class Command:
+    """One start of the command, with a line for every step and epoch.
+
+    Args:
+        arguments: What stands behind `prunetune`.
+        log: Where its output goes.
+    """
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        log.touch()
+        self._log = log
+        self._process = _context.Process(target=_run, args=(arguments, str(log)))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def said(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text(encoding="utf-8")
+
+    def wait(self) -> int | None:
+        """Waits for its end; returns its exit code."""
+        self._process.join()
+        return self._process.exitcode
+
+    def until(self, moment: Callable[[], bool]) -> None:
+        """Waits for something that happens before the process ends; looks every two milliseconds."""
+        pause = threading.Event()
+        while not moment():
+            assert self._process.is_alive(), f"it ended before the moment came:\n{self.said}"
+            pause.wait(0.002)
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does."""
+        os.kill(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        self._process.kill()
+        self._process.join()
+
+
+def _run(arguments: list[str], log: str) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8")
+    sys.argv = ["prunetune", *arguments]
+
+    from prunetune.search import cli, progress
+
+    progress.PLAIN_SECONDS = 0.0
+    cli.main()
