@@ -20,7 +20,7 @@ from prunetune.targets import CommandTarget, create
 
 Prunetune = Callable[..., Any]
 
-FAULTS = ["crash", "garbage", "hang", "drop", "signal", "endless"]
+FAULTS = ["crash", "garbage", "hang", "drop", "signal", "endless", "crash", "garbage", "drop", "signal"]
 """One for each trial."""
 
 STUDY: dict[str, Any] = {
