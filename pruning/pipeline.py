@@ -35,6 +35,7 @@ from prunetune.pruning.training import (
     Accuracy,
     Choice,
     EpochListener,
+    EpochRecord,
     GoesOn,
     Occupy,
     Phase,
@@ -145,6 +146,7 @@ class Pipeline:
         listener: Hears of every epoch with the stage's kind.
         occupy: Networks run, for training or validation, within its context.
         latencies: What networks take, for recipes whose threshold is found from it.
+        safe_point: Called whenever all that was computed is stored; may raise to stop there.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class Pipeline:
         listener: Callable[[str], EpochListener] | None = None,
         occupy: Occupy = nullcontext,
         latencies: LatencyShares | None = None,
+        safe_point: Callable[[], None] = lambda: None,
     ) -> None:
         self.source, self.setup, self.store = source, setup, store
         self.alignment, self.choose = Alignment.parse(alignment), choose
@@ -168,6 +171,7 @@ class Pipeline:
         self._listener = listener
         self.occupy = occupy
         self._latencies = latencies
+        self._safe_point = safe_point
         self.ledger = Ledger()
 
     @cached_property
@@ -346,6 +350,13 @@ class Pipeline:
                 after_epoch(history)
 
         listener = self._listener(kind) if self._listener else None
+
+        def told(record: EpochRecord) -> None:
+            if listener is not None:
+                listener(record)
+            if record.epoch < phase.epochs:  # the last one is not stored before the stage is
+                self._safe_point()
+
         try:
             if after_epoch is not None:  # what was decided when these epochs ran may be decided otherwise now
                 for epoch in range(1, done + 1):
@@ -359,7 +370,7 @@ class Pipeline:
                     loaders,
                     state=state,
                     on_state=keep,
-                    on_epoch=listener,
+                    on_epoch=told,
                     occupy=self.occupy,
                 )
         except RecoveryStoppedError as stopped:
@@ -372,6 +383,7 @@ class Pipeline:
         published = self._publish(stage, trained, state, evaluate_split=kind != "sparse")
         self.store.forget_progress(base)
         self._note(published, phase.epochs - done, done)
+        self._safe_point()
         return published
 
     def _state_before(self, kind: str, parent: StoredStage, phase: Phase, base: str) -> TrainingState | None:
@@ -410,6 +422,7 @@ class Pipeline:
             recalibrate(pruned.model, loaders.calibration())
         published = self._publish(stage, pruned, evaluate_split=True, extra={"plan": plan.as_dict()})
         self._note(published, 0, 0)
+        self._safe_point()
         return published, plan
 
     def _find_plan(

@@ -24,6 +24,7 @@ from prunetune.pruning.pipeline import CHECKPOINT, Pipeline, Source, classes_pro
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import Accuracy, EpochListener, TrainingSetup
+from prunetune.search.interruption import safe_point
 from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.spec import StudySpec
 from prunetune.search.store_usage import STORE, register
@@ -104,6 +105,7 @@ class Workspace:
             listener=listener,
             occupy=self._occupy,
             latencies=StudyLatencies(self),
+            safe_point=safe_point,
         )
 
     @contextmanager
@@ -302,6 +304,7 @@ class Workspace:
             with self.pipeline.ledger.clock.part("measure"):
                 latency = yardstick.measure(candidate, anchor)
             write_text(known, json.dumps(latency.as_dict()))
+            safe_point()
             found[yardstick.name] = latency
             files |= {candidate.onnx} if candidate.onnx is not None else set()
         for file in files:

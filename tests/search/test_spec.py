@@ -103,7 +103,19 @@ def test_only_four_keys_must_be_given(written: Any) -> None:
     assert spec.space.sparsity_unit == "lambda"
 
 
-@pytest.mark.parametrize(("given", "meant"), [("cuda:1", "1"), ("0", "0"), (3, "3"), ("cpu", "cpu"), ("mps", "mps")])
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("cuda:1", "1"),
+        ("0", "0"),
+        (3, "3"),
+        ("cpu", "cpu"),
+        ("mps", "mps"),
+        ("[0, 1]", "0,1"),
+        ("cuda:0,1", "0,1"),
+        ("2, 3", "2,3"),
+    ],
+)
 def test_a_device_is_named_as_ultralytics_names_it(written: Any, given: Any, meant: str) -> None:
     assert StudySpec.read(written(SHORT), [f"device={given}"]).device == meant
 
@@ -271,7 +283,7 @@ BAD = [
     ("sampler: tpee", "sampler", "did you mean tpe?"),
     ("choose: map", "choose", "'map50_95' or 'f1'"),
     ("cache: yes", "cache", "'ram'"),
-    ("device: cuda:0,1", "device", "one GPU's number"),
+    ("device: cpu,0", "device", "GPU numbers such as 0"),
     ("device: true", "device", "string"),
     ("controls: [tiny]", "controls.0", "'half-width'"),
     ("controls: dense", "controls", "takes a list in brackets, such as [dense]"),
