@@ -25,7 +25,15 @@ from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_state
 from prunetune.pruning.stages import Stage, training_stage, trunk
 from prunetune.pruning.store import StageStore, StoredStage
 from prunetune.pruning.trainer import TrainingState, train
-from prunetune.pruning.training import Accuracy, EpochListener, Occupy, Phase, RecoveryStoppedError, TrainingSetup
+from prunetune.pruning.training import (
+    Accuracy,
+    EpochListener,
+    EpochRecord,
+    Occupy,
+    Phase,
+    RecoveryStoppedError,
+    TrainingSetup,
+)
 
 AfterEpoch: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
 """Gets the records of all epochs so far, once for each; may raise RecoveryStoppedError to stop the training."""
@@ -69,6 +77,7 @@ class StageRunner:
         checkpoints: Epochs at which a longer extensible phase leaves a stage for those who stop there.
         listener: Hears of every epoch with the stage's kind.
         occupy: Networks run, for training or validation, within its context.
+        safe_point: Called whenever all that was computed is stored; may raise to stop there.
 
     Attributes:
         ledger: Gets what the stages take. Whoever counts a recipe alone gives it one of its own.
@@ -82,8 +91,10 @@ class StageRunner:
         checkpoints: frozenset[int] = frozenset(),
         listener: Callable[[str], EpochListener] | None = None,
         occupy: Occupy = nullcontext,
+        safe_point: Callable[[], None] = lambda: None,
     ) -> None:
         self.setup, self.store, self.ledger = setup, store, Ledger()
+        self._safe_point = safe_point
         self._checkpoints, self._listener, self._occupy = checkpoints, listener, occupy
 
     @cached_property
@@ -133,6 +144,7 @@ class StageRunner:
         detector = build()
         published = self._publish(stage, detector, accuracy=self.evaluate(detector), extra=extra)
         self.ledger.note(published, 0, 0)
+        self._safe_point()
         return published
 
     def train(self, kind: str, parent: Parent, phase: Phase, after_epoch: AfterEpoch | None = None) -> StoredStage:
@@ -174,6 +186,14 @@ class StageRunner:
             if after_epoch is not None:
                 after_epoch(history)
 
+        listener = self._listener(training.kind) if self._listener else None
+
+        def told(record: EpochRecord) -> None:
+            if listener is not None:
+                listener(record)
+            if record.epoch < training.phase.epochs:  # the last one is not stored before the stage is
+                self._safe_point()
+
         try:
             if after_epoch is not None:  # what was decided when these epochs ran may be decided otherwise now
                 for epoch in range(1, done + 1):
@@ -187,7 +207,7 @@ class StageRunner:
                     loaders,
                     state=state,
                     on_state=keep,
-                    on_epoch=self._listener(training.kind) if self._listener else None,
+                    on_epoch=told,
                     occupy=self._occupy,
                 )
         except RecoveryStoppedError as stopped:
@@ -202,6 +222,7 @@ class StageRunner:
         published = self._publish(training.stage, trained, state, accuracy)
         self.store.forget_progress(training.trunk)
         self.ledger.note(published, training.phase.epochs - done, done)
+        self._safe_point()
         return published
 
     def _keep(self, training: _Training, claim: StageClaim, start: Detector, state: TrainingState) -> None:

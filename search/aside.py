@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.store import StageStore
+from prunetune.search.interruption import safe_point
 from prunetune.search.progress import Progress
 
 MOST_ASIDE = 2
@@ -67,7 +68,12 @@ class Aside(Generic[Work]):
 def wait_for(store: StageStore, claimed: list[StageClaimedError], progress: Progress) -> StageClaimedError:
     """Waits until one of several stages is there or free; returns the error that spoke of it."""
     told = "; ".join(f"{error.digest} on {error.where}" for error in claimed)
-    return store.await_release(claimed, lambda: progress.begin(f"waiting for {told}"))
+
+    def listen() -> None:
+        progress.begin(f"waiting for {told}")
+        safe_point()
+
+    return store.await_release(claimed, listen)
 
 
 Result = TypeVar("Result")

@@ -57,20 +57,32 @@ def run(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="For example trials=30 space.rounds.high=3."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine; by default 1, or one for each GPU that device: lists."),
+    ] = None,
+    stopped_code: Annotated[
+        int, typer.Option(min=0, max=255, help="Exit code after SIGTERM or Ctrl-C, for a scheduler to tell it by.")
+    ] = 0,
 ) -> None:
     """Run a study, or go on with it: the same command resumes, and joins one that runs."""
+    from prunetune.search.interruption import Interruption, StopAskedError
     from prunetune.search.spec import StudySpec
 
-    spec = StudySpec.read(file, overrides or ())
-    from prunetune.search.runner import run_study
-
-    _quiet_optuna()
     console = _console()
     try:
-        study = run_study(spec, console)
-    except KeyboardInterrupt:
+        with Interruption():
+            spec = StudySpec.read(file, overrides or ())
+            from prunetune.search.local_workers import run_here
+
+            _quiet_optuna()
+            study = run_here(spec, workers, console)
+    except StopAskedError:
+        console.print("stopped; the same command goes on from here", markup=False)
+        raise typer.Exit(stopped_code) from None
+    except KeyboardInterrupt as error:
         console.print("interrupted; the same command goes on from here", markup=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + (error.args[0] if error.args else 2)) from None
     _show_end(study, spec.folder, console)
 
 

@@ -17,6 +17,7 @@ from prunetune.results import Entry, best, csv_text, front, front_document, mark
 from prunetune.results.tables import ms_text
 from prunetune.search.aside import patiently
 from prunetune.search.confirmation import confirm, is_confirmed
+from prunetune.search.interruption import safe_point
 from prunetune.search.objective import describe
 from prunetune.search.progress import Progress
 from prunetune.search.study import FINISHED, folder_lock
@@ -95,6 +96,7 @@ def _evaluate_on_test(
     accuracies: dict[str, Any] = dict(study.user_attrs.get("test", {}))
     detectors = {str(item.trial): _member(workspace, item) for item in members} | controls
     for name, detector in detectors.items():
+        safe_point()
         if name not in accuracies:
             accuracies[name] = workspace.evaluate(detector, "test").as_dict()
     study.set_user_attr("test", accuracies)
@@ -104,6 +106,7 @@ def _export(study: optuna.Study, workspace: Workspace, members: list[Entry]) -> 
     """Writes each member's ONNX file, and the best one as `best.pt` and `best.onnx`."""
     exports: dict[str, str] = dict(study.user_attrs.get("exports", {}))
     for item in members:
+        safe_point()
         file = workspace.folder / "candidates" / f"trial-{item.trial}.onnx"
         if not file.is_file():
             workspace.export(_member(workspace, item), file)

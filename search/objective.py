@@ -19,6 +19,7 @@ from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
 from prunetune.results.entries import FOUND
 from prunetune.search import equal_networks
+from prunetune.search.interruption import StopAskedError, stop_is_asked
 from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
@@ -70,6 +71,7 @@ def carry_out(
     Raises:
         StageClaimedError: Another process trains a stage of the recipe. The trial stays open for another attempt.
         StoreError: Nothing can be stored any more; the trial stays open and is taken up by the next run.
+        StopAskedError: A stop was asked for, and came to a safe point.
     """
     ledger = workspace.stages.ledger = ledger or Ledger()
     ledger.begin_attempt()
@@ -86,6 +88,8 @@ def carry_out(
             raise
         # Whatever else a foreign library raises fails this trial, by name and with its text, and not the study.
         except Exception as error:
+            if stop_is_asked():  # a signal to the whole group also ends the processes that load images
+                raise StopAskedError from error
             out_of_memory = is_out_of_memory(error)
             outcome = Outcome.OUT_OF_MEMORY if out_of_memory else Outcome.ERROR
             reason = f"{type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from prunetune.results.tables import ms_text
 from prunetune.search.aside import Aside, patiently
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
-from prunetune.search.interruption import Interruption
+from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
 from prunetune.search.limits import forecast, spent
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
@@ -51,20 +51,25 @@ def run_study(spec: StudySpec, console: Console) -> optuna.Study:
 
     Raises:
         PrunetuneError: Something the user must mend; what was finished is kept.
-        KeyboardInterrupt: The running trial was given back, and those put aside.
+        StopAskedError: As asked for; the running trial was given back, and those put aside.
+        KeyboardInterrupt: The same in the middle of an epoch, after a second signal.
     """
     progress = Progress(console, spec.trials)
-    with Interruption() as interruption:
+    with Interruption():
         try:
-            return _run(spec, progress, interruption)
+            return _run(spec, progress)
+        except Exception as error:
+            if stop_is_asked() and not isinstance(error, PrunetuneError):
+                raise StopAskedError from error  # a signal to the whole group also ends the processes that load images
+            raise
         finally:
             progress.end()
 
 
-def _run(spec: StudySpec, progress: Progress, interruption: Interruption) -> optuna.Study:
+def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
     study = open_study(spec) if study_exists(spec) else None  # a changed description shows before any work
     progress.begin("checking model and data")
-    workspace = Workspace(spec, lambda kind: interruption.after(progress.epochs(kind)))
+    workspace = Workspace(spec, progress.epochs)
     study = study or open_study(spec)
     with storage_errors(spec.folder):
         progress.begin("measuring the reference networks")
@@ -76,8 +81,8 @@ def _run(spec: StudySpec, progress: Progress, interruption: Interruption) -> opt
         if done_before:
             rest = "no more to do" if _limit_reached(study, spec) else "going on"
             progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
-        interruption.check()
-        _all_trials(study, spec, workspace, progress, interruption)
+        safe_point()
+        _all_trials(study, spec, workspace, progress)
         if (reached := _limit_reached(study, spec)) and not reached.startswith("trials"):
             progress.say(f"no further trial: {reached}")
         if _others_run(study):
@@ -87,9 +92,7 @@ def _run(spec: StudySpec, progress: Progress, interruption: Interruption) -> opt
     return study
 
 
-def _all_trials(
-    study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress, interruption: Interruption
-) -> None:
+def _all_trials(study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress) -> None:
     """Carries out trials until the study has all it should have. Those put aside are this process's until then."""
     aside: Aside[Claim] = Aside(workspace.store, progress)
     try:
@@ -100,7 +103,7 @@ def _all_trials(
                 _one_trial(study, claim, workspace, progress)
             except StageClaimedError as claimed:
                 aside.put(name, claim, claimed)
-            interruption.check()
+            safe_point()
     except (KeyboardInterrupt, PrunetuneError) as error:
         for claim in aside.take_all():
             _return(study, claim, spec, str(error) or "the run was interrupted")
@@ -150,7 +153,7 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
             return None
         study.sampler = next_sampler(spec, trials)
         trial = study.ask()
-        trial.set_user_attr("worker", this_worker())
+        trial.set_user_attr("worker", this_worker(spec.device))
         recipe = spec.space.suggest(trial)
         trial.set_user_attr("recipe", recipe.as_dict())
         return Claim(trial, recipe)
@@ -178,7 +181,7 @@ def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress
 
 
 def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> None:
-    with study_lock(spec.folder):
+    with study_lock(spec.folder, always=True):
         frozen = study.get_trials(deepcopy=False)[claim.trial.number]
         if frozen.state == TrialState.RUNNING:
             give_back(study, frozen, Outcome.INTERRUPTED, reason)

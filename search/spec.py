@@ -95,7 +95,7 @@ class StudySpec(BaseModel):
     batch: int = Field(strict=True, default=16, ge=1)
     """Images per step."""
     device: str = "cpu"
-    """`cpu`, or a GPU's number."""
+    """`cpu`, or a GPU's number; several numbers give as many workers."""
     workers: int = Field(strict=True, default=8, ge=0)
     """Processes that load images; none on a CPU."""
     cache: Literal["ram", "disk", ""] = "ram"
@@ -153,15 +153,17 @@ class StudySpec(BaseModel):
     @field_validator("device", mode="before")
     @classmethod
     def _number_or_name(cls, device: Any) -> Any:
+        if isinstance(device, (list, tuple)):
+            return ",".join(map(str, device))
         return str(device) if isinstance(device, int) and not isinstance(device, bool) else device
 
     @field_validator("device")
     @classmethod
-    def _single_device(cls, device: str) -> str:
-        device = device.removeprefix("cuda:")
-        if device not in ("cpu", "mps") and not device.isdigit():
-            raise ValueError(f"takes cpu, mps or one GPU's number, not {device!r}")
-        return device
+    def _known_devices(cls, given: str) -> str:
+        devices = [device.strip() for device in given.removeprefix("cuda:").split(",")]
+        if devices not in (["cpu"], ["mps"]) and not all(device.isdigit() for device in devices):
+            raise ValueError(f"takes cpu, mps, or GPU numbers such as 0 or [0, 1], not {given!r}")
+        return ",".join(devices)
 
     @field_validator("controls")
     @classmethod
@@ -233,6 +235,11 @@ class StudySpec(BaseModel):
     def limits(self) -> Limits:
         """How much the whole study may spend."""
         return Limits(self.trials, self.epochs, self.hours)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that are named, one for each worker."""
+        return tuple(self.device.split(","))
 
     @property
     def folder(self) -> Path:

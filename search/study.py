@@ -15,10 +15,11 @@ from typing import Any, Literal
 import optuna
 import sqlalchemy.engine
 import sqlalchemy.exc
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
+from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec, sqlite_url
 from prunetune.search.yaml_file import read_yaml
 from prunetune.spaces import ConfigError, SpecChangedError, StoreError
@@ -136,21 +137,30 @@ def stored_spec(study: optuna.Study) -> StudySpec:
     return StudySpec.parse(stored, f"the stored study {study.study_name}")
 
 
-def study_lock(folder: Path) -> AbstractContextManager[None]:
-    """One process at a time opens a study or takes its next trial."""
-    return folder_lock(folder, ".lock")
+def study_lock(folder: Path, *, always: bool = False) -> AbstractContextManager[None]:
+    """One process at a time opens a study or takes its next trial.
+
+    Args:
+        folder: The study's.
+        always: Wait for it even when a stop was asked for.
+    """
+    return folder_lock(folder, ".lock", always=always)
 
 
 @contextmanager
-def folder_lock(folder: Path, name: str) -> Iterator[None]:
+def folder_lock(folder: Path, name: str, *, always: bool = False) -> Iterator[None]:
     """Holds a lock file in a study's folder; waits until no other process does.
 
     Raises:
         StoreError: The folder cannot be written.
+        StopAskedError: A stop was asked for while another process had it.
     """
     lock = FileLock(folder / name)
     try:
-        lock.acquire()
+        lock.acquire(cancel_check=None if always else stop_is_asked)
+    except Timeout:
+        safe_point()
+        raise
     except OSError as error:
         raise storage_error(folder, error) from error
     try:

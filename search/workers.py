@@ -18,9 +18,9 @@ from prunetune.search.outcome import Outcome
 RETRY_OF = "retry_of"
 
 
-def this_worker() -> dict[str, Any]:
-    """This process, as a trial names it."""
-    return this_process()
+def this_worker(device: str) -> dict[str, Any]:
+    """This process and what it trains on, as a trial names them."""
+    return {**this_process(), "device": device}
 
 
 def reap(study: optuna.Study) -> list[int]:

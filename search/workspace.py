@@ -26,6 +26,7 @@ from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import Accuracy, EpochListener, TrainingSetup
+from prunetune.search.interruption import safe_point
 from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.spec import StudySpec
 from prunetune.search.store_usage import STORE, register
@@ -101,6 +102,7 @@ class Workspace:
             checkpoints=frozenset(int(choice) for choice in choices),
             listener=listener,
             occupy=self._occupy,
+            safe_point=safe_point,
         )
         self.pipeline = Pipeline(
             Source(spec.model, self.dataset.names, spec.dense_epochs),
@@ -319,6 +321,7 @@ class Workspace:
             with self.stages.ledger.clock.part("measure"):
                 latency = yardstick.measure(candidate, anchor)
             write_text(known, json.dumps(latency.as_dict()))
+            safe_point()
             found[yardstick.name] = latency
             files |= {candidate.onnx} if candidate.onnx is not None else set()
         for file in files:

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,6 +85,25 @@ LOOK_SECONDS = 0.05
 """How long the load of the cores is watched before some are chosen."""
 
 
+_pool: frozenset[int] = frozenset()
+
+
+def allowed_cores() -> frozenset[int]:
+    """The cores that this process may measure on; none where the system does not tell."""
+    return _pool or (frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset())
+
+
+def pin(cores: Iterable[int]) -> None:
+    """Holds this process to some cores. A measurement still chooses among all that it could use before.
+
+    Call it before threads are started. Where the system cannot pin, nothing is done.
+    """
+    global _pool
+    _pool = allowed_cores()
+    if _pool:
+        os.sched_setaffinity(0, cores)
+
+
 @contextmanager
 def quiet_cores(count: int) -> Iterator[None]:
     """Holds the calling thread, and the threads that it starts, to the `count` cores that are least loaded now.
@@ -92,10 +111,11 @@ def quiet_cores(count: int) -> Iterator[None]:
     A thread that wanders between cores finds their caches cold. Where the system cannot pin threads (macOS,
     Windows), and where all cores are wanted anyway, nothing is done.
     """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    allowed = allowed_cores()
     if allowed and count > len(allowed):
         logger.warning("%d threads on %d cores: they take turns, and latency says little", count, len(allowed))
-    if count >= len(allowed):
+    before = os.sched_getaffinity(0) if allowed else set()
+    if count >= len(allowed) and before == allowed:
         yield
         return
     load = psutil.cpu_percent(interval=LOOK_SECONDS, percpu=True)
@@ -106,7 +126,7 @@ def quiet_cores(count: int) -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        os.sched_setaffinity(0, before)
 
 
 def _read(path: Path) -> str:

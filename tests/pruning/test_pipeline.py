@@ -218,6 +218,30 @@ def test_whoever_asks_hears_of_a_recovery_that_is_read_back(pipeline: Pipeline, 
     assert [progress.epoch for progress in heard] == [1]
 
 
+def test_who_stops_at_every_safe_point_trains_no_epoch_twice(setup: TrainingSetup, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, sparse_epochs=2, recovery_epochs=3)
+    heard: list[tuple[str, int]] = []
+
+    def listener(kind: str) -> Callable[[EpochRecord], None]:
+        return lambda record: heard.append((kind, record.epoch))
+
+    def stop() -> None:
+        raise KilledError
+
+    stops = 0
+    while True:
+        store = StageStore(tmp_path / "store")
+        pipeline = new_pipeline(setup, store, longest_sparse_epochs=2, listener=listener, safe_point=stop)
+        try:
+            carry_out(pipeline, recipe)
+            break
+        except KilledError:
+            stops += 1
+    epochs = [("original", 1), ("sparse", 1), ("sparse", 2), ("recovery", 1), ("recovery", 2), ("recovery", 3)]
+    assert heard == epochs
+    assert stops == len(epochs) + 1, "after each epoch, and after surgery"
+
+
 def test_an_interrupted_recipe_loses_its_last_epoch_at_most(setup: TrainingSetup, tmp_path: Path) -> None:
     recipe = replace(RECIPE, sparse_epochs=2, recovery_epochs=3)
     heard: list[tuple[str, int]] = []

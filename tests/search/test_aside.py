@@ -66,8 +66,8 @@ class Scene:
 
     def run(self) -> None:
         workspace: Any = SimpleNamespace(spec=self.spec, store=self.store)
-        with Interruption() as interruption:
-            runner._all_trials(self.study, self.spec, workspace, self.progress, interruption)
+        with Interruption():
+            runner._all_trials(self.study, self.spec, workspace, self.progress)
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.study.trials]
@@ -133,8 +133,9 @@ def test_trials_that_wait_are_given_back_when_the_run_ends(make_scene: Callable[
 
     def end() -> None:
         if error is KeyboardInterrupt:
-            signal.raise_signal(signal.SIGINT)
-        raise error
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            raise error
 
     scene.on_wait = end
     with pytest.raises((KeyboardInterrupt, PrunetuneError)):

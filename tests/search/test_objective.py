@@ -18,10 +18,9 @@ from rich.console import Console
 
 from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.pipeline import Candidate
-from prunetune.pruning.training import EpochRecord, GoesOn, TrainingFailureError
+from prunetune.pruning.training import GoesOn, TrainingFailureError
 from prunetune.results import front
 from prunetune.search import runner
-from prunetune.search.interruption import Interruption
 from prunetune.search.objective import TrialResult, carry_out
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
@@ -169,8 +168,9 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
 
     def swallow(study: optuna.Study, trial: optuna.Trial, *rest: Any) -> TrialResult:
         taken.append(trial.number)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        for _ in range(2):
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
         study.tell(trial, [0.5, 1.0])
         recipe = Recipe.from_dict(trial.user_attrs["recipe"])
         attributes = {
@@ -198,16 +198,3 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
         runner.run_study(spec, Console(file=io.StringIO()))
     assert taken == [0]
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_the_end_of_an_epoch_is_a_place_to_stop_at() -> None:
-    heard: list[int] = []
-    record = EpochRecord(epoch=3, losses={}, train_s=0.0)
-    with Interruption() as interruption:
-        listen = interruption.after(lambda told: heard.append(told.epoch))
-        listen(record)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            listen(record)
-    assert heard == [3, 3]

@@ -47,7 +47,19 @@ def test_only_four_keys_must_be_given(written: Written, short: str) -> None:
     assert spec.space.sparsity_unit == "lambda"
 
 
-@pytest.mark.parametrize(("given", "meant"), [("cuda:1", "1"), ("0", "0"), (3, "3"), ("cpu", "cpu"), ("mps", "mps")])
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("cuda:1", "1"),
+        ("0", "0"),
+        (3, "3"),
+        ("cpu", "cpu"),
+        ("mps", "mps"),
+        ("[0, 1]", "0,1"),
+        ("cuda:0,1", "0,1"),
+        ("2, 3", "2,3"),
+    ],
+)
 def test_a_device_is_named_as_ultralytics_names_it(written: Written, short: str, given: Any, meant: str) -> None:
     assert StudySpec.read(written(short), [f"device={given}"]).device == meant
 

@@ -38,7 +38,7 @@ BAD = [
     ("sampler: tpee", "sampler", "did you mean tpe?"),
     ("choose: map", "choose", "'map50_95' or 'f1'"),
     ("cache: yes", "cache", "'ram'"),
-    ("device: cuda:0,1", "device", "one GPU's number"),
+    ("device: cpu,0", "device", "GPU numbers such as 0"),
     ("device: true", "device", "string"),
     ("controls: [tiny]", "controls.0", "'half-width'"),
     ("controls: dense", "controls", "takes a list in brackets, such as [dense]"),

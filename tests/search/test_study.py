@@ -46,7 +46,7 @@ def die(study: optuna.Study, claim: Claim, worker: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def dead_worker() -> dict[str, Any]:
     """The signature of a real process that is gone."""
-    code = "import json; from prunetune.search.workers import this_worker; print(json.dumps(this_worker()))"
+    code = "import json; from prunetune.search.workers import this_worker; print(json.dumps(this_worker('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     worker: dict[str, Any] = json.loads(done.stdout)
     return worker
@@ -290,18 +290,18 @@ def test_processes_that_start_together_propose_different_recipes(make_spec: Make
 
 
 def test_this_process_lives_and_a_dead_one_does_not(dead_worker: dict[str, Any]) -> None:
-    assert is_alive(this_worker())
+    assert is_alive(this_worker("cpu"))
     assert not is_alive(dead_worker)
 
 
 def test_a_number_that_is_used_again_is_another_process() -> None:
-    assert not is_alive({**this_worker(), "started": 1.0})
+    assert not is_alive({**this_worker("cpu"), "started": 1.0})
 
 
 def test_a_killed_child_that_nobody_waits_for_is_dead() -> None:
     code = (
         "import json, sys; from prunetune.search.workers import this_worker\n"
-        "print(json.dumps(this_worker()), flush=True); sys.stdin.read()"
+        "print(json.dumps(this_worker('cpu')), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -322,7 +322,7 @@ def test_a_worker_of_another_host_may_live(worker: dict[str, Any]) -> None:
 
 
 def test_a_torn_signature_is_dead() -> None:
-    host = this_worker()["host"]
+    host = this_worker("cpu")["host"]
     assert not is_alive({"host": host})
     assert not is_alive({"host": host, "pid": "x", "started": 0.0})
 
