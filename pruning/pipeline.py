@@ -338,8 +338,10 @@ class Pipeline:
         def keep(state: TrainingState) -> None:
             history[:] = state.history
             with clock.part("store"):
-                if state.epoch < phase.epochs:
-                    claim.confirm()  # a process that was suspended may have lost it
+                # A process that was suspended may have lost its claim, and been overtaken.
+                if state.epoch < phase.epochs and (
+                    claim.confirm() or not self._is_further(stage.digest, base, state.epoch)
+                ):
                     self.store.save_progress(base, lambda path: _save_state(state, path))
                 if phase.extensible() and state.epoch in self._sparse_checkpoints and state.epoch < phase.epochs:
                     shorter = replace(phase, epochs=state.epoch)
@@ -385,6 +387,11 @@ class Pipeline:
         self._note(published, phase.epochs - done, done)
         self._safe_point()
         return published
+
+    def _is_further(self, digest: str, base: str, epoch: int) -> bool:
+        """Whether the store has what a training would come to after an epoch, or more."""
+        progress = _read_state(self.store.progress(base))
+        return self.store.find(digest) is not None or (progress is not None and progress.epoch >= epoch)
 
     def _state_before(self, kind: str, parent: StoredStage, phase: Phase, base: str) -> TrainingState | None:
         """The furthest state on the way to the end of this phase, if any was kept."""

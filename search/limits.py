@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from prunetune.results.entries import outcome
 from prunetune.search.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Forecast:
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of the study's `trials`: it ended or runs, and is not to be carried out again."""
     if trial.state.name == "FAIL":
-        return Outcome(trial.user_attrs.get("outcome", Outcome.ERROR)).counts
+        return Outcome(outcome(trial)).counts
     return trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")
 
 
@@ -121,7 +122,7 @@ def spent(trials: Iterable[FrozenTrial], now: float) -> Spent:
             continue
         trained = trial.user_attrs.get("epochs", {}).get("trained", 0)
         epochs += trained
-        if trial.user_attrs.get("outcome") != Outcome.WORKER_DIED.value:
+        if outcome(trial) != Outcome.WORKER_DIED.value:
             end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp()
             intervals.append((trial.datetime_start.timestamp(), end))
         if counts(trial):

@@ -18,6 +18,7 @@ from prunetune.results.tables import ms_text
 from prunetune.search.aside import Aside, patiently
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
+from prunetune.search.heartbeat import GRACE_S, Heartbeat, TrialLostError, sign_of_life
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
 from prunetune.search.limits import forecast, spent
 from prunetune.search.objective import carry_out
@@ -82,7 +83,9 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
             rest = "no more to do" if _limit_reached(study, spec) else "going on"
             progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
         safe_point()
-        _all_trials(study, spec, workspace, progress)
+        with Heartbeat(study) as heartbeat:
+            workspace.safe_point = heartbeat.safe_point
+            _all_trials(study, spec, workspace, progress, heartbeat)
         if (reached := _limit_reached(study, spec)) and not reached.startswith("trials"):
             progress.say(f"no further trial: {reached}")
         if _others_run(study):
@@ -92,17 +95,30 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
     return study
 
 
-def _all_trials(study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress) -> None:
+def _all_trials(
+    study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress, heartbeat: Heartbeat
+) -> None:
     """Carries out trials until the study has all it should have. Those put aside are this process's until then."""
     aside: Aside[Claim] = Aside(workspace.store, progress)
     try:
         while (claim := _next_work(study, spec, aside)) is not None:
             name = f"trial {claim.trial.number}"
             progress.begin(name)
+            heartbeat.begin(claim.trial)
             try:
-                _one_trial(study, claim, workspace, progress)
+                with heartbeat.carrying_out(claim.trial):
+                    _one_trial(study, claim, workspace, progress)
             except StageClaimedError as claimed:
                 aside.put(name, claim, claimed)
+                continue
+            except TrialLostError:
+                workspace.forget(f"trial-{claim.trial.number}")
+                progress.end()
+                progress.say(
+                    f"{name}: this process gave no sign of life for {GRACE_S} s, and the trial was given to another. "
+                    "Its result does not count; its stages are there for the other"
+                )
+            heartbeat.end(claim.trial)
             safe_point()
     except (KeyboardInterrupt, PrunetuneError) as error:
         for claim in aside.take_all():
@@ -153,6 +169,7 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
             return None
         study.sampler = next_sampler(spec, trials)
         trial = study.ask()
+        sign_of_life(study, trial)  # before it is signed: unsigned trials of dead workers are noticed without one
         trial.set_user_attr("worker", this_worker(spec.device))
         recipe = spec.space.suggest(trial)
         trial.set_user_attr("recipe", recipe.as_dict())

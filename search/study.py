@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 import optuna
 import sqlalchemy.engine
+import sqlalchemy.event
 import sqlalchemy.exc
 from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
+from prunetune.search.heartbeat import GRACE_S, INTERVAL_S
 from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec, sqlite_url
 from prunetune.search.yaml_file import read_yaml
@@ -201,9 +203,23 @@ def _refuse_missing(url: str) -> None:
 def _storage(url: str) -> RDBStorage:
     try:
         waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        return RDBStorage(url, engine_kwargs=waiting)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = RDBStorage(url, engine_kwargs=waiting, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
+        if storage.engine.dialect.name == "postgresql":
+            # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
+            # them by hours.
+            sqlalchemy.event.listen(storage.engine, "connect", _in_utc)
+            storage.engine.dispose()
+        return storage
     except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
         raise ConfigError(f"storage: cannot be used ({error})") from error
+
+
+def _in_utc(connection: Any, _: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
 
 
 def _refuse_change(stored: StudySpec, given: StudySpec) -> None:

@@ -1,7 +1,8 @@
 """Who carries out a trial, and whether he is still alive.
 
-Every trial names its process. When a process of this host is gone but its trial still runs, the trial is failed
-and its recipe enqueued again; the stage store has what was finished.
+Every trial names its host, process and device. When a process of this host is gone but its trial still runs, the trial
+is failed at once, and when one of any host gives no sign of life for a minute; its recipe is enqueued again. The stage
+store has what was finished. A result that comes after that is refused by the storage: the trial has ended.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.pruning.processes import is_alive as is_alive
 from prunetune.pruning.processes import this_process
+from prunetune.results.entries import outcome
+from prunetune.search.heartbeat import fail_silent_trials
 from prunetune.search.outcome import Outcome
 
 RETRY_OF = "retry_of"
@@ -29,8 +32,11 @@ def reap(study: optuna.Study) -> list[int]:
     Returns:
         The numbers of the trials that were failed.
     """
-    reaped = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    before = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    fail_silent_trials(study)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    reaped = sorted({trial.number for trial in before} - {trial.number for trial in running})
+    for trial in running:
         worker = trial.user_attrs.get("worker")
         # A trial without a worker died between being asked for and being signed, which happens under the lock.
         if worker is None or not is_alive(worker):
@@ -40,10 +46,10 @@ def reap(study: optuna.Study) -> list[int]:
     return reaped
 
 
-def give_back(study: optuna.Study, trial: FrozenTrial, outcome: Outcome, reason: str) -> None:
-    """Fails a trial that is to be carried out again."""
+def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str) -> None:
+    """Fails a trial that is to be carried out again. Call it with the study's lock held."""
     live = optuna.trial.Trial(study, trial._trial_id)
-    live.set_user_attr("outcome", outcome.value)
+    live.set_user_attr("outcome", why.value)
     live.set_user_attr("reason", reason)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
@@ -53,8 +59,7 @@ def requeue(study: optuna.Study) -> None:
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     for trial in trials:
-        outcome = trial.user_attrs.get("outcome")
-        given_back = trial.state == TrialState.FAIL and outcome is not None and not Outcome(outcome).counts
+        given_back = trial.state == TrialState.FAIL and not Outcome(outcome(trial)).counts
         # A worker that took an enqueued recipe may have died before it read it all.
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if given_back and params and trial.number not in retried:

@@ -62,6 +62,8 @@ class Workspace:
 
     def __init__(self, spec: StudySpec, listener: Callable[[str], EpochListener] | None = None) -> None:
         self.spec, self.folder = spec, spec.folder
+        self.safe_point: Callable[[], None] = safe_point
+        """Called whenever all is stored; may raise to stop there. Whoever carries out trials may ask more there."""
         problems: list[str] = []
         problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
         if problem := device_problem(spec.device):
@@ -105,7 +107,7 @@ class Workspace:
             listener=listener,
             occupy=self._occupy,
             latencies=StudyLatencies(self),
-            safe_point=safe_point,
+            safe_point=lambda: self.safe_point(),
         )
 
     @contextmanager
@@ -304,7 +306,7 @@ class Workspace:
             with self.pipeline.ledger.clock.part("measure"):
                 latency = yardstick.measure(candidate, anchor)
             write_text(known, json.dumps(latency.as_dict()))
-            safe_point()
+            self.safe_point()
             found[yardstick.name] = latency
             files |= {candidate.onnx} if candidate.onnx is not None else set()
         for file in files:
@@ -415,6 +417,11 @@ class Workspace:
         target = self.folder / "gammas" / f"{name}.json"
         write_text(target, json.dumps(list(gammas)))
         return str(target.relative_to(self.folder))
+
+    def forget(self, name: str) -> None:
+        """Removes what was kept of a trial whose result does not count."""
+        for file in (self.folder / "candidates" / f"{name}.pt", self.folder / "gammas" / f"{name}.json"):
+            file.unlink(missing_ok=True)
 
 
 def _read_latency(file: Path) -> Latency | None:

@@ -49,7 +49,7 @@ class FailingPipeline:
 
 
 def workspace(spec: StudySpec, error: BaseException) -> Any:
-    return SimpleNamespace(spec=spec, pipeline=FailingPipeline(error))
+    return SimpleNamespace(spec=spec, folder=spec.folder, pipeline=FailingPipeline(error))
 
 
 def attempt(study: optuna.Study, spec: StudySpec, error: BaseException) -> TrialResult:
