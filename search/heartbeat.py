@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import Trial, TrialState
 
 from prunetune.pruning.claims import BEATS, LEASE_S, StageClaimedError
+from prunetune.pruning.processes import CLOCK_STEP_S
 from prunetune.search.interruption import safe_point
 
 INTERVAL_S = int(LEASE_S / BEATS)
@@ -113,6 +117,15 @@ class Heartbeat:
             self.beat()
 
 
+def ask(study: optuna.Study) -> Trial:
+    """Asks for a trial, with its first sign of life."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with", UserWarning)
+        trial = study.ask()
+    sign_of_life(study, trial)
+    return trial
+
+
 def sign_of_life(study: optuna.Study, trial: Trial) -> None:
     """Says that the process which carries out a trial lives."""
     storage = study._storage
@@ -136,6 +149,29 @@ def silent_trials(study: optuna.Study) -> set[int]:
     stale = set(backend._get_stale_trial_ids(study._study_id))
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return {trial.number for trial in running if trial._trial_id in stale}
+
+
+def last_signs(study: optuna.Study) -> dict[int, datetime]:
+    """When each running trial last gave a sign of life, by the clock of the data base."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    if not isinstance(backend, RDBStorage):
+        return {}
+    running = {trial._trial_id: trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))}
+    table = sqlalchemy.table("trial_heartbeats", sqlalchemy.column("trial_id"), sqlalchemy.column("heartbeat"))
+    with backend.engine.connect() as connection:
+        rows = connection.execute(sqlalchemy.select(table).where(table.c.trial_id.in_(list(running)))).all()
+    return {running[row.trial_id]: row.heartbeat for row in rows}
+
+
+def clock_ahead_s(study: optuna.Study) -> float:
+    """By how many seconds this host's clock is ahead of the data base's; 0 where that has no clock of its own."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    if not isinstance(backend, RDBStorage) or backend.engine.dialect.name != "postgresql":
+        return 0.0
+    with backend.engine.connect() as connection:
+        told: datetime = connection.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
+    ahead = time.time() - told.timestamp()
+    return ahead if abs(ahead) > CLOCK_STEP_S else 0.0
 
 
 def require_owned(study: optuna.Study, trial: Trial) -> None:

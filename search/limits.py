@@ -113,7 +113,7 @@ def spent(trials: Iterable[FrozenTrial], now: float) -> Spent:
 
     Args:
         trials: In any state. Of a running one it is assumed that its worker lives.
-        now: Seconds since the epoch, the end of what still runs.
+        now: Seconds since the epoch by the data base's clock, the end of what still runs.
     """
     begun = finished = epochs = idle = 0
     intervals = []
@@ -123,8 +123,9 @@ def spent(trials: Iterable[FrozenTrial], now: float) -> Spent:
         trained = trial.user_attrs.get("epochs", {}).get("trained", 0)
         epochs += trained
         if outcome(trial) != Outcome.WORKER_DIED.value:
-            end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp()
-            intervals.append((trial.datetime_start.timestamp(), end))
+            ahead = (trial.user_attrs.get("worker") or {}).get("ahead_s", 0)
+            end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp() - ahead
+            intervals.append((trial.datetime_start.timestamp() - ahead, end))
         if counts(trial):
             begun += 1
             if trial.state.is_finished():

@@ -18,7 +18,7 @@ from prunetune.results import best, front
 from prunetune.results.entries import outcome
 from prunetune.results.findings import located
 from prunetune.results.tables import ms_text
-from prunetune.search.heartbeat import silent_trials
+from prunetune.search.heartbeat import clock_ahead_s, silent_trials
 from prunetune.search.limits import Forecast, forecast, spent
 from prunetune.search.outcome import Outcome
 from prunetune.search.study import FINISHED, stored_spec
@@ -33,7 +33,7 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
     ended = [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
     outcomes = Counter(outcome(trial) or Outcome.ERROR.value for trial in finished)
     silent = silent_trials(study)
-    now = time.time()
+    now = time.time() - clock_ahead_s(study)
     alive = [trial for trial in trials if _lives(trial, silent)]
     so_far, remaining = spent(alive, now), forecast(spec.limits, alive, now)
     epochs = [trial.user_attrs.get("epochs", {}) for trial in finished]

@@ -7,6 +7,7 @@ store has what was finished. A result that comes after that is refused by the st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -21,9 +22,20 @@ from prunetune.search.outcome import Outcome
 RETRY_OF = "retry_of"
 
 
-def this_worker(device: str) -> dict[str, Any]:
-    """This process and what it trains on, as a trial names them."""
-    return {**this_process(), "device": device}
+def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
+    """This process and what it trains on, as a trial names them.
+
+    Args:
+        device: As `StudySpec.device` names it.
+        ahead_s: How far the clock of this host, which the trial's times are told by, is ahead of the data base's.
+    """
+    return {**this_process(), "device": device, **({"ahead_s": round(ahead_s)} if ahead_s else {})}
+
+
+def is_near(worker: Mapping[str, Any]) -> bool:
+    """Whether a worker is on this host, so that its death would be seen at once."""
+    here = this_process()
+    return all(worker.get(key) == here[key] for key in ("host", "namespace"))
 
 
 def reap(study: optuna.Study) -> list[int]:
@@ -34,16 +46,19 @@ def reap(study: optuna.Study) -> list[int]:
     """
     before = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     fail_silent_trials(study)
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    reaped = sorted({trial.number for trial in before} - {trial.number for trial in running})
-    for trial in running:
+    trials = study.get_trials(deepcopy=False)
+    after = [trials[trial.number] for trial in before]
+    reaped = [trial.number for trial in after if outcome(trial) == Outcome.WORKER_DIED.value]
+    for trial in after:
+        if trial.state != TrialState.RUNNING:
+            continue
         worker = trial.user_attrs.get("worker")
         # A trial without a worker died between being asked for and being signed, which happens under the lock.
         if worker is None or not is_alive(worker):
             give_back(study, trial, Outcome.WORKER_DIED, "the process that carried it out is gone")
             reaped.append(trial.number)
     requeue(study)
-    return reaped
+    return sorted(reaped)
 
 
 def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str) -> None:

@@ -125,6 +125,11 @@ class Workspace:
         if Path(model).suffix.lower() not in (".yaml", ".yml", ".pt"):
             problems.append(f"model: takes a .yaml or a .pt, not {model!r}")
             return None
+        if Path(model).suffix.lower() == ".pt" and os.path.isfile(model) and not self.spec.trust:
+            distrusted = Detector.distrusted(Path(model))
+            if distrusted is not None:
+                problems.append(f"model: {model}: {distrusted}. If you trust who made it, give trust: true")
+                return None
         try:
             detector = Detector.load(model)
         except ModelError as error:

@@ -302,7 +302,7 @@ def test_a_detector_of_other_classes_is_refused_before_a_study_begins(
     prunetune: Prunetune, write_study: WriteStudy, data: Path, tmp_path: Path
 ) -> None:
     Detector.load("yolov5n.yaml").save(tmp_path / "coco.pt", {}, {"task": "detect", "imgsz": 64})
-    file = write_study(data=str(data), model=str(tmp_path / "coco.pt"))
+    file = write_study(data=str(data), model=str(tmp_path / "coco.pt"), trust=True)
     message = complaint(prunetune("run", file))
     assert f"model: {tmp_path / 'coco.pt'}: has 80 classes, but the data set has 2" in message
     assert not (file.parent / "runs" / "tiny").exists()
@@ -316,7 +316,7 @@ def test_another_model_under_the_same_name_is_refused(
         model.save(tmp_path / "mine.pt", {}, {"task": "detect", "imgsz": 64})
 
     write_model(0)
-    file = write_study(data=str(data), model=str(tmp_path / "mine.pt"), space=QUICK_SPACE, trials=1)
+    file = write_study(data=str(data), model=str(tmp_path / "mine.pt"), trust=True, space=QUICK_SPACE, trials=1)
     assert prunetune("run", file).code in (0, 2)
     write_model(1)
     message = complaint(prunetune("run", file, "trials=2"))
@@ -414,7 +414,7 @@ def test_a_bad_checkpoint_is_refused(
 ) -> None:
     bad = tmp_path / "bad.pt"
     said = damage(bad, checkpoint)
-    file = write_study(data=str(data), model=str(bad))
+    file = write_study(data=str(data), model=str(bad), trust=True)
     for command in (("run", file), ("prune", bad, "--threshold", 0.5, "--out", tmp_path / "out.pt")):
         message = complaint(prunetune(*command))
         assert str(bad) in message

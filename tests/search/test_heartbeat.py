@@ -6,8 +6,9 @@ import io
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ import optuna
 import pytest
 import sqlalchemy
 import sqlalchemy.exc
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from prunetune.pruning.claims import BEATS, LEASE_S, StageClaimedError
@@ -23,7 +24,7 @@ from prunetune.pruning.training import TrainingFailureError
 from prunetune.results.entries import outcome
 from prunetune.search import heartbeat as heartbeats
 from prunetune.search import objective, runner
-from prunetune.search.heartbeat import GRACE_S, INTERVAL_S, Heartbeat, TrialLostError, silent_trials
+from prunetune.search.heartbeat import GRACE_S, INTERVAL_S, Heartbeat, TrialLostError, clock_ahead_s, silent_trials
 from prunetune.search.interruption import Interruption
 from prunetune.search.limits import spent
 from prunetune.search.objective import TrialResult, carry_out
@@ -91,6 +92,13 @@ def test_a_worker_that_died_on_another_host_is_noticed(spec: StudySpec) -> None:
         complete(study, claim)
     assert spent(study.get_trials(), 0.0).finished == 3
     assert study_status(study, spec.folder)["outcomes"] == {"OK": 3, "WORKER_DIED": 1}
+
+
+def test_nothing_is_warned_of(spec: StudySpec, recwarn: pytest.WarningsRecorder) -> None:
+    study = open_study(spec)
+    take(study, spec)
+    reap(study)
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_a_worker_that_was_heard_lately_keeps_its_trial(spec: StudySpec) -> None:
@@ -302,3 +310,67 @@ def test_containers_of_one_host_do_not_take_each_other_for_dead() -> None:
     assert is_alive(other), "only its heartbeat can tell"
     assert not is_alive({**other, "namespace": this_process()["namespace"]})
     assert os.path.exists("/proc/self/ns/pid") == bool(this_process()["namespace"])
+
+
+# The end of a study, and clocks
+
+
+def test_the_last_worker_waits_until_the_others_are_heard(spec: StudySpec) -> None:
+    study = open_study(spec)
+    claim = take(study, spec)
+    progress = Progress(Console(file=io.StringIO()), spec.trials)
+    said: list[str] = []
+
+    def beat(what: str) -> None:
+        said.append(what)
+        age(study, claim.trial.number, -1)  # another sign of life
+
+    progress.begin = beat  # type: ignore[method-assign]
+    assert runner._others_finish(study, spec, progress) is True
+    assert said == ["waiting for a sign of life of trial 0 on elsewhere"]
+
+
+def test_the_last_worker_takes_over_what_the_others_died_with(spec: StudySpec) -> None:
+    study = open_study(spec)
+    claim = take(study, spec)
+    progress = Progress(Console(file=io.StringIO()), spec.trials)
+    progress.begin = lambda _: age(study, claim.trial.number, GRACE_S + 5)  # type: ignore[method-assign]
+    assert runner._others_finish(study, spec, progress) is None
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING"]
+    complete(study, take(study, spec))
+    assert runner._others_finish(study, spec, progress) is False
+
+
+def test_nobody_waits_for_a_process_of_this_host(spec: StudySpec) -> None:
+    study = open_study(spec)
+    take(study, spec, host=None)
+    progress = Progress(Console(file=io.StringIO()), spec.trials)
+    progress.begin = lambda what: pytest.fail(what)  # type: ignore[method-assign]
+    assert runner._others_finish(study, spec, progress) is True
+
+
+def test_a_clock_that_is_an_hour_off_is_told_by_the_data_base(
+    make_spec: MakeSpec, postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(storage=postgres(), hours=0.5)
+    study = open_study(spec)
+    assert clock_ahead_s(study) == 0
+    take(study, spec, host=None)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    assert clock_ahead_s(study) == pytest.approx(3600, abs=60)
+    claim = next_trial(study, spec)
+    assert claim is not None, "by the wrong clock, the first trial would have used up the study's hours"
+    assert claim.trial.user_attrs["worker"]["ahead_s"] == pytest.approx(3600, abs=60)
+
+
+def test_hours_of_hosts_whose_clocks_differ_overlap() -> None:
+    noon = datetime(2026, 6, 1, 12)
+
+    def trial(ahead_s: int) -> FrozenTrial:
+        made = create_trial(values=[0.5], user_attrs={"outcome": "OK", "worker": {"host": "a", "ahead_s": ahead_s}})
+        made.datetime_start = noon + timedelta(seconds=ahead_s)
+        made.datetime_complete = made.datetime_start + timedelta(hours=1)
+        return made
+
+    assert spent([trial(0), trial(3600), trial(-7200)], 0.0).hours == pytest.approx(1)
