@@ -51,6 +51,7 @@ class Holder:
         since: When the claim was taken, by the clock of its host.
         stage: The stage that is trained.
         parent: The stage that it starts from.
+        namespace: Tells apart containers of one host.
     """
 
     host: str
@@ -59,6 +60,7 @@ class Holder:
     since: str
     stage: str
     parent: str
+    namespace: str = ""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
@@ -296,20 +298,24 @@ class StageClaim:
         self._beat.join()
         self._file.remove()
 
-    def confirm(self) -> None:
+    def confirm(self) -> bool:
         """Makes sure that the claim is still held; takes it again if it was lost and nobody has it.
 
         A process that was suspended for longer than the lease is taken for dead.
+
+        Returns:
+            Whether it was held all the time. If not, another process may have trained the stage meanwhile.
 
         Raises:
             StageClaimedError: Another process has taken it over.
         """
         if self._file.is_there():
-            return
+            return True
         fresh = self._claims._acquire(self._trunk, self._stage, self._parent)
         with self._lock:
             self._file.remove()
             self._file = fresh
+        return False
 
     def _keep_young(self) -> None:
         while not self._end.wait(self._claims.lease_s / BEATS):

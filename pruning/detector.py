@@ -111,6 +111,25 @@ class Detector:
             parameter.requires_grad = parameter.dtype.is_floating_point
         return cls(model.float(), str(file))
 
+    @staticmethod
+    def distrusted(file: Path) -> str | None:
+        """Why a checkpoint may run code when it is loaded, as a sentence; None if it holds plain values alone.
+
+        Loads nothing.
+        """
+        try:
+            named = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        # A damaged or foreign file can raise anything, and says nothing of what is in it.
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return f"cannot be read as a checkpoint without running what is in it ({reason})"
+        if not named:
+            return None
+        foreign = [name for name in named if name.partition(".")[0] not in ("torch", "ultralytics", "prunetune")]
+        shown = (foreign or named)[:3]
+        others = f" and {len(named) - len(shown)} more" if len(named) > len(shown) else ""
+        return f"ultralytics' checkpoints are pickles: to load one runs what it names, here {', '.join(shown)}{others}"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Class names in the order of their index."""

@@ -14,14 +14,30 @@ CLOCK_STEP_S = 5.0
 
 
 def this_process() -> dict[str, Any]:
-    """Host, process, and when the process started: a number of a process alone is soon used again."""
+    """Host, process, and when the process started: a number of a process alone is soon used again.
+
+    Containers that share a host's name may each number their own processes: the name space tells them apart.
+    """
     process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": process.create_time()}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": process.create_time(),
+        "namespace": pid_namespace(),
+    }
+
+
+def pid_namespace() -> str:
+    """What tells apart containers that number their own processes; empty where the system has no such thing."""
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        return ""
 
 
 def is_alive(process: Mapping[str, Any]) -> bool:
-    """Whether a process may still run. One on another host may."""
-    if process.get("host") != socket.gethostname():
+    """Whether a process may still run. One on another host or in another container may."""
+    if process.get("host") != socket.gethostname() or process.get("namespace", "") not in ("", pid_namespace()):
         return True
     try:
         found = psutil.Process(int(process["pid"]))

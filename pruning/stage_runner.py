@@ -227,12 +227,18 @@ class StageRunner:
 
     def _keep(self, training: _Training, claim: StageClaim, start: Detector, state: TrainingState) -> None:
         """Stores an epoch before the last, and the stage of whoever stops there."""
-        claim.confirm()  # a process that was suspended may have lost it
-        self.store.save_progress(training.trunk, partial(save_state, state))
+        # A process that was suspended may have lost its claim, and been overtaken.
+        if claim.confirm() or not self._is_further(training, state.epoch):
+            self.store.save_progress(training.trunk, partial(save_state, state))
         if training.phase.extensible() and state.epoch in self._checkpoints:
             stopped = start.copy()
             stopped.model.load_state_dict(state.model)
             self._publish(training.shorter(state.epoch), stopped, state)
+
+    def _is_further(self, training: _Training, epoch: int) -> bool:
+        """Whether the store has what a training would come to after an epoch, or more."""
+        progress = read_state(self.store.progress(training.trunk))
+        return self.store.find(training.stage.digest) is not None or (progress is not None and progress.epoch >= epoch)
 
     def _furthest_state(self, training: _Training) -> TrainingState | None:
         """The furthest state on the way to the end of a training, if any was kept."""

@@ -151,15 +151,22 @@ def _entry(
     )
 
 
+_COMPLETE = ("OK", "OVER_BUDGET", "STOPPED_EARLY")
+"""The outcomes of trials that have values."""
+
+
 def outcome(trial: FrozenTrial) -> str:
     """How a trial ended, in the search's words; from its state where the search could not say.
 
-    A worker that was killed leaves no outcome: such a trial is `ERROR`. An unfinished one is `RUNNING` or
-    `WAITING`. A finished one of unknown outcome is the empty string.
+    A trial that others failed, because its worker gave no sign of life, has no outcome, or one that only a complete
+    trial can have: it is `WORKER_DIED`. Without a worker it is `ERROR`. An unfinished one is `RUNNING` or `WAITING`. A
+    finished one of unknown outcome is the empty string.
     """
     if trial.state in (TrialState.RUNNING, TrialState.WAITING):
         return trial.state.name
     named = text(trial.user_attrs.get("outcome"))
+    if trial.state is TrialState.FAIL and "worker" in trial.user_attrs and named in (None, "", *_COMPLETE):
+        return "WORKER_DIED"
     by_state = {TrialState.FAIL: "ERROR", TrialState.PRUNED: "STOPPED_EARLY"}
     return named or by_state.get(trial.state, "")
 

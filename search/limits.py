@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from prunetune.results.entries import outcome
 from prunetune.search.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Forecast:
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of the study's `trials`: it ended or runs, and is not to be carried out again."""
     if trial.state.name == "FAIL":
-        return Outcome(trial.user_attrs.get("outcome", Outcome.ERROR)).counts
+        return Outcome(outcome(trial)).counts
     return trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")
 
 
@@ -112,7 +113,7 @@ def spent(trials: Iterable[FrozenTrial], now: float) -> Spent:
 
     Args:
         trials: In any state. Of a running one it is assumed that its worker lives.
-        now: Seconds since the epoch, the end of what still runs.
+        now: Seconds since the epoch by the data base's clock, the end of what still runs.
     """
     begun = finished = epochs = idle = 0
     intervals = []
@@ -121,9 +122,10 @@ def spent(trials: Iterable[FrozenTrial], now: float) -> Spent:
             continue
         trained = trial.user_attrs.get("epochs", {}).get("trained", 0)
         epochs += trained
-        if trial.user_attrs.get("outcome") != Outcome.WORKER_DIED.value:
-            end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp()
-            intervals.append((trial.datetime_start.timestamp(), end))
+        if outcome(trial) != Outcome.WORKER_DIED.value:
+            ahead = (trial.user_attrs.get("worker") or {}).get("ahead_s", 0)
+            end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp() - ahead
+            intervals.append((trial.datetime_start.timestamp() - ahead, end))
         if counts(trial):
             begun += 1
             if trial.state.is_finished():

@@ -19,10 +19,12 @@ from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
 from prunetune.results.entries import FOUND
 from prunetune.search import equal_networks
+from prunetune.search.heartbeat import TrialLostError, require_owned
 from prunetune.search.interruption import StopAskedError, stop_is_asked
 from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
+from prunetune.search.study import study_lock
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
@@ -70,6 +72,7 @@ def carry_out(
 
     Raises:
         StageClaimedError: Another process trains a stage of the recipe. The trial stays open for another attempt.
+        TrialLostError: The trial was given to another process meanwhile. What this one made of it is not stored.
         StoreError: Nothing can be stored any more; the trial stays open and is taken up by the next run.
         StopAskedError: A stop was asked for, and came to a safe point.
     """
@@ -84,8 +87,10 @@ def carry_out(
             outcome, reason = Outcome(error.cause), str(error)
         except MeasurementError as error:
             outcome, reason = Outcome.NOT_MEASURED, str(error)
-        except (KeyboardInterrupt, PrunetuneError):
+        except (KeyboardInterrupt, PrunetuneError, TrialLostError):
             raise
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise TrialLostError from error
         # Whatever else a foreign library raises fails this trial, by name and with its text, and not the study.
         except Exception as error:
             if stop_is_asked():  # a signal to the whole group also ends the processes that load images
@@ -106,17 +111,23 @@ def carry_out(
         "epochs": {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused},
         "stages": ledger.stages,
     }
+    with study_lock(workspace.folder, always=True):
+        require_owned(study, trial)
+        _tell(study, trial, outcome, stored, workspace.spec)
+    return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
+
+
+def _tell(study: optuna.Study, trial: Trial, outcome: Outcome, stored: Mapping[str, Any], spec: StudySpec) -> None:
     for key, value in stored.items():
         trial.set_user_attr(key, value)
-    if outcome.has_values:
-        for target, violation in stored["violations"].items():  # last: a retried trial would inherit it
-            trial.set_constraint(workspace.spec.latency_name(target), violation)
-        if workspace.spec.early_stopping:
-            trial.set_constraint(UNFINISHED, 1.0 if outcome is Outcome.STOPPED_EARLY else 0.0)
-        study.tell(trial, [stored["accuracy"]["map50_95"], *_judged(stored, workspace.spec)])
-    else:
+    if not outcome.has_values:
         study.tell(trial, state=TrialState.FAIL)
-    return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
+        return
+    for target, violation in stored["violations"].items():
+        trial.set_constraint(spec.latency_name(target), violation)
+    if spec.early_stopping:
+        trial.set_constraint(UNFINISHED, 1.0 if outcome is Outcome.STOPPED_EARLY else 0.0)
+    study.tell(trial, [stored["accuracy"]["map50_95"], *_judged(stored, spec)])
 
 
 def _attempt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +11,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
-from prunetune.pruning.claims import StageClaimedError
+from prunetune.pruning.claims import LOOK_S, StageClaimedError
 from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
@@ -18,6 +19,14 @@ from prunetune.results.tables import ms_text
 from prunetune.search.aside import Aside, patiently
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
+from prunetune.search.heartbeat import (
+    GRACE_S,
+    Heartbeat,
+    TrialLostError,
+    ask,
+    clock_ahead_s,
+    last_signs,
+)
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
 from prunetune.search.limits import forecast, spent
 from prunetune.search.objective import carry_out
@@ -26,7 +35,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study, storage_errors, study_exists, study_lock
-from prunetune.search.workers import give_back, reap, requeue, this_worker
+from prunetune.search.workers import give_back, is_near, reap, requeue, this_worker
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import PrunetuneError, Recipe
 
@@ -71,7 +80,7 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
     progress.begin("checking model and data")
     workspace = Workspace(spec, progress.epochs)
     study = study or open_study(spec)
-    with storage_errors(spec.folder):
+    with storage_errors(spec.folder, spec.storage):
         progress.begin("measuring the reference networks")
         if moved := workspace.prepare(study):
             progress.begin("measuring the kept networks on this device")
@@ -82,27 +91,44 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
             rest = "no more to do" if _limit_reached(study, spec) else "going on"
             progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
         safe_point()
-        _all_trials(study, spec, workspace, progress)
+        with Heartbeat(study) as heartbeat:
+            workspace.safe_point = heartbeat.safe_point
+            _all_trials(study, spec, workspace, progress, heartbeat)
+            while (others := _others_finish(study, spec, progress)) is None:
+                _all_trials(study, spec, workspace, progress, heartbeat)
         if (reached := _limit_reached(study, spec)) and not reached.startswith("trials"):
             progress.say(f"no further trial: {reached}")
-        if _others_run(study):
+        if others:
             progress.say("no trial is left to take; the processes that still run will finish the study")
         else:
             finish(study, workspace, progress)
     return study
 
 
-def _all_trials(study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress) -> None:
+def _all_trials(
+    study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress, heartbeat: Heartbeat
+) -> None:
     """Carries out trials until the study has all it should have. Those put aside are this process's until then."""
     aside: Aside[Claim] = Aside(workspace.store, progress)
     try:
         while (claim := _next_work(study, spec, aside)) is not None:
             name = f"trial {claim.trial.number}"
             progress.begin(name)
+            heartbeat.begin(claim.trial)
             try:
-                _one_trial(study, claim, workspace, progress)
+                with heartbeat.carrying_out(claim.trial):
+                    _one_trial(study, claim, workspace, progress)
             except StageClaimedError as claimed:
                 aside.put(name, claim, claimed)
+                continue
+            except TrialLostError:
+                workspace.forget(f"trial-{claim.trial.number}")
+                progress.end()
+                progress.say(
+                    f"{name}: this process gave no sign of life for {GRACE_S} s, and the trial was given to another. "
+                    "Its result does not count; its stages are there for the other"
+                )
+            heartbeat.end(claim.trial)
             safe_point()
     except (KeyboardInterrupt, PrunetuneError) as error:
         for claim in aside.take_all():
@@ -149,11 +175,11 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
     with study_lock(spec.folder):
         reap(study)
         trials = study.get_trials(deepcopy=False)
-        if spec.limits.reached(spent(trials, time.time())) is not None:
+        if spec.limits.reached(spent(trials, _now(study))) is not None:
             return None
         study.sampler = next_sampler(spec, trials)
-        trial = study.ask()
-        trial.set_user_attr("worker", this_worker(spec.device))
+        trial = ask(study)  # with a sign of life, before it is signed: what is not signed needs none to be noticed
+        trial.set_user_attr("worker", this_worker(spec.device, clock_ahead_s(study)))
         recipe = spec.space.suggest(trial)
         trial.set_user_attr("recipe", recipe.as_dict())
         return Claim(trial, recipe)
@@ -171,12 +197,12 @@ def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress
         _return(study, claim, workspace.spec, str(error))
         raise
     trials = study.get_trials(deepcopy=False)
-    finished = spent(trials, time.time()).finished
+    finished = spent(trials, _now(study)).finished
     progress.trial(result, finished)
     if finished % FRONT_EVERY == 0:
         members = [f"trial {item.trial}: {item.map50_95:.3f} at {item.latency_ms:.2f} ms" for item in front(study)]
         progress.say("front: " + ("; ".join(members) or "no trial meets the budget yet"))
-        if remaining := forecast(workspace.spec.limits, trials, time.time()):
+        if remaining := forecast(workspace.spec.limits, trials, _now(study)):
             progress.say(remaining.text(datetime.now()))
 
 
@@ -189,8 +215,32 @@ def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> 
 
 
 def _limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:
-    return spec.limits.reached(spent(study.get_trials(deepcopy=False), time.time()))
+    return spec.limits.reached(spent(study.get_trials(deepcopy=False), _now(study)))
 
 
-def _others_run(study: optuna.Study) -> bool:
-    return bool(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+def _now(study: optuna.Study) -> float:
+    """Seconds since the epoch, by the data base's clock."""
+    return time.time() - clock_ahead_s(study)
+
+
+def _others_finish(study: optuna.Study, spec: StudySpec, progress: Progress) -> bool | None:
+    """Whether others, who live, will finish the study; None if there is work again.
+
+    Who died on another host is noticed only when it was silent for a while. So nobody leaves before each of those that
+    run was heard once more, ended, or was given up.
+    """
+    first, pause = last_signs(study), threading.Event()
+    while running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        with study_lock(spec.folder):
+            if reap(study):
+                return None
+        signs = last_signs(study)
+        far = [trial for trial in running if not is_near(trial.user_attrs.get("worker") or {})]
+        unheard = [trial for trial in far if trial.number in first and first[trial.number] == signs.get(trial.number)]
+        if not unheard:
+            return True
+        told = ", ".join(f"trial {trial.number} on {trial.user_attrs['worker'].get('host')}" for trial in unheard)
+        progress.begin(f"waiting for a sign of life of {told}")
+        safe_point()
+        pause.wait(LOOK_S)
+    return False

@@ -33,7 +33,7 @@ ControlName = Literal["dense", "half-width", "quarter-width"]
 LIMITS = ("trials", "epochs", "hours")
 """Keys that say how much the whole study may spend; it ends with the first that is reached."""
 
-CHANGEABLE = frozenset({*LIMITS, "device", "workers", "cache", "storage", "runs", "allow_new_device"})
+CHANGEABLE = frozenset({*LIMITS, "device", "workers", "cache", "storage", "runs", "allow_new_device", "trust"})
 """Keys that may differ when a study is resumed: they change how far and where it runs, not what it finds."""
 
 
@@ -127,10 +127,12 @@ class StudySpec(BaseModel):
     """Epochs of training in all trials together. No trial is begun after so many."""
     hours: float | None = Field(strict=True, default=None, gt=0)
     """Hours in which trials run; pauses do not count. No trial is begun after so many."""
-    storage: str | None = Field(default=None, min_length=1)
+    storage: str | None = Field(default=None, min_length=1, repr=False)
     """Optuna storage; by default an SQLite file in the study's folder."""
     runs: str = Field(default="runs", min_length=1)
     """Folder for studies and stages."""
+    trust: bool = False
+    """Whether `model`, a checkpoint, may run code when it is loaded: ultralytics' checkpoints are pickles."""
     allow_new_device: bool = False
     """Go on with a study whose latencies were measured on other hardware: all is measured again here."""
 
@@ -338,7 +340,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             place = place.setdefault(parent, {})
         else:
             raise ConfigError(f"{override!r}: {parent!r} is inside a value that has no keys")
-    value = parse_yaml(text, override)
+    value = parse_yaml(text, override if path != "storage" else path)  # an address may hold a password
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):

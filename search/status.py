@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +15,10 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.results import best, front
+from prunetune.results.entries import outcome
 from prunetune.results.findings import located
 from prunetune.results.tables import ms_text
+from prunetune.search.heartbeat import clock_ahead_s, silent_trials
 from prunetune.search.limits import Forecast, forecast, spent
 from prunetune.search.outcome import Outcome
 from prunetune.search.study import FINISHED, stored_spec
@@ -28,9 +31,10 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
     trials = study.get_trials(deepcopy=False)
     finished = [trial for trial in trials if trial.state.is_finished()]
     ended = [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
-    outcomes = Counter(str(trial.user_attrs.get("outcome", Outcome.ERROR.value)) for trial in finished)
-    now = time.time()
-    alive = [trial for trial in trials if _lives(trial)]
+    outcomes = Counter(outcome(trial) or Outcome.ERROR.value for trial in finished)
+    silent = silent_trials(study)
+    now = time.time() - clock_ahead_s(study)
+    alive = [trial for trial in trials if _lives(trial, silent)]
     so_far, remaining = spent(alive, now), forecast(spec.limits, alive, now)
     epochs = [trial.user_attrs.get("epochs", {}) for trial in finished]
     winner = best(study)
@@ -51,7 +55,7 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
                 "trial": trial.number,
                 "recipe": trial.user_attrs.get("recipe"),
                 "worker": trial.user_attrs.get("worker"),
-                "alive": is_alive(trial.user_attrs.get("worker") or {"host": None}),
+                "alive": _lives(trial, silent),
             }
             for trial in trials
             if trial.state == TrialState.RUNNING
@@ -67,9 +71,11 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
     }
 
 
-def _lives(trial: optuna.trial.FrozenTrial) -> bool:
+def _lives(trial: optuna.trial.FrozenTrial, silent: Collection[int]) -> bool:
     """Whether a trial has ended, or its worker may still run: what a dead one left open takes no time."""
-    return trial.state != TrialState.RUNNING or is_alive(trial.user_attrs.get("worker") or {"host": None})
+    if trial.state != TrialState.RUNNING:
+        return True
+    return trial.number not in silent and is_alive(trial.user_attrs.get("worker") or {"host": None})
 
 
 def write_status(status: dict[str, Any], console: Console) -> None:
@@ -85,7 +91,8 @@ def write_status(status: dict[str, Any], console: Console) -> None:
     for trial in status["running"]:
         worker = trial["worker"] or {}
         gone = "" if trial["alive"] else ", which is gone: run the study again to take the trial up"
-        say(f"trial {trial['trial']} runs in process {worker.get('pid')} on {worker.get('host')}{gone}")
+        device = f", device {worker['device']}" if "device" in worker else ""
+        say(f"trial {trial['trial']} runs in process {worker.get('pid')} on {worker.get('host')}{device}{gone}")
     of = {name: f" of {limit:.10g}" if limit is not None else "" for name, limit in status["limits"].items()}
     say(f"epochs: {status['epochs_trained']}{of['epochs']} trained, {status['epochs_reused']} reused")
     if of["hours"]:

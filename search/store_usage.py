@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 import optuna
-import sqlalchemy.engine
-import sqlalchemy.exc
 from optuna.trial import TrialState
 
 from prunetune.pruning.claims import Claims, Sign
 from prunetune.pruning.inventory import DRAFT, UNFINISHED, Item, needed_by, read_items, read_uses
 from prunetune.pruning.store import CLAIMS, REGISTRATION, STAGES, STUDIES, StageStore
+from prunetune.search.address import public_address
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import find_study
 from prunetune.spaces import ConfigError
@@ -109,7 +108,7 @@ def register(store: StageStore, study: optuna.Study, spec: StudySpec) -> None:
         if trials:
             for digest in _shared_stages(store.root):
                 store.use(digest)
-    registration = {"storage": _public_address(spec.storage)}
+    registration = {"storage": public_address(spec.storage) if spec.storage else None}
     if _read_registration(file) != registration:
         write_text(file, json.dumps(registration))  # last: a death before it repeats all of this
 
@@ -242,22 +241,6 @@ def _digests(trials: Sequence[optuna.trial.FrozenTrial]) -> set[str]:
 def _shared_stages(root: Path) -> list[str]:
     """The stages that no trial names: dense networks and controls."""
     return [path.name for path in (root / STAGES).iterdir() if path.name.startswith(_SHARED_KINDS)]
-
-
-def _public_address(storage: str | None) -> str | None:
-    """A storage's address without what must not be told."""
-    if storage is None:
-        return None
-    try:
-        url = sqlalchemy.engine.make_url(storage)
-    except sqlalchemy.exc.ArgumentError:
-        return "another storage"
-    database = url.database
-    if url.drivername.startswith("sqlite") and database and not database.startswith("file:"):
-        return f"sqlite:///{os.path.abspath(database)}"
-    return sqlalchemy.engine.URL.create(
-        url.drivername, host=url.host, port=url.port, database=database
-    ).render_as_string()
 
 
 def _read_registration(file: Path) -> dict[str, str | None] | None:

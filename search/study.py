@@ -14,15 +14,19 @@ from typing import Any, Literal
 
 import optuna
 import sqlalchemy.engine
+import sqlalchemy.event
 import sqlalchemy.exc
 from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
+from prunetune.search.address import parse_address, public_address
+from prunetune.search.heartbeat import GRACE_S, INTERVAL_S
 from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec, sqlite_url
+from prunetune.search.spec_change import refuse_change
 from prunetune.search.yaml_file import read_yaml
-from prunetune.spaces import ConfigError, SpecChangedError, StoreError
+from prunetune.spaces import ConfigError, MissingExtraError, StoreError
 from prunetune.spaces.files import storage_error
 
 SPEC = "spec"
@@ -44,7 +48,7 @@ def open_study(spec: StudySpec) -> optuna.Study:
         spec.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(spec.folder, error) from error
-    with study_lock(spec.folder), storage_errors(spec.folder):
+    with study_lock(spec.folder), storage_errors(spec.folder, spec.storage):
         storage = _storage(spec.storage_url)
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         directions += ["minimize" for _ in spec.judged]
@@ -60,12 +64,13 @@ def open_study(spec: StudySpec) -> optuna.Study:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(list(spec.objectives))
             study.set_user_attr("version", version("prunetune"))
-            study.set_user_attr(SPEC, spec.model_dump(mode="json", exclude_none=True))
+            study.set_user_attr(SPEC, spec.model_dump(mode="json", exclude_none=True, exclude={"storage"}))
         else:
-            _refuse_change(StudySpec.parse(stored, "the stored study"), spec)
-            if any(stored.get(key) != getattr(spec, key) for key in LIMITS):
+            refuse_change(StudySpec.parse(stored, "the stored study"), spec)
+            if "storage" in stored or any(stored.get(key) != getattr(spec, key) for key in LIMITS):
                 limits = spec.model_dump(include=set(LIMITS), exclude_none=True)
-                study.set_user_attr(SPEC, {key: stored[key] for key in stored if key not in LIMITS} | limits)
+                kept = {key: stored[key] for key in stored if key not in (*LIMITS, "storage")}
+                study.set_user_attr(SPEC, kept | limits)
     return study
 
 
@@ -76,7 +81,7 @@ def study_exists(spec: StudySpec) -> bool:
     """Whether a study of this name was started before. Creates nothing."""
     if spec.storage is None and not (spec.folder / "study.db").is_file():
         return False
-    with storage_errors(spec.folder):
+    with storage_errors(spec.folder, spec.storage):
         return spec.name in optuna.get_all_study_names(storage=_storage(spec.storage_url))
 
 
@@ -114,7 +119,7 @@ def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
         close = difflib.get_close_matches(name, there, n=1)
         known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
         raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
-    with storage_errors(folder):
+    with storage_errors(folder, storage_url):
         storage = _storage(storage_url or sqlite_url(folder))
         names = optuna.get_all_study_names(storage=storage)
         wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
@@ -170,12 +175,17 @@ def folder_lock(folder: Path, name: str, *, always: bool = False) -> Iterator[No
 
 
 @contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Names the study's folder when the database cannot be used."""
+def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
+    """Names the study's folder, or its storage where that is elsewhere, when the database cannot be used."""
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
         text = str(error.__cause__ or error).splitlines()[0]
+        if storage is not None and not storage.startswith("sqlite"):
+            raise StoreError(
+                f"storage: {public_address(storage)} cannot be used ({text}); what was finished is kept there and in "
+                "the store, and the same command goes on when it can be reached"
+            ) from error
         if "full" in text:
             raise storage_error(folder, OSError(28, "No space left on device")) from error
         if "readonly" in text or "unable to open" in text:
@@ -190,45 +200,33 @@ def storage_errors(folder: Path) -> Iterator[None]:
 
 def _refuse_missing(url: str) -> None:
     """Reading creates nothing: SQLite would make a file that is not there."""
-    try:
-        address = sqlalchemy.engine.make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
-        raise ConfigError(f"storage: cannot be used ({error})") from error
+    address = parse_address(url)
     if address.drivername.startswith("sqlite") and not os.path.isfile(address.database or ""):
         raise StoreError(f"storage: {address.database}: no such file; run the study first, or correct the address")
 
 
 def _storage(url: str) -> RDBStorage:
+    parse_address(url)
     try:
         waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        return RDBStorage(url, engine_kwargs=waiting)
-    except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
-        raise ConfigError(f"storage: cannot be used ({error})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = RDBStorage(url, engine_kwargs=waiting, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
+        if storage.engine.dialect.name == "postgresql":
+            # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
+            # them by hours.
+            sqlalchemy.event.listen(storage.engine, "connect", _in_utc)
+            storage.engine.dispose()
+        return storage
+    except ImportError as error:
+        if "psycopg" in str(error):
+            raise MissingExtraError("psycopg", "postgres") from error
+        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
 
 
-def _refuse_change(stored: StudySpec, given: StudySpec) -> None:
-    before, after = flat(stored.frozen_part()), flat(given.frozen_part())
-    lines = [
-        f"\n  {key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
-    ]
-    if lines:
-        raise SpecChangedError(
-            f"the study {given.name!r} was started with another description (stored -> given):{''.join(lines)}\n"
-            "Undo the change, or give the study another name, for example name=" + given.name + "-2"
-        )
-
-
-def flat(values: Any, path: str = "") -> dict[str, Any]:
-    """Nested plain values as `a.b.0` to value."""
-    if isinstance(values, dict):
-        items = [(str(key), value) for key, value in values.items()]
-    elif isinstance(values, list):
-        items = [(str(index), value) for index, value in enumerate(values)]
-    else:
-        return {path: values}
-    merged: dict[str, Any] = {}
-    for key, value in items:
-        merged |= flat(value, f"{path}.{key}" if path else key)
-    return merged
+def _in_utc(connection: Any, _: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()

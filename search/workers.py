@@ -1,11 +1,13 @@
 """Who carries out a trial, and whether he is still alive.
 
-Every trial names its process. When a process of this host is gone but its trial still runs, the trial is failed
-and its recipe enqueued again; the stage store has what was finished.
+Every trial names its host, process and device. When a process of this host is gone but its trial still runs, the trial
+is failed at once, and when one of any host gives no sign of life for a minute; its recipe is enqueued again. The stage
+store has what was finished. A result that comes after that is refused by the storage: the trial has ended.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -13,14 +15,27 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.pruning.processes import is_alive as is_alive
 from prunetune.pruning.processes import this_process
+from prunetune.results.entries import outcome
+from prunetune.search.heartbeat import fail_silent_trials
 from prunetune.search.outcome import Outcome
 
 RETRY_OF = "retry_of"
 
 
-def this_worker(device: str) -> dict[str, Any]:
-    """This process and what it trains on, as a trial names them."""
-    return {**this_process(), "device": device}
+def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
+    """This process and what it trains on, as a trial names them.
+
+    Args:
+        device: As `StudySpec.device` names it.
+        ahead_s: How far the clock of this host, which the trial's times are told by, is ahead of the data base's.
+    """
+    return {**this_process(), "device": device, **({"ahead_s": round(ahead_s)} if ahead_s else {})}
+
+
+def is_near(worker: Mapping[str, Any]) -> bool:
+    """Whether a worker is on this host, so that its death would be seen at once."""
+    here = this_process()
+    return all(worker.get(key) == here[key] for key in ("host", "namespace"))
 
 
 def reap(study: optuna.Study) -> list[int]:
@@ -29,21 +44,27 @@ def reap(study: optuna.Study) -> list[int]:
     Returns:
         The numbers of the trials that were failed.
     """
-    reaped = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    before = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    fail_silent_trials(study)
+    trials = study.get_trials(deepcopy=False)
+    after = [trials[trial.number] for trial in before]
+    reaped = [trial.number for trial in after if outcome(trial) == Outcome.WORKER_DIED.value]
+    for trial in after:
+        if trial.state != TrialState.RUNNING:
+            continue
         worker = trial.user_attrs.get("worker")
         # A trial without a worker died between being asked for and being signed, which happens under the lock.
         if worker is None or not is_alive(worker):
             give_back(study, trial, Outcome.WORKER_DIED, "the process that carried it out is gone")
             reaped.append(trial.number)
     requeue(study)
-    return reaped
+    return sorted(reaped)
 
 
-def give_back(study: optuna.Study, trial: FrozenTrial, outcome: Outcome, reason: str) -> None:
-    """Fails a trial that is to be carried out again."""
+def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str) -> None:
+    """Fails a trial that is to be carried out again. Call it with the study's lock held."""
     live = optuna.trial.Trial(study, trial._trial_id)
-    live.set_user_attr("outcome", outcome.value)
+    live.set_user_attr("outcome", why.value)
     live.set_user_attr("reason", reason)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
@@ -53,8 +74,7 @@ def requeue(study: optuna.Study) -> None:
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     for trial in trials:
-        outcome = trial.user_attrs.get("outcome")
-        given_back = trial.state == TrialState.FAIL and outcome is not None and not Outcome(outcome).counts
+        given_back = trial.state == TrialState.FAIL and not Outcome(outcome(trial)).counts
         # A worker that took an enqueued recipe may have died before it read it all.
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if given_back and params and trial.number not in retried:

@@ -64,6 +64,8 @@ class Workspace:
 
     def __init__(self, spec: StudySpec, listener: Callable[[str], EpochListener] | None = None) -> None:
         self.spec, self.folder = spec, spec.folder
+        self.safe_point: Callable[[], None] = safe_point
+        """Called whenever all is stored; may raise to stop there. Whoever carries out trials may ask more there."""
         problems: list[str] = []
         problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
         if problem := device_problem(spec.device):
@@ -102,7 +104,7 @@ class Workspace:
             checkpoints=frozenset(int(choice) for choice in choices),
             listener=listener,
             occupy=self._occupy,
-            safe_point=safe_point,
+            safe_point=lambda: self.safe_point(),
         )
         self.pipeline = Pipeline(
             Source(spec.model, self.dataset.names, spec.dense_epochs),
@@ -128,6 +130,11 @@ class Workspace:
         if Path(model).suffix.lower() not in (".yaml", ".yml", ".pt"):
             problems.append(f"model: takes a .yaml or a .pt, not {model!r}")
             return None
+        if Path(model).suffix.lower() == ".pt" and os.path.isfile(model) and not self.spec.trust:
+            distrusted = Detector.distrusted(Path(model))
+            if distrusted is not None:
+                problems.append(f"model: {model}: {distrusted}. If you trust who made it, give trust: true")
+                return None
         try:
             detector = Detector.load(model)
         except ModelError as error:
@@ -321,7 +328,7 @@ class Workspace:
             with self.stages.ledger.clock.part("measure"):
                 latency = yardstick.measure(candidate, anchor)
             write_text(known, json.dumps(latency.as_dict()))
-            safe_point()
+            self.safe_point()
             found[yardstick.name] = latency
             files |= {candidate.onnx} if candidate.onnx is not None else set()
         for file in files:
@@ -434,6 +441,11 @@ class Workspace:
         target = self.folder / "gammas" / f"{name}.json"
         write_text(target, json.dumps(list(gammas)))
         return str(target.relative_to(self.folder))
+
+    def forget(self, name: str) -> None:
+        """Removes what was kept of a trial whose result does not count."""
+        for file in (self.folder / "candidates" / f"{name}.pt", self.folder / "gammas" / f"{name}.json"):
+            file.unlink(missing_ok=True)
 
 
 def _read_latency(file: Path) -> Latency | None:

@@ -18,6 +18,7 @@ from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.store import StageStore
 from prunetune.search import runner
 from prunetune.search.aside import MOST_ASIDE, Aside, patiently
+from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import Interruption
 from prunetune.search.objective import TrialResult
 from prunetune.search.outcome import Outcome
@@ -66,8 +67,8 @@ class Scene:
 
     def run(self) -> None:
         workspace: Any = SimpleNamespace(spec=self.spec, store=self.store)
-        with Interruption():
-            runner._all_trials(self.study, self.spec, workspace, self.progress)
+        with Interruption(), Heartbeat(self.study) as heartbeat:
+            runner._all_trials(self.study, self.spec, workspace, self.progress, heartbeat)
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.study.trials]

@@ -53,7 +53,7 @@ def test_a_detector_of_other_classes_is_refused_before_a_study_begins(
     prunetune: Prunetune, write_study: WriteStudy, data: Path, tmp_path: Path
 ) -> None:
     Detector.load("yolov5n.yaml").save(tmp_path / "coco.pt", {}, {"task": "detect", "imgsz": 64})
-    file = write_study(data=str(data), model=str(tmp_path / "coco.pt"))
+    file = write_study(data=str(data), model=str(tmp_path / "coco.pt"), trust=True)
     message = prunetune("run", file).complaint
     assert f"model: {tmp_path / 'coco.pt'}: has 80 classes, but the data set has 2" in message
     assert not (file.parent / "runs" / "tiny").exists()
@@ -67,7 +67,7 @@ def test_another_model_under_the_same_name_is_refused(
         model.save(tmp_path / "mine.pt", {}, {"task": "detect", "imgsz": 64})
 
     write_model(0)
-    file = write_study(data=str(data), model=str(tmp_path / "mine.pt"))
+    file = write_study(data=str(data), model=str(tmp_path / "mine.pt"), trust=True)
     spec = StudySpec.read(file)
     Workspace(spec).prepare(open_study(spec))
     write_model(1)
@@ -166,7 +166,7 @@ def test_a_bad_checkpoint_is_refused(
 ) -> None:
     bad = tmp_path / "bad.pt"
     said = damage(bad, checkpoint)
-    file = write_study(data=str(data), model=str(bad))
+    file = write_study(data=str(data), model=str(bad), trust=True)
     for command in (("run", file), ("prune", bad, "--threshold", 0.5, "--out", tmp_path / "out.pt")):
         message = prunetune(*command).complaint
         assert str(bad) in message

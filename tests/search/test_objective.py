@@ -51,7 +51,7 @@ class FailingPipeline:
 
 def workspace(spec: StudySpec, error: BaseException) -> Any:
     stages = SimpleNamespace(ledger=Ledger())
-    return SimpleNamespace(spec=spec, stages=stages, pipeline=FailingPipeline(error, stages))
+    return SimpleNamespace(spec=spec, folder=spec.folder, stages=stages, pipeline=FailingPipeline(error, stages))
 
 
 def attempt(study: optuna.Study, spec: StudySpec, error: BaseException) -> TrialResult:

@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 from prunetune.search.outcome import Outcome
 from prunetune.search.runner import Claim, next_trial
 from prunetune.search.spec import SamplerName, StudySpec
-from prunetune.search.study import find_study, flat, open_study, stored_spec, study_exists
+from prunetune.search.spec_change import flat
+from prunetune.search.study import find_study, open_study, stored_spec, study_exists
 from prunetune.search.workers import give_back, is_alive, reap, requeue, this_worker
 from prunetune.spaces import ConfigError, PrunetuneError, Recipe, SpecChangedError, StoreError
 
@@ -85,19 +86,21 @@ def test_the_same_description_goes_on(make_spec: MakeSpec) -> None:
 def test_a_changed_description_is_refused_with_each_change(make_spec: MakeSpec) -> None:
     open_study(make_spec())
     changed = make_spec(
-        imgsz=96, space={**make_spec().space.as_json(), "rounds": 1}, train={"lr0": 0.01}, controls=["dense"]
+        imgsz=96, space={**make_spec().space.as_json(), "rounds": 1}, train={"lr0": 0.01}, controls=["dense"], trials=9
     )
     with pytest.raises(SpecChangedError) as caught:
         open_study(changed)
-    lines = [line.strip() for line in str(caught.value).splitlines()]
+    lines = str(caught.value).splitlines()
     assert lines[1:-1] == [
-        "controls.0: not set -> dense",
-        "imgsz: 64 -> 96",
-        "space.rounds.high: 2 -> not set",
-        "space.rounds.log: False -> not set",
-        "space.rounds.low: 1 -> not set",
-        "space.rounds.value: not set -> 1",
-        "train.lr0: not set -> 0.01",
+        "     key                 stored   given",
+        "  !  controls.0          not set  dense",
+        "  !  imgsz               64       96",
+        "  !  space.rounds.high   2        not set",
+        "  !  space.rounds.log    False    not set",
+        "  !  space.rounds.low    1        not set",
+        "  !  space.rounds.value  not set  1",
+        "  !  train.lr0           not set  0.01",
+        "     trials              3        9",
     ]
     assert "'tiny'" in lines[0]
     assert "name=tiny-2" in lines[-1]

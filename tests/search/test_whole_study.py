@@ -454,7 +454,13 @@ def test_a_loss_that_becomes_nan_fails_the_trial_and_not_the_study(
     """A loss weight beyond fp32 makes every loss infinite."""
     dense = next((studies.runs / ".store" / "stages").glob("original-*")) / "checkpoint.pt"
     file = studies.write(
-        name="diverging", model=str(dense), train={"box": 1e39}, controls=["half-width"], trials=2, dense_epochs=1
+        name="diverging",
+        model=str(dense),
+        trust=True,
+        train={"box": 1e39},
+        controls=["half-width"],
+        trials=2,
+        dense_epochs=1,
     )
     answer = prunetune("run", file)
     folder = studies.runs / "diverging"

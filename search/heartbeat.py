@@ -1,0 +1,188 @@
+"""Signs of life of running trials, in the study's storage: who died on another host is noticed.
+
+Optuna's storages keep heartbeats, but beat only inside `study.optimize`, and its thread ends at the first lost
+connection. Ages are told by the clock of the data base alone. The lease is that of a stage's claim, so that a trial and
+its stages are given up together.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import optuna
+import sqlalchemy
+import sqlalchemy.exc
+from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.trial import Trial, TrialState
+
+from prunetune.pruning.claims import BEATS, LEASE_S, StageClaimedError
+from prunetune.pruning.processes import CLOCK_STEP_S
+from prunetune.search.interruption import safe_point
+
+INTERVAL_S = int(LEASE_S / BEATS)
+GRACE_S = int(LEASE_S)
+"""A trial whose worker gave no sign of life for so long is given to another."""
+
+_log = logging.getLogger(__name__)
+
+
+class TrialLostError(Exception):
+    """This process gave no sign of life for so long that its trial was given to another one."""
+
+
+class Heartbeat:
+    """Beats for the trials of this process, while its block runs.
+
+    Args:
+        study: Whose trials.
+        interval_s: Seconds between beats.
+    """
+
+    def __init__(self, study: optuna.Study, interval_s: float = INTERVAL_S) -> None:
+        self._study, self._interval_s = study, interval_s
+        self._trials: dict[int, Trial] = {}
+        self._current: Trial | None = None
+        self._lost: set[int] = set()
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def begin(self, trial: Trial) -> None:
+        """Beats for a trial from now on."""
+        with self._lock:
+            self._trials[trial.number] = trial
+
+    def end(self, trial: Trial) -> None:
+        """Beats for it no more."""
+        with self._lock:
+            self._trials.pop(trial.number, None)
+
+    @contextmanager
+    def carrying_out(self, trial: Trial) -> Iterator[None]:
+        """Within its block, `safe_point` asks whether the trial is still this process's.
+
+        Raises:
+            TrialLostError: It is not.
+        """
+        self._current = trial
+        try:
+            require_owned(self._study, trial)
+            yield
+        except StageClaimedError:
+            require_owned(self._study, trial)  # who got the trial may be the one that trains its stage
+            raise
+        finally:
+            self._current = None
+
+    def safe_point(self) -> None:
+        """A place where nothing is lost if the process stops, or leaves its trial to others.
+
+        Raises:
+            StopAskedError: A stop was asked for.
+            TrialLostError: The trial that is carried out was given to another process.
+        """
+        safe_point()
+        current = self._current
+        if current is not None and current.number in self._lost:
+            raise TrialLostError
+
+    def beat(self) -> None:
+        """Beats once for each trial, and notices those that were lost."""
+        with self._lock:
+            trials = list(self._trials.values())
+        for trial in trials:
+            try:
+                sign_of_life(self._study, trial)
+                if _is_finished(self._study, trial):
+                    self._lost.add(trial.number)
+            except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+                # The data base may be back for the next beat. What it refuses for good ends the trial.
+                _log.info("trial %d: no sign of life could be stored (%s)", trial.number, type(error).__name__)
+
+    def _beat_on(self) -> None:
+        while not self._end.wait(self._interval_s):
+            self.beat()
+
+
+def ask(study: optuna.Study) -> Trial:
+    """Asks for a trial, with its first sign of life."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with", UserWarning)
+        trial = study.ask()
+    sign_of_life(study, trial)
+    return trial
+
+
+def sign_of_life(study: optuna.Study, trial: Trial) -> None:
+    """Says that the process which carries out a trial lives."""
+    storage = study._storage
+    if isinstance(getattr(storage, "_backend", storage), RDBStorage):
+        storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+
+
+def fail_silent_trials(study: optuna.Study) -> None:
+    """Fails the trials whose workers gave no sign of life for too long. From then on no result can be told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        fail_stale_trials(study)
+
+
+def silent_trials(study: optuna.Study) -> set[int]:
+    """The numbers of the running trials whose workers gave no sign of life for too long. Changes nothing."""
+    storage = study._storage
+    backend = getattr(storage, "_backend", storage)
+    if not isinstance(backend, RDBStorage):
+        return set()
+    stale = set(backend._get_stale_trial_ids(study._study_id))
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return {trial.number for trial in running if trial._trial_id in stale}
+
+
+def last_signs(study: optuna.Study) -> dict[int, datetime]:
+    """When each running trial last gave a sign of life, by the clock of the data base."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    if not isinstance(backend, RDBStorage):
+        return {}
+    running = {trial._trial_id: trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))}
+    table = sqlalchemy.table("trial_heartbeats", sqlalchemy.column("trial_id"), sqlalchemy.column("heartbeat"))
+    with backend.engine.connect() as connection:
+        rows = connection.execute(sqlalchemy.select(table).where(table.c.trial_id.in_(list(running)))).all()
+    return {running[row.trial_id]: row.heartbeat for row in rows}
+
+
+def clock_ahead_s(study: optuna.Study) -> float:
+    """By how many seconds this host's clock is ahead of the data base's; 0 where that has no clock of its own."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    if not isinstance(backend, RDBStorage) or backend.engine.dialect.name != "postgresql":
+        return 0.0
+    with backend.engine.connect() as connection:
+        told: datetime = connection.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
+    ahead = time.time() - told.timestamp()
+    return ahead if abs(ahead) > CLOCK_STEP_S else 0.0
+
+
+def require_owned(study: optuna.Study, trial: Trial) -> None:
+    """Makes sure that a trial was not given to another process.
+
+    Raises:
+        TrialLostError: It was.
+    """
+    if _is_finished(study, trial):
+        raise TrialLostError
+
+
+def _is_finished(study: optuna.Study, trial: Trial) -> bool:
+    return study._storage.get_trial(trial._trial_id).state.is_finished()

@@ -1,0 +1,109 @@
+"""A real process that is frozen for longer than its heartbeat allows, and wakes when another has done its work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import sqlalchemy
+
+from prunetune.search.study import find_study
+
+pytestmark = pytest.mark.slow
+
+STUDY: dict[str, Any] = {
+    "name": "frozen",
+    "batch": 4,
+    "train": {"mosaic": 0.0},
+    "space": {"sparsity": 0.3, "sparse_epochs": 1, "threshold": {"low": 0.5, "high": 0.9}, "recovery_epochs": 12},
+    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 6, "tolerance": 0.9}],
+    "budget": {"latency": "<= 100 x dense"},
+    "sampler": "random",
+    "early_stopping": False,
+    "trials": 2,
+}
+
+
+@pytest.fixture
+def start(talkative: list[str], tmp_path: Path) -> Iterator[Callable[[Path], tuple[subprocess.Popen[str], Path]]]:
+    """Starts a worker; gives its process and the file of what it says."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(file: Path) -> tuple[subprocess.Popen[str], Path]:
+        log = tmp_path / f"{len(processes)}.log"
+        with log.open("w", encoding="utf-8") as output:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+            command = [*talkative, "run", str(file)]
+            processes.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True))
+        return processes[-1], log
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def pass_an_hour(storage: str, claims: Path) -> None:
+    """Makes every sign of life an hour old, in the data base and in the store."""
+    engine = sqlalchemy.create_engine(storage)
+    table = sqlalchemy.Table("trial_heartbeats", sqlalchemy.MetaData(), autoload_with=engine)
+    with engine.begin() as connection:
+        for row in connection.execute(sqlalchemy.select(table)).all():
+            older = table.update().where(table.c.trial_id == row.trial_id)
+            connection.execute(older.values(heartbeat=row.heartbeat - timedelta(hours=1)))
+    engine.dispose()
+    for file in claims.iterdir():
+        os.utime(file, (file.stat().st_atime - 3600, file.stat().st_mtime - 3600))
+
+
+def test_a_worker_that_wakes_too_late_changes_nothing(
+    write_study: Callable[..., Path],
+    start: Callable[[Path], tuple[subprocess.Popen[str], Path]],
+    storage: str,
+    shapes: Path,
+    tmp_path: Path,
+) -> None:
+    file, runs = write_study(**STUDY, data=str(shapes), storage=storage), tmp_path / "runs"
+    frozen, log = start(file)
+    pause = threading.Event()
+    while "recovery, epoch 3 in" not in log.read_text():
+        assert frozen.poll() is None, log.read_text()
+        pause.wait(0.01)
+    frozen.send_signal(signal.SIGSTOP)
+    while psutil.Process(frozen.pid).status() != psutil.STATUS_STOPPED:
+        pause.wait(0.01)
+    pass_an_hour(storage, runs / ".store" / "claims")
+
+    successor, said = start(file)
+    assert successor.wait() == 0, said.read_text()
+    study, folder = find_study(str(file))
+    before = study.get_trials()
+    assert [(trial.state.name, trial.user_attrs.get("retry_of")) for trial in before] == [
+        ("FAIL", None),
+        ("COMPLETE", 0),
+        ("COMPLETE", None),
+    ]
+    assert before[1].params == before[0].params
+    assert before[1].user_attrs["epochs"]["reused"] >= 1 + 3, "it went on from the frozen one's last epoch"
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+    stages = sorted((runs / ".store" / "stages").iterdir())
+
+    frozen.send_signal(signal.SIGCONT)
+    assert frozen.wait() == 0, log.read_text()
+    assert "trial 0: this process gave no sign of life for 60 s" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert find_study(str(file))[0].get_trials() == before
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+    changed = {str(path.relative_to(folder)) for path in files | after if files.get(path) != after.get(path)}
+    assert changed <= {"data.yaml", "gammas/trial-0.json"}, "the latter is removed: nothing refers to it"
+    assert sorted((runs / ".store" / "stages").iterdir()) == stages
+    assert list((runs / ".store" / "progress").iterdir()) == []
+    assert list((runs / ".store" / "claims").iterdir()) == []

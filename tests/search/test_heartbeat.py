@@ -1,0 +1,376 @@
+"""Workers that die or freeze on any host: their recipes are carried out again, and late results do no harm."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy
+import sqlalchemy.exc
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from rich.console import Console
+
+from prunetune.pruning.claims import BEATS, LEASE_S, StageClaimedError
+from prunetune.pruning.training import TrainingFailureError
+from prunetune.results.entries import outcome
+from prunetune.search import heartbeat as heartbeats
+from prunetune.search import objective, runner
+from prunetune.search.heartbeat import GRACE_S, INTERVAL_S, Heartbeat, TrialLostError, clock_ahead_s, silent_trials
+from prunetune.search.interruption import Interruption
+from prunetune.search.limits import spent
+from prunetune.search.objective import TrialResult, carry_out
+from prunetune.search.outcome import Outcome
+from prunetune.search.progress import Progress
+from prunetune.search.runner import Claim, next_trial
+from prunetune.search.spec import StudySpec
+from prunetune.search.status import study_status
+from prunetune.search.study import open_study
+from prunetune.search.workers import reap, this_worker
+
+MakeSpec = Callable[..., StudySpec]
+
+
+@pytest.fixture
+def spec(make_spec: MakeSpec, storage: str) -> StudySpec:
+    """A study in a storage of each kind."""
+    return make_spec(storage=storage, trials=3)
+
+
+def take(study: optuna.Study, spec: StudySpec, host: str | None = "elsewhere") -> Claim:
+    """Takes a trial, as a process of another host by default."""
+    claim = next_trial(study, spec)
+    assert claim is not None
+    if host is not None:
+        claim.trial.set_user_attr("worker", {**this_worker("0"), "host": host})
+    return claim
+
+
+def age(study: optuna.Study, number: int, seconds: float) -> None:
+    """Lets the last sign of life of a trial be so much older."""
+    storage: Any = study._storage
+    trial_id = study.get_trials()[number]._trial_id
+    table = sqlalchemy.Table("trial_heartbeats", sqlalchemy.MetaData(), autoload_with=storage._backend.engine)
+    with storage._backend.engine.begin() as connection:
+        (beat,) = connection.execute(sqlalchemy.select(table.c.heartbeat).where(table.c.trial_id == trial_id)).one()
+        changed = table.update().where(table.c.trial_id == trial_id).values(heartbeat=beat - timedelta(seconds=seconds))
+        connection.execute(changed)
+
+
+def complete(study: optuna.Study, claim: Claim) -> None:
+    claim.trial.set_user_attr("outcome", Outcome.OK.value)
+    study.tell(claim.trial, [0.5, 1.0])
+
+
+def test_a_trial_and_its_stages_are_given_up_together() -> None:
+    assert GRACE_S == LEASE_S
+    assert INTERVAL_S == LEASE_S / BEATS
+
+
+def test_a_worker_that_died_on_another_host_is_noticed(spec: StudySpec) -> None:
+    study = open_study(spec)
+    dead, alive = take(study, spec), take(study, spec)
+    age(study, dead.trial.number, GRACE_S + 5)
+    assert silent_trials(study) == {0}
+    assert [trial["alive"] for trial in study_status(study, spec.folder)["running"]] == [False, True]
+    again = take(study, spec)
+    assert again.recipe == dead.recipe
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "RUNNING", "RUNNING"]
+    assert outcome(study.get_trials()[0]) == "WORKER_DIED"
+    assert study.get_trials()[2].user_attrs["retry_of"] == 0
+    new = take(study, spec)
+    assert next_trial(study, spec) is None, "what was given back does not count"
+    for claim in (alive, again, new):
+        complete(study, claim)
+    assert spent(study.get_trials(), 0.0).finished == 3
+    assert study_status(study, spec.folder)["outcomes"] == {"OK": 3, "WORKER_DIED": 1}
+
+
+def test_nothing_is_warned_of(spec: StudySpec, recwarn: pytest.WarningsRecorder) -> None:
+    study = open_study(spec)
+    take(study, spec)
+    reap(study)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_a_worker_that_was_heard_lately_keeps_its_trial(spec: StudySpec) -> None:
+    study = open_study(spec)
+    take(study, spec)
+    age(study, 0, GRACE_S - 15)
+    assert reap(study) == []
+    assert silent_trials(study) == set()
+
+
+def test_a_beat_makes_young_again(spec: StudySpec) -> None:
+    study = open_study(spec)
+    claim = take(study, spec)
+    age(study, 0, 2 * GRACE_S)
+    with Heartbeat(study, interval_s=1e6) as heartbeat:
+        heartbeat.begin(claim.trial)
+        heartbeat.beat()
+        assert reap(study) == []
+        heartbeat.end(claim.trial)
+        age(study, 0, 2 * GRACE_S)
+        heartbeat.beat()
+        assert reap(study) == [0]
+
+
+def test_it_beats_by_itself(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_study(spec)
+    claim = take(study, spec)
+    beaten = threading.Event()
+    real = heartbeats.sign_of_life
+
+    def listen(*arguments: Any) -> None:
+        real(*arguments)
+        beaten.set()
+
+    monkeypatch.setattr(heartbeats, "sign_of_life", listen)
+    with Heartbeat(study, interval_s=0.01) as heartbeat:
+        heartbeat.begin(claim.trial)
+        assert beaten.wait(30)
+
+
+def test_a_lost_connection_is_no_death(
+    spec: StudySpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = open_study(spec)
+    claim = take(study, spec)
+
+    def fail(*_: Any) -> None:
+        raise sqlalchemy.exc.OperationalError("UPDATE", {}, Exception("server closed the connection"))
+
+    with Heartbeat(study, interval_s=1e6) as heartbeat, caplog.at_level(logging.INFO):
+        heartbeat.begin(claim.trial)
+        monkeypatch.setattr(heartbeats, "sign_of_life", fail)
+        heartbeat.beat()
+        monkeypatch.undo()
+        heartbeat.beat()
+    assert "no sign of life could be stored (OperationalError)" in caplog.text
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
+def test_hosts_in_other_time_zones_agree(
+    make_spec: MakeSpec, postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    spec = make_spec(storage=postgres())
+    study = open_study(spec)
+    take(study, spec)
+    monkeypatch.setenv("PGTZ", zone)  # what the client asks its connections for
+    other = open_study(spec)
+    take(other, spec)
+    assert silent_trials(study) == silent_trials(other) == set()
+    age(study, 1, GRACE_S + 5)
+    assert silent_trials(study) == silent_trials(other) == {1}
+
+
+# Late results
+
+
+def wakes_after_its_trial_was_given_away(study: optuna.Study, spec: StudySpec) -> tuple[Claim, Claim]:
+    """A worker that was frozen, and the one that got its trial."""
+    frozen = take(study, spec)
+    age(study, frozen.trial.number, GRACE_S + 5)
+    other = open_study(spec)
+    successor = next_trial(other, spec)
+    assert successor is not None
+    assert successor.recipe == frozen.recipe
+    return frozen, successor
+
+
+@pytest.mark.parametrize("successor_is_done", [True, False])
+def test_a_late_result_is_not_stored(spec: StudySpec, monkeypatch: pytest.MonkeyPatch, successor_is_done: bool) -> None:
+    study = open_study(spec)
+    frozen, successor = wakes_after_its_trial_was_given_away(study, spec)
+    if successor_is_done:
+        complete(study, successor)
+    before = study.get_trials()
+
+    def attempt(*arguments: Any) -> Outcome:
+        arguments[-1].update(violations={}, accuracy={"map50_95": 0.9}, latencies={"cpu": {"latency_ms": 0.1}}, rung=1)
+        return Outcome.OK
+
+    monkeypatch.setattr(objective, "_attempt", attempt)
+    with pytest.raises(TrialLostError):
+        carry_out(study, frozen.trial, frozen.recipe, workspace(spec))
+    assert study.get_trials() == before, "neither its own trial nor the successor's has changed"
+
+
+def test_a_late_failure_is_not_stored_either(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_study(spec)
+    frozen, _ = wakes_after_its_trial_was_given_away(study, spec)
+    before = study.get_trials()
+
+    def attempt(*_: Any) -> Outcome:
+        raise TrainingFailureError("DIVERGED", "late")
+
+    monkeypatch.setattr(objective, "_attempt", attempt)
+    with pytest.raises(TrialLostError):
+        carry_out(study, frozen.trial, frozen.recipe, workspace(spec))
+    assert study.get_trials() == before
+
+
+def test_what_is_noted_in_the_middle_of_a_lost_trial_ends_it(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_study(spec)
+    frozen, _ = wakes_after_its_trial_was_given_away(study, spec)
+
+    def attempt(study: optuna.Study, trial: optuna.Trial, *_: Any) -> Outcome:
+        trial.set_user_attr("rungs", [])
+        return Outcome.OK
+
+    monkeypatch.setattr(objective, "_attempt", attempt)
+    with pytest.raises(TrialLostError):
+        carry_out(study, frozen.trial, frozen.recipe, workspace(spec))
+
+
+def test_a_half_told_result_of_a_silent_worker_does_not_count(spec: StudySpec) -> None:
+    study = open_study(spec)
+    frozen = take(study, spec)
+    frozen.trial.set_user_attr("outcome", "OK")  # and then it froze
+    age(study, 0, GRACE_S + 5)
+    assert reap(study) == [0]
+    trials = study.get_trials()
+    assert outcome(trials[0]) == "WORKER_DIED"
+    assert trials[1].state == TrialState.WAITING
+    with pytest.raises((optuna.exceptions.UpdateFinishedTrialError, ValueError)):
+        study.tell(frozen.trial, [0.9, 0.1])
+
+
+def test_a_lost_trial_is_noticed_at_the_next_safe_point(spec: StudySpec) -> None:
+    study = open_study(spec)
+    frozen = take(study, spec)
+    with Heartbeat(study, interval_s=1e6) as heartbeat:
+        heartbeat.begin(frozen.trial)
+        with pytest.raises(TrialLostError), heartbeat.carrying_out(frozen.trial):
+            heartbeat.beat()
+            heartbeat.safe_point()
+            age(study, 0, GRACE_S + 5)
+            assert reap(open_study(spec)) == [0]
+            heartbeat.beat()
+            heartbeat.safe_point()
+            pytest.fail("it is another's")
+        heartbeat.safe_point()
+
+
+def test_a_stage_that_the_successor_trains_is_not_waited_for(spec: StudySpec) -> None:
+    study = open_study(spec)
+    frozen, _ = wakes_after_its_trial_was_given_away(study, spec)
+    with Heartbeat(study, interval_s=1e6) as heartbeat:
+        with pytest.raises(TrialLostError), heartbeat.carrying_out(frozen.trial):
+            pytest.fail("it was given away before")
+        claim = take(study, spec)
+        with pytest.raises(TrialLostError), heartbeat.carrying_out(claim.trial):
+            age(study, claim.trial.number, GRACE_S + 5)
+            reap(study)
+            raise StageClaimedError("sparse-0", "sparse-0", None)
+
+
+def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, out, told, forgotten = open_study(spec), io.StringIO(), [], []
+
+    def act(study: optuna.Study, trial: optuna.Trial, recipe: Any, *_: Any) -> TrialResult:
+        if trial.number == 0:
+            age(study, 0, GRACE_S + 5)
+            reap(open_study(spec))
+            raise TrialLostError
+        told.append(trial.number)
+        trial.set_user_attr("outcome", Outcome.ERROR.value)
+        study.tell(trial, state=TrialState.FAIL)
+        return TrialResult(trial.number, recipe, Outcome.ERROR, "", {"epochs": {"reused": 0}}, 0.1)
+
+    monkeypatch.setattr(runner, "carry_out", act)
+    work: Any = SimpleNamespace(spec=spec, store=None, forget=forgotten.append)
+    progress = Progress(Console(file=out, width=200), spec.trials)
+    with Interruption(), Heartbeat(study) as heartbeat:
+        runner._all_trials(study, spec, work, progress, heartbeat)
+    assert told == [1, 2, 3]
+    assert forgotten == ["trial-0"]
+    assert "trial 0: this process gave no sign of life for 60 s, and the trial was given to another" in out.getvalue()
+
+
+def workspace(spec: StudySpec) -> Any:
+    sparsity = SimpleNamespace(coefficient=0.1, pull=0.2)
+    return SimpleNamespace(
+        spec=spec, folder=spec.folder, pipeline=SimpleNamespace(ledger=None, sparsity=lambda _: sparsity)
+    )
+
+
+def test_containers_of_one_host_do_not_take_each_other_for_dead() -> None:
+    from prunetune.pruning.processes import is_alive, this_process
+
+    other = {**this_process(), "pid": 2**22 + 1, "namespace": "4026539999"}
+    assert is_alive(other), "only its heartbeat can tell"
+    assert not is_alive({**other, "namespace": this_process()["namespace"]})
+    assert os.path.exists("/proc/self/ns/pid") == bool(this_process()["namespace"])
+
+
+# The end of a study, and clocks
+
+
+def test_the_last_worker_waits_until_the_others_are_heard(spec: StudySpec) -> None:
+    study = open_study(spec)
+    claim = take(study, spec)
+    progress = Progress(Console(file=io.StringIO()), spec.trials)
+    said: list[str] = []
+
+    def beat(what: str) -> None:
+        said.append(what)
+        age(study, claim.trial.number, -1)  # another sign of life
+
+    progress.begin = beat  # type: ignore[method-assign]
+    assert runner._others_finish(study, spec, progress) is True
+    assert said == ["waiting for a sign of life of trial 0 on elsewhere"]
+
+
+def test_the_last_worker_takes_over_what_the_others_died_with(spec: StudySpec) -> None:
+    study = open_study(spec)
+    claim = take(study, spec)
+    progress = Progress(Console(file=io.StringIO()), spec.trials)
+    progress.begin = lambda _: age(study, claim.trial.number, GRACE_S + 5)  # type: ignore[method-assign]
+    assert runner._others_finish(study, spec, progress) is None
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING"]
+    complete(study, take(study, spec))
+    assert runner._others_finish(study, spec, progress) is False
+
+
+def test_nobody_waits_for_a_process_of_this_host(spec: StudySpec) -> None:
+    study = open_study(spec)
+    take(study, spec, host=None)
+    progress = Progress(Console(file=io.StringIO()), spec.trials)
+    progress.begin = lambda what: pytest.fail(what)  # type: ignore[method-assign]
+    assert runner._others_finish(study, spec, progress) is True
+
+
+def test_a_clock_that_is_an_hour_off_is_told_by_the_data_base(
+    make_spec: MakeSpec, postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(storage=postgres(), hours=0.5)
+    study = open_study(spec)
+    assert clock_ahead_s(study) == 0
+    take(study, spec, host=None)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    assert clock_ahead_s(study) == pytest.approx(3600, abs=60)
+    claim = next_trial(study, spec)
+    assert claim is not None, "by the wrong clock, the first trial would have used up the study's hours"
+    assert claim.trial.user_attrs["worker"]["ahead_s"] == pytest.approx(3600, abs=60)
+
+
+def test_hours_of_hosts_whose_clocks_differ_overlap() -> None:
+    noon = datetime(2026, 6, 1, 12)
+
+    def trial(ahead_s: int) -> FrozenTrial:
+        made = create_trial(values=[0.5], user_attrs={"outcome": "OK", "worker": {"host": "a", "ahead_s": ahead_s}})
+        made.datetime_start = noon + timedelta(seconds=ahead_s)
+        made.datetime_complete = made.datetime_start + timedelta(hours=1)
+        return made
+
+    assert spent([trial(0), trial(3600), trial(-7200)], 0.0).hours == pytest.approx(1)
