@@ -32,8 +32,10 @@ from prunetune.pruning.training import (
     Occupy,
     Phase,
     RecoveryStoppedError,
+    TrainingFailureError,
     TrainingSetup,
 )
+from prunetune.spaces.errors import ModelError, StoreError
 
 AfterEpoch: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
 """Gets the records of all epochs so far, once for each; may raise RecoveryStoppedError to stop the training."""
@@ -110,7 +112,13 @@ class StageRunner:
         if isinstance(parent, Untrained):
             return parent.build()
         with self.ledger.clock.part("load"):
-            return Detector.load(parent.file(CHECKPOINT))
+            try:
+                return Detector.load(parent.file(CHECKPOINT))
+            except ModelError as error:
+                raise StoreError(
+                    f"{parent.folder}: this stage is damaged ({error}); run: prunetune store verify --remove, and then "
+                    "the same command again, which makes anew what was removed"
+                ) from error
 
     def recalibrate(self, detector: Detector) -> None:
         """Computes a network's BatchNorm statistics again, on training images."""
@@ -214,6 +222,10 @@ class StageRunner:
             read_back = min(done, stopped.progress.epoch)
             ran = stopped.progress.epoch - read_back
             self.ledger.count(training.kind, training.trunk, ran, read_back, reused=False)
+            raise
+        except (KeyboardInterrupt, TrainingFailureError):
+            if training.kind != "original":  # which is no part of any recipe
+                self.ledger.count(training.kind, training.trunk, len(history) - done, done, reused=False)
             raise
         finally:
             for part in ("train", "validate"):

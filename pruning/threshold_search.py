@@ -140,6 +140,8 @@ def find_plan(
         plan = ladder.plan(index)
         return latencies.measured(plan.channels, lambda: build(plan))
 
+    if latencies.dense <= goal:
+        return ladder.plan(0)
     close = CLOSE if exact else ROUGH
     if latencies.predicted(ladder.plan(0).channels) is None:
         return ladder.plan(first_within(measured, len(ladder), goal, close=close))

@@ -21,6 +21,10 @@ IDLE = 100
 """A study without a limit on its trials ends after so many in a row that trained nothing."""
 
 
+AT_THE_END = "controls and report"
+"""What follows the trials, which no limit counts."""
+
+
 @dataclass(frozen=True)
 class Spent:
     """What the trials of a study took.
@@ -90,13 +94,14 @@ class Forecast:
             now: With it, the line says when the study will end.
         """
         if not self.trials:
-            return "nothing remains"
+            return f"the trials are done; {AT_THE_END} remain"
         about = f"about {self.trials} trial{'s' * (self.trials > 1)}"
         end = ""
         if now is not None:
             ends = datetime.fromtimestamp(now.timestamp() + 3600 * self.hours)
             end = f", until {ends:%H:%M}" if ends.date() == now.date() else f", until {ends:%Y-%m-%d %H:%M}"
-        return f"{about}, {self.epochs:.0f} epochs, {_duration(self.hours)} remain ({self.limit} ends it){end}"
+        remain = f"{self.epochs:.0f} epochs, {_duration(self.hours)} remain ({self.limit} ends it)"
+        return f"{about}, {remain}{end}, then {AT_THE_END}"
 
 
 def counts(trial: FrozenTrial) -> bool:

@@ -179,6 +179,8 @@ def _gate(
     if not stored["feasible"]:
         stored["reason"] = _excess(stored)
         return Outcome.OVER_BUDGET
+    if isinstance(rungs.recipe.threshold, LatencyShare) and _exceeds(rungs.recipe.threshold.share, stored):
+        return Outcome.OVER_BUDGET
     if equal_networks.copy_result(finished, stored, workspace, f"trial-{trial.number}"):
         return Outcome.OK
     if not rungs.after_surgery(candidate.accuracy, _judged(stored, workspace.spec)):
@@ -216,6 +218,20 @@ def _excess(described: Mapping[str, Any]) -> str:
     idle = "" if described["channels_removed"] else "nothing was removed: "
     how = "predicted " if described["latencies"][worst].get("predicted") else ""
     return f"{idle}{how}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
+
+
+def _exceeds(asked: float, described: dict[str, Any]) -> bool:
+    """Whether even the strongest pruning takes more than the share of the budget that was asked for.
+
+    Then the share is the limit that the network violates: what it costs says nothing about the share.
+    """
+    found = 1 + described["violation"]
+    if found <= asked * (1 + 1e-6):
+        return False
+    described["violations"] = {name: (1 + over) / asked - 1 for name, over in described["violations"].items()}
+    described["violation"], described["feasible"] = found / asked - 1, False
+    described["reason"] = f"no pruning meets {asked:.3g} of the budget, the strongest takes {found:.3g} of it"
+    return True
 
 
 def describe(

@@ -34,7 +34,8 @@ from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study, storage_errors, study_exists, study_lock
+from prunetune.search.spec_change import refuse_change
+from prunetune.search.study import open_study, storage_errors, stored_spec, study_exists, study_lock
 from prunetune.search.workers import give_back, is_near, reap, requeue, this_worker
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import PrunetuneError, Recipe
@@ -88,7 +89,7 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
         _train_original(workspace, progress)
         done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         if done_before:
-            rest = "no more to do" if _limit_reached(study, spec) else "going on"
+            rest = "no further trial" if _limit_reached(study, spec) else "going on"
             progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
         safe_point()
         with Heartbeat(study) as heartbeat:
@@ -99,7 +100,9 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
         if (reached := _limit_reached(study, spec)) and not reached.startswith("trials"):
             progress.say(f"no further trial: {reached}")
         if others:
-            progress.say("no trial is left to take; the processes that still run will finish the study")
+            progress.say(
+                "no trial is left to take; the processes that still run will train the controls and finish the study"
+            )
         else:
             finish(study, workspace, progress)
     return study
@@ -175,6 +178,8 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
     with study_lock(spec.folder):
         reap(study)
         trials = study.get_trials(deepcopy=False)
+        if not trials:  # until the first one the description may change
+            refuse_change(stored_spec(study), spec)
         if spec.limits.reached(spent(trials, _now(study))) is not None:
             return None
         study.sampler = next_sampler(spec, trials)
@@ -210,6 +215,8 @@ def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> 
     with study_lock(spec.folder, always=True):
         frozen = study.get_trials(deepcopy=False)[claim.trial.number]
         if frozen.state == TrialState.RUNNING:
+            ledger = claim.ledger  # what was trained counts in the study's budget; whoever goes on reads it back
+            claim.trial.set_user_attr("epochs", {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused})
             give_back(study, frozen, Outcome.INTERRUPTED, reason)
         requeue(study)
 

@@ -14,7 +14,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -73,8 +75,19 @@ class EarlyStopping(BaseModel):
     """Whether there is a rung before the recovery, by the accuracy with recalibrated BatchNorm."""
 
 
+def _on_or_off(value: Any) -> str:
+    return "off" if value is False else "on"
+
+
 def _defaults_if_true(value: Any) -> Any:
     return {} if value is True else value
+
+
+StopsEarly = Annotated[
+    Annotated[EarlyStopping, Tag("on")] | Annotated[Literal[False], Tag("off")],
+    Discriminator(_on_or_off),
+    BeforeValidator(_defaults_if_true),
+]
 
 
 class StudySpec(BaseModel):
@@ -117,7 +130,7 @@ class StudySpec(BaseModel):
     For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
     sampler: SamplerName = "cost-aware"
     """Who proposes recipes: TPE with an eye on the epochs that each would cost, or one of Optuna's as it is."""
-    early_stopping: Annotated[EarlyStopping | Literal[False], BeforeValidator(_defaults_if_true)] = EarlyStopping()
+    early_stopping: StopsEarly = EarlyStopping()
     """Ends recoveries that fall behind; false pays for every recovery in full."""
     controls: tuple[ControlName, ...] = ("dense", "half-width")
     """Networks to compare with, trained for as many epochs in all as the longest recipe spends."""
@@ -148,6 +161,8 @@ class StudySpec(BaseModel):
     def _is_folder_name(cls, name: str) -> str:
         if not name.strip() or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
             raise ValueError("takes a folder's name: not empty, no slash, no dot in front")
+        if Path(name).suffix in (".yaml", ".yml") or not name.isprintable():
+            raise ValueError(f"takes printable characters, and no .yaml at its end, unlike {name!r}")
         if len(name.encode()) > 200:
             raise ValueError("is longer than 200 bytes")
         return name
@@ -357,7 +372,7 @@ def _no_latency(key: str, targets: Sequence[str]) -> str:
 
 
 _PARAMETER_KEYS = {*FloatParameter.model_fields, *ChoiceParameter.model_fields, "unit"}
-_TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global"}
+_TAGS = {"float", "int", "str", "bool", "choice", "fixed", "regions", "global", "on", "off"}
 
 
 def _sentences(problems: Iterable[Mapping[str, Any]]) -> list[str]:

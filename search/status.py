@@ -108,6 +108,6 @@ def write_status(status: dict[str, Any], console: Console) -> None:
     else:
         stated = {target: told["latency_ms"] for target, told in winner["latencies"].items()}
         say(
-            f"front: {status['front']} networks; best is trial {winner['trial']} with map50_95 "
-            f"{winner['map50_95']:.3f} at {ms_text(stated)}"
+            f"front: {status['front']} network{'s' * (status['front'] != 1)}; best is trial {winner['trial']} "
+            f"with map50_95 {winner['map50_95']:.3f} at {ms_text(stated)}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def free(contents: Contents, garbage: Garbage) -> list[Item]:
     store = StageStore(contents.root)
     removed = [item for item in garbage.items if _remove(store, item, _wanted(contents, garbage, item))]
     for name in garbage.studies:
-        if not (contents.runs / name).is_dir():
+        if not os.path.lexists(contents.runs / name):
             shutil.rmtree(contents.root / STUDIES / name, ignore_errors=True)
     store.claims.remove_dead()
     return removed
@@ -203,7 +204,7 @@ def _wanted(contents: Contents, garbage: Garbage, item: Item) -> Callable[[], bo
         if any(item.trunk == trunk or item.name == parent for trunk, parent in claimed):
             return True
         using = [name for name, digests in read_uses(contents.root).items() if digests & {item.name, item.trunk}]
-        return any(name not in garbage.studies or (contents.runs / name).is_dir() for name in using)
+        return any(name not in garbage.studies or os.path.lexists(contents.runs / name) for name in using)
 
     claims = Claims(contents.root / CLAIMS)
     return ask
@@ -211,11 +212,26 @@ def _wanted(contents: Contents, garbage: Garbage, item: Item) -> Callable[[], bo
 
 def _registered(runs: Path, name: str, digests: frozenset[str]) -> StudyUse:
     storage = (_read_registration(runs / STORE / STUDIES / name / REGISTRATION) or {}).get("storage") or ""
+    if problem := _unsure(runs / name):
+        return StudyUse(name, "unknown", storage, digests, problem)
     if (runs / name).is_dir():
         return StudyUse(name, "here", storage, digests)
     file = storage.removeprefix("sqlite:///")
     is_gone = not storage or (file != storage and not file.startswith("file:") and not os.path.isfile(file))
     return StudyUse(name, "gone" if is_gone else "elsewhere", storage, digests)
+
+
+def _unsure(folder: Path) -> str:
+    """Why it cannot be told whether a study's folder is there: a disk that is not mounted takes no study with it."""
+    try:
+        mode = os.lstat(folder).st_mode
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"its folder cannot be looked at ({error})"
+    if stat.S_ISLNK(mode) and not folder.is_dir():
+        return f"it links to {os.readlink(folder)}, which is not there now"
+    return "" if folder.is_dir() else "it is no folder"
 
 
 def _unregistered(runs: Path, folder: Path) -> StudyUse:

@@ -32,6 +32,9 @@ from prunetune.spaces.files import storage_error
 SPEC = "spec"
 """The study's user attribute that holds its description."""
 
+TARGETS = "targets"
+"""The study's user attribute with its targets and what was measured once on each; empty before that."""
+
 FINISHED = "finished"
 """The study's user attribute that says how many trials there were when its results were last written; None when
 they must be written anew."""
@@ -41,7 +44,7 @@ def open_study(spec: StudySpec) -> optuna.Study:
     """Creates the study of a description, or finds it to go on.
 
     Raises:
-        SpecChangedError: A study of this name was started with another description.
+        SpecChangedError: A study of this name has trials with another description.
         StoreError: The folder cannot be written.
     """
     try:
@@ -64,7 +67,11 @@ def open_study(spec: StudySpec) -> optuna.Study:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(list(spec.objectives))
             study.set_user_attr("version", version("prunetune"))
-            study.set_user_attr(SPEC, spec.model_dump(mode="json", exclude_none=True, exclude={"storage"}))
+            study.set_user_attr(SPEC, _as_stored(spec))
+        elif not study.trials and study.directions == [_DIRECTIONS[item] for item in directions]:
+            study.set_user_attr(SPEC, _as_stored(spec))  # nothing was found yet that another description would not find
+            if StudySpec.parse(stored).frozen_part() != spec.frozen_part():
+                study.set_user_attr(TARGETS, [])
         else:
             refuse_change(StudySpec.parse(stored, "the stored study"), spec)
             if "storage" in stored or any(stored.get(key) != getattr(spec, key) for key in LIMITS):
@@ -72,6 +79,10 @@ def open_study(spec: StudySpec) -> optuna.Study:
                 kept = {key: stored[key] for key in stored if key not in (*LIMITS, "storage")}
                 study.set_user_attr(SPEC, kept | limits)
     return study
+
+
+def _as_stored(spec: StudySpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude_none=True, exclude={"storage"})
 
 
 _DIRECTIONS = {"maximize": StudyDirection.MAXIMIZE, "minimize": StudyDirection.MINIMIZE}
@@ -181,6 +192,11 @@ def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
         text = str(error.__cause__ or error).splitlines()[0]
+        if storage is None and not folder.is_dir():
+            raise StoreError(
+                f"{folder}: the study's folder was removed while it ran; its stages are in the store, and the same "
+                "command starts the study anew"
+            ) from error
         if storage is not None and not storage.startswith("sqlite"):
             raise StoreError(
                 f"storage: {public_address(storage)} cannot be used ({text}); what was finished is kept there and in "

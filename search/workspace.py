@@ -250,7 +250,7 @@ class Workspace:
         return Network(name, self._input_shape, onnx=self._onnx(name, detector, folder))
 
     def _onnx(self, name: str, detector: Detector, folder: Path) -> Path:
-        file = folder / f"{name}-{detector.channels.digest()}.onnx"
+        file = folder / f"{name}-{detector.channels.digest()}-{self.spec.imgsz}.onnx"
         if not file.is_file():
             with self.stages.ledger.clock.part("export"):
                 detector.export_onnx(file, self.spec.imgsz)

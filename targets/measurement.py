@@ -35,6 +35,8 @@ class InterleavedTarget:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self._told = 0.0
+        """The worst uncertainty that was told."""
 
     @property
     def name(self) -> str:
@@ -76,11 +78,12 @@ class InterleavedTarget:
     def _warn_of_noise(self, latencies: Mapping[str, Latency], reference: str, took: float) -> None:
         worst = max(latencies, key=lambda name: latencies[name].uncertainty)
         latency, tolerance = latencies[worst], self.backend.spec.tolerance
-        if math.isfinite(latency.uncertainty) and latency.uncertainty > tolerance:
+        if math.isfinite(latency.uncertainty) and latency.uncertainty > max(tolerance, 2 * self._told):
+            self._told = latency.uncertainty
             logger.warning(
                 "target %r: the machine is too noisy: the ratio of %r to %r is known to %.1f %% only, not to %.1f %%, "
                 "after %d rounds in %.1f s (%d of them outliers); stop what else runs there, or allow more rounds or "
-                "more time",
+                "more time (told again only if it gets twice as bad)",
                 self.name,
                 worst,
                 reference,

@@ -24,6 +24,10 @@ from prunetune.spaces.errors import TargetError
 logger = logging.getLogger(__name__)
 
 
+SILENT_S = 60.0
+"""Who waits for a device longer than this says so. An epoch of another process may last as long."""
+
+
 @contextmanager
 def exclusive(place: str) -> Iterator[None]:
     """Has a device alone for one measurement; waits for the measurements and training epochs that run there.
@@ -63,7 +67,11 @@ def _hold(place: str, mode: Literal["read", "write"], message: str) -> Iterator[
             acquire(blocking=False)
         except Timeout:
             logger.info("%s (%s)", message, path)
-            acquire()
+            try:
+                acquire(timeout=SILENT_S)
+            except Timeout:
+                logger.warning("%s (%s)", message, path)
+                acquire()
     except (OSError, sqlite3.Error) as error:
         raise TargetError(f"{path}: cannot be locked ({error}); set TMPDIR to a folder that you can write") from error
     try:

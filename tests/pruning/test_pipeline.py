@@ -24,7 +24,7 @@ from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_histo
 from prunetune.pruning.stages import training_stage, trunk
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import Accuracy, EpochRecord, RecoveryProgress, RecoveryStoppedError, recovery_phase
-from prunetune.spaces import ModelError, Recipe, Threshold
+from prunetune.spaces import ModelError, Recipe, StoreError, Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 
 pytestmark = pytest.mark.slow
@@ -286,6 +286,18 @@ def test_a_damaged_stage_or_progress_is_trained_again(
 
 
 # What another process trains
+
+
+def test_a_damaged_checkpoint_of_a_stage_says_how_to_go_on(
+    candidates: list[Candidate], setup: TrainingSetup, store: StageStore, tmp_path: Path
+) -> None:
+    damaged = StageStore(tmp_path / "store")
+    for stage in (*store.root.glob("stages/original-*"), *store.root.glob("stages/sparse-*")):
+        shutil.copytree(stage, damaged.root / "stages" / stage.name)
+    for file in damaged.root.glob(f"stages/sparse-*/{CHECKPOINT}"):
+        file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(StoreError, match=r"sparse-.*: this stage is damaged .*; run: prunetune store verify --remove"):
+        carry_out(new_pipeline(setup, damaged), RECIPE)
 
 
 def test_what_another_process_trains_is_not_trained(

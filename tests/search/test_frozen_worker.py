@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy
+from commands.command import Command
 
 from prunetune.search.study import find_study
 
@@ -32,25 +31,6 @@ STUDY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def start(talkative: list[str], tmp_path: Path) -> Iterator[Callable[[Path], tuple[subprocess.Popen[str], Path]]]:
-    """Starts a worker; gives its process and the file of what it says."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def run(file: Path) -> tuple[subprocess.Popen[str], Path]:
-        log = tmp_path / f"{len(processes)}.log"
-        with log.open("w", encoding="utf-8") as output:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-            command = [*talkative, "run", str(file)]
-            processes.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True))
-        return processes[-1], log
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
 def pass_an_hour(storage: str, claims: Path) -> None:
     """Makes every sign of life an hour old, in the data base and in the store."""
     engine = sqlalchemy.create_engine(storage)
@@ -66,24 +46,20 @@ def pass_an_hour(storage: str, claims: Path) -> None:
 
 def test_a_worker_that_wakes_too_late_changes_nothing(
     write_study: Callable[..., Path],
-    start: Callable[[Path], tuple[subprocess.Popen[str], Path]],
+    start: Callable[..., Command],
     storage: str,
     shapes: Path,
     tmp_path: Path,
 ) -> None:
     file, runs = write_study(**STUDY, data=str(shapes), storage=storage), tmp_path / "runs"
-    frozen, log = start(file)
-    pause = threading.Event()
-    while "recovery, epoch 3 in" not in log.read_text():
-        assert frozen.poll() is None, log.read_text()
-        pause.wait(0.01)
-    frozen.send_signal(signal.SIGSTOP)
-    while psutil.Process(frozen.pid).status() != psutil.STATUS_STOPPED:
-        pause.wait(0.01)
+    frozen = start("run", file)
+    frozen.until(lambda: "recovery, epoch 3 in" in frozen.said)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    frozen.until(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED)
     pass_an_hour(storage, runs / ".store" / "claims")
 
-    successor, said = start(file)
-    assert successor.wait() == 0, said.read_text()
+    successor = start("run", file)
+    assert successor.wait() == 0, successor.said
     study, folder = find_study(str(file))
     before = study.get_trials()
     assert [(trial.state.name, trial.user_attrs.get("retry_of")) for trial in before] == [
@@ -96,10 +72,10 @@ def test_a_worker_that_wakes_too_late_changes_nothing(
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
     stages = sorted((runs / ".store" / "stages").iterdir())
 
-    frozen.send_signal(signal.SIGCONT)
-    assert frozen.wait() == 0, log.read_text()
-    assert "trial 0: this process gave no sign of life for 60 s" in log.read_text()
-    assert "Traceback" not in log.read_text()
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert frozen.wait() == 0, frozen.said
+    assert "trial 0: this process gave no sign of life for 60 s" in frozen.said
+    assert "Traceback" not in frozen.said
     assert find_study(str(file))[0].get_trials() == before
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
     changed = {str(path.relative_to(folder)) for path in files | after if files.get(path) != after.get(path)}

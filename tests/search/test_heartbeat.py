@@ -299,7 +299,10 @@ def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest
 def workspace(spec: StudySpec) -> Any:
     sparsity = SimpleNamespace(coefficient=0.1, pull=0.2)
     return SimpleNamespace(
-        spec=spec, folder=spec.folder, pipeline=SimpleNamespace(ledger=None, sparsity=lambda _: sparsity)
+        spec=spec,
+        folder=spec.folder,
+        stages=SimpleNamespace(ledger=None),
+        pipeline=SimpleNamespace(sparsity=lambda _: sparsity),
     )
 
 

@@ -201,6 +201,19 @@ def test_rounds_come_nearer_by_equal_factors(studies: Studies, board: dict[str, 
     assert 0.85 < first / math.sqrt(0.9 / 0.7) <= 1, "halfway between 1 / 0.7, dense, and 0.9"
 
 
+def test_a_share_that_no_pruning_meets_pays_for_no_recovery(studies: Studies, table: LatencyTable) -> None:
+    rigid = replace(table, coefficients={**table.coefficients, "fixed": 100.0})
+    rigid.save(studies.folder / "rigid.json")
+    board = {"kind": "table", "name": "board", "file": str(studies.folder / "rigid.json"), "alignment": 8}
+    space = {**STUDY["space"], "latency": 0.5}
+    study = studies.try_out("rigid", targets=[board], space=space, budget={"latency": "<= dense"}, trials=1)
+    (trial,) = study.trials
+    assert trial.user_attrs["outcome"] == "OVER_BUDGET"
+    assert trial.user_attrs["reason"].startswith("no pruning meets 0.5 of the budget, the strongest takes 0.9")
+    assert trial.user_attrs["epochs"]["trained"] <= 1, "the sparse phase"
+    assert trial.constraints["latency"] > 0.9, "twice the share"
+
+
 def test_without_a_table_latencies_are_measured(studies: Studies, measurements: list[str]) -> None:
     study = studies.try_out("measured", targets=[CPU], trials=1)
     (trial,) = study.trials

@@ -199,11 +199,11 @@ def test_a_forecast_ends_where_a_limit_is_reached(
 
 def test_a_forecast_reads_well() -> None:
     found = Forecast(trials=12, epochs=340.4, hours=1.5, limit="epochs")
-    assert found.text() == "about 12 trials, 340 epochs, 1.5 h remain (epochs ends it)"
-    assert found.text(NOON).endswith(", until 13:30")
-    assert found.text(NOON.replace(hour=23)).endswith(", until 2026-06-02 00:30")
-    assert Forecast(1, 5, 0.2, "trials").text() == "about 1 trial, 5 epochs, 12 min remain (trials ends it)"
-    assert Forecast(0, 0, 0, "trials").text(NOON) == "nothing remains"
+    assert found.text() == "about 12 trials, 340 epochs, 1.5 h remain (epochs ends it), then controls and report"
+    assert ", until 13:30, " in found.text(NOON)
+    assert ", until 2026-06-02 00:30, " in found.text(NOON.replace(hour=23))
+    assert Forecast(1, 5, 0.2, "trials").text().startswith("about 1 trial, 5 epochs, 12 min remain (trials ends it), ")
+    assert Forecast(0, 0, 0, "trials").text(NOON) == "the trials are done; controls and report remain"
 
 
 # In a study
@@ -308,7 +308,7 @@ def test_status_without_a_number_of_trials(make_spec: MakeSpec) -> None:
     run(study, spec, trained=5)
     text = written(study, spec)
     assert "not finished, 1 trials" in text
-    assert "nothing remains" in text
+    assert "the trials are done; controls and report remain" in text
     assert "hours" not in text
 
 

@@ -93,6 +93,7 @@ def test_only_how_far_and_where_may_change(written: Written, published: str) -> 
         "storage=sqlite:///x.db",
         "runs=elsewhere",
         "allow_new_device=true",
+        "trust=true",
     ]
     assert {override.partition("=")[0] for override in same} == CHANGEABLE
     for override in same:

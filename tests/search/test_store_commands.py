@@ -321,6 +321,20 @@ def test_a_study_that_cannot_be_read_keeps_everything(prunetune: Prunetune, stor
     assert store.stages() == set(chain)
 
 
+@pytest.mark.parametrize("kind", ["link to a disk that is not mounted", "file"])
+def test_a_study_that_may_come_back_keeps_everything(
+    prunetune: Prunetune, store: Store, add_study: Callable[..., StudySpec], kind: str
+) -> None:
+    chain = store.chain("one")
+    folder = add_study("one").folder
+    shutil.rmtree(folder)
+    folder.write_text("") if kind == "file" else folder.symlink_to(store.runs.parent / "scratch" / "one")
+    answer = prunetune("store", "gc", "--runs", store.runs)
+    assert answer.code == 0
+    assert f"{folder}: it " in answer.out
+    assert store.stages() == set(chain)
+
+
 # verify
 
 

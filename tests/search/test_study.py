@@ -83,8 +83,20 @@ def test_the_same_description_goes_on(make_spec: MakeSpec) -> None:
     assert again.trials[0].values == [0.5, 1.0]
 
 
+def test_before_its_first_trial_a_study_takes_another_description(make_spec: MakeSpec) -> None:
+    study = open_study(make_spec())
+    study.set_user_attr("targets", [{"name": "cpu"}])
+    again = open_study(make_spec(imgsz=96, controls=["dense"]))
+    assert (stored_spec(again).imgsz, again.user_attrs["targets"]) == (96, []), "references are measured anew"
+    study = open_study(make_spec(imgsz=96, controls=["dense"], trials=7))
+    with pytest.raises(SpecChangedError, match="imgsz"):
+        next_trial(study, make_spec())  # a process that began with the old one
+    with pytest.raises(SpecChangedError, match="objectives"):
+        open_study(make_spec(objectives=["map50_95"]))
+
+
 def test_a_changed_description_is_refused_with_each_change(make_spec: MakeSpec) -> None:
-    open_study(make_spec())
+    assert next_trial(open_study(make_spec()), make_spec()) is not None
     changed = make_spec(
         imgsz=96, space={**make_spec().space.as_json(), "rounds": 1}, train={"lr0": 0.01}, controls=["dense"], trials=9
     )
