@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from prunetune.pruning.detector import Detector
+from prunetune.search.runner import next_trial
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
 from prunetune.search.workspace import Workspace
@@ -179,10 +181,10 @@ def test_a_spec_that_differs_from_the_stored_studys(
     prunetune: Prunetune, write_study: WriteStudy, make_spec: Callable[..., StudySpec], data: Path
 ) -> None:
     spec = make_spec(data=str(data))
-    open_study(spec)
+    assert next_trial(open_study(spec), spec) is not None
     before = sorted(path.name for path in spec.folder.iterdir())
     message = prunetune("run", write_study(data=str(data)), "imgsz=96", "batch=4").complaint
-    assert "imgsz: 64 -> 96" in message
-    assert "batch: 8 -> 4" in message
+    assert re.search("imgsz +64 +96", message)
+    assert re.search("batch +8 +4", message)
     assert "name=tiny-2" in message
     assert sorted(path.name for path in spec.folder.iterdir()) == before
