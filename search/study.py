@@ -35,6 +35,9 @@ SPEC = "spec"
 TARGETS = "targets"
 """The study's user attribute with its targets and what was measured once on each; empty before that."""
 
+MAKERS = 5
+"""So often a process tries again that found others making the tables of a data base."""
+
 FINISHED = "finished"
 """The study's user attribute that says how many trials there were when its results were last written; None when
 they must be written anew."""
@@ -227,7 +230,7 @@ def _storage(url: str) -> RDBStorage:
         waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = RDBStorage(url, engine_kwargs=waiting, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
+            storage = _opened(url, waiting)
         if storage.engine.dialect.name == "postgresql":
             # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
             # them by hours.
@@ -240,6 +243,22 @@ def _storage(url: str) -> RDBStorage:
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
+
+
+def _opened(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
+    """Opens a data base and makes Optuna's tables where there are none.
+
+    Of several processes that find none at once, Optuna lets all but one fail. The tables are there then.
+    """
+    for _ in range(MAKERS):
+        try:
+            return RDBStorage(url, engine_kwargs=engine_kwargs, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            continue
+        except sqlalchemy.exc.OperationalError as error:
+            if "already exists" not in str(error):
+                raise
+    return RDBStorage(url, engine_kwargs=engine_kwargs, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
 
 
 def _in_utc(connection: Any, _: Any) -> None:

@@ -83,6 +83,29 @@ def test_the_same_description_goes_on(make_spec: MakeSpec) -> None:
     assert again.trials[0].values == [0.5, 1.0]
 
 
+def test_several_processes_make_the_tables_of_a_data_base_at_once(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    spec.folder.mkdir(parents=True)
+    code = (
+        "import sys; from prunetune.search import study; print('ready', flush=True); sys.stdin.readline();"
+        "study._storage(sys.argv[1]).get_all_studies()"
+    )
+    command = [sys.executable, "-c", code, spec.storage_url]
+    makers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for maker in makers:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "ready\n"
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write("now\n")
+        maker.stdin.flush()
+    said = [maker.communicate()[1] for maker in makers]
+    assert [maker.returncode for maker in makers] == [0] * 4, said
+
+
 def test_before_its_first_trial_a_study_takes_another_description(make_spec: MakeSpec) -> None:
     study = open_study(make_spec())
     study.set_user_attr("targets", [{"name": "cpu"}])
