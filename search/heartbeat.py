@@ -128,9 +128,8 @@ def ask(study: optuna.Study) -> Trial:
 
 def sign_of_life(study: optuna.Study, trial: Trial) -> None:
     """Says that the process which carries out a trial lives."""
-    storage = study._storage
-    if isinstance(getattr(storage, "_backend", storage), RDBStorage):
-        storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+    if _database(study) is not None:
+        study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
 
 
 def fail_silent_trials(study: optuna.Study) -> None:
@@ -142,36 +141,41 @@ def fail_silent_trials(study: optuna.Study) -> None:
 
 def silent_trials(study: optuna.Study) -> set[int]:
     """The numbers of the running trials whose workers gave no sign of life for too long. Changes nothing."""
-    storage = study._storage
-    backend = getattr(storage, "_backend", storage)
-    if not isinstance(backend, RDBStorage):
+    database = _database(study)
+    if database is None:
         return set()
-    stale = set(backend._get_stale_trial_ids(study._study_id))
+    stale = set(database._get_stale_trial_ids(study._study_id))
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return {trial.number for trial in running if trial._trial_id in stale}
 
 
 def last_signs(study: optuna.Study) -> dict[int, datetime]:
     """When each running trial last gave a sign of life, by the clock of the data base."""
-    backend = getattr(study._storage, "_backend", study._storage)
-    if not isinstance(backend, RDBStorage):
+    database = _database(study)
+    if database is None:
         return {}
     running = {trial._trial_id: trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))}
     table = sqlalchemy.table("trial_heartbeats", sqlalchemy.column("trial_id"), sqlalchemy.column("heartbeat"))
-    with backend.engine.connect() as connection:
+    with database.engine.connect() as connection:
         rows = connection.execute(sqlalchemy.select(table).where(table.c.trial_id.in_(list(running)))).all()
     return {running[row.trial_id]: row.heartbeat for row in rows}
 
 
 def clock_ahead_s(study: optuna.Study) -> float:
     """By how many seconds this host's clock is ahead of the data base's; 0 where that has no clock of its own."""
-    backend = getattr(study._storage, "_backend", study._storage)
-    if not isinstance(backend, RDBStorage) or backend.engine.dialect.name != "postgresql":
+    database = _database(study)
+    if database is None or database.engine.dialect.name != "postgresql":
         return 0.0
-    with backend.engine.connect() as connection:
+    with database.engine.connect() as connection:
         told: datetime = connection.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
     ahead = time.time() - told.timestamp()
     return ahead if abs(ahead) > CLOCK_STEP_S else 0.0
+
+
+def _database(study: optuna.Study) -> RDBStorage | None:
+    """The data base behind a study, without Optuna's cache; None for a study in memory."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    return backend if isinstance(backend, RDBStorage) else None
 
 
 def require_owned(study: optuna.Study, trial: Trial) -> None:

@@ -180,11 +180,12 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
         trials = study.get_trials(deepcopy=False)
         if not trials:  # until the first one the description may change
             refuse_change(stored_spec(study), spec)
-        if spec.limits.reached(spent(trials, _now(study))) is not None:
+        ahead_s = clock_ahead_s(study)
+        if spec.limits.reached(spent(trials, time.time() - ahead_s)) is not None:
             return None
         study.sampler = next_sampler(spec, trials)
         trial = ask(study)  # with a sign of life, before it is signed: what is not signed needs none to be noticed
-        trial.set_user_attr("worker", this_worker(spec.device, clock_ahead_s(study)))
+        trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
         recipe = spec.space.suggest(trial)
         trial.set_user_attr("recipe", recipe.as_dict())
         return Claim(trial, recipe)

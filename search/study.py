@@ -8,6 +8,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -250,15 +251,16 @@ def _opened(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
 
     Of several processes that find none at once, Optuna lets all but one fail. The tables are there then.
     """
+    make = partial(RDBStorage, url, engine_kwargs, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
     for _ in range(MAKERS):
         try:
-            return RDBStorage(url, engine_kwargs=engine_kwargs, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
+            return make()
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
             continue
         except sqlalchemy.exc.OperationalError as error:
             if "already exists" not in str(error):
                 raise
-    return RDBStorage(url, engine_kwargs=engine_kwargs, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
+    return make()
 
 
 def _in_utc(connection: Any, _: Any) -> None:
