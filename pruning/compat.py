@@ -1,6 +1,6 @@
 """Makes ultralytics quiet, offline and importable. Call `prepare_ultralytics` before importing it.
 
-Three things need care:
+Four things need care:
 
 - ultralytics keeps a settings file in the user's home, looks for updates and can send usage events. A study is
   no place for that: the settings go to a folder of prunetune's own unless `YOLO_CONFIG_DIR` says otherwise, and
@@ -9,6 +9,8 @@ Three things need care:
   `import torchvision` raises RuntimeError, although ultralytics only needs its non-maximum suppression and
   carries an equal one of its own (`TorchNMS`). A stand-in module then takes torchvision's place.
 - Exports of under 0.1 MB are failures to ultralytics. A strongly pruned network is as small.
+- On a CPU ultralytics leaves one core idle, whatever `OMP_NUM_THREADS` and the process's cores say. Of two cores that
+  is half the speed.
 """
 
 from __future__ import annotations
@@ -23,10 +25,14 @@ from pathlib import Path
 
 _TORCHVISION_NAMES = ("torchvision", "torchvision.ops", "torchvision.transforms")
 
+MOST_THREADS = 8
+"""Where the user does not say more: ultralytics' limit, which it sets for every machine."""
+
 
 @cache
 def prepare_ultralytics() -> None:
     """Sets ultralytics' environment and repairs torchvision in this process. Cheap after the first call."""
+    threads = _threads()
     os.environ.setdefault("YOLO_OFFLINE", "True")
     os.environ.setdefault("YOLO_VERBOSE", "False")
     os.environ.setdefault("YOLO_AUTOINSTALL", "False")
@@ -36,6 +42,7 @@ def prepare_ultralytics() -> None:
         _stand_in_for_torchvision()
     _without_trackers()
     _with_small_exports()
+    _with_threads(threads)
 
 
 @cache
@@ -77,6 +84,20 @@ def _with_small_exports() -> None:
 
     size_of = exporter.file_size
     exporter.file_size = lambda path: max(size_of(path), 0.101)
+
+
+def _threads() -> int:
+    """How many threads a training on a CPU has. Before ultralytics is imported: that sets `OMP_NUM_THREADS`."""
+    import torch
+
+    threads = torch.get_num_threads()
+    return threads if "OMP_NUM_THREADS" in os.environ else min(threads, MOST_THREADS)
+
+
+def _with_threads(threads: int) -> None:
+    from ultralytics.utils import torch_utils
+
+    torch_utils.NUM_THREADS = threads
 
 
 def _stand_in_for_torchvision() -> None:
