@@ -6,6 +6,7 @@ from prunetune.results.certainty import Comparison, Confirmation, ConfirmedNetwo
 from prunetune.results.entries import Entry, entry
 from prunetune.results.findings import Findings, best, front, front_document, nearest
 from prunetune.results.pareto import hypervolume
+from prunetune.results.study_results import Candidate, StudyResults, load_study
 from prunetune.results.tables import csv_text, markdown, rich_table
 from prunetune.results.trials import trial_table
 
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from prunetune.results.report import write_report
 
 __all__ = [
+    "Candidate",
     "Comparison",
     "Confirmation",
     "ConfirmedNetwork",
     "Entry",
     "Findings",
     "Interval",
+    "StudyResults",
     "best",
     "confirmation",
     "csv_text",
@@ -28,6 +31,7 @@ __all__ = [
     "front_document",
     "front_figure",
     "hypervolume",
+    "load_study",
     "markdown",
     "nearest",
     "rich_table",
