@@ -14,6 +14,7 @@ from prunetune.results.entries import Entry, channels, mapping, text, widths
 from prunetune.results.findings import Findings
 from prunetune.results.gammas import read_gammas
 from prunetune.results.storage import find_study, storage_errors
+from prunetune.results.table_formats import table_frame
 from prunetune.results.trials import trial_table
 from prunetune.spaces.errors import ConfigError
 
@@ -76,6 +77,10 @@ class StudyResults:
     def frame(self) -> DataFrame:
         """One row per trial in any state; see `trial_table`."""
         return trial_table(self.findings)
+
+    def table(self) -> DataFrame:
+        """The controls and the front, one row each; see `table_frame`."""
+        return table_frame(self.findings)
 
     def front(self) -> list[Entry]:
         """The feasible candidates that no other dominates, by rising latency; see `front`."""
