@@ -131,6 +131,12 @@ def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
         raise storage_error(folder, error) from error
 
 
+def storage_address(study: optuna.Study) -> str | None:
+    """The address of the data base that holds a study, with its password; None for a study in memory."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    return str(backend.url) if isinstance(backend, RDBStorage) else None
+
+
 def open_storage(url: str, signs: SignsOfLife | None = None) -> RDBStorage:
     """Opens a data base, and makes Optuna's tables where there are none.
 

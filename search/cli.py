@@ -13,7 +13,7 @@ from rich.console import Console
 
 from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
-from prunetune.search.result_commands import RunsOption, StudyArgument, table
+from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, table
 from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError
 
@@ -46,7 +46,6 @@ RepeatsOption = Annotated[
     int | None, typer.Option("--repeats", min=1, help="Most timed rounds, the target's `runs`; by default 400.")
 ]
 ImgszOption = Annotated[int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
 @app.command()
@@ -139,6 +138,7 @@ def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption =
 
 
 app.command()(table)
+app.command()(confirm)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands that say more of what a study found: its table. What only reads a study starts without torch."""
+"""The commands that say more of what a study found. What only reads a study starts without torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from prunetune.search.output import console
+from prunetune.search.output import console, write_json
 from prunetune.spaces import ConfigError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
 RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
 class Form(str, Enum):
@@ -57,6 +59,30 @@ def table(
     else:
         _write(found, form, out)
         print(out)
+
+
+def confirm(
+    study: StudyArgument,
+    resamples: Annotated[int, typer.Option(min=100, help="How often the test images are drawn again.")] = 1000,
+    runs: RunsOption = "runs",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure and test the front and the controls again, all together, and say which differences are sure."""
+    from prunetune.search.confirm_study import confirm_study, write_confirmation
+    from prunetune.search.interruption import Interruption, StopAskedError
+    from prunetune.search.study import find_study
+
+    found, folder = find_study(study, runs)
+    try:
+        with Interruption():
+            confirmed = confirm_study(found, folder, resamples, Console(stderr=True))
+    except StopAskedError:
+        typer.echo("stopped; the same command evaluates only what it had not evaluated yet", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        write_json(confirmed.as_dict())
+    else:
+        write_confirmation(confirmed, console())
 
 
 def _write(study: Source, form: Form, out: Path) -> None:

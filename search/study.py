@@ -28,6 +28,10 @@ SIGNS_OF_LIFE = storage.SignsOfLife(INTERVAL_S, GRACE_S)
 TARGETS = "targets"
 """The study's user attribute with its targets and what was measured once on each; empty before that."""
 
+DATA = "data.yaml"
+"""In a study's folder, the data set as it was checked, with absolute paths: ultralytics resolves relative ones in
+other ways."""
+
 FINISHED = "finished"
 """The study's user attribute that says how many trials there were when its results were last written; None when
 they must be written anew."""
@@ -110,6 +114,25 @@ def stored_spec(study: optuna.Study) -> StudySpec:
     if stored is None:
         raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
     return StudySpec.parse(stored, f"the stored study {study.study_name}")
+
+
+def spec_here(study: optuna.Study, folder: Path) -> StudySpec:
+    """The description of a study that was found, with the places where its things are now.
+
+    Args:
+        study: The study.
+        folder: Where it was found.
+
+    Raises:
+        StoreError: The study is not one of prunetune's, or its folder has another name than it.
+    """
+    spec = stored_spec(study)
+    if folder.name != spec.name:
+        raise StoreError(f"{folder}: holds the study {spec.name}; call the folder {spec.name}, too")
+    data = spec.data if Path(spec.data).is_file() else str(folder / DATA)
+    address = None if (folder / "study.db").is_file() else storage.storage_address(study)
+    device = spec.devices[0]
+    return spec.model_copy(update={"runs": str(folder.parent), "storage": address, "data": data, "device": device})
 
 
 def study_lock(folder: Path, *, always: bool = False) -> AbstractContextManager[None]:
