@@ -142,11 +142,26 @@ def _numbers(parts: list[Any]) -> Integers:
 
 
 def _average_precisions(correct: npt.NDArray[np.bool_], image: Integers, counts: Integers, objects: float) -> Floats:
-    """One class's average precision at each IoU threshold, from its detections by falling confidence."""
+    """One class's average precision at each IoU threshold, from its detections by falling confidence.
+
+    Precision rises at right detections only (right at any threshold: one can be right at 0.7 and not at 0.5, where a
+    surer one has its object). So its envelope needs these, and the last one before each: of tens of
+    thousands of detections some hundreds are left.
+    """
     from ultralytics.utils.metrics import compute_ap
 
-    right = np.repeat(correct, counts[image], axis=0).cumsum(axis=0)
-    if not len(right):
+    often = counts[image]
+    hits = np.flatnonzero(correct.any(axis=1) & (often > 0))
+    if not len(hits):
         return np.zeros(IOUS)
-    recall, precision = right / objects, right / np.arange(1, len(right) + 1)[:, None]
+    copies, ends = often[hits], often.cumsum()[hits]
+    # For each right detection the place before it, and then those of its copies.
+    size = copies + 1
+    first = size.cumsum() - size
+    places = np.repeat(ends - copies - first, size) + np.arange(size.sum())
+    right = np.repeat(correct[hits], size, axis=0)
+    right[first] = False
+    known = places > 0
+    found = right.cumsum(axis=0)[known]
+    recall, precision = found / objects, found / places[known, None]
     return np.array([compute_ap(recall[:, iou], precision[:, iou])[0] for iou in range(IOUS)])

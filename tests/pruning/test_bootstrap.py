@@ -24,9 +24,10 @@ def made(seed: int, images: int = 6, classes: int = 3, right: float = 0.6) -> Ma
     rng = np.random.default_rng(seed)
     count, objects = int(rng.integers(0, 40)), int(rng.integers(1, 20))
     limit = rng.integers(0, IOUS + 1, (count, 1)) * (rng.random((count, 1)) < right)
+    lost = rng.random((count, IOUS)) < 0.2  # to a surer detection of the same object, at some thresholds
     return Matches(
         images=np.array([f"{index}.png" for index in range(images)]),
-        correct=np.arange(IOUS) < limit,
+        correct=(np.arange(IOUS) < limit) & ~lost,
         confidence=rng.permutation(count).astype(np.float32) / 50,
         predicted=rng.integers(0, classes, count),
         image=rng.integers(0, images, count),

@@ -45,7 +45,8 @@ STUDY: dict[str, Any] = {
 def finished(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     """The folder of a finished study."""
     folder = tmp_path_factory.mktemp("sure")
-    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "data": str(shapes), "runs": "runs"}))
+    (folder / "data").symlink_to(shapes.parent)
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "data": "data/data.yaml", "runs": "runs"}))
     command = [sys.executable, "-m", "prunetune.search.cli", "run", "study.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
@@ -54,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
 
 @pytest.fixture
 def study(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it in another place."""
+    """A copy of it in another place, from where its description's data is not to be seen."""
     shutil.copytree(finished, tmp_path / "moved" / "sure")
     return tmp_path / "moved" / "sure"
 
