@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -59,33 +59,10 @@ def find_study(
     Raises:
         StoreError: There is none, its database cannot be read, or prunetune did not start it.
     """
-    storage_url = storage
-    path, name = Path(name), str(name)
-    if path.suffix in (".yaml", ".yml"):
-        values = read_yaml(path)
-        wrong = [key for key in ("name", "runs", "storage") if not isinstance(values.get(key, ""), str)]
-        if wrong:
-            raise ConfigError([f"{key}: takes a text, not {values[key]!r}" for key in wrong], str(path))
-        folder = Path(values.get("runs", runs)) / values.get("name", "")
-        storage_url = storage or values.get("storage")
-    elif os.path.isfile(path / "study.db") or (storage and os.path.isdir(path)):  # Path.is_file raises if overlong
-        folder = path
-    else:
-        folder = Path(runs) / name
-    database = folder / "study.db"
-    if storage_url is not None:
-        _refuse_missing(storage_url)
-    elif not os.path.isfile(database):
-        there = [item.parent.name for item in Path(runs).glob("*/study.db")] if Path(runs).is_dir() else []
-        close = difflib.get_close_matches(name, there, n=1)
-        known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
-        raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
-    with storage_errors(folder, storage_url):
-        opened = open_storage(storage_url or sqlite_url(folder), signs)
-        names = optuna.get_all_study_names(storage=opened)
-        wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
-        if wanted not in names:
-            raise StoreError(f"{folder}: holds no study named {wanted}")
+    folder, address = place_of(name, runs, storage)
+    with storage_errors(folder, address):
+        opened = open_storage(address or sqlite_url(folder), signs)
+        wanted = choose_name(folder, optuna.get_all_study_names(storage=opened))
         study = optuna.load_study(study_name=wanted, storage=opened)
         if SPEC not in study.user_attrs:
             raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
@@ -131,6 +108,57 @@ def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
         raise storage_error(folder, error) from error
 
 
+def place_of(name: str | Path, runs: str | Path, storage: str | None) -> tuple[Path, str | None]:
+    """Where a study lies.
+
+    Args:
+        name: A study's name, its folder, or its description's file.
+        runs: The folder of studies, where only a name is given.
+        storage: The address of its storage, if that is neither in its folder nor in its description.
+
+    Returns:
+        Its folder, and the address of its storage if that is not in the folder.
+
+    Raises:
+        StoreError: There is no such study.
+        ConfigError: The description cannot be read.
+    """
+    address = storage
+    path, name = Path(name), str(name)
+    if path.suffix in (".yaml", ".yml"):
+        values = read_yaml(path)
+        wrong = [key for key in ("name", "runs", "storage") if not isinstance(values.get(key, ""), str)]
+        if wrong:
+            raise ConfigError([f"{key}: takes a text, not {values[key]!r}" for key in wrong], str(path))
+        folder = Path(values.get("runs", runs)) / values.get("name", "")
+        address = storage or values.get("storage")
+    elif os.path.isfile(path / "study.db") or (storage and os.path.isdir(path)):  # Path.is_file raises if overlong
+        folder = path
+    else:
+        folder = Path(runs) / name
+    database = folder / "study.db"
+    if address is not None:
+        _refuse_missing(address)
+    elif not os.path.isfile(database):
+        there = [item.parent.name for item in Path(runs).glob("*/study.db")] if Path(runs).is_dir() else []
+        close = difflib.get_close_matches(name, there, n=1)
+        known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
+        raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
+    return folder, address
+
+
+def choose_name(folder: Path, names: Sequence[str]) -> str:
+    """The study of a folder, of those that its storage holds.
+
+    Raises:
+        StoreError: It is not among them.
+    """
+    wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
+    if wanted not in names:
+        raise StoreError(f"{folder}: holds no study named {wanted}")
+    return wanted
+
+
 def storage_address(study: optuna.Study) -> str | None:
     """The address of the data base that holds a study, with its password; None for a study in memory."""
     backend = getattr(study._storage, "_backend", study._storage)
@@ -148,18 +176,38 @@ def open_storage(url: str, signs: SignsOfLife | None = None) -> RDBStorage:
         ConfigError: The address cannot be used.
         MissingExtraError: Its driver is not installed.
     """
-    parse_address(url)
-    try:
-        waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    with _address_errors(url):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = _opened(url, waiting, signs or SignsOfLife(None, None))
+            storage = _opened(url, _waiting(url), signs or SignsOfLife(None, None))
         if storage.engine.dialect.name == "postgresql":
             # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
             # them by hours.
             sqlalchemy.event.listen(storage.engine, "connect", _in_utc)
             storage.engine.dispose()
         return storage
+
+
+def make_engine(url: str) -> sqlalchemy.engine.Engine:
+    """What plain queries to a data base go through.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        MissingExtraError: Its driver is not installed.
+    """
+    with _address_errors(url):
+        return sqlalchemy.create_engine(url, **_waiting(url))
+
+
+def _waiting(url: str) -> dict[str, Any]:
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+
+
+@contextmanager
+def _address_errors(url: str) -> Iterator[None]:
+    parse_address(url)
+    try:
+        yield
     except ImportError as error:
         if "psycopg" in str(error):
             raise MissingExtraError("psycopg", "postgres") from error

@@ -13,7 +13,7 @@ from prunetune.results.certainty import Confirmation, confirmation
 from prunetune.results.entries import Entry, channels, mapping, text, widths
 from prunetune.results.findings import Findings
 from prunetune.results.gammas import read_gammas
-from prunetune.results.storage import find_study, storage_errors
+from prunetune.results.record import find_findings
 from prunetune.results.table_formats import table_frame
 from prunetune.results.trials import trial_table
 from prunetune.spaces.errors import ConfigError
@@ -37,9 +37,7 @@ def load_study(study: str | Path, runs: str | Path = "runs", storage: str | None
         StoreError: There is no such study, or its storage cannot be read.
         ConfigError: The description cannot be read.
     """
-    found, folder = find_study(study, runs, storage)
-    with storage_errors(folder, storage):
-        return StudyResults(Findings.of(found), folder)
+    return StudyResults(*find_findings(study, runs, storage))
 
 
 class StudyResults:

@@ -79,8 +79,9 @@ TESTED = (
 def rows(study: Source) -> list[Row]:
     """The controls in their order, then the front by rising latency."""
     found = Findings.of(study)
-    table = [_row(found, name, name, item) for name, item in found.controls.items()]
-    return table + [_row(found, f"trial {item.trial}", str(item.trial), item) for item in found.front]
+    known = confirmation(found)
+    table = [_row(found, known, name, name, item) for name, item in found.controls.items()]
+    return table + [_row(found, known, f"trial {item.trial}", str(item.trial), item) for item in found.front]
 
 
 def columns(table: list[Row]) -> list[Column]:
@@ -216,9 +217,8 @@ def _latency_column(target: str, title: str) -> Column:
     return Column(title, cell)
 
 
-def _row(found: Findings, model: str, name: str, item: Entry) -> Row:
+def _row(found: Findings, known: Confirmation | None, model: str, name: str, item: Entry) -> Row:
     test, dense = found.test_accuracy(name), found.controls.get("dense")
-    known = confirmation(found)
     sure = known.of(name) if known is not None and known.split == "test" else None
     return Row(
         model=model,
@@ -233,7 +233,7 @@ def _row(found: Findings, model: str, name: str, item: Entry) -> Row:
         gflops=item.gflops,
         params_removed=item.params_removed,
         recipe=recipe_text(item.recipe),
-        notes="; ".join(_notes(found, name, item)),
+        notes="; ".join(_notes(found, known, name, item)),
         test_map50=number(test.get("map50")),
         test_map50_95=number(test.get("map50_95")),
         test_intervals=(sure.map50, sure.map50_95) if sure is not None else (None, None),
@@ -245,11 +245,10 @@ def _change(value: float | None, dense: float | None) -> float | None:
     return None if value is None or dense is None else value - dense
 
 
-def _notes(found: Findings, name: str, item: Entry) -> list[str]:
+def _notes(found: Findings, known: Confirmation | None, name: str, item: Entry) -> list[str]:
     if item.trial is None:
         epochs = integer(mapping(mapping(found.attributes.get("controls")).get(name)).get("epochs"))
         return [] if epochs is None else [f"trained for {epochs} epochs"]
-    known = confirmation(found)
     network = None if known is None else known.of(name)
     against = {} if network is None else network.against
     return [words for rival, other in against.items() if rival in found.controls and (words := verdict(rival, other))]

@@ -113,23 +113,25 @@ def _show_end(study: Any, folder: Path, console: Console) -> None:
 @app.command()
 def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show how far a study is."""
+    from prunetune.results.record import find_findings
     from prunetune.search.status import study_status, write_status
     from prunetune.search.study import find_study
 
-    found, folder = find_study(study, runs)
+    found, folder = find_findings(study, runs)
+    told = study_status(found, folder, lambda: find_study(study, runs)[0])
     if as_json:
-        _write_json(study_status(found, folder))
+        _write_json(told)
     else:
-        write_status(study_status(found, folder), _console())
+        write_status(told, _console())
 
 
 @app.command()
 def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show the front beside the controls."""
     from prunetune.results import front_document, rich_table
-    from prunetune.search.study import find_study
+    from prunetune.results.record import find_findings
 
-    found, folder = find_study(study, runs)
+    found, folder = find_findings(study, runs)
     if as_json:
         _write_json(front_document(found, folder))
     else:

@@ -42,7 +42,7 @@ def table(
 ) -> None:
     """Write the table of the controls and the front."""
     from prunetune.results import rich_table
-    from prunetune.search.study import find_study
+    from prunetune.results.record import find_findings
 
     if form is None and out is not None:
         form = _SUFFIXES.get(out.suffix.lower())
@@ -50,7 +50,7 @@ def table(
             raise ConfigError(f"--out: {out}: ends in none of {', '.join(_SUFFIXES)}; give --format")
     if form is Form.PARQUET and out is None:
         raise ConfigError("--format parquet: is no text; give --out FILE")
-    found, _ = find_study(study, runs)
+    found, _ = find_findings(study, runs)
     if form is None:
         screen = console()
         screen.print(rich_table(found, width=screen.width))

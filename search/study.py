@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 
 from prunetune.results import storage
+from prunetune.results.findings import Findings, Source
 from prunetune.results.storage import SPEC, storage_errors
 from prunetune.search.heartbeat import GRACE_S, INTERVAL_S
 from prunetune.search.interruption import safe_point, stop_is_asked
@@ -104,16 +105,19 @@ def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
     return study, folder
 
 
-def stored_spec(study: optuna.Study) -> StudySpec:
+def stored_spec(study: Source) -> StudySpec:
     """The description that the study was started with.
 
     Raises:
         StoreError: The study is not one of prunetune's.
     """
-    stored = study.user_attrs.get(SPEC)
-    if stored is None:
-        raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
-    return StudySpec.parse(stored, f"the stored study {study.study_name}")
+    if isinstance(study, Findings):
+        name, attributes = study.name, study.attributes
+    else:
+        name, attributes = study.study_name, study.user_attrs
+    if SPEC not in attributes:
+        raise StoreError(f"{name}: was not made by prunetune: it holds no description")
+    return StudySpec.parse(attributes[SPEC], f"the stored study {name}")
 
 
 def spec_here(study: optuna.Study, folder: Path) -> StudySpec:
