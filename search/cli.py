@@ -13,7 +13,7 @@ from rich.console import Console
 
 from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
-from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, table
+from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
 from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError
 
@@ -141,6 +141,7 @@ def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption =
 
 app.command()(table)
 app.command()(confirm)
+app.command()(pictures)
 
 
 @app.command()

@@ -85,6 +85,23 @@ def confirm(
         write_confirmation(confirmed, console())
 
 
+def pictures(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    trial: Annotated[int | None, typer.Option(help="Whose network; by default the most accurate.")] = None,
+    count: Annotated[int, typer.Option("--images", min=1, help="Images taken evenly, and as many that differ.")] = 8,
+    confidence: Annotated[float, typer.Option(min=0.001, max=1, help="Detections below it are not drawn.")] = 0.25,
+    runs: RunsOption = "runs",
+) -> None:
+    """Draw what the controls and a trial's network find on the same images, side by side."""
+    from prunetune.results.record import find_findings
+    from prunetune.search.pictures import make_pictures
+
+    found, folder = find_findings(study, runs)
+    for path in make_pictures(found, folder, trial, out, count, confidence, Console(stderr=True)):
+        print(path)
+
+
 def _write(study: Source, form: Form, out: Path) -> None:
     from prunetune.results import write_parquet
     from prunetune.spaces.files import write_text

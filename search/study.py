@@ -120,11 +120,11 @@ def stored_spec(study: Source) -> StudySpec:
     return StudySpec.parse(attributes[SPEC], f"the stored study {name}")
 
 
-def spec_here(study: optuna.Study, folder: Path) -> StudySpec:
+def spec_here(study: Source, folder: Path) -> StudySpec:
     """The description of a study that was found, with the places where its things are now.
 
     Args:
-        study: The study.
+        study: The study; of findings the address of a storage elsewhere is not known.
         folder: Where it was found.
 
     Raises:
@@ -134,7 +134,9 @@ def spec_here(study: optuna.Study, folder: Path) -> StudySpec:
     if folder.name != spec.name:
         raise StoreError(f"{folder}: holds the study {spec.name}; call the folder {spec.name}, too")
     data = spec.data if Path(spec.data).is_file() else str(folder / DATA)
-    address = None if (folder / "study.db").is_file() else storage.storage_address(study)
+    address = None
+    if isinstance(study, optuna.Study) and not (folder / "study.db").is_file():
+        address = storage.storage_address(study)
     device = spec.devices[0]
     return spec.model_copy(update={"runs": str(folder.parent), "storage": address, "data": data, "device": device})
 

@@ -44,6 +44,7 @@ BAD_COMMANDS = [
     (["table", "nosuch"], ["nosuch", "no such study"]),
     (["table", "nosuch", "--out", "front.doc"], ["--out: front.doc", ".parquet", "--format"]),
     (["table", "nosuch", "--format", "parquet"], ["--format parquet", "--out"]),
+    (["pictures", "nosuch", "--out", "pictures"], ["nosuch", "no such study"]),
     (["confirm", "nosuch"], ["nosuch", "no such study"]),
     (["front", "nosuch.yaml"], ["nosuch.yaml", "no such file"]),
     (["run", "nosuch.yaml", "imgsz"], ["nosuch.yaml", "no such file"]),

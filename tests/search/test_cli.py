@@ -30,7 +30,7 @@ def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec
         ["status", folder, "--json"],
         ["front", folder],
         ["front", folder, "--json"],
-        ["table", folder],
+        ["table", "confirm", "pictures", folder],
         ["table", folder, "--format", "latex"],
         ["table", folder, "--out", f"{folder}/front.csv"],
         ["report", folder],
@@ -61,18 +61,9 @@ def test_help_names_every_command(prunetune: Prunetune) -> None:
     answer = prunetune("--help")
     assert answer.code == 0
     commands = (
-        "run",
-        "status",
-        "front",
-        "table",
-        "report",
-        "export",
-        "prune",
-        "measure",
-        "align-probe",
-        "profile",
-        "store",
-    )
+        "run", "status", "front", "table", "confirm", "pictures", "report", "export", "prune", "measure", "align-probe",
+        "profile", "store",
+    )  # fmt: skip
     for command in (*commands, "doctor"):
         assert f" {command} " in answer.out
 

@@ -1,4 +1,4 @@
-"""`prunetune confirm` on a real study: all together, on images that no decision saw, with what is sure."""
+"""What follows a real study: `prunetune confirm`, on images that no decision saw, and `prunetune pictures`."""
 
 from __future__ import annotations
 
@@ -141,6 +141,70 @@ def test_without_a_test_split_the_validation_images_are_taken_and_named(
     assert study.confirmation is not None
     assert study.confirmation.split == "val"
     assert "test_map50_95" not in study.table()
+
+
+@pytest.mark.slow
+def test_pictures_show_what_all_networks_find(study: Path, shapes: Path, tmp_path: Path, prunetune: Prunetune) -> None:
+    from PIL import Image
+
+    out = tmp_path / "pictures"
+    trial = load_study(study).front()[0].trial
+    arguments = ("--trial", trial, "--out", out, "--images", 3, "--confidence", 0.001)
+    answer = prunetune("pictures", study, *arguments)
+    assert answer.code == 0, answer.err
+    files = [Path(line) for line in answer.out.splitlines()]
+    assert {file.name for file in files} == {file.name for file in out.iterdir()}
+    assert [file.name for file in files[:3]] == ["sample-01-001.jpg", "sample-02-004.jpg", "sample-03-006.jpg"]
+    assert [file.name[:12] for file in files[3:]] == ["different-01", "different-02", "different-03"]
+    with Image.open(files[0]) as picture:
+        assert (picture.format, picture.width // 420) == ("JPEG", 4)  # labels, two controls, the network
+    before = {file: file.read_bytes() for file in files}
+    assert prunetune("pictures", study, *arguments).code == 0
+    assert {file: file.read_bytes() for file in files} == before
+
+
+@pytest.mark.slow
+def test_detections_are_those_of_stock_ultralytics(study: Path, shapes: Path) -> None:
+    from ultralytics import YOLO
+
+    from prunetune.pruning.detections import detect
+
+    checkpoint = study / "candidates" / "dense.pt"
+    files = sorted((shapes.parent / "images" / "test").iterdir(), reverse=True)
+    found = detect(checkpoint, files, 64, 0.001, "cpu")
+    assert sum(map(len, found)) > 0
+    for file, boxes in zip(files, found, strict=True):
+        (theirs,) = YOLO(checkpoint).predict(file, imgsz=64, conf=0.001, device="cpu", verbose=False)
+        assert [box.kind for box in boxes] == theirs.boxes.cls.tolist()
+        assert [list(box.corners) for box in boxes] == theirs.boxes.xyxy.tolist()
+
+
+def test_labels_are_read_in_pixels(shapes: Path) -> None:
+    from prunetune.pruning.detections import labelled
+    from prunetune.pruning.loaders import DataLoaders
+    from prunetune.pruning.training import TrainingSetup
+
+    found = labelled(DataLoaders(TrainingSetup(str(shapes), "", imgsz=32, batch=1, cache="")), "test")
+    assert [file.name for file, _ in found] == [f"{index:03d}.png" for index in range(8)]
+    for file, boxes in found:
+        lines = (shapes.parent / "labels" / "test" / f"{file.stem}.txt").read_text().splitlines()
+        for line, box in zip(lines, boxes, strict=True):
+            kind, x, y, width, height = map(float, line.split())
+            assert box.kind == kind
+            left, top, right, bottom = (corner / 64 for corner in box.corners)
+            assert ((left + right) / 2, (top + bottom) / 2) == pytest.approx((x, y), abs=1e-5)
+            assert (right - left, bottom - top) == pytest.approx((width, height), abs=1e-5)
+
+
+def test_pictures_of_what_has_no_network_are_refused(
+    write_study: Callable[..., Path], shapes: Path, tmp_path: Path, prunetune: Prunetune
+) -> None:
+    from prunetune.search.spec import StudySpec
+
+    file = write_study(data=str(shapes))
+    open_study(StudySpec.read(file))
+    assert "--trial: the front is empty" in prunetune("pictures", file, "--out", tmp_path).complaint
+    assert "3: is no trial" in prunetune("pictures", file, "--out", tmp_path, "--trial", 3).complaint
 
 
 def test_a_study_without_networks_has_nothing_to_confirm(

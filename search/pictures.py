@@ -1,0 +1,90 @@
+"""`prunetune pictures`: what the controls and a chosen network find on the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from prunetune.pruning.detections import Box, detect, labelled
+from prunetune.pruning.loaders import DataLoaders
+from prunetune.pruning.training import TrainingSetup
+from prunetune.results.findings import Findings
+from prunetune.results.pictures import Picture, draw, evenly, most_different
+from prunetune.results.study_results import StudyResults
+from prunetune.search.spec import StudySpec
+from prunetune.search.study import DATA, spec_here
+from prunetune.spaces import ConfigError
+from prunetune.spaces.files import publish
+
+QUALITY = 90
+"""Of the JPEG files."""
+
+
+def make_pictures(
+    study: Findings, folder: Path, trial: int | None, out: Path, count: int, confidence: float, console: Console
+) -> list[Path]:
+    """Draws what the controls and a trial's network find, side by side.
+
+    The images are those of the test split; of the validation split where there is none. Some are taken at equal
+    distances (`sample-...`), the others are those on which the network differs most from the controls
+    (`different-...`).
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        trial: The trial's number; the most accurate of the front if None.
+        out: The folder to write to.
+        count: How many images of each kind.
+        confidence: From which confidence on a detection is drawn.
+        console: Where progress is shown.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: The trial has no network.
+        StoreError: The folder cannot be written.
+    """
+    if trial is None:
+        if study.best is None or study.best.trial is None:
+            raise ConfigError("--trial: the front is empty; give the number of a trial that has a network")
+        trial = study.best.trial
+    results, spec = StudyResults(study, folder), spec_here(study, folder)
+    candidates = [results.candidate(name) for name, item in results.controls.items() if item.checkpoint]
+    networks = {item.name: item.checkpoint for item in candidates}
+    chosen = f"trial {trial}"
+    networks[chosen] = results.candidate(trial).checkpoint
+    loaders = _loaders(spec, folder)
+    images = labelled(loaders, "test" if loaders.has_test else "val")
+    files = [file for file, _ in images]
+    found: dict[str, list[tuple[Box, ...]]] = {}
+    for name, checkpoint in networks.items():
+        with console.status(f"{name} on {len(files)} images"):
+            found[name] = detect(checkpoint, files, spec.imgsz, confidence, spec.device)
+    pictures = [
+        Picture(file, boxes, {name: found[name][index] for name in networks})
+        for index, (file, boxes) in enumerate(images)
+    ]
+    names = [loaders.data["names"][index] for index in sorted(loaders.data["names"])]
+    shown = {"sample": evenly(pictures, count), "different": most_different(pictures, chosen, count)}
+    written = []
+    for kind, some in shown.items():
+        for number, picture in enumerate(some, start=1):
+            path = out / f"{kind}-{number:02d}-{picture.file.stem}.jpg"
+            with publish(path) as draft:
+                draw(picture, names).save(draft, "JPEG", quality=QUALITY)
+            written.append(path)
+    return written
+
+
+def _loaders(spec: StudySpec, folder: Path) -> DataLoaders:
+    data = folder / DATA  # the study's own, with absolute paths
+    setup = TrainingSetup(str(data), "", spec.imgsz, batch=1, device=spec.device, workers=0, cache="")
+    try:
+        return DataLoaders(setup)
+    except FileNotFoundError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"data: {data}: its images cannot be found ({reason}); restore them, or correct the file"
+        ) from error
