@@ -30,7 +30,7 @@ def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec
         ["status", folder, "--json"],
         ["front", folder],
         ["front", folder, "--json"],
-        ["table", "confirm", "pictures", folder],
+        ["table", folder],
         ["table", folder, "--format", "latex"],
         ["table", folder, "--out", f"{folder}/front.csv"],
         ["report", folder],
