@@ -61,6 +61,9 @@ def run(
         int | None,
         typer.Option(min=1, help="Processes on this machine; by default 1, or one for each GPU that device: lists."),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local or ray: who carries out trials; by default what the description says.")
+    ] = None,
     stopped_code: Annotated[
         int, typer.Option(min=0, max=255, help="Exit code after SIGTERM or Ctrl-C, for a scheduler to tell it by.")
     ] = 0,
@@ -72,7 +75,9 @@ def run(
     console = _console()
     try:
         with Interruption():
-            spec = StudySpec.read(file, overrides or ())
+            spec = StudySpec.read(file, [*(overrides or ()), *([f"engine={engine}"] if engine else ())])
+            if spec.engine == "ray" and workers is not None:
+                raise ConfigError("--workers: Ray decides how many; ray.concurrent=N limits them")
             from prunetune.search.local_workers import run_here
 
             _quiet_optuna()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from prunetune.results.entries import FOUND
 from prunetune.search import equal_networks
 from prunetune.search.heartbeat import TrialLostError, require_owned
 from prunetune.search.interruption import StopAskedError, stop_is_asked
-from prunetune.search.outcome import Outcome
+from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import study_lock
@@ -30,27 +29,6 @@ from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Rec
 from prunetune.targets import Latency
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """How a trial ended.
-
-    Attributes:
-        number: The trial.
-        recipe: What was tried.
-        outcome: How it ended.
-        reason: Why, where it is no success.
-        attributes: What was stored with the trial.
-        seconds: How long it took, without waiting for what others train.
-    """
-
-    number: int
-    recipe: Recipe
-    outcome: Outcome
-    reason: str
-    attributes: dict[str, Any]
-    seconds: float
 
 
 def carry_out(
