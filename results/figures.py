@@ -1,30 +1,16 @@
-"""The report's figures. Each reads on a light and a dark page: no background, colours of middle lightness."""
+"""The figure of the front: every trial, the controls and the budget."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape as _escape
 from typing import Any
 
 import plotly.graph_objects as go
 
 from prunetune.results.entries import Entry, is_candidate, outcome, recipe_text
 from prunetune.results.findings import Findings, Source
+from prunetune.results.style import CONTROL, FAINT, FRONT, GRID, LIMIT, canvas, escape, wrapped
 from prunetune.results.tables import decimals, latencies_text, latency, limit_text, significant, size
-from prunetune.results.trials import seconds
-
-FRONT, CONTROL, LIMIT = "#3b82d6", "#d9822b", "#d1495b"
-FAINT, INK, GRID = "#99a0ab", "#808690", "rgba(128,134,145,0.22)"
-PARTS = {
-    "train": "#3b82d6",
-    "validate": "#1f9e89",
-    "measure": "#d9822b",
-    "surgery": "#9067c6",
-    "export": "#c5658f",
-    "store": "#8c7a5b",
-    "other": "#808690",
-}
-
 
 def front_figure(study: Source, chosen: int | None = None, target: str | None = None) -> go.Figure:
     """Accuracy against the latency on one target: every trial, the front, the controls and the budget.
@@ -86,56 +72,6 @@ def front_figure(study: Source, chosen: int | None = None, target: str | None = 
             font={"color": LIMIT, "size": 12},
         )
     return figure
-
-
-def time_figure(study: Source) -> go.Figure | None:
-    """Where the time of each trial went. None if no trial has recorded any."""
-    found = Findings.of(study)
-    spent = {trial.number: seconds(trial) for trial in found.trials}
-    spent = {trial: parts for trial, parts in spent.items() if sum(parts.values()) > 0}
-    if not spent:
-        return None
-    longest = max(sum(parts.values()) for parts in spent.values())
-    unit, divisor = ("h", 3600) if longest > 7200 else ("min", 60) if longest > 120 else ("s", 1)
-    known = [*PARTS, *sorted({part for parts in spent.values() for part in parts} - set(PARTS))]
-    figure = canvas(height=340)
-    for part in known:
-        if any(parts.get(part, 0) > 0 for parts in spent.values()):
-            figure.add_bar(
-                x=list(spent),
-                y=[parts.get(part, 0) / divisor for parts in spent.values()],
-                name=escape(part),
-                marker={"color": PARTS.get(part, INK)},
-                hovertemplate=f"trial %{{x}}, {escape(part)}: %{{y:.3g}} {unit}<extra></extra>",
-            )
-    figure.update_layout(barmode="stack", bargap=0.25, legend={"y": -0.28, "traceorder": "normal"})
-    figure.update_xaxes(title="trial", showgrid=False, tickformat="d", dtick=1 if len(spent) <= 20 else None)
-    figure.update_yaxes(title=f"time in {unit}")
-    return figure
-
-
-def escape(words: str) -> str:
-    """Text that plotly must not read as markup. It knows the entities of brackets, but not those of quotes."""
-    return _escape(words, quote=False)
-
-
-def canvas(height: int) -> go.Figure:
-    """An empty figure of `height` px in the common style."""
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
-    layout = go.Layout(
-        template=go.layout.Template(),
-        height=height,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": INK, "family": "system-ui, sans-serif", "size": 12},
-        margin={"l": 8, "r": 12, "t": 34, "b": 8},
-        legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0},
-        xaxis=axis,
-        yaxis=axis,
-        hovermode="closest",
-        showlegend=True,
-    )
-    return go.Figure(layout=layout)
 
 
 def _front_line(figure: go.Figure, members: Sequence[Entry]) -> None:
