@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from prunetune.results.certainty import Comparison, Confirmation, ConfirmedNetwork, Interval, confirmation
 from prunetune.results.entries import Entry, entry
 from prunetune.results.findings import Findings, best, front, front_document, nearest
 from prunetune.results.pareto import hypervolume
@@ -13,9 +14,14 @@ if TYPE_CHECKING:
     from prunetune.results.report import write_report
 
 __all__ = [
+    "Comparison",
+    "Confirmation",
+    "ConfirmedNetwork",
     "Entry",
     "Findings",
+    "Interval",
     "best",
+    "confirmation",
     "csv_text",
     "entry",
     "front",
