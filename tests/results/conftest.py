@@ -90,7 +90,7 @@ class StudyBuilder:
             create_trial(
                 state=state,
                 values=values if state is TrialState.COMPLETE else None,
-                params={"sparsity": 0.3},
+                params={"sparsity": min(1.0, 0.3 + number / 100)},
                 distributions={"sparsity": optuna.distributions.FloatDistribution(0.1, 1.0)},
                 user_attrs=stored,
                 constraints={"latency": violation},
