@@ -56,7 +56,8 @@ def front_figure(study: Source, chosen: int | None = None, target: str | None = 
     mark = chosen if chosen is not None else (found.best.trial if found.best else None)
     marked = [item for item in [*complete, *over] if item.trial == mark]
     _ring(figure, marked[0] if marked else None, axis="y2" if marked and marked[0] in over else "y")
-    _controls(figure, controls, (left + right) / 2, None if drawn is None else drawn.name)
+    middle = (left + right) / 2
+    _controls(figure, controls, middle if budget_ms is None else budget_ms, None if drawn is None else drawn.name)
     _tested(figure, found, drawn.name if drawn is not None else None)
     faint = {"size": 8, "color": FAINT}
     _points(figure, [item for item in complete if item.trial not in members], "complete, dominated", faint)
@@ -193,8 +194,10 @@ def _controls(figure: go.Figure, controls: dict[str, Entry], middle: float, targ
             name="controls",
             marker={"symbol": "diamond", "size": 12, "color": CONTROL},
             text=[f"\u2002{escape(name)}\u2002" for name in drawn],
-            # The half-width control often stands on the budget's line: its name goes beside it, inwards.
-            textposition=["middle left" if x > middle else "middle right" for x in latencies],
+            # Names stand below the bars, and on the side of the budget's line that their control is on.
+            textposition=[
+                "bottom left" if x <= middle or x > 0.8 * max(latencies) else "bottom right" for x in latencies
+            ],
             textfont={"color": CONTROL, "size": 12},
             error_x=_noise(list(drawn.values()), target, CONTROL),
             customdata=[[_hover(name, item), name] for name, item in drawn.items()],

@@ -177,11 +177,18 @@ def _against(winner: Entry, control: Entry, name: str) -> str:
         theirs = control.latencies.get(target)
         if theirs is not None:
             where = f" on {target}" if len(winner.latencies) > 1 else ""
-            parts.append(f"{theirs.latency_ms / mine.latency_ms:.2f} times as fast{where}")
+            parts.append(_speed(theirs.latency_ms, mine.latency_ms) + where)
     if not parts:
         return ""
     values = f"{decimals(control.map50_95)}, {latencies_text(control)}"
     return f"Against {name} ({values}) it is {' and '.join(parts)}."
+
+
+def _speed(theirs_ms: float, mine_ms: float) -> str:
+    """How a network's latency compares with another's, in words."""
+    if theirs_ms >= mine_ms:
+        return f"{theirs_ms / mine_ms:.2f} times as fast"
+    return f"{percent(mine_ms / theirs_ms - 1)} slower"
 
 
 def _tested(found: Findings, winner: Entry) -> list[str]:

@@ -80,9 +80,9 @@ class Networks:
         attributes = trial.user_attrs
         told = _known(
             {
-                "ended": _ending(trial, is_member),
-                "reason": text(attributes.get("reason")),
                 "recipe": recipe_text(item.recipe),
+                "reason": text(attributes.get("reason")),
+                "ended": _ending(trial, is_member),
                 **_figures(self.found, str(trial.number), item, confirmed, predicted=is_predicted(trial)),
                 **_spent(trial),
                 "file": item.checkpoint,

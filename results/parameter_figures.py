@@ -19,8 +19,9 @@ FEWEST_LINES = 2
 """Of fewer trials there is nothing to compare."""
 
 
-def importances_figure(shares: Mapping[str, Mapping[str, float]]) -> go.Figure | None:
+def importances_figure(parameters: Sequence[Parameter], shares: Mapping[str, Mapping[str, float]]) -> go.Figure | None:
     """Bars of each parameter's share, for each objective; None if there are none."""
+    titles = {parameter.name: parameter.title for parameter in parameters}
     names = list(dict.fromkeys(name for told in shares.values() for name in told))
     if not names:
         return None
@@ -28,7 +29,7 @@ def importances_figure(shares: Mapping[str, Mapping[str, float]]) -> go.Figure |
     figure = canvas(height=110 + 44 * len(names))
     for colour, (objective, told) in zip((FRONT, CONTROL), shares.items(), strict=False):
         figure.add_bar(
-            y=[escape(name.replace("_", " ")) for name in names],
+            y=[escape(titles[name]) for name in names],
             x=[100 * told.get(name, 0.0) for name in names],
             orientation="h",
             name=f"for {objective}",

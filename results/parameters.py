@@ -50,8 +50,8 @@ class Parameter:
 
     @property
     def title(self) -> str:
-        """The name as readers see it."""
-        return self.name.replace("_", " ")
+        """The name as readers see it: a share of the budget is asked for, a latency is found."""
+        return "latency asked for" if self.name == "latency" else self.name.replace("_", " ")
 
 
 class Parameters:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from prunetune.results.entries import integer, mapping, number, outcome, text
 from prunetune.results.findings import Findings
 from prunetune.results.records import read_curves
-from prunetune.results.style import FAINT, FRONT, LIMIT, REGIONS, canvas, escape
+from prunetune.results.style import FAINT, FRONT, LIMIT, REGIONS, SELECTED, canvas, escape
 
 DRAWN = 200
 """So many recoveries are drawn at most: all of the front, and others from all over the study."""
@@ -110,9 +110,10 @@ def recoveries_figure(items: Sequence[Recovered]) -> go.Figure | None:
                 ],
                 hovertemplate="%{customdata[0]}<extra></extra>",
             )
-    figure.add_scatter(x=[None], y=[None], mode="lines", name="selected", line={"color": FRONT, "width": 3.5})
+    figure.add_scatter(x=[None], y=[None], mode="lines", name="selected", line={"color": SELECTED, "width": 3})
     figure.update_layout(legend={"y": -0.18})
-    figure.update_xaxes(title="epochs of the last recovery", rangemode="tozero")
+    longest = max(epoch for item in items for epoch, _ in item.curve)
+    figure.update_xaxes(title="epochs of the last recovery", range=[0, 1.02 * longest])
     figure.update_yaxes(title="mAP50-95", rangemode="tozero")
     return figure
 

@@ -98,7 +98,6 @@ def write_report(study: Study | Findings, folder: Path, path: Path, trial: int |
     found = Findings.of(study)
     chosen = _choose(found, trial)
     costs, parameters, steps = Costs.of(found), Parameters(found), progress(found)
-    importances = parameters.importances()
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -118,7 +117,7 @@ def write_report(study: Study | Findings, folder: Path, path: Path, trial: int |
             }
         ),
         progress=_figures({f"progress-{over}": progress_figure(steps, over) for over in ("epochs", "hours")}),
-        importances=_figures({"importances": importances_figure(importances)}),
+        importances=_figures({"importances": importances_figure(parameters.varied, parameters.importances())}),
         is_rough=len(parameters.tried) < ROUGH,
         parallel=_figures({"parallel": parallel_figure(parameters.varied, parameters.tried)}),
         slices=_figures(

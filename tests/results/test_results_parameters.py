@@ -49,20 +49,22 @@ def study_of(trials: int, outcome: str = "OK") -> optuna.Study:
 def test_what_decides_is_important() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shares = Parameters(study_of(120)).importances()
+        parameters = Parameters(study_of(120))
+        shares = parameters.importances()
     assert max(shares["mAP50-95"], key=lambda name: shares["mAP50-95"][name]) == "sparsity"
     assert max(shares["latency"], key=lambda name: shares["latency"][name]) == "latency"
     assert sum(shares["latency"].values()) == pytest.approx(1)
     assert "balance" not in shares["latency"], "it took one value only"
-    figure = importances_figure(shares)
+    figure = importances_figure(parameters.varied, shares)
     assert figure is not None
     assert [trace.name for trace in figure.data] == ["for mAP50-95", "for latency"]
+    assert figure.data[1].y[-1] == "latency asked for"
 
 
 def test_few_trials_have_no_importances() -> None:
     assert Parameters(study_of(FEWEST - 1)).importances() == {}
     assert Parameters(study_of(0)).importances() == {}
-    assert importances_figure({}) is None
+    assert importances_figure([], {}) is None
 
 
 def test_accuracy_before_recovery_is_no_accuracy() -> None:
@@ -86,7 +88,7 @@ def test_a_line_goes_through_every_parameter() -> None:
     (lines,) = figure.data
     labels = [dimension.label for dimension in lines.dimensions]
     assert labels == [
-        "sparsity", "latency", "rounds", "recovery epochs", "start", "latency in ms", "mAP50-95",
+        "sparsity", "latency asked for", "rounds", "recovery epochs", "start", "latency in ms", "mAP50-95",
     ]  # fmt: skip
     assert {len(dimension.values) for dimension in lines.dimensions} == {30}
     assert all(-4 <= value <= -2 for value in lines.dimensions[0]["values"]), "a logarithmic axis"
