@@ -61,6 +61,11 @@ class Networks:
             str(trial.number): self._trial(trial, trial.number in members, layers, confirmed) for trial in found.trials
         }
         controls = {name: self._control(name, item, layers, confirmed) for name, item in found.controls.items()}
+        networks = {**controls, **trials}
+        classes = list(dict.fromkeys(name for network in networks.values() for name in network.get("classes", ())))
+        for network in networks.values():
+            if "classes" in network:  # their names once, and not with each network
+                network["classes"] = [network["classes"].get(name) for name in classes]
         return {
             "first": None if self.first is None else str(self.first.number),
             "front": [str(number) for number in members],
@@ -69,7 +74,8 @@ class Networks:
             "regions": [region_of(found, layer) for layer in layers],
             "dense": [found.dense_channels[layer] for layer in layers],
             "half": [found.half_channels.get(layer) for layer in layers],
-            "networks": {**controls, **trials},
+            "classes": classes,
+            "networks": networks,
             "gammas": self._gammas(members),
         }
 
@@ -95,7 +101,7 @@ class Networks:
                 "kept": _kept(channels(trial), layers),
                 "removed": _removed(self.found, channels(trial), layers),
                 "classes": _classes(attributes.get("accuracy")),
-                "curve": [[epoch, round(value, 4)] for epoch, value in last_curve(trial, self.folder)],
+                "curve": [[epoch, round(value, 3)] for epoch, value in last_curve(trial, self.folder)],
             }
         )
 
@@ -248,7 +254,7 @@ def _classes(accuracy: Any) -> dict[str, float] | None:
     """map50_95 of each class."""
     told = mapping(mapping(accuracy).get("classes"))
     found = {escape(str(name)): number(mapping(values).get("map50_95")) for name, values in told.items()}
-    return {name: value for name, value in found.items() if value is not None} or None
+    return {name: round(value, 3) for name, value in found.items() if value is not None} or None
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from prunetune.results.style import FAINT, FRONT, LIMIT, REGIONS, SELECTED, canv
 DRAWN = 200
 """So many recoveries are drawn at most: all of the front, and others from all over the study."""
 
-POINTS = 120
+POINTS = 60
 """A longer curve is thinned to so many of its epochs."""
 
 

@@ -272,18 +272,19 @@
     const mine = network().classes;
     if (!mine) return null;
     const others = told.controls.filter((name) => name !== selected && told.networks[name].classes);
-    let names = Object.keys(mine);
-    const dense = (told.networks.dense || {}).classes || {};
-    if (names.length > 30) {
+    let places = told.classes.map((_, place) => place).filter((place) => mine[place] !== null);
+    if (places.length > 30) {
       // Where the selected network lost most against the dense one.
-      names.sort((left, right) => (mine[left] - (dense[left] || 0)) - (mine[right] - (dense[right] || 0)));
-      names = names.slice(0, 30);
+      const dense = (told.networks.dense || {}).classes || [];
+      const gain = (place) => mine[place] - (dense[place] || 0);
+      places = places.sort((left, right) => gain(left) - gain(right)).slice(0, 30);
     }
+    const names = places.map((place) => told.classes[place]);
     const shades = ["#d9822b", "#99a0ab", "#8c7a5b"];
     const bars = [[network().title, mine, told.colours.front]];
     others.forEach((name, place) => bars.push([name, told.networks[name].classes, shades[place % 3]]));
     const data = bars.map(([name, values, color]) => ({
-      type: "bar", orientation: "h", name, y: names, x: names.map((item) => values[item] ?? null), marker: {color},
+      type: "bar", orientation: "h", name, y: names, x: places.map((place) => values[place]), marker: {color},
       hovertemplate: "%{y}: %{x:.3f}<extra></extra>",
     }));
     const look = layout(110 + names.length * (12 + 13 * bars.length), {

@@ -167,7 +167,7 @@ def test_odd_names_are_text(make_builder: Callable[..., Builder], tmp_path: Path
         assert "<!--" not in json.dumps(figure)
     shown = escape(odd, quote=False)
     assert page.networks["layers"] == [shown], "plotly reads markup"
-    assert list(page.networks["networks"]["0"]["classes"]) == [shown]
+    assert page.networks["classes"] == [shown]
     assert page.networks["networks"]["0"]["facts"]["reason"] == odd, "the page writes this as text"
 
 
@@ -264,12 +264,14 @@ def test_panels_need_no_widths(builder: Builder, tmp_path: Path) -> None:
 
 def test_panels_show_accuracy_per_class_where_it_is_known(filled: Builder, tmp_path: Path) -> None:
     classes = {"RBC": {"map50": 0.9, "map50_95": 0.6}, "WBC": {"map50": None, "map50_95": float("nan")}}
-    dense = {"map50_95": 0.94, "classes": {"RBC": {"map50_95": 0.7}}}
+    dense = {"map50_95": 0.94, "classes": {"RBC": {"map50_95": 0.7}, "Platelets": {"map50_95": 0.2}}}
     filled.study.set_user_attr("controls", {"dense": dense})
     number = filled.trial(0.5, 0.5, accuracy={"map50_95": 0.5, "classes": classes})
-    told = networks(filled, tmp_path)["networks"]
-    assert told[str(number)]["classes"] == {"RBC": 0.6}
-    assert told["dense"]["classes"] == {"RBC": 0.7}
+    page = networks(filled, tmp_path)
+    assert page["classes"] == ["RBC", "Platelets"]
+    told = page["networks"]
+    assert told[str(number)]["classes"] == [0.6, None]
+    assert told["dense"]["classes"] == [0.7, 0.2]
     assert "classes" not in told["0"]
 
 
