@@ -15,6 +15,11 @@ from prunetune.results.tables import decimals, latencies_text, latency, limit_te
 
 _HOVER = "%{customdata[0]}<extra></extra>"
 
+_ABOVE = 2
+
+CROWD = 300
+"""Of more trials than this the points are smaller."""
+
 SELECTED = "selected"
 """The name of the trace that rings the selected network; the page moves it."""
 
@@ -51,7 +56,7 @@ def front_figure(study: Source, chosen: int | None = None, target: str | None = 
     figure = canvas(height=620 if over else 500)
     left, right = _front_axes(figure, [*complete, *stopped, *controls.values()], over, budget_ms)
     figure.update_xaxes(title=escape(title))
-    # The order of the traces is that of the legend: what matters comes first.
+    # The order of the traces is that of the legend: what matters comes first, and lies on top.
     _front_line(figure, front, None if drawn is None else drawn.name)
     mark = chosen if chosen is not None else (found.best.trial if found.best else None)
     marked = [item for item in [*complete, *over] if item.trial == mark]
@@ -59,10 +64,11 @@ def front_figure(study: Source, chosen: int | None = None, target: str | None = 
     middle = (left + right) / 2
     _controls(figure, controls, middle if budget_ms is None else budget_ms, None if drawn is None else drawn.name)
     _tested(figure, found, drawn.name if drawn is not None else None)
-    faint = {"size": 8, "color": FAINT}
+    size_px = 8 if len(found.trials) <= CROWD else 5
+    faint = {"size": size_px, "color": FAINT}
     _points(figure, [item for item in complete if item.trial not in members], "complete, dominated", faint)
-    _points(figure, stopped, "stopped early", {"size": 8, "color": FAINT, "symbol": "circle-open"})
-    cross = {"symbol": "x", "size": 8, "color": LIMIT, "opacity": 0.75}
+    _points(figure, stopped, "stopped early", {"size": size_px, "color": FAINT, "symbol": "circle-open"})
+    cross = {"symbol": "x", "size": size_px, "color": LIMIT, "opacity": 0.75}
     _points(figure, over, "over budget, not recovered", cross, axis="y2")
     if drawn is not None and budget_ms is not None:
         share = (budget_ms - left) / (right - left)
@@ -90,6 +96,7 @@ def _ring(figure: go.Figure, item: Entry | None, axis: str) -> None:
         name=SELECTED if item is None else f"{SELECTED}: trial {item.trial}",
         marker={"symbol": "circle-open", "size": 21, "color": FRONT, "line": {"width": 2}},
         hoverinfo="skip",
+        zorder=_ABOVE,
     )
 
 
@@ -111,6 +118,7 @@ def _front_line(figure: go.Figure, members: Sequence[Entry], target: str | None)
         textposition="top left",
         textfont={"color": FRONT, "size": 12},
         error_x=_noise(members, target, FRONT),
+        zorder=_ABOVE,
         customdata=[[_hover(f"trial {item.trial}", item), str(item.trial)] for item in members],
         hovertemplate=_HOVER,
     )
@@ -155,6 +163,7 @@ def _tested(figure: go.Figure, found: Findings, target: str | None) -> None:
         mode="markers",
         name=f"on the {confirmed.split} split, with {share} intervals",
         marker={"symbol": "square", "size": 6, "color": INK},
+        zorder=_ABOVE - 1,
         customdata=[
             [
                 f"<b>{escape(f'trial {name}' if name.isdigit() else name)}</b> on {confirmed.images} images<br>"
@@ -200,6 +209,7 @@ def _controls(figure: go.Figure, controls: dict[str, Entry], middle: float, targ
             ],
             textfont={"color": CONTROL, "size": 12},
             error_x=_noise(list(drawn.values()), target, CONTROL),
+            zorder=_ABOVE,
             customdata=[[_hover(name, item), name] for name, item in drawn.items()],
             hovertemplate=_HOVER,
         )

@@ -121,7 +121,7 @@ def missed(found: Findings) -> str:
     if ended["running"] and not (ended["complete"] or ended["over_budget"] or ended["failed"]):
         return "No trial has finished yet."
     if ended["failed"] and not (ended["complete"] or ended["over_budget"]):
-        return f"No trial gave a network: {ended['failed']} failed. The table of trials says why."
+        return f"No trial gave a network: {ended['failed']} failed. They are listed below."
     words = f"No trial met the {budget_text(found) or 'conditions'}."
     near = found.nearest
     if near is not None and near.latency_ms is not None:
@@ -164,7 +164,7 @@ def cautions(found: Findings) -> list[str]:
         notes.append(f"Not yet measured again beside the others: trial {', '.join(unmeasured)}.")
     failed = found.counts["failed"]
     if failed:
-        notes.append(f"Failed: {failed} of {len(found.trials)} trials; the table of trials says why.")
+        notes.append(f"Failed: {failed} of {len(found.trials)} trials; see below why.")
     return notes
 
 

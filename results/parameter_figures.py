@@ -15,6 +15,9 @@ from prunetune.results.tables import decimals, significant
 SLICED = 500
 """A slice shows so many trials at most."""
 
+MARKED = 6
+"""An axis of no more values than this has a mark for each, and no others."""
+
 FEWEST_LINES = 2
 """Of fewer trials there is nothing to compare."""
 
@@ -76,7 +79,7 @@ def slice_figure(parameter: Parameter, tried: Sequence[Tried]) -> go.Figure | No
         y=[item.entry.map50_95 for item in drawn],
         mode="markers",
         marker={
-            "size": 8,
+            "size": 7,
             "color": [item.entry.latency_ms for item in drawn],
             "colorscale": SCALE,
             "opacity": 0.8,
@@ -117,6 +120,9 @@ def _dimension(parameter: Parameter, values: Sequence[float | str]) -> dict[str,
         ticks = list(range(len(parameter.choices)))
         return {"label": label, "values": places, "tickvals": ticks, "ticktext": [*map(escape, parameter.choices)]}
     numbers = [float(value) for value in values]
+    if len(set(numbers)) <= MARKED:
+        marks = sorted(set(numbers))
+        return {"label": label, "values": numbers, "tickvals": marks, "ticktext": [f"{mark:.4g}" for mark in marks]}
     if not parameter.is_log or min(numbers) <= 0:
         return {"label": label, "values": numbers}
     logs = [math.log10(value) for value in numbers]

@@ -111,7 +111,7 @@ class Parameters:
     def _importance(self, value: Callable[[FrozenTrial], float | None], sign: float) -> dict[str, float]:
         names = [parameter.name for parameter in self.varied]
         scored = [(trial, told) for trial in self._measured if (told := value(trial)) is not None]
-        if len(scored) < FEWEST or not names or len({told for _, told in scored}) < 2:
+        if len(scored) < FEWEST or len(names) < 2 or len({told for _, told in scored}) < 2:
             return {}
         # The evaluator asks a study; this one holds what it needs and nothing else.
         with _quiet():
