@@ -15,6 +15,7 @@ from prunetune.pruning.claims import LOOK_S, StageClaimedError
 from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
+from prunetune.results.storage import storage_errors
 from prunetune.results.tables import ms_text
 from prunetune.search.aside import Aside, patiently
 from prunetune.search.confirmation import move_to_these_devices
@@ -35,7 +36,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.study import open_study, storage_errors, stored_spec, study_exists, study_lock
+from prunetune.search.study import open_study, stored_spec, study_exists, study_lock
 from prunetune.search.workers import give_back, is_near, reap, requeue, this_worker
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import PrunetuneError, Recipe

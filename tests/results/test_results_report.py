@@ -91,7 +91,7 @@ def test_full_report_has_every_section_and_loads_nothing(filled: Builder, tmp_pa
     page = report(filled.study, tmp_path)
     assert page.sections == SECTIONS
     assert page.addresses == []
-    drawn = ["front", "progress-epochs", "progress-hours", "recoveries", "parallel", "slice-0", "time"]
+    drawn = ["front", "progress-epochs", "progress-hours", "recoveries", "parallel", "slice-0", "slice-1", "time"]
     assert list(page.figures) == [f"figure-{name}" for name in drawn]
     assert page.networks["first"] == "0"
     assert page.networks["front"] == ["1", "0"]
