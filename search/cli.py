@@ -152,16 +152,23 @@ app.command()(confirm)
 def report(
     study: StudyArgument,
     runs: RunsOption = "runs",
-    trial: Annotated[int | None, typer.Option(help="Whose layers to show; by default the most accurate.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Which network to show first; by default the most accurate.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; by default report.html in its folder.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the front into this PNG as well, for a README.")] = None,
 ) -> None:
     """Write the study's report as one HTML file."""
-    from prunetune.results import write_report
+    from prunetune.results import Findings, write_report
     from prunetune.search.study import find_study
 
-    found, folder = find_study(study, runs)
-    path = write_report(found, folder, out or folder / "report.html", trial)
-    print(path)
+    study_found, folder = find_study(study, runs)
+    found = Findings.of(study_found)
+    print(write_report(found, folder, out or folder / "report.html", trial))
+    if png is not None:
+        from prunetune.results.front_image import write_front_image
+
+        print(write_front_image(found, png))
 
 
 @app.command()
