@@ -20,9 +20,9 @@ from statistics import median
 import numpy as np
 import optuna
 
-from prunetune.search.runner import next_trial
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
+from prunetune.search.taking import next_trial
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ("train", "validate", "measure")

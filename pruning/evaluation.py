@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +18,9 @@ from prunetune.pruning.training import Accuracy, TrainingSetup
 
 Predictor: TypeAlias = Callable[[Any], Any]
 """Gives a runtime's output for an array of images."""
+
+MOST_CLASSES = 100
+"""With more classes than this their figures are not kept: every trial would carry them."""
 
 Listener: TypeAlias = Callable[[Any], None]
 """Is called with ultralytics' validator after each batch."""
@@ -50,7 +54,7 @@ def evaluate(
         validator = DetectionValidator(loaders.evaluation(split), save_dir=Path(folder), args=options)
         _listen(validator, listener)
         validator(model=model)
-        return accuracy_from(validator)
+        return replace(accuracy_from(validator), classes=classes_from(validator))
 
 
 def evaluate_predictor(
@@ -82,7 +86,7 @@ def evaluate_predictor(
         validator = DetectionValidator(loaders.evaluation(split, square=True), save_dir=Path(folder), args=options)
         _listen(validator, listener)
         validator(model=_Exported(predict, names))
-        return accuracy_from(validator)
+        return replace(accuracy_from(validator), classes=classes_from(validator))
 
 
 class _Exported(nn.Module):
@@ -103,7 +107,7 @@ def _listen(validator: Any, listener: Listener | None) -> None:
 
 
 def accuracy_from(validator: Any) -> Accuracy:
-    """What ultralytics' validator found when it last ran."""
+    """What ultralytics' validator found when it last ran, averaged over the classes."""
     boxes = validator.metrics.box
     return Accuracy(
         map50=float(boxes.map50),
@@ -112,3 +116,15 @@ def accuracy_from(validator: Any) -> Accuracy:
         recall=float(boxes.mr),
         f1=float(sum(boxes.f1) / len(boxes.f1)) if len(boxes.f1) else 0.0,
     )
+
+
+def classes_from(validator: Any) -> dict[str, dict[str, float]] | None:
+    """What ultralytics' validator found for each class that has objects; None where there are too many of them."""
+    boxes = validator.metrics.box
+    if len(boxes.ap_class_index) > MOST_CLASSES:
+        return None
+    found = zip(boxes.ap_class_index, boxes.ap50, boxes.ap, strict=True)
+    return {
+        str(validator.names[int(index)]): {"map50": round(float(ap50), 4), "map50_95": round(float(ap), 4)}
+        for index, ap50, ap in found
+    }

@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial
 from prunetune.results.certainty import Confirmation, confirmation
 from prunetune.results.entries import Entry, channels, mapping, text, widths
 from prunetune.results.findings import Findings
-from prunetune.results.gammas import read_gammas
 from prunetune.results.record import find_findings
+from prunetune.results.records import read_gammas
 from prunetune.results.table_formats import table_frame
 from prunetune.results.trials import trial_table
 from prunetune.spaces.errors import ConfigError
@@ -157,9 +157,10 @@ class Figures:
 
     def time(self) -> go.Figure | None:
         """Where the time of each trial went."""
-        from prunetune.results.figures import time_figure
+        from prunetune.results.cost_figures import time_figure
+        from prunetune.results.costs import Costs
 
-        return time_figure(self._findings)
+        return time_figure(Costs.of(self._findings))
 
     def channels(self, trial: int) -> go.Figure | None:
         """The channels that each layer of a trial's network kept, beside half-width's.

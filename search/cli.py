@@ -59,6 +59,9 @@ def run(
         int | None,
         typer.Option(min=1, help="Processes on this machine; by default 1, or one for each GPU that device: lists."),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local or ray: who carries out trials; by default what the description says.")
+    ] = None,
     stopped_code: Annotated[
         int, typer.Option(min=0, max=255, help="Exit code after SIGTERM or Ctrl-C, for a scheduler to tell it by.")
     ] = 0,
@@ -70,7 +73,9 @@ def run(
     console = _console()
     try:
         with Interruption():
-            spec = StudySpec.read(file, overrides or ())
+            spec = StudySpec.read(file, [*(overrides or ()), *([f"engine={engine}"] if engine else ())])
+            if spec.engine == "ray" and workers is not None:
+                raise ConfigError("--workers: Ray decides how many; ray.concurrent=N limits them")
             from prunetune.search.local_workers import run_here
 
             _quiet_optuna()
@@ -148,16 +153,23 @@ app.command()(pictures)
 def report(
     study: StudyArgument,
     runs: RunsOption = "runs",
-    trial: Annotated[int | None, typer.Option(help="Whose layers to show; by default the most accurate.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Which network to show first; by default the most accurate.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; by default report.html in its folder.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the front into this PNG as well, for a README.")] = None,
 ) -> None:
     """Write the study's report as one HTML file."""
-    from prunetune.results import write_report
+    from prunetune.results import Findings, write_report
     from prunetune.search.study import find_study
 
-    found, folder = find_study(study, runs)
-    path = write_report(found, folder, out or folder / "report.html", trial)
-    print(path)
+    study_found, folder = find_study(study, runs)
+    found = Findings.of(study_found)
+    print(write_report(found, folder, out or folder / "report.html", trial))
+    if png is not None:
+        from prunetune.results.front_image import write_front_image
+
+        print(write_front_image(found, png))
 
 
 @app.command()

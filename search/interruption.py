@@ -49,6 +49,11 @@ class Interruption:
             self._before = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
+    def hold(self) -> None:
+        """Takes the signals back from a library that took them meanwhile."""
+        for number in self._before:
+            signal.signal(number, self._remember)
+
     def __exit__(self, *_: object) -> None:
         if Interruption.current is self and self._before:
             for number, handler in self._before.items():

@@ -80,7 +80,7 @@ def run_here(spec: StudySpec, count: int | None, console: Console) -> optuna.Stu
         PrunetuneError: As `run_study` does; of several workers, one that could not go on.
         StopAskedError, KeyboardInterrupt: As `run_study` does.
     """
-    if (count or len(spec.devices)) == 1:
+    if spec.engine == "ray" or (count or len(spec.devices)) == 1:
         from prunetune.search.runner import run_study
 
         return run_study(spec.model_copy(update={"device": spec.devices[0]}), console)

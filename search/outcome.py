@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from prunetune.spaces import Recipe
 
 
 class Outcome(str, Enum):
@@ -36,3 +42,37 @@ class Outcome(str, Enum):
     def has_values(self) -> bool:
         """Whether the trial has an accuracy and latencies, final or not."""
         return self in (Outcome.OK, Outcome.OVER_BUDGET, Outcome.STOPPED_EARLY)
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended.
+
+    Attributes:
+        number: The trial.
+        recipe: What was tried.
+        outcome: How it ended.
+        reason: Why, where it is no success.
+        attributes: What was stored with the trial.
+        seconds: How long it took, without waiting for what others train.
+    """
+
+    number: int
+    recipe: Recipe
+    outcome: Outcome
+    reason: str
+    attributes: dict[str, Any]
+    seconds: float
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialResult:
+        """How a trial ended that another process carried out."""
+        told = trial.user_attrs
+        return cls(
+            number=trial.number,
+            recipe=Recipe.from_dict(told["recipe"]),
+            outcome=Outcome(told["outcome"]),
+            reason=told["reason"],
+            attributes=told,
+            seconds=sum(told["seconds"].values()),
+        )

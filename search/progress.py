@@ -11,7 +11,7 @@ from rich.status import Status
 from prunetune.pruning.training import EpochListener, EpochRecord
 from prunetune.results.entries import FOUND, found_text
 from prunetune.results.tables import ms_text
-from prunetune.search.objective import TrialResult
+from prunetune.search.outcome import TrialResult
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, an epoch's line at most this often."""

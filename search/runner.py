@@ -1,58 +1,24 @@
-"""Runs a study on this machine: trial after trial, alone or beside other processes on the same study."""
+"""Runs a study: trial after trial until there are enough, then its end."""
 
 from __future__ import annotations
 
 import threading
-import time
-from dataclasses import dataclass, field
-from datetime import datetime
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.pruning.claims import LOOK_S, StageClaimedError
-from prunetune.pruning.ledger import Ledger
-from prunetune.pruning.training import TrainingFailureError
-from prunetune.results import front
+from prunetune.pruning.claims import LOOK_S
 from prunetune.results.storage import storage_errors
-from prunetune.results.tables import ms_text
-from prunetune.search.aside import Aside, patiently
-from prunetune.search.confirmation import move_to_these_devices
-from prunetune.search.finish import finish
-from prunetune.search.heartbeat import (
-    GRACE_S,
-    Heartbeat,
-    TrialLostError,
-    ask,
-    clock_ahead_s,
-    last_signs,
-)
+from prunetune.search.engine import Engine
+from prunetune.search.heartbeat import Heartbeat, last_signs
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
-from prunetune.search.limits import forecast, spent
-from prunetune.search.objective import carry_out
-from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
-from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
-from prunetune.search.spec_change import refuse_change
-from prunetune.search.study import open_study, stored_spec, study_exists, study_lock
-from prunetune.search.workers import give_back, is_near, reap, requeue, this_worker
-from prunetune.search.workspace import Workspace
-from prunetune.spaces import PrunetuneError, Recipe
-
-FRONT_EVERY = 5
-"""The front is shown after so many trials."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A trial that this process has taken."""
-
-    trial: Trial
-    recipe: Recipe
-    ledger: Ledger = field(default_factory=Ledger, compare=False)
-    """What all attempts at it took: one that meets a stage which another process trains is put aside."""
+from prunetune.search.study import open_study, study_exists, study_lock
+from prunetune.search.taking import limit_reached
+from prunetune.search.workers import is_near, reap, responsible
+from prunetune.spaces import PrunetuneError
 
 
 def run_study(spec: StudySpec, console: Console) -> optuna.Study:
@@ -78,158 +44,41 @@ def run_study(spec: StudySpec, console: Console) -> optuna.Study:
 
 
 def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
-    study = open_study(spec) if study_exists(spec) else None  # a changed description shows before any work
-    progress.begin("checking model and data")
-    workspace = Workspace(spec, progress.epochs)
-    study = study or open_study(spec)
-    with storage_errors(spec.folder, spec.storage):
-        progress.begin("measuring the reference networks")
-        if moved := workspace.prepare(study):
-            progress.begin("measuring the kept networks on this device")
-            move_to_these_devices(study, workspace, moved)
-        _train_original(workspace, progress)
-        done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        if done_before:
-            rest = "no further trial" if _limit_reached(study, spec) else "going on"
-            progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
-        safe_point()
-        with Heartbeat(study) as heartbeat:
-            workspace.safe_point = heartbeat.safe_point
-            _all_trials(study, spec, workspace, progress, heartbeat)
-            while (others := _others_finish(study, spec, progress)) is None:
-                _all_trials(study, spec, workspace, progress, heartbeat)
-        if (reached := _limit_reached(study, spec)) and not reached.startswith("trials"):
-            progress.say(f"no further trial: {reached}")
-        if others:
-            progress.say(
-                "no trial is left to take; the processes that still run will train the controls and finish the study"
-            )
-        else:
-            finish(study, workspace, progress)
+    if study_exists(spec):
+        open_study(spec)  # a changed description shows before any work
+    engine = _engine(spec, progress)
+    with engine:
+        study = engine.prepare()
+        with storage_errors(spec.folder, spec.storage):
+            done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            if done_before:
+                rest = "no further trial" if limit_reached(study, spec) else "going on"
+                progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
+            safe_point()
+            with Heartbeat(study) as heartbeat:
+                engine.all_trials(study, heartbeat)
+                while (others := _others_finish(study, spec, progress)) is None:
+                    engine.all_trials(study, heartbeat)
+            if (reached := limit_reached(study, spec)) and not reached.startswith("trials"):
+                progress.say(f"no further trial: {reached}")
+            if others:
+                progress.say(
+                    "no trial is left to take; the processes that still run will train the controls and finish the "
+                    "study"
+                )
+            else:
+                engine.finish(study)
     return study
 
 
-def _all_trials(
-    study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress, heartbeat: Heartbeat
-) -> None:
-    """Carries out trials until the study has all it should have. Those put aside are this process's until then."""
-    aside: Aside[Claim] = Aside(workspace.store, progress)
-    try:
-        while (claim := _next_work(study, spec, aside)) is not None:
-            name = f"trial {claim.trial.number}"
-            progress.begin(name)
-            heartbeat.begin(claim.trial)
-            try:
-                with heartbeat.carrying_out(claim.trial):
-                    _one_trial(study, claim, workspace, progress)
-            except StageClaimedError as claimed:
-                aside.put(name, claim, claimed)
-                continue
-            except TrialLostError:
-                workspace.forget(f"trial-{claim.trial.number}")
-                progress.end()
-                progress.say(
-                    f"{name}: this process gave no sign of life for {GRACE_S} s, and the trial was given to another. "
-                    "Its result does not count; its stages are there for the other"
-                )
-            heartbeat.end(claim.trial)
-            safe_point()
-    except (KeyboardInterrupt, PrunetuneError) as error:
-        for claim in aside.take_all():
-            _return(study, claim, spec, str(error) or "the run was interrupted")
-        raise
+def _engine(spec: StudySpec, progress: Progress) -> Engine:
+    if spec.engine == "ray":
+        from prunetune.search.ray_engine import RayEngine
 
+        return RayEngine(spec, progress)
+    from prunetune.search.local_engine import LocalEngine  # torch and ultralytics
 
-def _next_work(study: optuna.Study, spec: StudySpec, aside: Aside[Claim]) -> Claim | None:
-    """A trial whose stage is free again, or else a new one, or else, after waiting, the first that can go on."""
-    if (ready := aside.ready()) is not None:
-        return ready
-    if not aside.is_full and (new := next_trial(study, spec)) is not None:
-        return new
-    return aside.wait()
-
-
-def _train_original(workspace: Workspace, progress: Progress) -> None:
-    """Trains the dense network, or reads it back. Of several processes one does it and the others wait.
-
-    Raises:
-        PrunetuneError: Its training failed.
-    """
-    try:
-        stage = patiently(workspace.pipeline.original, "dense network", workspace.store, progress)
-    except TrainingFailureError as error:
-        raise PrunetuneError(
-            f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "
-            f"or imgsz, and start again with name={workspace.spec.name}-2"
-        ) from error
-    progress.end()
-    dense = ms_text({yardstick.name: yardstick.references["dense"] for yardstick in workspace.yardsticks})
-    progress.say(
-        f"dense network: map50_95 {stage.record['accuracy']['map50_95']:.3f}  "
-        f"{dense}  {stage.record['gflops']:.2f} GFLOPs  "
-        f"{stage.record['params'] / 1e6:.2f}M" + ("  (read back)" if stage.reused else "")
-    )
-
-
-def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
-    """Takes the next trial, or None if the study has all it should have.
-
-    Trials of dead processes are failed first, and their recipes come before new ones.
-    """
-    with study_lock(spec.folder):
-        reap(study)
-        trials = study.get_trials(deepcopy=False)
-        if not trials:  # until the first one the description may change
-            refuse_change(stored_spec(study), spec)
-        ahead_s = clock_ahead_s(study)
-        if spec.limits.reached(spent(trials, time.time() - ahead_s)) is not None:
-            return None
-        study.sampler = next_sampler(spec, trials)
-        trial = ask(study)  # with a sign of life, before it is signed: what is not signed needs none to be noticed
-        trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
-        recipe = spec.space.suggest(trial)
-        trial.set_user_attr("recipe", recipe.as_dict())
-        return Claim(trial, recipe)
-
-
-def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress: Progress) -> None:
-    try:
-        result = carry_out(study, claim.trial, claim.recipe, workspace, claim.ledger)
-    except StageClaimedError:
-        raise
-    except KeyboardInterrupt:
-        _return(study, claim, workspace.spec, "the run was interrupted")
-        raise
-    except PrunetuneError as error:
-        _return(study, claim, workspace.spec, str(error))
-        raise
-    trials = study.get_trials(deepcopy=False)
-    finished = spent(trials, _now(study)).finished
-    progress.trial(result, finished)
-    if finished % FRONT_EVERY == 0:
-        members = [f"trial {item.trial}: {item.map50_95:.3f} at {item.latency_ms:.2f} ms" for item in front(study)]
-        progress.say("front: " + ("; ".join(members) or "no trial meets the budget yet"))
-        if remaining := forecast(workspace.spec.limits, trials, _now(study)):
-            progress.say(remaining.text(datetime.now()))
-
-
-def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> None:
-    with study_lock(spec.folder, always=True):
-        frozen = study.get_trials(deepcopy=False)[claim.trial.number]
-        if frozen.state == TrialState.RUNNING:
-            ledger = claim.ledger  # what was trained counts in the study's budget; whoever goes on reads it back
-            claim.trial.set_user_attr("epochs", {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused})
-            give_back(study, frozen, Outcome.INTERRUPTED, reason)
-        requeue(study)
-
-
-def _limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:
-    return spec.limits.reached(spent(study.get_trials(deepcopy=False), _now(study)))
-
-
-def _now(study: optuna.Study) -> float:
-    """Seconds since the epoch, by the data base's clock."""
-    return time.time() - clock_ahead_s(study)
+    return LocalEngine(spec, progress)
 
 
 def _others_finish(study: optuna.Study, spec: StudySpec, progress: Progress) -> bool | None:
@@ -244,7 +93,7 @@ def _others_finish(study: optuna.Study, spec: StudySpec, progress: Progress) -> 
             if reap(study):
                 return None
         signs = last_signs(study)
-        far = [trial for trial in running if not is_near(trial.user_attrs.get("worker") or {})]
+        far = [trial for trial in running if not is_near(responsible(trial) or {})]
         unheard = [trial for trial in far if trial.number in first and first[trial.number] == signs.get(trial.number)]
         if not unheard:
             return True

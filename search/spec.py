@@ -35,7 +35,9 @@ ControlName = Literal["dense", "half-width", "quarter-width"]
 LIMITS = ("trials", "epochs", "hours")
 """Keys that say how much the whole study may spend; it ends with the first that is reached."""
 
-CHANGEABLE = frozenset({*LIMITS, "device", "workers", "cache", "storage", "runs", "allow_new_device", "trust"})
+CHANGEABLE = frozenset(
+    {*LIMITS, "device", "workers", "cache", "storage", "runs", "engine", "ray", "allow_new_device", "trust"}
+)
 """Keys that may differ when a study is resumed: they change how far and where it runs, not what it finds."""
 
 
@@ -90,6 +92,24 @@ StopsEarly = Annotated[
 ]
 
 
+class RaySettings(BaseModel):
+    """How a Ray cluster carries out a study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    address: str | None = Field(default=None, min_length=1)
+    """`auto` for a running cluster, `local` for one of this process alone, or HOST:PORT of a head node; by default a
+    running cluster if there is one."""
+    cpus: float = Field(strict=True, default=1, ge=0)
+    """CPUs of a trial, which are also its threads."""
+    gpus: float | None = Field(strict=True, default=None, ge=0)
+    """GPUs of a trial; 0.5 lets two trials share one. By default one where `device` is a GPU."""
+    concurrent: int | None = Field(strict=True, default=None, ge=1)
+    """Trials at once; by default as many as the cluster has room for."""
+    max_failures: int = Field(strict=True, default=3, ge=0)
+    """So often a trial whose process died is taken up again, before its recipe goes back to the study."""
+
+
 class StudySpec(BaseModel):
     """Everything that defines a study. Names are ultralytics' own where it has them."""
 
@@ -140,6 +160,10 @@ class StudySpec(BaseModel):
     """Epochs of training in all trials together. No trial is begun after so many."""
     hours: float | None = Field(strict=True, default=None, gt=0)
     """Hours in which trials run; pauses do not count. No trial is begun after so many."""
+    engine: Literal["local", "ray"] = "local"
+    """Who carries out trials: processes of this machine, or a Ray cluster."""
+    ray: RaySettings = RaySettings()
+    """The cluster, and what a trial may use of it."""
     storage: str | None = Field(default=None, min_length=1, repr=False)
     """Optuna storage; by default an SQLite file in the study's folder."""
     runs: str = Field(default="runs", min_length=1)

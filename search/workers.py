@@ -21,6 +21,9 @@ from prunetune.search.outcome import Outcome
 
 RETRY_OF = "retry_of"
 
+DRIVER = "driver"
+"""A trial's attribute with the process that has a cluster carry it out, and has it done again when a worker dies."""
+
 
 def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
     """This process and what it trains on, as a trial names them.
@@ -38,6 +41,11 @@ def is_near(worker: Mapping[str, Any]) -> bool:
     return all(worker.get(key) == here[key] for key in ("host", "namespace"))
 
 
+def responsible(trial: FrozenTrial) -> dict[str, Any] | None:
+    """Whose death ends a trial: its worker's, or its driver's where the worker is one of a cluster's."""
+    return trial.user_attrs.get(DRIVER) or trial.user_attrs.get("worker")
+
+
 def reap(study: optuna.Study) -> list[int]:
     """Fails the trials of dead workers and enqueues their recipes again. Call it with the study's lock held.
 
@@ -52,7 +60,7 @@ def reap(study: optuna.Study) -> list[int]:
     for trial in after:
         if trial.state != TrialState.RUNNING:
             continue
-        worker = trial.user_attrs.get("worker")
+        worker = responsible(trial)
         # A trial without a worker died between being asked for and being signed, which happens under the lock.
         if worker is None or not is_alive(worker):
             give_back(study, trial, Outcome.WORKER_DIED, "the process that carried it out is gone")

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 import optuna
@@ -48,6 +50,9 @@ from prunetune.targets import (
     shared,
 )
 from prunetune.targets.synthesis import write_resized
+
+VERSIONS = ("prunetune", "torch", "ultralytics", "torch-pruning", "optuna", "onnx")
+"""Packages on which a study's figures depend. Those of its targets are in their fingerprints."""
 
 INT8_IMAGES = 64
 """About how many training images the ranges of an int8 network are taken from."""
@@ -221,6 +226,7 @@ class Workspace:
         study.set_user_attr("regions", layer_regions(detectors["dense"].model))
         study.set_user_attr("data_fingerprint", self.dataset.fingerprint)
         study.set_user_attr("model_sha256", self.model_sha256)
+        study.set_user_attr("versions", {name: version(name) for name in VERSIONS} | {"python": python_version()})
 
     def _measured_references(self, yardstick: Yardstick) -> dict[str, float]:
         folder = self.folder / "references"
@@ -432,18 +438,24 @@ class Workspace:
             draft.unlink(missing_ok=True)
         return str(target.relative_to(self.folder))
 
-    def keep_gammas(self, gammas: Sequence[Mapping[str, Any]], name: str) -> str | None:
-        """Writes the gamma histograms of a trial's sparse phases; returns the path in the study's folder."""
-        if not gammas:
+    def keep_records(self, kind: str, records: Sequence[Mapping[str, Any]], name: str) -> str | None:
+        """Writes what a trial's trainings recorded; returns the path in the study's folder, or None for nothing.
+
+        Args:
+            kind: `gammas`, the histograms of its sparse phases; `curves`, the accuracies of its recoveries.
+            records: One for each epoch, or for each round.
+            name: The trial's.
+        """
+        if not records:
             return None
-        target = self.folder / "gammas" / f"{name}.json"
-        write_text(target, json.dumps(list(gammas)))
+        target = self.folder / kind / f"{name}.json"
+        write_text(target, json.dumps(list(records)))
         return str(target.relative_to(self.folder))
 
     def forget(self, name: str) -> None:
         """Removes what was kept of a trial whose result does not count."""
-        for file in (self.folder / "candidates" / f"{name}.pt", self.folder / "gammas" / f"{name}.json"):
-            file.unlink(missing_ok=True)
+        for file in (f"candidates/{name}.pt", f"gammas/{name}.json", f"curves/{name}.json"):
+            (self.folder / file).unlink(missing_ok=True)
 
 
 def _read_latency(file: Path) -> Latency | None:

@@ -91,8 +91,11 @@ class StudyBuilder:
             create_trial(
                 state=state,
                 values=values if state is TrialState.COMPLETE else None,
-                params={"sparsity": 0.3},
-                distributions={"sparsity": optuna.distributions.FloatDistribution(0.1, 1.0)},
+                params={"sparsity": min(1.0, 0.3 + number / 100), "rounds": 1 + number % 2},
+                distributions={
+                    "sparsity": optuna.distributions.FloatDistribution(0.1, 1.0),
+                    "rounds": optuna.distributions.IntDistribution(1, 3),
+                },
                 user_attrs=stored,
                 constraints={"latency": violation},
             )

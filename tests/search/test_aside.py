@@ -16,12 +16,12 @@ from rich.console import Console
 
 from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.store import StageStore
-from prunetune.search import runner
+from prunetune.search import local_engine
 from prunetune.search.aside import MOST_ASIDE, Aside, patiently
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import Interruption
-from prunetune.search.objective import TrialResult
-from prunetune.search.outcome import Outcome
+from prunetune.search.local_engine import LocalEngine
+from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
@@ -52,7 +52,7 @@ class Scene:
                 self.on_wait()
 
         monkeypatch.setattr(self.progress, "begin", listen)
-        monkeypatch.setattr(runner, "carry_out", self.carry_out)
+        monkeypatch.setattr(local_engine, "carry_out", self.carry_out)
 
     def claim(self, number: int) -> None:
         """Lets another process train what a trial needs."""
@@ -68,7 +68,7 @@ class Scene:
     def run(self) -> None:
         workspace: Any = SimpleNamespace(spec=self.spec, store=self.store)
         with Interruption(), Heartbeat(self.study) as heartbeat:
-            runner._all_trials(self.study, self.spec, workspace, self.progress, heartbeat)
+            LocalEngine(self.spec, self.progress, workspace).all_trials(self.study, heartbeat)
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.study.trials]
@@ -100,7 +100,7 @@ def test_who_waited_comes_before_new_trials(make_scene: Callable[..., Scene], mo
             scene.claims[0].release()
         return tell(study, trial, *rest)
 
-    monkeypatch.setattr(runner, "carry_out", release_then_tell)
+    monkeypatch.setattr(local_engine, "carry_out", release_then_tell)
     scene.run()
     assert scene.told == [1, 0, 2, 3]
     assert scene.waits == []
@@ -158,7 +158,7 @@ def test_a_trial_that_runs_when_the_run_ends_does_not_lose_those_that_wait(
             raise KeyboardInterrupt
         return tell(study, trial, *rest)
 
-    monkeypatch.setattr(runner, "carry_out", interrupt)
+    monkeypatch.setattr(local_engine, "carry_out", interrupt)
     with pytest.raises(KeyboardInterrupt):
         scene.run()
     assert sorted(scene.states()) == ["FAIL", "FAIL", "WAITING", "WAITING"]

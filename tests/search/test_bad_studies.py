@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from prunetune.pruning.detector import Detector
-from prunetune.search.runner import next_trial
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
+from prunetune.search.taking import next_trial
 from prunetune.search.workspace import Workspace
 
 Prunetune = Callable[..., Any]

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetune.search.design import first_recipe, spread, value_at
-from prunetune.search.runner import Claim, next_trial
 from prunetune.search.samplers import startup_trials
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
+from prunetune.search.taking import Claim, next_trial
 from prunetune.spaces import FloatParameter, IntParameter, SearchSpace
 
 MakeSpec = Callable[..., StudySpec]

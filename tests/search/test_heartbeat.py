@@ -23,17 +23,18 @@ from prunetune.pruning.claims import BEATS, LEASE_S, StageClaimedError
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results.entries import outcome
 from prunetune.search import heartbeat as heartbeats
-from prunetune.search import objective, runner
+from prunetune.search import local_engine, objective, runner
 from prunetune.search.heartbeat import GRACE_S, INTERVAL_S, Heartbeat, TrialLostError, clock_ahead_s, silent_trials
 from prunetune.search.interruption import Interruption
 from prunetune.search.limits import spent
-from prunetune.search.objective import TrialResult, carry_out
-from prunetune.search.outcome import Outcome
+from prunetune.search.local_engine import LocalEngine
+from prunetune.search.objective import carry_out
+from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.progress import Progress
-from prunetune.search.runner import Claim, next_trial
 from prunetune.search.spec import StudySpec
 from prunetune.search.status import study_status
 from prunetune.search.study import open_study
+from prunetune.search.taking import Claim, next_trial
 from prunetune.search.workers import reap, this_worker
 
 MakeSpec = Callable[..., StudySpec]
@@ -288,11 +289,11 @@ def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest
         study.tell(trial, state=TrialState.FAIL)
         return TrialResult(trial.number, recipe, Outcome.ERROR, "", {"epochs": {"reused": 0}}, 0.1)
 
-    monkeypatch.setattr(runner, "carry_out", act)
+    monkeypatch.setattr(local_engine, "carry_out", act)
     work: Any = SimpleNamespace(spec=spec, store=None, forget=forgotten.append)
     progress = Progress(Console(file=out, width=200), spec.trials)
     with Interruption(), Heartbeat(study) as heartbeat:
-        runner._all_trials(study, spec, work, progress, heartbeat)
+        LocalEngine(spec, progress, work).all_trials(study, heartbeat)
     assert told == [1, 2, 3]
     assert forgotten == ["trial-0"]
     assert "trial 0: this process gave no sign of life for 60 s, and the trial was given to another" in out.getvalue()

@@ -21,9 +21,10 @@ from rich.console import Console
 from prunetune.pruning import Detector, StageStore, stage_runner
 from prunetune.results import front
 from prunetune.search.objective import carry_out
-from prunetune.search.runner import next_trial, run_study
+from prunetune.search.runner import run_study
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import find_study, open_study
+from prunetune.search.taking import next_trial
 from prunetune.search.workspace import STORE, Workspace
 from prunetune.search.yardstick import Yardstick
 from prunetune.spaces import Threshold

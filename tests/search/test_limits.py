@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from prunetune.search.limits import IDLE, Forecast, Limits, Spent, extrapolate, forecast, spent, union
-from prunetune.search.runner import next_trial
 from prunetune.search.spec import StudySpec
 from prunetune.search.status import study_status, write_status
 from prunetune.search.study import open_study, stored_spec
+from prunetune.search.taking import next_trial
 from prunetune.search.workers import this_worker
 from prunetune.spaces import ConfigError
 

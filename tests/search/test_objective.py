@@ -20,13 +20,14 @@ from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.pipeline import Candidate
 from prunetune.pruning.training import GoesOn, TrainingFailureError
 from prunetune.results import front
-from prunetune.search import runner
-from prunetune.search.objective import TrialResult, carry_out
-from prunetune.search.outcome import Outcome
+from prunetune.search import engine, local_engine, runner
+from prunetune.search.local_engine import LocalEngine
+from prunetune.search.objective import carry_out
+from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.progress import Progress
-from prunetune.search.runner import _one_trial, next_trial
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
+from prunetune.search.taking import next_trial
 from prunetune.spaces import MeasurementError, PrunetuneError, Recipe, StoreError
 
 MakeSpec = Callable[..., StudySpec]
@@ -119,7 +120,7 @@ def test_an_interrupted_trial_is_given_back_and_taken_up_again(make_spec: MakeSp
     assert claim is not None
     progress = Progress(Console(file=io.StringIO()), spec.trials)
     with pytest.raises(type(error)):
-        _one_trial(study, claim, workspace(spec, error), progress)
+        LocalEngine(spec, progress, workspace(spec, error)).carry_out(study, claim)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
     assert study.trials[0].user_attrs["outcome"] == "INTERRUPTED"
     again = next_trial(study, spec)
@@ -134,7 +135,8 @@ def test_the_line_of_a_failure_says_its_name_and_why(make_spec: MakeSpec) -> Non
     claim = next_trial(study, spec)
     assert claim is not None
     error = TrainingFailureError("DIVERGED", "box_loss is not finite in epoch 2")
-    _one_trial(study, claim, workspace(spec, error), Progress(Console(file=out, width=200), spec.trials))
+    progress = Progress(Console(file=out, width=200), spec.trials)
+    LocalEngine(spec, progress, workspace(spec, error)).carry_out(study, claim)
     assert out.getvalue().startswith("trial 0 [1/3] DIVERGED (box_loss is not finite in epoch 2)")
 
 
@@ -145,7 +147,8 @@ def test_every_few_trials_the_study_says_what_remains(make_spec: MakeSpec) -> No
     for _ in range(5):
         claim = next_trial(study, spec)
         assert claim is not None
-        _one_trial(study, claim, workspace(spec, error), Progress(Console(file=out, width=200), spec.trials))
+        progress = Progress(Console(file=out, width=200), spec.trials)
+        LocalEngine(spec, progress, workspace(spec, error)).carry_out(study, claim)
     (line,) = [line for line in out.getvalue().splitlines() if "remain" in line]
     assert line.startswith("about 3 trials, 3 epochs, ")
     assert " (epochs ends it), until " in line
@@ -190,9 +193,9 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
         def prepare(self, study: optuna.Study) -> list[Any]:
             return []
 
-    monkeypatch.setattr(runner, "Workspace", NoWork)
-    monkeypatch.setattr(runner, "_train_original", lambda *_: None)
-    monkeypatch.setattr(runner, "carry_out", swallow)
+    monkeypatch.setattr(engine, "Workspace", NoWork)
+    monkeypatch.setattr(engine, "_train_original", lambda *_: None)
+    monkeypatch.setattr(local_engine, "carry_out", swallow)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         runner.run_study(spec, Console(file=io.StringIO()))

@@ -15,9 +15,9 @@ import torch
 
 from prunetune.pruning.detector import Detector
 from prunetune.results.address import public_address
-from prunetune.search.runner import next_trial
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import SPEC, open_study, stored_spec
+from prunetune.search.taking import next_trial
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import ConfigError, PrunetuneError
 

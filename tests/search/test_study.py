@@ -15,10 +15,10 @@ import pytest
 from optuna.trial import TrialState
 
 from prunetune.search.outcome import Outcome
-from prunetune.search.runner import Claim, next_trial
 from prunetune.search.spec import SamplerName, StudySpec
 from prunetune.search.spec_change import flat
 from prunetune.search.study import find_study, open_study, stored_spec, study_exists
+from prunetune.search.taking import Claim, next_trial
 from prunetune.search.workers import give_back, is_alive, reap, requeue, this_worker
 from prunetune.spaces import ConfigError, PrunetuneError, Recipe, SpecChangedError, StoreError
 

@@ -1,0 +1,74 @@
+"""Who does the work of a study: this process, or a cluster that it drives."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+import optuna
+
+from prunetune.pruning.training import TrainingFailureError
+from prunetune.results.storage import storage_errors
+from prunetune.results.tables import ms_text
+from prunetune.search.aside import patiently
+from prunetune.search.confirmation import move_to_these_devices
+from prunetune.search.heartbeat import Heartbeat
+from prunetune.search.progress import Progress
+from prunetune.search.spec import StudySpec
+from prunetune.search.study import open_study
+from prunetune.search.workspace import Workspace
+from prunetune.spaces import PrunetuneError
+
+
+class Engine(Protocol):
+    """Does a study's work within its block."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def prepare(self) -> optuna.Study:
+        """Checks model and data, opens the study, measures the references and trains the dense network."""
+
+    def all_trials(self, study: optuna.Study, heartbeat: Heartbeat) -> None:
+        """Carries out trials until the study has all it should have, and none of this engine's still runs."""
+
+    def finish(self, study: optuna.Study) -> None:
+        """Trains the controls and writes the results."""
+
+
+def prepare(spec: StudySpec, progress: Progress) -> tuple[optuna.Study, Workspace]:
+    """Does in this process what comes before a study's trials. Of several processes one trains, and others wait.
+
+    Raises:
+        PrunetuneError: Something the user must mend.
+    """
+    progress.begin("checking model and data")
+    workspace = Workspace(spec, progress.epochs)
+    study = open_study(spec)
+    with storage_errors(spec.folder, spec.storage):
+        progress.begin("measuring the reference networks")
+        if moved := workspace.prepare(study):
+            progress.begin("measuring the kept networks on this device")
+            move_to_these_devices(study, workspace, moved)
+        _train_original(workspace, progress)
+    return study, workspace
+
+
+def _train_original(workspace: Workspace, progress: Progress) -> None:
+    try:
+        stage = patiently(workspace.pipeline.original, "dense network", workspace.store, progress)
+    except TrainingFailureError as error:
+        raise PrunetuneError(
+            f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "
+            f"or imgsz, and start again with name={workspace.spec.name}-2"
+        ) from error
+    progress.end()
+    dense = ms_text({yardstick.name: yardstick.references["dense"] for yardstick in workspace.yardsticks})
+    progress.say(
+        f"dense network: map50_95 {stage.record['accuracy']['map50_95']:.3f}  "
+        f"{dense}  {stage.record['gflops']:.2f} GFLOPs  "
+        f"{stage.record['params'] / 1e6:.2f}M" + ("  (read back)" if stage.reused else "")
+    )

@@ -1,0 +1,213 @@
+"""What a process of a Ray cluster does for a study: carries out its trials, one after the other.
+
+Ray names the process's GPU by `CUDA_VISIBLE_DEVICES`, so that it is always the first, and its threads by
+`OMP_NUM_THREADS`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import Trial
+from ray import tune
+from rich.console import Console
+
+from prunetune.pruning.ledger import Ledger
+from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.storage import storage_errors
+from prunetune.search.aside import patiently
+from prunetune.search.engine import prepare
+from prunetune.search.finish import finish
+from prunetune.search.heartbeat import Heartbeat, TrialLostError, clock_ahead_s
+from prunetune.search.interruption import Interruption
+from prunetune.search.objective import carry_out
+from prunetune.search.outcome import TrialResult
+from prunetune.search.progress import Progress
+from prunetune.search.spec import StudySpec
+from prunetune.search.taking import note_epochs
+from prunetune.search.workers import this_worker
+from prunetune.search.workspace import Workspace
+from prunetune.spaces import PrunetuneError, Recipe, StoreError
+
+STAGES = "stages.json"
+"""The only file of a checkpoint: the stages that a trial has finished. The store holds them."""
+
+PROBLEM = "problem"
+"""The figure by which a process says what it cannot go on for. An exception would only make Ray start again."""
+
+
+class RayProgress(Progress):
+    """Says what goes on to Ray, too: every epoch with its figures, and finished stages as a checkpoint.
+
+    Ray ends a trial that is to stop at the next report: all is stored then.
+    """
+
+    workspace: Workspace | None = None
+    _trial: Trial | None = None
+    _kept = 0
+
+    @contextmanager
+    def carrying_out(self, trial: Trial) -> Iterator[None]:
+        """Reports for a trial within its block."""
+        self._trial, self._kept = trial, 0
+        try:
+            yield
+        finally:
+            self._trial = None
+
+    def begin(self, what: str) -> None:
+        """Names what is going on now."""
+        super().begin(what)
+        self.report({})
+
+    def epochs(self, kind: str) -> EpochListener:
+        """A listener for one training stage."""
+        say = super().epochs(kind)
+
+        def listen(record: EpochRecord) -> None:
+            say(record)
+            accuracy = {"map50_95": record.accuracy.map50_95} if record.accuracy else {}
+            self.report({"stage": kind, "epoch": record.epoch, **record.losses, **accuracy})
+
+        return listen
+
+    def report(self, figures: dict[str, Any]) -> None:
+        """Reports figures of the trial that is carried out, if there is one.
+
+        Raises:
+            SystemExit: The trial is to stop.
+        """
+        if self._trial is None or self.workspace is None:
+            return
+        told, ledger = {"trial_number": self._trial.number, **figures}, self.workspace.stages.ledger
+        try:
+            if len(ledger.stages) == self._kept:
+                tune.report(told)
+                return
+            self._kept = len(ledger.stages)
+            with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+                document = {"store": str(self.workspace.store.root), "stages": ledger.stages}
+                Path(folder, STAGES).write_text(json.dumps(document, indent=1) + "\n")
+                tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
+        except SystemExit:
+            note_epochs(self._trial, ledger)
+            raise
+
+
+class _Desk:
+    """What a process keeps between trials: data in memory, and networks that were built."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self.spec, self.progress = spec, RayProgress(_console(), spec.trials)
+        self.study, self.workspace = prepare(spec, self.progress)
+        self.progress.workspace = self.workspace
+
+    def carry_out(self, number: int, recipe: Recipe) -> TrialResult | None:
+        """Carries out a trial; None if it was given to another process, or is over."""
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        trial, ledger = Trial(self.study, frozen._trial_id), Ledger()
+        self.workspace.stages.ledger = ledger
+        with Heartbeat(self.study) as heartbeat, self.progress.carrying_out(trial):
+            heartbeat.begin(trial)
+            self.workspace.safe_point = heartbeat.safe_point
+            try:
+                with heartbeat.carrying_out(trial):
+                    trial.set_user_attr("worker", this_worker(self.spec.device, clock_ahead_s(self.study)))
+                    act = partial(carry_out, self.study, trial, recipe, self.workspace, ledger)
+                    return patiently(act, f"trial {number}", self.workspace.store, self.progress)
+            except (TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
+                self.workspace.forget(f"trial-{number}")
+                return None
+
+
+_desk: _Desk | None = None
+"""This process's: Ray gives it one trial after the other."""
+
+
+def prunetune_trial(config: dict[str, Any], spec: StudySpec, folder: str) -> None:
+    """What Ray Tune calls for a trial, under this name on its dashboard.
+
+    Args:
+        config: `trial`, its number, and `recipe`.
+        spec: The study's description.
+        folder: Where its relative paths start.
+    """
+    number, told = config["trial"], {}
+    try:
+        _enter(folder)
+        with storage_errors(spec.folder, spec.storage):
+            result = _desk_for(spec).carry_out(number, Recipe.from_dict(config["recipe"]))
+    except PrunetuneError as error:
+        told = {PROBLEM: str(error)}
+    else:
+        told = {"outcome": "LOST"} if result is None else _figures(result)
+    tune.report({"trial_number": number, **told, "done": True})
+
+
+def _figures(result: TrialResult) -> dict[str, Any]:
+    told: dict[str, Any] = {"outcome": result.outcome.value, "reason": result.reason}
+    if result.outcome.has_values:
+        told["map50_95"] = result.attributes["accuracy"]["map50_95"]
+        for target, stated in result.attributes["latencies"].items():
+            told[f"latency_ms/{target}"] = stated["latency_ms"]
+    return told
+
+
+def _desk_for(spec: StudySpec) -> _Desk:
+    global _desk
+    if _desk is None or _desk.spec != spec:
+        _desk = _Desk(spec)
+    return _desk
+
+
+def prepare_study(spec: StudySpec, folder: str) -> str | None:
+    """A task that does what comes before a study's trials. Returns the problem that it met, if it did."""
+    return _told(lambda progress: prepare(spec, progress), spec, folder)
+
+
+def finish_study(spec: StudySpec, folder: str) -> str | None:
+    """A task that trains the controls and writes the results. Returns the problem that it met, if it did."""
+
+    def act(progress: Progress) -> None:
+        study, workspace = prepare(spec, progress)
+        finish(study, workspace, progress)
+
+    return _told(act, spec, folder)
+
+
+def _told(act: Callable[[Progress], object], spec: StudySpec, folder: str) -> str | None:
+    try:
+        _enter(folder)
+        with Interruption(), storage_errors(spec.folder, spec.storage):  # who cancels a task sends SIGINT
+            act(Progress(_console(), spec.trials))
+    except PrunetuneError as error:
+        return str(error)
+    return None
+
+
+def _enter(folder: str) -> None:
+    for name in ("optuna", "alembic", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: this folder is not there on {socket.gethostname()} ({error.strerror}); start the study in a "
+            "folder that all nodes share"
+        ) from error
+
+
+def _console() -> Console:
+    """Ray collects what is written, shows it on its dashboard, and passes it on to the driver's terminal."""
+    return Console(file=sys.stdout, width=180, force_terminal=False)

@@ -1,0 +1,167 @@
+"""Ray Tune as the engine: a study on real clusters of one machine, whose parts are killed one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands.command import Command
+from optuna.trial import FrozenTrial, TrialState
+
+from prunetune.search.study import find_study
+
+ray = pytest.importorskip("ray")
+
+StartCommand = Callable[..., Command]
+WriteStudy = Callable[..., Path]
+
+STUDY: dict[str, Any] = {
+    "name": "on ray",
+    "batch": 4,
+    "train": {"mosaic": 0.0},
+    "space": {"sparsity": 0.3, "sparse_epochs": 1, "threshold": {"low": 0.5, "high": 0.9}, "recovery_epochs": 8},
+    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 6, "tolerance": 0.9}],
+    "budget": {"latency": "<= 100 x dense"},
+    "sampler": "random",
+    "early_stopping": False,
+    "engine": "ray",
+}
+
+
+class Scene:
+    """A study on disk, as its runs see it."""
+
+    def __init__(self, file: Path, runs: Path) -> None:
+        self.file, self.folder, self.store = file, runs / STUDY["name"], runs / ".store"
+
+    def trials(self) -> list[FrozenTrial]:
+        """None before there is a study."""
+        if not (self.folder / "study.db").is_file():
+            return []
+        return find_study(str(self.file))[0].get_trials()
+
+    def training(self) -> list[FrozenTrial]:
+        """The trials whose processes train their recoveries."""
+        if not any((self.store / "progress").glob("recovery-*")):
+            return []
+        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        return [trial for trial in running if trial.user_attrs.get("worker", {}).get("pid") not in (None, self.driver)]
+
+    driver: int | None = None
+
+    def epochs(self) -> int:
+        """What all finished stages took, by their records."""
+        files = (self.store / "stages").glob("*/stage.json")
+        return sum(json.loads(file.read_text())["record"].get("epochs", 0) for file in files)
+
+
+@pytest.fixture
+def scene(write_study: WriteStudy, shapes: Path, tmp_path: Path) -> Scene:
+    return Scene(write_study(**STUDY, data=str(shapes), trials=3), tmp_path / "runs")
+
+
+def outcomes(trials: list[FrozenTrial]) -> list[str]:
+    return [trial.user_attrs.get("outcome", trial.state.name) for trial in trials]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_study_outlives_its_workers_and_its_driver(scene: Scene, start: StartCommand) -> None:
+    ray_options = ("ray.address=local", "ray.concurrent=1")
+
+    # A worker dies: Ray has another one carry on with the same trial.
+    run = start("run", scene.file, *ray_options)
+    scene.driver = run.pid
+    run.until(lambda: bool(scene.training()))
+    (first,) = scene.training()
+    os.kill(first.user_attrs["worker"]["pid"], signal.SIGKILL)
+    run.until(lambda: len(scene.trials()) == 2)
+    done = scene.trials()[0]
+    assert outcomes([done]) == ["OK"], run.said
+    assert done.user_attrs["worker"]["pid"] != first.user_attrs["worker"]["pid"]
+    assert done.user_attrs["driver"]["pid"] == run.pid
+    assert done.user_attrs["epochs"]["trained"] < 9, "what the first one finished was read back"
+
+    # The driver dies, and with it all that it started. The same command goes on with Ray's experiment.
+    run.until(lambda: bool(scene.training()))
+    run.kill()
+    (experiment,) = (path for path in (scene.folder / "ray").iterdir() if path.is_dir())
+    run = start("run", scene.file, *ray_options)
+    scene.driver = run.pid
+    run.until(lambda: f"going on with Ray's experiment {experiment.name}, whose driver died" in run.said)
+    run.until(lambda: any(trial.user_attrs["driver"]["pid"] == run.pid for trial in scene.training()))
+
+    # It is asked to stop: after the epoch the trial goes back to the study.
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.wait() == 0, run.said
+    assert run.said.rstrip().endswith("stopped; the same command goes on from here")
+    assert "Traceback" not in run.said, run.said
+    assert all(trial.state != TrialState.RUNNING for trial in scene.trials())
+    assert list((scene.folder / "ray").glob("*.driver.json")) == []
+
+    # Another engine ends it.
+    last = start("run", scene.file, "engine=local")
+    assert last.wait() == 0, last.said
+    trials = scene.trials()
+    assert outcomes(trials).count("OK") == 3
+    assert set(outcomes(trials)) <= {"OK", "INTERRUPTED", "WORKER_DIED"}
+    for trial in trials:
+        again = [other for other in trials if other.user_attrs.get("retry_of") == trial.number]
+        assert [other.params for other in again] == ([] if trial.user_attrs["outcome"] == "OK" else [trial.params])
+    verified = start("store", "verify", "--runs", scene.folder.parent)
+    assert verified.wait() == 0, verified.said
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Two nodes with a core each."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_study_outlives_one_of_two_nodes(
+    scene: Scene, cluster: Any, start: StartCommand, postgres: Callable[[], str]
+) -> None:
+    second = cluster.add_node(num_cpus=1)
+    address = postgres()
+    storage = address + ("&" if "?" in address else "?") + "application_name=secret-word"
+    run = start("run", scene.file, f"ray.address={cluster.address}", f"storage={storage}")
+
+    def running() -> list[FrozenTrial]:
+        return [trial for trial in trials() if trial.user_attrs.get("worker") != trial.user_attrs.get("driver")]
+
+    def trials() -> list[FrozenTrial]:
+        began = any(any((scene.store / place).glob("sparse-*")) for place in ("progress", "stages"))
+        return find_storage_trials(storage) if began else []
+
+    run.until(lambda: len({trial.user_attrs["worker"]["pid"] for trial in running()}) == 2)
+    cluster.remove_node(second, allow_graceful=False)
+    assert run.wait() == 0, run.said
+    ended = find_storage_trials(storage)
+    assert outcomes(ended).count("OK") == 3
+    assert "secret-word" not in run.said
+    written = [path for path in (scene.folder / "ray").rglob("*") if path.is_file()]
+    assert written
+    assert [path for path in written if b"secret-word" in path.read_bytes()] == []
+    assert (scene.folder / "front.json").is_file()
+
+
+def find_storage_trials(storage: str) -> list[FrozenTrial]:
+    import optuna
+
+    try:
+        return optuna.load_study(study_name=STUDY["name"], storage=storage).get_trials()
+    except KeyError:
+        return []

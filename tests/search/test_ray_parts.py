@@ -1,0 +1,188 @@
+"""What Ray Tune asks of a study, without Ray's processes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from prunetune.pruning.processes import this_process
+from prunetune.search.heartbeat import Heartbeat
+from prunetune.search.progress import Progress
+from prunetune.search.spec import StudySpec
+from prunetune.search.study import open_study
+from prunetune.search.workers import reap
+from prunetune.spaces import ConfigError
+
+pytest.importorskip("ray")
+
+from prunetune.search import ray_engine
+from prunetune.search.ray_drive import MOST_GIVEN_UP, Drive, StudySearcher
+from prunetune.search.ray_engine import RayEngine
+from prunetune.search.ray_experiments import Experiments
+from prunetune.search.ray_worker import PROBLEM
+
+MakeSpec = Callable[..., StudySpec]
+FINISHED = StudySearcher.FINISHED
+DEAD = {**this_process(), "pid": 2**22 + 1}
+
+
+class Scene:
+    """A driver, and what it says."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self.spec, self.study, self.out = spec, open_study(spec), io.StringIO()
+        self.progress = Progress(Console(file=self.out, width=200), spec.trials)
+        self.drive = Drive.current = Drive(self.study, spec, self.progress, Heartbeat(self.study))
+        self.searcher = StudySearcher()
+
+    def tell(self, number: int) -> None:
+        """What a worker does at a trial's end."""
+        trial = optuna.trial.Trial(self.study, self.study.trials[number]._trial_id)
+        told = {"outcome": "ERROR", "reason": "", "seconds": {"train": 1.0}, "epochs": {"trained": 1, "reused": 0}}
+        for key, value in told.items():
+            trial.set_user_attr(key, value)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def states(self) -> list[str]:
+        return [trial.state.name for trial in self.study.trials]
+
+
+@pytest.fixture
+def make_scene(make_spec: MakeSpec) -> Callable[..., Scene]:
+    return lambda **changes: Scene(make_spec(**changes))
+
+
+def test_trials_are_the_studys_and_ray_knows_them_by_number(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(trials=2)
+    first = scene.searcher.suggest("a")
+    assert first == {"trial": 0, "recipe": scene.study.trials[0].user_attrs["recipe"]}
+    assert scene.study.trials[0].user_attrs["driver"]["pid"] == this_process()["pid"]
+    assert scene.searcher.suggest("b")["trial"] == 1
+    assert scene.searcher.suggest("c") is None, "one of those that run may still be given back"
+    scene.tell(0)
+    scene.searcher.on_trial_complete("a", {"done": True})
+    scene.tell(1)
+    scene.searcher.on_trial_complete("b", {"done": True})
+    assert scene.searcher.suggest("c") == FINISHED
+    assert "trial 1 [2/2] ERROR" in scene.out.getvalue()
+
+
+def test_a_dead_worker_is_rays_to_replace_as_long_as_the_driver_lives(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(trials=2)
+    scene.searcher.suggest("a")
+    trial = optuna.trial.Trial(scene.study, scene.study.trials[0]._trial_id)
+    trial.set_user_attr("worker", DEAD)
+    assert reap(scene.study) == []
+    trial.set_user_attr("driver", DEAD)
+    assert reap(scene.study) == [0]
+
+
+def test_trials_whose_processes_die_too_often_go_back_and_end_the_run(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(trials=5, ray={"max_failures": 1})
+    params = []
+    for name in "abc":
+        number = scene.searcher.suggest(name)["trial"]
+        params.append(scene.study.trials[number].params)
+        scene.searcher.on_trial_complete(name, None, error=True)
+    assert MOST_GIVEN_UP == 3
+    assert scene.states() == ["FAIL", "FAIL", "FAIL", "WAITING"]
+    assert params[0] == params[1] == params[2], "the recipe comes again before any other"
+    assert scene.study.trials[0].user_attrs["reason"] == "its process died 2 times"
+    assert scene.drive.stops
+    assert scene.searcher.suggest("d") == FINISHED
+
+
+def test_what_a_worker_cannot_go_on_for_ends_the_run(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(trials=5)
+    scene.searcher.suggest("a")
+    scene.searcher.on_trial_complete("a", {PROBLEM: "runs: No space left on device"})
+    assert scene.drive.problem == "runs: No space left on device"
+    assert scene.states() == ["FAIL", "WAITING"]
+    assert scene.study.trials[0].user_attrs["outcome"] == "INTERRUPTED"
+
+
+def test_the_next_driver_adopts_the_trials_that_ran(make_scene: Callable[..., Scene], tmp_path: Path) -> None:
+    scene = make_scene(trials=3)
+    for name in "ab":
+        scene.searcher.suggest(name)
+    scene.searcher.save(str(tmp_path / "state"))
+    scene.tell(0)
+    for number in (0, 1):
+        if not scene.study.trials[number].state.is_finished():
+            optuna.trial.Trial(scene.study, scene.study.trials[number]._trial_id).set_user_attr("driver", DEAD)
+    after = Scene(scene.spec)
+    after.searcher.restore(str(tmp_path / "state"))
+    assert sorted(after.drive.trials) == ["b"], "the other one has ended"
+    assert reap(after.study) == []
+    after.drive.give_all_back()
+    assert after.states() == ["FAIL", "FAIL", "WAITING"]
+
+
+def test_only_the_experiment_of_a_dead_driver_is_taken_up(tmp_path: Path) -> None:
+    experiments = Experiments(tmp_path)
+    with experiments.new() as mine:
+        with experiments.one_that_died() as name:
+            assert name is None
+        for older, driver in (("2020", DEAD), ("2021", DEAD), ("2022", {**DEAD, "host": "elsewhere"})):
+            (experiments.folder / f"{older}.driver.json").write_text(json.dumps(driver))
+        with experiments.one_that_died() as name:
+            assert name == "2021"
+            assert json.loads((experiments.folder / "2021.driver.json").read_text()) == this_process()
+        notes = sorted(path.name for path in experiments.folder.iterdir())
+        assert notes == ["2022.driver.json", f"{mine}.driver.json"]
+
+
+def _node(host: str, **resources: float) -> dict[str, Any]:
+    return {"NodeManagerHostname": host, "Alive": True, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("changes", "nodes", "problem"),
+    [
+        ({}, [_node("a", CPU=1), _node("b", CPU=1)], "storage: an SQLite file is not safe for the 2 hosts"),
+        ({"ray": {"cpus": 4}}, [_node("a", CPU=2)], "ray.cpus: a trial asks for 4, and no node has more than 2"),
+        ({"device": "0"}, [_node("a", CPU=2)], "ray.gpus: a trial asks for 1, and no node has more than 0"),
+    ],
+)
+def test_a_cluster_that_cannot_do_it_is_refused(
+    make_spec: MakeSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    nodes: list[dict[str, Any]],
+    problem: str,
+) -> None:
+    monkeypatch.setattr(ray_engine.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_engine.ray, "nodes", lambda: nodes)
+    progress = Progress(Console(file=io.StringIO()), 1)
+    with pytest.raises(ConfigError) as error, RayEngine(make_spec(**changes), progress):
+        pass
+    assert str(error.value).startswith(problem)
+
+
+def test_a_cluster_that_is_not_there(make_spec: MakeSpec, prunetune: Any, write_study: Any) -> None:
+    answer = prunetune("run", write_study(), "--engine", "ray", "ray.address=127.0.0.1:1")
+    assert answer.code == 2
+    assert answer.complaint.startswith("ray.address: 127.0.0.1:1 cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--engine", "ray", "--workers", "2"], "--workers: Ray decides how many; ray.concurrent=N limits them"),
+        (["--engine", "spark"], "engine: there is no 'spark'; allowed are 'local' or 'ray'"),
+        (["ray.gpus=-1"], "ray.gpus: "),
+        (["ray.cores=2"], "ray.cores: "),
+    ],
+)
+def test_bad_options(prunetune: Any, write_study: Any, arguments: list[str], problem: str) -> None:
+    answer = prunetune("run", write_study(), *arguments)
+    assert answer.code == 2
+    assert problem in answer.err
