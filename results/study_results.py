@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from optuna.trial import FrozenTrial
 
@@ -161,6 +161,44 @@ class Figures:
         from prunetune.results.costs import Costs
 
         return time_figure(Costs.of(self._findings))
+
+    def progress(self, over: Literal["epochs", "hours"] = "epochs") -> go.Figure | None:
+        """The hypervolume over what the trials took."""
+        from prunetune.results.cost_figures import progress_figure
+        from prunetune.results.costs import progress
+
+        return progress_figure(progress(self._findings), over)
+
+    def importances(self) -> go.Figure | None:
+        """Which parameters of the space decided on accuracy and latency."""
+        from prunetune.results.parameter_figures import importances_figure
+        from prunetune.results.parameters import Parameters
+
+        parameters = Parameters(self._findings)
+        return importances_figure(parameters.varied, parameters.importances())
+
+    def parallel(self) -> go.Figure | None:
+        """Each trial as a line over the parameters to its accuracy and latency."""
+        from prunetune.results.parameter_figures import parallel_figure
+        from prunetune.results.parameters import Parameters
+
+        parameters = Parameters(self._findings)
+        return parallel_figure(parameters.varied, parameters.tried)
+
+    def slices(self) -> dict[str, go.Figure]:
+        """Accuracy over each parameter that varied, by its name."""
+        from prunetune.results.parameter_figures import slice_figure
+        from prunetune.results.parameters import Parameters
+
+        parameters = Parameters(self._findings)
+        drawn = {item.name: slice_figure(item, parameters.tried) for item in parameters.varied}
+        return {name: figure for name, figure in drawn.items() if figure is not None}
+
+    def recoveries(self) -> go.Figure | None:
+        """Accuracy over the epochs of each recovery, with what was decided at the rungs."""
+        from prunetune.results.recoveries import recoveries, recoveries_figure
+
+        return recoveries_figure(recoveries(self._findings, self._folder))
 
     def channels(self, trial: int) -> go.Figure | None:
         """The channels that each layer of a trial's network kept, beside half-width's.

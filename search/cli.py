@@ -160,11 +160,10 @@ def report(
     png: Annotated[Path | None, typer.Option(help="Draw the front into this PNG as well, for a README.")] = None,
 ) -> None:
     """Write the study's report as one HTML file."""
-    from prunetune.results import Findings, write_report
-    from prunetune.search.study import find_study
+    from prunetune.results import write_report
+    from prunetune.results.record import find_findings
 
-    study_found, folder = find_study(study, runs)
-    found = Findings.of(study_found)
+    found, folder = find_findings(study, runs)
     print(write_report(found, folder, out or folder / "report.html", trial))
     if png is not None:
         from prunetune.results.front_image import write_front_image

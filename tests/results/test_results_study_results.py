@@ -84,10 +84,26 @@ def test_its_figures_are_drawn(runs: Path) -> None:
     figures = load_study("barcodes", runs).figures
     assert figures.front(trial=1).data
     assert figures.time() is not None
+    assert figures.progress() is not None
+    assert figures.progress("hours") is None or figures.progress("hours").data
+    assert figures.recoveries() is not None
     assert figures.channels(0) is not None
     assert figures.gammas(0) == {}
     with pytest.raises(ConfigError, match="7: is no trial"):
         figures.channels(7)
+
+
+def test_parameters_are_drawn_where_they_varied(write_study: WriteStudy, tmp_path: Path) -> None:
+    builder = write_study()
+    builder.context()
+    empty = load_study("barcodes", tmp_path / "runs").figures
+    assert (empty.slices(), empty.importances(), empty.parallel()) == ({}, None, None)
+    for number in range(8):
+        builder.trial(0.5 + 0.05 * number, 0.9 - 0.01 * number)
+    figures = load_study("barcodes", tmp_path / "runs").figures
+    assert set(figures.slices()) == {"sparsity", "rounds"}
+    assert figures.parallel() is not None
+    assert figures.importances() is not None
 
 
 def test_a_network_is_loaded(runs: Path) -> None:
