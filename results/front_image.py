@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
 
+from prunetune.results.certainty import Interval, confirmation
 from prunetune.results.entries import Entry, is_candidate, outcome
 from prunetune.results.findings import Findings
-from prunetune.results.style import CONTROL, FAINT, FRONT, LIMIT
+from prunetune.results.style import CONTROL, FAINT, FRONT, INK, LIMIT
 from prunetune.results.tables import limit_text
 from prunetune.spaces.files import publish
 
@@ -68,18 +69,15 @@ def write_front_image(study: Study | Findings, path: Path, target: str | None = 
         axes = strip = figure.subplots()
     _dots(axes, [item for item in complete if item.trial not in members], "complete, dominated", color=FAINT)
     _dots(axes, ended("STOPPED_EARLY"), "stopped early", edgecolors=FAINT, facecolors="none")
-    _line(axes, front, "" if drawn is None else drawn.name)
-    for name, item in controls.items():
-        _dots(axes, [item], "controls" if name == next(iter(controls)) else "", color=CONTROL, marker="D", s=60)
-        if _is_known(item):
-            axes.annotate(
-                _plain(name), (item.latency_ms, item.map50_95), (8, 0), textcoords="offset points", color=CONTROL,
-                va="center",
-            )  # fmt: skip
-    if drawn is not None and drawn.budget_ms is not None:
+    target_name, budget_ms = "" if drawn is None else drawn.name, None if drawn is None else drawn.budget_ms
+    _tested(axes, found, target_name)
+    _line(axes, front, target_name)
+    _controls(axes, controls, target_name, budget_ms)
+    if drawn is not None and budget_ms is not None:
         for axis in {axes, strip}:
-            axis.axvline(drawn.budget_ms, color=LIMIT, linestyle="--", linewidth=1.2)
-        axes.set_title(_plain(f"budget {limit_text(drawn)}"), color=LIMIT, fontsize=10)
+            axis.axvline(budget_ms, color=LIMIT, linestyle="--", linewidth=1.2)
+        words, across = _plain(f"budget {limit_text(drawn)}"), axes.get_xaxis_transform()
+        axes.text(budget_ms, 1.015, words, transform=across, ha="center", color=LIMIT, fontsize=10)
     where = f" on {drawn.name}" if drawn is not None and len(found.targets) > 1 else ""
     strip.set_xlabel(_plain(f"latency{where} in ms"))
     axes.set_ylabel("mAP50-95")
@@ -102,15 +100,58 @@ def _line(axes: Axes, front: Sequence[Entry], target: str) -> None:
     latencies, accuracies = [item.latency_ms or 0.0 for item in front], [item.map50_95 or 0.0 for item in front]
     if accuracies == sorted(accuracies):  # members that are ahead on another target only have no step here
         axes.step(latencies, accuracies, where="post", color=FRONT, linewidth=1.6)
-    readings = [item.latencies.get(target) for item in front]
-    off = [0.0 if item is None else item.latency_ms * (item.latency_uncertainty or 0.0) for item in readings]
-    axes.errorbar(latencies, accuracies, xerr=off, fmt="none", ecolor=FRONT, elinewidth=1, capsize=2)
+    _bars(axes, front, target, FRONT)
     _dots(axes, front, "front", color=FRONT, s=60, zorder=3)
     for item in front:
         axes.annotate(
             str(item.trial), (item.latency_ms or 0.0, item.map50_95 or 0.0), (-6, 6), textcoords="offset points",
             color=FRONT, ha="right", fontsize=9,
         )  # fmt: skip
+
+
+def _controls(axes: Axes, controls: Mapping[str, Entry], target: str, budget_ms: float | None) -> None:
+    known = {name: item for name, item in controls.items() if _is_known(item)}
+    _bars(axes, list(known.values()), target, CONTROL)
+    _dots(axes, list(known.values()), "controls", color=CONTROL, marker="D", s=60, zorder=3)
+    slowest = max((item.latency_ms or 0.0 for item in known.values()), default=0.0)
+    for name, item in known.items():
+        latency = item.latency_ms or 0.0
+        # Below the bars, and on the side of the budget's line that the control is on.
+        is_left = latency > 0.8 * slowest or budget_ms is None or latency <= budget_ms
+        axes.annotate(
+            _plain(name), (latency, item.map50_95 or 0.0), (-8 if is_left else 8, -8), textcoords="offset points",
+            color=CONTROL, ha="right" if is_left else "left", va="top",
+        )  # fmt: skip
+
+
+def _tested(axes: Axes, found: Findings, target: str) -> None:
+    """What the last confirmation found, with intervals in both directions."""
+    told = confirmation(found)
+    networks = [] if told is None else list(told.networks.values())
+    points = [(item.latencies[target], item.map50_95) for item in networks if target in item.latencies]
+    known = [(taken, accuracy) for taken, accuracy in points if accuracy is not None]
+    if told is None or not known:
+        return
+    axes.errorbar(
+        [taken.value for taken, _ in known],
+        [accuracy.value for _, accuracy in known],
+        xerr=_sides([taken for taken, _ in known]),
+        yerr=_sides([accuracy for _, accuracy in known]),
+        fmt="s", color=INK, markersize=4, elinewidth=1, capsize=2, zorder=1,
+        label=_plain(f"on the {told.split} split, with {100 * told.confidence:.0f} % intervals"),
+    )  # fmt: skip
+
+
+def _sides(intervals: Sequence[Interval]) -> list[list[float]]:
+    return [[item.value - item.low for item in intervals], [item.high - item.value for item in intervals]]
+
+
+def _bars(axes: Axes, items: Sequence[Entry], target: str, colour: str) -> None:
+    """What is known of the latencies' uncertainty."""
+    readings = [item.latencies.get(target) for item in items]
+    off = [0.0 if item is None else item.latency_ms * (item.latency_uncertainty or 0.0) for item in readings]
+    x, y = [item.latency_ms or 0.0 for item in items], [item.map50_95 or 0.0 for item in items]
+    axes.errorbar(x, y, xerr=off, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
 
 
 def _dots(axes: Axes, items: Sequence[Entry], name: str, **look: Any) -> None:

@@ -348,7 +348,7 @@
 
   // Paper: everything drawn, everything unfolded, at the width of a page.
 
-  const folded = [];
+  const folded = [], heights_px = new Map();
   addEventListener("beforeprint", () => {
     pause();
     for (const item of document.querySelectorAll("details:not([open])")) {
@@ -361,11 +361,12 @@
     }
     for (const id of drawn) {
       const width = byId(id).closest(".grid") ? 330 : 680;
-      Plotly.relayout(byId(id), {width, autosize: false});
+      heights_px.set(id, byId(id).layout.height);
+      Plotly.relayout(byId(id), {width, height: Math.min(940, byId(id).layout.height), autosize: false});
     }
   });
   addEventListener("afterprint", () => {
     for (const item of folded.splice(0)) item.open = false;
-    for (const id of drawn) Plotly.relayout(byId(id), {width: null, autosize: true});
+    for (const id of drawn) Plotly.relayout(byId(id), {width: null, height: heights_px.get(id), autosize: true});
   });
 })();

@@ -27,7 +27,7 @@ from prunetune.results.parameters import ROUGH, Parameters
 from prunetune.results.provenance import description, origins
 from prunetune.results.recoveries import DRAWN, recoveries, recoveries_figure
 from prunetune.results.style import CONTROL, FRONT, LIMIT, REGIONS, canvas
-from prunetune.results.tables import caption, columns, decimals, latencies_text, latency, rows
+from prunetune.results.tables import REMARKS, caption, columns, decimals, latencies_text, latency, rows
 from prunetune.results.trials import seconds
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.files import write_text
@@ -68,6 +68,8 @@ class Line:
     """`control`, `front`, or nothing."""
     network: str | None = None
     """What a click on it selects: a trial's number or a control's name."""
+    below: str = ""
+    """Words that stand under its cells."""
 
 
 @dataclass(frozen=True)
@@ -188,12 +190,13 @@ def _judged(found: Findings) -> str:
 
 def _front_table(found: Findings) -> Table:
     table = rows(found)
-    shown = columns(table)
+    shown = [column for column in columns(table) if column is not REMARKS]
     lines = [
         Line(
             [(column.cell(row), column.is_number) for column in shown],
             row.kind,
             row.model if row.trial is None else str(row.trial),
+            row.remarks,
         )
         for row in table
     ]

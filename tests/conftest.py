@@ -123,9 +123,9 @@ def opened(browser: Any) -> Callable[[Path], Page]:
 
     def open_page(file: Path) -> Page:
         page = Page(browser, file)
-        page.show_on(1280, "light")
         page.complaints()  # those of the page before
-        page.reload()
+        page.show_on(1280, "light")
+        page.open()
         return page
 
     return open_page

@@ -37,10 +37,9 @@ class Page:
 
     def __init__(self, browser: Any, file: Path) -> None:
         self.browser, self._address = browser, file.resolve().as_uri()
-        self.reload()
 
-    def reload(self) -> None:
-        """Opens it anew."""
+    def open(self) -> None:
+        """Opens it, for the first time or anew."""
         self.browser.get(self._address)
         self.settle()
 
@@ -56,7 +55,6 @@ class Page:
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        self.settle()
 
     def run(self, script: str, *arguments: Any) -> Any:
         """The answer of a script."""
@@ -73,7 +71,7 @@ class Page:
         while place < self.run("return document.documentElement.scrollHeight"):
             self.run("scrollTo({top: arguments[0], behavior: 'instant'})", place)
             self.settle()
-            place += 400
+            place += 800
         self.run("scrollTo({top: 0, behavior: 'instant'})")
         self.settle()
 

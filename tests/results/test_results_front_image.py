@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from prunetune.results import Confirmation, ConfirmedNetwork, Interval
+from prunetune.results.certainty import CONFIRMATION
 from prunetune.results.front_image import DPI, SIZE, write_front_image
-from prunetune.results.style import CONTROL, FRONT, LIMIT
+from prunetune.results.style import CONTROL, FRONT, INK, LIMIT
 from prunetune.spaces import StoreError
 
 Builder = Any
@@ -29,6 +31,14 @@ def rgb(colour: str) -> tuple[int, ...]:
 def test_the_picture_shows_front_controls_and_budget(filled: Builder, tmp_path: Path) -> None:
     seen = colours(write_front_image(filled.study, tmp_path / "front.png"))
     assert {rgb(FRONT), rgb(CONTROL), rgb(LIMIT)} <= seen
+
+
+def test_the_picture_has_the_intervals_of_a_confirmation(filled: Builder, tmp_path: Path) -> None:
+    assert rgb(INK) not in colours(write_front_image(filled.study, tmp_path / "before.png"))
+    network = ConfirmedNetwork(None, Interval(0.6, 0.55, 0.64), {"cpu": Interval(1.2, 1.1, 1.3)}, {})
+    told = Confirmation("test", 72, 1000, 0, 0.95, "2026-01-01T00:00:00", 0.01, {"0": network})
+    filled.study.set_user_attr(CONFIRMATION, told.as_dict())
+    assert rgb(INK) in colours(write_front_image(filled.study, tmp_path / "after.png"))
 
 
 def test_a_study_without_anything_has_an_empty_picture(builder: Builder, tmp_path: Path) -> None:

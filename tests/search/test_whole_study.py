@@ -215,9 +215,12 @@ def test_export_and_report_of_one_trial(whole: Path, prunetune: Prunetune, tmp_p
     assert weights == tmp_path / "out" / "trial-1.pt"
     assert weights.read_bytes() == (whole / "candidates" / "trial-1.pt").read_bytes()
     assert graph.stat().st_size > 0
-    answer = prunetune("report", whole, "--trial", 1, "--out", tmp_path / "report.html")
+    picture = tmp_path / "front.png"
+    answer = prunetune("report", whole, "--trial", 1, "--out", tmp_path / "report.html", "--png", picture)
     assert answer.code == 0, answer.err
     assert (tmp_path / "report.html").is_file()
+    assert answer.out.split() == [str(tmp_path / "report.html"), str(picture)]
+    assert picture.read_bytes().startswith(b"\x89PNG")
     refused = prunetune("export", whole, "--trial", 9)
     assert refused.code == 2
     assert "--trial 9" in refused.err
