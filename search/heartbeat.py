@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 
 import optuna
@@ -21,13 +21,12 @@ import sqlalchemy.exc
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import Trial, TrialState
 
-from prunetune.pruning.claims import BEATS, LEASE_S, StageClaimedError
+from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.processes import CLOCK_STEP_S
 from prunetune.search.interruption import safe_point
-
-INTERVAL_S = int(LEASE_S / BEATS)
-GRACE_S = int(LEASE_S)
-"""A trial whose worker gave no sign of life for so long is given to another."""
+from prunetune.search.storage import GRACE_S as GRACE_S
+from prunetune.search.storage import INTERVAL_S as INTERVAL_S
+from prunetune.search.storage import cache_of
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +102,11 @@ class Heartbeat:
         """Beats once for each trial, and notices those that were lost."""
         with self._lock:
             trials = list(self._trials.values())
+        storage = cache_of(self._study)
+        with nullcontext() if storage is None else storage.database.patience.none():
+            self._beat_for(trials)
+
+    def _beat_for(self, trials: list[Trial]) -> None:
         for trial in trials:
             try:
                 sign_of_life(self._study, trial)
@@ -142,9 +146,9 @@ def fail_silent_trials(study: optuna.Study) -> None:
 def silent_trials(study: optuna.Study) -> set[int]:
     """The numbers of the running trials whose workers gave no sign of life for too long. Changes nothing."""
     database = _database(study)
-    if database is None:
+    stale = set() if database is None else set(database._get_stale_trial_ids(study._study_id))
+    if not stale:
         return set()
-    stale = set(database._get_stale_trial_ids(study._study_id))
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return {trial.number for trial in running if trial._trial_id in stale}
 
@@ -189,4 +193,7 @@ def require_owned(study: optuna.Study, trial: Trial) -> None:
 
 
 def _is_finished(study: optuna.Study, trial: Trial) -> bool:
-    return study._storage.get_trial(trial._trial_id).state.is_finished()
+    storage = cache_of(study)
+    if storage is None:
+        return study._storage.get_trial(trial._trial_id).state.is_finished()
+    return storage.database.state_of(trial._trial_id).is_finished()

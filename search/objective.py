@@ -24,7 +24,7 @@ from prunetune.search.interruption import StopAskedError, stop_is_asked
 from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import study_lock
+from prunetune.search.storage import patiently_store, set_attributes, together
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
@@ -111,15 +111,34 @@ def carry_out(
         "epochs": {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused},
         "stages": ledger.stages,
     }
-    with study_lock(workspace.folder, always=True):
-        require_owned(study, trial)
-        _tell(study, trial, outcome, stored, workspace.spec)
+
+    def tell() -> None:
+        with together(study, trial):
+            if not _is_told(study, trial, stored):
+                _tell(study, trial, outcome, stored, workspace.spec)
+
+    patiently_store(study, tell)
     return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
 
 
+def _is_told(study: optuna.Study, trial: Trial, stored: Mapping[str, Any]) -> bool:
+    """Whether the data base has a result already: its answer was lost with the connection.
+
+    Raises:
+        TrialLostError: The trial ended otherwise.
+    """
+    try:
+        require_owned(study, trial)
+    except TrialLostError:
+        told = study._storage.get_trial(trial._trial_id).user_attrs
+        if all(told.get(key) == stored[key] for key in ("outcome", "seconds")):
+            return True
+        raise
+    return False
+
+
 def _tell(study: optuna.Study, trial: Trial, outcome: Outcome, stored: Mapping[str, Any], spec: StudySpec) -> None:
-    for key, value in stored.items():
-        trial.set_user_attr(key, value)
+    set_attributes(trial, stored)
     if not outcome.has_values:
         study.tell(trial, state=TrialState.FAIL)
         return

@@ -6,9 +6,10 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
 from prunetune.pruning.claims import LOOK_S, StageClaimedError
@@ -28,20 +29,21 @@ from prunetune.search.heartbeat import (
     last_signs,
 )
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
-from prunetune.search.limits import forecast, spent
+from prunetune.search.limits import forecast
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.study import open_study, storage_errors, stored_spec, study_exists, study_lock
-from prunetune.search.workers import give_back, is_near, reap, requeue, this_worker
+from prunetune.search.storage import alone, history, patiently_store, together
+from prunetune.search.study import open_study, storage_errors, stored_spec, study_exists
+from prunetune.search.workers import give_back, is_near, is_to_reap, reap, requeue, this_worker
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import PrunetuneError, Recipe
 
-FRONT_EVERY = 5
-"""The front is shown after so many trials."""
+FRONT_EVERY, FRONT_SHARE = 5, 20
+"""The front is shown after every fifth trial, in a large study after every twentieth part of them."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
         safe_point()
         with Heartbeat(study) as heartbeat:
             workspace.safe_point = heartbeat.safe_point
-            _all_trials(study, spec, workspace, progress, heartbeat)
+            carry_out_trials(study, spec, workspace, progress, heartbeat)
             while (others := _others_finish(study, spec, progress)) is None:
-                _all_trials(study, spec, workspace, progress, heartbeat)
+                carry_out_trials(study, spec, workspace, progress, heartbeat)
         if (reached := _limit_reached(study, spec)) and not reached.startswith("trials"):
             progress.say(f"no further trial: {reached}")
         if others:
@@ -108,7 +110,7 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
     return study
 
 
-def _all_trials(
+def carry_out_trials(
     study: optuna.Study, spec: StudySpec, workspace: Workspace, progress: Progress, heartbeat: Heartbeat
 ) -> None:
     """Carries out trials until the study has all it should have. Those put aside are this process's until then."""
@@ -135,7 +137,7 @@ def _all_trials(
             safe_point()
     except (KeyboardInterrupt, PrunetuneError) as error:
         for claim in aside.take_all():
-            _return(study, claim, spec, str(error) or "the run was interrupted")
+            _return(study, claim, str(error) or "the run was interrupted")
         raise
 
 
@@ -175,20 +177,47 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
 
     Trials of dead processes are failed first, and their recipes come before new ones.
     """
-    with study_lock(spec.folder):
-        reap(study)
-        trials = study.get_trials(deepcopy=False)
-        if not trials:  # until the first one the description may change
-            refuse_change(stored_spec(study), spec)
-        ahead_s = clock_ahead_s(study)
-        if spec.limits.reached(spent(trials, time.time() - ahead_s)) is not None:
-            return None
-        study.sampler = next_sampler(spec, trials)
-        trial = ask(study)  # with a sign of life, before it is signed: what is not signed needs none to be noticed
-        trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
-        recipe = spec.space.suggest(trial)
-        trial.set_user_attr("recipe", recipe.as_dict())
-        return Claim(trial, recipe)
+    ahead_s = clock_ahead_s(study)
+
+    def claim() -> tuple[Trial, list[FrozenTrial]] | None:
+        gone = is_to_reap(study, study.get_trials(deepcopy=False))  # most is read here, and not while others wait
+        with alone(study):
+            safe_point()
+            if gone:
+                reap(study)
+            trials = study.get_trials(deepcopy=False)
+            if not trials:  # until the first one the description may change
+                refuse_change(stored_spec(study), spec)
+            if spec.limits.reached(history(study).spent(trials, time.time() - ahead_s)) is not None:
+                return None
+            trial = ask(study)
+            trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
+            return trial, trials
+
+    if (claimed := patiently_store(study, claim)) is None:
+        return None
+    trial, before = claimed
+    study.sampler = next_sampler(spec, before)
+    return _signed(study, spec, trial)
+
+
+def _signed(study: optuna.Study, spec: StudySpec, trial: Trial) -> Claim:
+    """Chooses a trial's recipe. Others take their trials meanwhile; who dies here has asked for nothing."""
+    attempts = count()
+
+    def sign() -> Claim:
+        # What a lost attempt has chosen is not in the data base: Optuna's object takes it for stored.
+        mine = trial if next(attempts) == 0 else Trial(study, trial._trial_id)
+        mine.relative_params  # noqa: B018  # sampled here, before anything is locked
+        with together(study, mine):
+            recipe = spec.space.suggest(mine)
+            mine.set_user_attr("recipe", recipe.as_dict())
+        return Claim(mine, recipe)
+
+    try:
+        return patiently_store(study, sign)
+    except optuna.exceptions.UpdateFinishedTrialError as error:
+        raise TrialLostError from error
 
 
 def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress: Progress) -> None:
@@ -197,38 +226,46 @@ def _one_trial(study: optuna.Study, claim: Claim, workspace: Workspace, progress
     except StageClaimedError:
         raise
     except KeyboardInterrupt:
-        _return(study, claim, workspace.spec, "the run was interrupted")
+        _return(study, claim, "the run was interrupted")
         raise
     except PrunetuneError as error:
-        _return(study, claim, workspace.spec, str(error))
+        _return(study, claim, str(error))
         raise
     trials = study.get_trials(deepcopy=False)
-    finished = spent(trials, _now(study)).finished
+    finished = history(study).spent(trials, time.time()).finished
     progress.trial(result, finished)
-    if finished % FRONT_EVERY == 0:
+    if finished % max(FRONT_EVERY, finished // FRONT_SHARE) == 0:
         members = [f"trial {item.trial}: {item.map50_95:.3f} at {item.latency_ms:.2f} ms" for item in front(study)]
         progress.say("front: " + ("; ".join(members) or "no trial meets the budget yet"))
         if remaining := forecast(workspace.spec.limits, trials, _now(study)):
             progress.say(remaining.text(datetime.now()))
 
 
-def _return(study: optuna.Study, claim: Claim, spec: StudySpec, reason: str) -> None:
-    with study_lock(spec.folder, always=True):
-        frozen = study.get_trials(deepcopy=False)[claim.trial.number]
-        if frozen.state == TrialState.RUNNING:
-            ledger = claim.ledger  # what was trained counts in the study's budget; whoever goes on reads it back
-            claim.trial.set_user_attr("epochs", {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused})
-            give_back(study, frozen, Outcome.INTERRUPTED, reason)
-        requeue(study)
+def _return(study: optuna.Study, claim: Claim, reason: str) -> None:
+    def act() -> None:
+        with alone(study):
+            frozen = study.get_trials(deepcopy=False)[claim.trial.number]
+            if frozen.state == TrialState.RUNNING:
+                ledger = claim.ledger  # what was trained counts in the study's budget; whoever goes on reads it back
+                claim.trial.set_user_attr("epochs", {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused})
+                give_back(study, frozen, Outcome.INTERRUPTED, reason)
+            requeue(study)
+
+    patiently_store(study, act)
 
 
 def _limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:
-    return spec.limits.reached(spent(study.get_trials(deepcopy=False), _now(study)))
+    return spec.limits.reached(history(study).spent(study.get_trials(deepcopy=False), _now(study)))
 
 
 def _now(study: optuna.Study) -> float:
     """Seconds since the epoch, by the data base's clock."""
     return time.time() - clock_ahead_s(study)
+
+
+def _reap(study: optuna.Study) -> list[int]:
+    with alone(study):
+        return reap(study)
 
 
 def _others_finish(study: optuna.Study, spec: StudySpec, progress: Progress) -> bool | None:
@@ -239,9 +276,8 @@ def _others_finish(study: optuna.Study, spec: StudySpec, progress: Progress) -> 
     """
     first, pause = last_signs(study), threading.Event()
     while running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        with study_lock(spec.folder):
-            if reap(study):
-                return None
+        if patiently_store(study, lambda: _reap(study)):
+            return None
         signs = last_signs(study)
         far = [trial for trial in running if not is_near(trial.user_attrs.get("worker") or {})]
         unheard = [trial for trial in far if trial.number in first and first[trial.number] == signs.get(trial.number)]

@@ -8,26 +8,22 @@ import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import sqlalchemy.engine
-import sqlalchemy.event
 import sqlalchemy.exc
 from filelock import FileLock, Timeout
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
 from prunetune.search.address import parse_address, public_address
-from prunetune.search.heartbeat import GRACE_S, INTERVAL_S
 from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec, sqlite_url
 from prunetune.search.spec_change import refuse_change
+from prunetune.search.storage import open_storage
 from prunetune.search.yaml_file import read_yaml
-from prunetune.spaces import ConfigError, MissingExtraError, StoreError
+from prunetune.spaces import ConfigError, StoreError
 from prunetune.spaces.files import storage_error
 
 SPEC = "spec"
@@ -35,9 +31,6 @@ SPEC = "spec"
 
 TARGETS = "targets"
 """The study's user attribute with its targets and what was measured once on each; empty before that."""
-
-MAKERS = 5
-"""So often a process tries again that found others making the tables of a data base."""
 
 FINISHED = "finished"
 """The study's user attribute that says how many trials there were when its results were last written; None when
@@ -56,7 +49,7 @@ def open_study(spec: StudySpec) -> optuna.Study:
     except OSError as error:
         raise storage_error(spec.folder, error) from error
     with study_lock(spec.folder), storage_errors(spec.folder, spec.storage):
-        storage = _storage(spec.storage_url)
+        storage = open_storage(spec.storage_url)
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         directions += ["minimize" for _ in spec.judged]
         study = optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)
@@ -97,7 +90,11 @@ def study_exists(spec: StudySpec) -> bool:
     if spec.storage is None and not (spec.folder / "study.db").is_file():
         return False
     with storage_errors(spec.folder, spec.storage):
-        return spec.name in optuna.get_all_study_names(storage=_storage(spec.storage_url))
+        storage = open_storage(spec.storage_url)
+        try:
+            return spec.name in optuna.get_all_study_names(storage=storage)
+        finally:
+            storage.database.engine.dispose()  # a server has not too many connections
 
 
 def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
@@ -135,7 +132,7 @@ def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
         known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
         raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
     with storage_errors(folder, storage_url):
-        storage = _storage(storage_url or sqlite_url(folder))
+        storage = open_storage(storage_url or sqlite_url(folder))
         names = optuna.get_all_study_names(storage=storage)
         wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
         if wanted not in names:
@@ -158,7 +155,7 @@ def stored_spec(study: optuna.Study) -> StudySpec:
 
 
 def study_lock(folder: Path, *, always: bool = False) -> AbstractContextManager[None]:
-    """One process at a time opens a study or takes its next trial.
+    """One process at a time opens a study or measures its references.
 
     Args:
         folder: The study's.
@@ -223,47 +220,3 @@ def _refuse_missing(url: str) -> None:
     address = parse_address(url)
     if address.drivername.startswith("sqlite") and not os.path.isfile(address.database or ""):
         raise StoreError(f"storage: {address.database}: no such file; run the study first, or correct the address")
-
-
-def _storage(url: str) -> RDBStorage:
-    parse_address(url)
-    try:
-        waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = _opened(url, waiting)
-        if storage.engine.dialect.name == "postgresql":
-            # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
-            # them by hours.
-            sqlalchemy.event.listen(storage.engine, "connect", _in_utc)
-            storage.engine.dispose()
-        return storage
-    except ImportError as error:
-        if "psycopg" in str(error):
-            raise MissingExtraError("psycopg", "postgres") from error
-        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
-    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
-
-
-def _opened(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
-    """Opens a data base and makes Optuna's tables where there are none.
-
-    Of several processes that find none at once, Optuna lets all but one fail. The tables are there then.
-    """
-    make = partial(RDBStorage, url, engine_kwargs, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
-    for _ in range(MAKERS):
-        try:
-            return make()
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
-            continue
-        except sqlalchemy.exc.OperationalError as error:
-            if "already exists" not in str(error):
-                raise
-    return make()
-
-
-def _in_utc(connection: Any, _: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SET TIME ZONE 'UTC'")
-    connection.commit()

@@ -68,7 +68,7 @@ class Scene:
     def run(self) -> None:
         workspace: Any = SimpleNamespace(spec=self.spec, store=self.store)
         with Interruption(), Heartbeat(self.study) as heartbeat:
-            runner._all_trials(self.study, self.spec, workspace, self.progress, heartbeat)
+            runner.carry_out_trials(self.study, self.spec, workspace, self.progress, heartbeat)
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.study.trials]

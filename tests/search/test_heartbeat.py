@@ -292,7 +292,7 @@ def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest
     work: Any = SimpleNamespace(spec=spec, store=None, forget=forgotten.append)
     progress = Progress(Console(file=out, width=200), spec.trials)
     with Interruption(), Heartbeat(study) as heartbeat:
-        runner._all_trials(study, spec, work, progress, heartbeat)
+        runner.carry_out_trials(study, spec, work, progress, heartbeat)
     assert told == [1, 2, 3]
     assert forgotten == ["trial-0"]
     assert "trial 0: this process gave no sign of life for 60 s, and the trial was given to another" in out.getvalue()
