@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import psutil
 from rich.console import Console
 
 from prunetune.pruning.channels import ChannelConfig
@@ -171,12 +172,14 @@ def many_workers(folder: Path, workers: int, trials: int, sampler: str, profile:
         context = multiprocessing.get_context("fork")  # 64 processes share what one has imported
         problems = context.SimpleQueue()
         crowd = [context.Process(target=work, args=(spec, problems, profile, index)) for index in range(workers)]
-        begun = time.perf_counter()
+        begun, server_before = time.perf_counter(), servers_cpu(folder)
+        before = os.times().children_user + os.times().children_system
         for process in crowd:
             process.start()
         for process in crowd:
             process.join()
         seconds = time.perf_counter() - begun
+        used = (os.times().children_user + os.times().children_system - before, servers_cpu(folder) - server_before)
         told = []
         while not problems.empty():
             told.append(problems.get())
@@ -188,6 +191,9 @@ def many_workers(folder: Path, workers: int, trials: int, sampler: str, profile:
         "trials_per_s": round(finished / seconds, 1),
         "errors": len(told) + sum(bool(process.exitcode) for process in crowd) + abs(trials - states.total()),
         "states": dict(states),
+        "cpu_ms_per_trial": {
+            name: round(1000 * part / trials, 1) for name, part in zip(("workers", "server"), used, strict=True)
+        },
         "workers": workers,
         "sampler": sampler,
     }
@@ -214,6 +220,12 @@ def work(spec: StudySpec, problems: Any, profile: Path | None, index: int) -> No
         raise
     if profile is not None:
         profiler.dump_stats(profile / f"worker-{index}.prof")
+
+
+def servers_cpu(folder: Path) -> float:
+    """CPU time in s of the data base's processes, those that have ended included."""
+    servers = [item for item in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(item.info["cmdline"] or [])]
+    return max((sum(item.cpu_times()[:4]) for item in servers if "postgres" in item.name()), default=0.0)
 
 
 @contextmanager

@@ -85,6 +85,8 @@ class Findings:
             for trial in self.trials
             if str(trial.number) in named and channels(trial)
         }
+        if not by_channels:
+            return named
         twins = {str(trial.number): by_channels[_key(trial)] for trial in self.trials if _key(trial) in by_channels}
         return {**twins, **named}
 
@@ -123,20 +125,19 @@ class Findings:
     @cached_property
     def front(self) -> list[Entry]:
         """See `front`."""
-        seen: set[tuple[Any, ...]] = set()
-        scored: list[tuple[Entry, tuple[float, ...]]] = []
-        for trial in self.trials:
+        scored: list[tuple[Entry, tuple[float, ...], FrozenTrial]] = []
+        for trial in filter(is_candidate, self.trials):
             item = self.entry(trial)
             point = self.point(item)
-            if not is_candidate(trial) or point is None or self.misses_budget(item):
-                continue
-            twin = (point, _key(trial))
-            if twin not in seen:
-                seen.add(twin)
-                scored.append((item, point))
-        kept = nondominated([point for _, point in scored])
-        best = [row for row, stays in zip(scored, kept, strict=True) if stays]
-        return [item for item, _ in sorted(best, key=lambda row: (row[1][1], -row[1][0], row[0].trial))]
+            if point is not None and not self.misses_budget(item):
+                scored.append((item, point, trial))
+        kept = nondominated([point for _, point, _ in scored])
+        best: dict[tuple[Any, ...], tuple[Entry, tuple[float, ...]]] = {}
+        for (item, point, trial), stays in zip(scored, kept, strict=True):
+            if stays:
+                best.setdefault((point, _key(trial)), (item, point))
+        rows = best.values()
+        return [item for item, _ in sorted(rows, key=lambda row: (row[1][1], -row[1][0], row[0].trial))]
 
     @property
     def best(self) -> Entry | None:

@@ -1,4 +1,4 @@
-"""Optuna's storage in a data base, for many processes: few queries, changes in one transaction, patience.
+"""Optuna's storage in a data base, for many processes: few statements, changes in one transaction, patience.
 
 Optuna reads a trial with its ORM and writes each of its attributes in a transaction. With dozens of processes that is
 what they do all day. Here rows are read as they are, and what belongs together is written together. The tables are
@@ -10,32 +10,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta, timezone
-from functools import cache, partial, wraps
+from datetime import datetime, timedelta
+from functools import partial, wraps
 from typing import Any
 
 import optuna
 import sqlalchemy
-import sqlalchemy.dialects.postgresql
-import sqlalchemy.dialects.sqlite
 import sqlalchemy.event
 import sqlalchemy.exc
-from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
+from optuna.storages._rdb.models import TrialValueModel
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 
+from prunetune.search import rows
 from prunetune.search.patience import Patience
 from prunetune.search.sessions import Sessions
 
-CHUNK = 500
-"""So many trials are read by one query."""
-
 FROZEN_S = 60
 """A transaction whose process does nothing for so long is ended by the data base: others wait for it."""
-
-_trials, _heartbeats = models.TrialModel.__table__, models.TrialHeartbeatModel.__table__
 
 
 class SharedStorage(RDBStorage):
@@ -76,11 +70,12 @@ class SharedStorage(RDBStorage):
         try:
             if self.engine.dialect.name == "sqlite":  # which locks nothing by a row
                 session.connection().exec_driver_sql("BEGIN IMMEDIATE")
-            for table, key in ((models.StudyModel, study_id), (models.TrialModel, trial_id)):
-                if key is not None:
-                    (column,) = sqlalchemy.inspect(table).primary_key
-                    session.execute(sqlalchemy.select(column).where(column == key).with_for_update())
+            if study_id is not None:
+                session.execute(rows.STUDY_LOCKED, {"study": study_id})
+            if trial_id is not None:
+                self.hold(trial_id)
             yield
+            self._write(session)
             self._sessions.commit()
         except sqlalchemy.exc.SQLAlchemyError as error:
             session.rollback()
@@ -91,75 +86,66 @@ class SharedStorage(RDBStorage):
         finally:
             self._sessions.end()
 
+    def hold(self, trial_id: int) -> TrialState:
+        """Within a transaction: nobody else changes a trial until it ends. Returns the trial's state."""
+        assert self._sessions.joined is not None
+        state: TrialState = self._sessions.joined.execute(rows.TRIAL_LOCKED, {"trial": trial_id}).scalar_one()
+        self._sessions.joined.states[trial_id] = state
+        return state
+
+    def holds(self, trial_id: int) -> bool:
+        """Whether this thread's transaction has a trial that runs, and nobody else can change it."""
+        joined = self._sessions.joined
+        return joined is not None and joined.states.get(trial_id) == TrialState.RUNNING
+
     # Reading
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial as it is now."""
-        for trial in self.read([trial_id]):
-            return trial
-        raise KeyError(models.NOT_FOUND_MSG)
+        with _create_scoped_session(self.scoped_session) as session:
+            self._write(session)
+            return rows.read_trials(session, session.execute(rows.TRIAL, {"trial": trial_id}).all())[0]
+
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        """Optuna's own attributes of a trial."""
+        with _create_scoped_session(self.scoped_session) as session:
+            self._write(session)
+            return {key: json.loads(text) for key, text in session.execute(rows.SYSTEM_ATTRIBUTES, {"trial": trial_id})}
 
     def state_of(self, trial_id: int) -> TrialState:
         """A trial's state."""
-        with _create_scoped_session(self.scoped_session) as session:
-            state: TrialState = session.execute(
-                sqlalchemy.select(_trials.c.state).where(_trials.c.trial_id == trial_id)
-            ).scalar_one()
+        joined = self._sessions.joined
+        if joined is not None and trial_id in joined.states:
+            state: TrialState = joined.states[trial_id]
             return state
-
-    def states(self, study_id: int, known: Collection[int], newer_than: int) -> dict[int, TrialState]:
-        """The states of some trials, and of all whose number in the data base is above another, in their order."""
-        table, found = _trials, {}
         with _create_scoped_session(self.scoped_session) as session:
-            rows = sqlalchemy.select(table.c.trial_id, table.c.state).where(table.c.study_id == study_id)
-            query = rows.where(table.c.trial_id > newer_than)
-            older = [trial_id for trial_id in known if trial_id <= newer_than]
-            if older:
-                query = rows.where((table.c.trial_id > newer_than) | table.c.trial_id.in_(older))
-            found = {row[0]: row[1] for row in session.execute(query.order_by(table.c.trial_id))}
-        return found
+            state = session.execute(rows.TRIAL_STATE, {"trial": trial_id}).scalar_one()
+        return state
 
-    def raw_attributes(self, trial_ids: Collection[int]) -> dict[int, dict[str, str]]:
-        """The user attributes of trials, as they are stored."""
-        table = models.TrialUserAttributeModel.__table__
-        found: dict[int, dict[str, str]] = {trial_id: {} for trial_id in trial_ids}
+    def news(
+        self, study_id: int, known: Collection[int], newer_than: int, signed: Mapping[int, Mapping[str, str]]
+    ) -> tuple[list[FrozenTrial], dict[int, dict[str, str]]]:
+        """What happened to a study.
+
+        Args:
+            study_id: The study.
+            known: Its trials that had not ended when they were read, by their numbers in the data base.
+            newer_than: Trials with higher numbers are read as well.
+            signed: Of those that run, their user attributes as they are stored. Only these can have changed.
+
+        Returns:
+            Trials that changed, and the stored user attributes of `signed` trials that still run.
+        """
         with _create_scoped_session(self.scoped_session) as session:
-            for trial_id, key, text in self._rows(session, table, trial_ids, "key", "value_json"):
-                found[trial_id][key] = text
-        return found
-
-    def read(self, trial_ids: Sequence[int]) -> list[FrozenTrial]:
-        """Trials as they are now, by their number in the data base."""
-        if not trial_ids:
-            return []
-        with _create_scoped_session(self.scoped_session) as session:
-            rows = partial(self._rows, session)
-            names = ("number", "state", "datetime_start", "datetime_complete")
-            found = {row[0]: _Row(row) for row in sorted(rows(_trials, trial_ids, *names))}
-            table = models.TrialParamModel.__table__
-            for trial_id, _, name, value, text in sorted(
-                rows(table, trial_ids, "param_id", "param_name", "param_value", "distribution_json")
-            ):
-                found[trial_id].distributions[name] = distribution = _distribution(text)
-                found[trial_id].params[name] = distribution.to_external_repr(value)
-            for trial_id, place, value, kind in rows(
-                models.TrialValueModel.__table__, trial_ids, "objective", "value", "value_type"
-            ):
-                found[trial_id].values[place] = models.TrialValueModel.stored_repr_to_value(value, kind)
-            table = models.TrialUserAttributeModel.__table__
-            for trial_id, key, text in rows(table, trial_ids, "key", "value_json"):
-                found[trial_id].user_attrs[key] = json.loads(text)
-            table = models.TrialSystemAttributeModel.__table__
-            for trial_id, key, text in rows(table, trial_ids, "key", "value_json"):
-                found[trial_id].system_attrs[key] = json.loads(text)
-            return [row.trial() for row in found.values()]
-
-    def _rows(self, session: Any, table: Any, trial_ids: Collection[int], *names: str) -> Iterator[Any]:
-        columns = [table.c[name] for name in ("trial_id", *names)]
-        wanted = list(trial_ids)
-        for begin in range(0, len(wanted), CHUNK):
-            part = wanted[begin : begin + CHUNK]
-            yield from session.execute(sqlalchemy.select(*columns).where(table.c.trial_id.in_(part)))
+            self._write(session)
+            values = {"study": study_id, "last": newer_than, "ids": [item for item in known if item <= newer_than]}
+            found = rows.chunked(session, rows.NEWS, values, "ids")
+            running = [row[0] for row in found if row[2] == TrialState.RUNNING and row[0] in signed]
+            raw: dict[int, dict[str, str]] = {trial_id: {} for trial_id in running}
+            for trial_id, key, text in rows.chunked(session, rows.USER_ATTRIBUTES, {"ids": running}, "ids"):
+                raw[trial_id][key] = text
+            changed = [row for row in found if row[0] not in raw or raw[row[0]] != signed[row[0]]]
+            return rows.read_trials(session, changed), raw
 
     def _get_trials(
         self,
@@ -168,24 +154,22 @@ class SharedStorage(RDBStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
-        found = self.states(study_id, included_trial_ids, trial_id_greater_than)
-        return self.read([trial_id for trial_id, state in found.items() if states is None or state in states])
+        found, _ = self.news(study_id, included_trial_ids, trial_id_greater_than, {})
+        return [trial for trial in found if states is None or trial.state in states]
 
     # Signs of life
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Stores a sign of life."""
         with _create_scoped_session(self.scoped_session) as session:
-            self._put(session, _heartbeats, [{"trial_id": trial_id, "heartbeat": sqlalchemy.func.now()}], ["trial_id"])
+            row = {"trial_id": trial_id, "heartbeat": sqlalchemy.func.now()}
+            rows.put(session, rows.HEARTBEATS, [row], ["trial_id"])
 
-    def last_signs(self, study_id: int) -> tuple[dict[int, Any], Any]:
+    def last_signs(self, study_id: int) -> tuple[dict[int, datetime], datetime | None]:
         """When each running trial last gave a sign of life, and what time it is, by the data base's clock."""
-        query = sqlalchemy.select(_heartbeats.c.trial_id, _heartbeats.c.heartbeat, sqlalchemy.func.now())
-        query = query.join(_trials, _trials.c.trial_id == _heartbeats.c.trial_id)
-        query = query.where(_trials.c.study_id == study_id, _trials.c.state == TrialState.RUNNING)
         with _create_scoped_session(self.scoped_session) as session:
-            rows = session.execute(query).all()
-        return {row[0]: row[1] for row in rows}, rows[0][2].replace(tzinfo=None) if rows else None
+            found = session.execute(rows.LAST_SIGNS, {"study": study_id}).all()
+        return {row[0]: row[1] for row in found}, found[0][2].replace(tzinfo=None) if found else None
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         assert self.grace_period is not None
@@ -193,9 +177,67 @@ class SharedStorage(RDBStorage):
             return []  # nobody could give a sign of life, and not everybody has had the time for one
         signs, now = self.last_signs(study_id)
         grace = timedelta(seconds=self.grace_period)
-        return [trial_id for trial_id, heard in signs.items() if now - heard > grace]
+        return [trial_id for trial_id, heard in signs.items() if now is not None and now - heard > grace]
+
+    def clock(self) -> datetime:
+        """What time it is, by a data base that has a clock."""
+        with _create_scoped_session(self.scoped_session) as session:
+            told: datetime = session.execute(rows.CLOCK).scalar_one()
+            return told
 
     # Writing
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        if template_trial is not None or not self.in_transaction:
+            return super()._create_new_trial(study_id, template_trial)
+        assert self._sessions.joined is not None
+        with _create_scoped_session(self.scoped_session) as session:
+            trial_id, number = rows.insert_trial(session, study_id)
+        self._sessions.joined.states[trial_id] = TrialState.RUNNING
+        return FrozenTrial(number, TrialState.RUNNING, None, datetime.now(), None, {}, {}, {}, {}, {}, trial_id)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Optuna's."""
+        takes = state == TrialState.RUNNING and values is None
+        with _create_scoped_session(self.scoped_session) as session:
+            self._write(session)
+            changed = rows.take_waiting(session, trial_id) if takes else rows.end_trial(session, trial_id, state)
+            for place, value in enumerate(values or () if changed else ()):
+                stored, kind = TrialValueModel.value_to_stored_repr(value)
+                row = {"trial_id": trial_id, "objective": place, "value": stored, "value_type": kind}
+                rows.put(session, rows.VALUES, [row], ["trial_id", "objective"])
+        joined = self._sessions.joined
+        if not changed:
+            if joined is not None:
+                joined.states.pop(trial_id, None)
+            self.check_trial_is_updatable(trial_id, self.state_of(trial_id))
+        elif joined is not None:
+            joined.states[trial_id] = state
+        return changed
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        if previous_distribution is None or not self.in_transaction:
+            super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, previous_distribution)
+            return
+        check_distribution_compatibility(previous_distribution, distribution)
+        text = distribution_to_json(distribution)
+        row = {"trial_id": trial_id, "param_name": param_name, "param_value": param_value_internal}
+        self._put(rows.PARAMS, trial_id, [{**row, "distribution_json": text}])
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Optuna's."""
+        self.set_trial_user_attrs(trial_id, {key: value})
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Optuna's."""
+        self._put(rows.SYSTEM, trial_id, [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}])
 
     def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
         """Stores several attributes of a trial.
@@ -203,33 +245,28 @@ class SharedStorage(RDBStorage):
         Raises:
             UpdateFinishedTrialError: The trial has ended.
         """
-        self._put_attributes(models.TrialUserAttributeModel.__table__, trial_id, values)
+        found = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
+        self._put(rows.USER, trial_id, found)
 
-    def set_trial_system_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
-        """Stores several attributes of Optuna's own; raises as `set_trial_user_attrs` does."""
-        self._put_attributes(models.TrialSystemAttributeModel.__table__, trial_id, values)
+    def _put(self, table: Any, trial_id: int, found: list[dict[str, Any]]) -> None:
+        """Writes rows of a trial, within a transaction with all others of its kind."""
+        self.check_trial_is_updatable(trial_id, self.state_of(trial_id))
+        if (joined := self._sessions.joined) is not None:
+            joined.states.setdefault(trial_id, TrialState.RUNNING)
+            joined.waiting.setdefault(table, []).extend(found)
+        elif found:
+            with _create_scoped_session(self.scoped_session) as session:
+                rows.put(session, table, found, rows.KEYS[table])
 
-    def _put_attributes(self, table: Any, trial_id: int, values: Mapping[str, Any]) -> None:
-        if not values:
+    def _write(self, session: Any) -> None:
+        """Writes the rows of the transaction that wait."""
+        joined = self._sessions.joined
+        if joined is None:
             return
-        rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
-        with _create_scoped_session(self.scoped_session) as session:
-            query = sqlalchemy.select(_trials.c.state).where(_trials.c.trial_id == trial_id)
-            self.check_trial_is_updatable(trial_id, session.execute(query).scalar_one())
-            self._put(session, table, rows, ["trial_id", "key"])
-
-    def _put(self, session: Any, table: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-        """Inserts rows, or replaces those with the same keys."""
-        dialects: dict[str, Any] = {"postgresql": sqlalchemy.dialects.postgresql, "sqlite": sqlalchemy.dialects.sqlite}
-        dialect = dialects.get(self.engine.dialect.name)
-        if dialect is None:
-            for row in rows:
-                session.execute(sqlalchemy.delete(table).where(*(table.c[key] == row[key] for key in keys)))
-            session.execute(sqlalchemy.insert(table).values(list(rows)))
-            return
-        insert = dialect.insert(table).values(list(rows))
-        changed = {name: insert.excluded[name] for name in rows[0] if name not in keys}
-        session.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=changed))
+        waiting, joined.waiting = joined.waiting, {}
+        for table, found in waiting.items():
+            last = {tuple(row[key] for key in rows.KEYS[table]): row for row in found}
+            rows.put(session, table, list(last.values()), rows.KEYS[table])
 
 
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -247,49 +284,10 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
 for _name in (
     *("get_study_id_from_name", "get_study_name_from_id", "get_study_directions", "get_all_studies", "get_trial"),
     *("get_study_user_attrs", "get_study_system_attrs", "get_trial_user_attrs", "get_trial_system_attrs", "state_of"),
-    *("get_trial_id_from_study_id_trial_number", "states", "raw_attributes", "read", "record_heartbeat", "last_signs"),
-    *("set_study_user_attr", "set_study_system_attr", "set_trial_user_attr", "set_trial_system_attr"),
-    *("set_trial_user_attrs", "set_trial_system_attrs"),
+    *("get_trial_id_from_study_id_trial_number", "news", "record_heartbeat", "last_signs", "clock"),
+    *("set_study_user_attr", "set_study_system_attr", "set_trial_system_attr", "set_trial_user_attrs"),
 ):
     setattr(SharedStorage, _name, _patient(getattr(SharedStorage, _name)))
-
-
-class _Row:
-    """What is read of a trial, table by table."""
-
-    def __init__(self, row: Sequence[Any]) -> None:
-        self.trial_id, self.number, self.state, *self.times = row
-        self.params: dict[str, Any] = {}
-        self.distributions: dict[str, BaseDistribution] = {}
-        self.values: dict[int, float] = {}
-        self.user_attrs: dict[str, Any] = {}
-        self.system_attrs: dict[str, Any] = {}
-
-    def trial(self) -> FrozenTrial:
-        # Optuna stores times in UTC and tells them in local time.
-        begun, ended = (
-            None if time is None else time.replace(tzinfo=timezone.utc).astimezone().replace(tzinfo=None)
-            for time in self.times
-        )
-        return FrozenTrial(
-            number=self.number,
-            state=self.state,
-            value=None,
-            values=[self.values[place] for place in sorted(self.values)] or None,
-            datetime_start=begun,
-            datetime_complete=ended,
-            params=self.params,
-            distributions=self.distributions,
-            user_attrs=self.user_attrs,
-            system_attrs=self.system_attrs,
-            intermediate_values={},
-            trial_id=self.trial_id,
-        )
-
-
-@cache
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)
 
 
 def _prepare(connection: Any, _: Any) -> None:

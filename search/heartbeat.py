@@ -16,13 +16,13 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime
 
 import optuna
-import sqlalchemy
 import sqlalchemy.exc
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.storages import fail_stale_trials
 from optuna.trial import Trial, TrialState
 
 from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.processes import CLOCK_STEP_S
+from prunetune.search.database import SharedStorage
 from prunetune.search.interruption import safe_point
 from prunetune.search.storage import GRACE_S as GRACE_S
 from prunetune.search.storage import INTERVAL_S as INTERVAL_S
@@ -132,8 +132,8 @@ def ask(study: optuna.Study) -> Trial:
 
 def sign_of_life(study: optuna.Study, trial: Trial) -> None:
     """Says that the process which carries out a trial lives."""
-    if _database(study) is not None:
-        study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+    if (database := _database(study)) is not None:
+        database.record_heartbeat(trial._trial_id)
 
 
 def fail_silent_trials(study: optuna.Study) -> None:
@@ -159,10 +159,8 @@ def last_signs(study: optuna.Study) -> dict[int, datetime]:
     if database is None:
         return {}
     running = {trial._trial_id: trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))}
-    table = sqlalchemy.table("trial_heartbeats", sqlalchemy.column("trial_id"), sqlalchemy.column("heartbeat"))
-    with database.engine.connect() as connection:
-        rows = connection.execute(sqlalchemy.select(table).where(table.c.trial_id.in_(list(running)))).all()
-    return {running[row.trial_id]: row.heartbeat for row in rows}
+    signs, _ = database.last_signs(study._study_id)
+    return {running[trial_id]: heard for trial_id, heard in signs.items() if trial_id in running}
 
 
 def clock_ahead_s(study: optuna.Study) -> float:
@@ -170,16 +168,14 @@ def clock_ahead_s(study: optuna.Study) -> float:
     database = _database(study)
     if database is None or database.engine.dialect.name != "postgresql":
         return 0.0
-    with database.engine.connect() as connection:
-        told: datetime = connection.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
-    ahead = time.time() - told.timestamp()
+    ahead = time.time() - database.clock().timestamp()
     return ahead if abs(ahead) > CLOCK_STEP_S else 0.0
 
 
-def _database(study: optuna.Study) -> RDBStorage | None:
-    """The data base behind a study, without Optuna's cache; None for a study in memory."""
-    backend = getattr(study._storage, "_backend", study._storage)
-    return backend if isinstance(backend, RDBStorage) else None
+def _database(study: optuna.Study) -> SharedStorage | None:
+    """The data base behind a study; None for a study in memory."""
+    storage = cache_of(study)
+    return None if storage is None else storage.database
 
 
 def require_owned(study: optuna.Study, trial: Trial) -> None:

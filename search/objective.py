@@ -24,7 +24,7 @@ from prunetune.search.interruption import StopAskedError, stop_is_asked
 from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
-from prunetune.search.storage import patiently_store, set_attributes, together
+from prunetune.search.storage import memory, patiently_store, recent_trials, set_attributes, together
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
@@ -193,8 +193,9 @@ def _gate(
     """What the trial's last surgery already decides, before any recovery is paid; None if it has to be."""
     detector = candidate.load()
     stored |= describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe.recovery_epochs, stored)
+    finished = recent_trials(study, (TrialState.COMPLETE,))
+    networks = memory(study, equal_networks.EqualNetworks)
+    stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe.recovery_epochs, stored, networks)
     if not stored["feasible"]:
         stored["reason"] = _excess(stored)
         return Outcome.OVER_BUDGET

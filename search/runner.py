@@ -36,7 +36,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.storage import alone, history, patiently_store, together
+from prunetune.search.storage import alone, history, patiently_store, recent_trials, together
 from prunetune.search.study import open_study, storage_errors, stored_spec, study_exists
 from prunetune.search.workers import give_back, is_near, is_to_reap, reap, requeue, this_worker
 from prunetune.search.workspace import Workspace
@@ -180,7 +180,7 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
     ahead_s = clock_ahead_s(study)
 
     def claim() -> tuple[Trial, list[FrozenTrial]] | None:
-        gone = is_to_reap(study, study.get_trials(deepcopy=False))  # most is read here, and not while others wait
+        gone = is_to_reap(study, recent_trials(study))  # most is read here, and not while others wait
         with alone(study):
             safe_point()
             if gone:

@@ -53,6 +53,10 @@ class Joined:
 
     def __init__(self, session: Any) -> None:
         self._session, self._failed = session, False
+        self.states: dict[int, Any] = {}
+        """The states of trials that nobody else can change."""
+        self.waiting: dict[Any, list[dict[str, Any]]] = {}
+        """Rows that are to be written, by table."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)

@@ -7,6 +7,8 @@ changes one, which is done again when the data base was away in its middle.
 from __future__ import annotations
 
 import copy
+import math
+import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,6 +32,9 @@ from prunetune.spaces import ConfigError, MissingExtraError
 SIGNED = "recipe"
 """The attribute of a running trial whose parameters are all there."""
 
+RECENT_S = 1.0
+"""What was read less than so long ago is recent."""
+
 INTERVAL_S = int(LEASE_S / BEATS)
 GRACE_S = int(LEASE_S)
 """A trial whose worker gave no sign of life for so long is given to another."""
@@ -47,6 +52,7 @@ MAKERS = 5
 """So often a process tries again that found others making the tables of a data base."""
 
 Result = TypeVar("Result")
+Memory = TypeVar("Memory")
 
 
 class StudyCache(_CachedStorage):
@@ -56,12 +62,14 @@ class StudyCache(_CachedStorage):
         super().__init__(backend)
         self.database = backend
         self._raw: dict[int, dict[str, str]] = {}
-        self._is_fresh = False
-        self._histories: dict[int, History] = {}
+        self._is_fresh, self._read_at = False, -math.inf
+        self._told: dict[int, FrozenTrial] = {}
+        self._memories: dict[tuple[int, type], Any] = {}
 
-    def history(self, study_id: int) -> History:
-        """What follows from the study's trials."""
-        return self._histories.setdefault(study_id, History())
+    def memory(self, study_id: int, kind: type[Memory]) -> Memory:
+        """What this process has made of a study's trials, one of each kind. It begins as `kind()`."""
+        found: Memory = self._memories.setdefault((study_id, kind), kind())
+        return found
 
     def forget_all(self) -> None:
         """Reads everything anew: what was read within a transaction that failed never came to be."""
@@ -70,8 +78,8 @@ class StudyCache(_CachedStorage):
             self._trial_id_to_study_id_and_number.clear()
             self._study_id_and_number_to_trial_id.clear()
             self._raw.clear()
-            self._histories.clear()
-            self._is_fresh = False
+            self._memories.clear()
+            self._is_fresh, self._read_at = False, -math.inf
 
     @contextmanager
     def transaction(self, *, study_id: int | None = None, trial_id: int | None = None) -> Iterator[None]:
@@ -88,6 +96,7 @@ class StudyCache(_CachedStorage):
             raise
         finally:
             self._is_fresh = False
+            self._told.clear()
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Optuna's."""
@@ -108,7 +117,24 @@ class StudyCache(_CachedStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Optuna's."""
         self._is_fresh = False
-        return super().set_trial_state_values(trial_id, state, values)
+        done = super().set_trial_state_values(trial_id, state, values)
+        if done and self.database.in_transaction and trial_id in self._trial_id_to_study_id_and_number:
+            study_id, number = self._trial_id_to_study_id_and_number[trial_id]
+            told = copy.deepcopy(self._studies[study_id].trials[number])
+            told.state = state
+            if values is not None:
+                told.values = list(values)
+            self._told[trial_id] = told
+        return done
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """A trial. Within a transaction that holds it, its state is what it is now, and the rest as it was read."""
+        if trial_id in self._told:
+            return self._told[trial_id]
+        if self.database.holds(trial_id) and trial_id in self._trial_id_to_study_id_and_number:
+            study_id, number = self._trial_id_to_study_id_and_number[trial_id]
+            return copy.deepcopy(self._studies[study_id].trials[number])
+        return super().get_trial(trial_id)
 
     def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
         """As `SharedStorage.set_trial_user_attrs`."""
@@ -118,9 +144,16 @@ class StudyCache(_CachedStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """A study's trials by number."""
+        return self.trials(study_id, deepcopy, states)
+
+    def trials(
+        self, study_id: int, deepcopy: bool = False, states: Container[TrialState] | None = None, at_most_s: float = 0.0
+    ) -> list[FrozenTrial]:
+        """A study's trials by number, as they are now or as they were read so many seconds ago at most."""
         with self._lock:
             study = self._studies.setdefault(study_id, _StudyInfo())
-            if not (self._is_fresh and self.database.in_transaction):
+            known = self._is_fresh and self.database.in_transaction
+            if not known and time.monotonic() - self._read_at >= at_most_s:
                 self._read_on(study_id, study)
             trials = study.trials
             if states is None:
@@ -134,11 +167,7 @@ class StudyCache(_CachedStorage):
 
     def _read_on(self, study_id: int, study: _StudyInfo) -> None:
         unfinished, last = study.unfinished_trial_ids, study.last_finished_trial_id
-        states = self.database.states(study_id, unfinished, last)
-        running = [item for item in states if states[item] == TrialState.RUNNING and item in self._raw]
-        raw = self.database.raw_attributes(running) if running else {}
-        changed = [item for item in states if item not in raw or raw[item] != self._raw[item]]
-        read = self.database.read(changed)
+        read, raw = self.database.news(study_id, unfinished, last, self._raw)
         highest = next(reversed(study.trials), -1)
         self._add_trials_to_cache(study_id, read)
         for trial in read:
@@ -155,7 +184,7 @@ class StudyCache(_CachedStorage):
             numbers = list(study.trials)
             if any(first > second for first, second in pairwise(numbers)):
                 study.trials = dict(sorted(study.trials.items()))
-        self._is_fresh = self.database.in_transaction
+        self._is_fresh, self._read_at = self.database.in_transaction, time.monotonic()
 
 
 def cache_of(study: optuna.Study) -> StudyCache | None:
@@ -163,10 +192,23 @@ def cache_of(study: optuna.Study) -> StudyCache | None:
     return study._storage if isinstance(study._storage, StudyCache) else None
 
 
+def recent_trials(study: optuna.Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+    """A study's trials, as they were at some time in the last second."""
+    storage = cache_of(study)
+    if storage is None:
+        return study.get_trials(deepcopy=False, states=states)
+    return storage.trials(study._study_id, states=states, at_most_s=RECENT_S)
+
+
+def memory(study: optuna.Study, kind: type[Memory]) -> Memory:
+    """What this process has made of a study's trials; see `StudyCache.memory`. Of a study in memory it is empty."""
+    storage = cache_of(study)
+    return kind() if storage is None else storage.memory(study._study_id, kind)
+
+
 def history(study: optuna.Study) -> History:
     """What follows from a study's trials; it has to be told of them."""
-    storage = cache_of(study)
-    return History() if storage is None else storage.history(study._study_id)
+    return memory(study, History)
 
 
 def alone(study: optuna.Study) -> AbstractContextManager[None]:
@@ -179,6 +221,16 @@ def together(study: optuna.Study, trial: Trial) -> AbstractContextManager[None]:
     """A block whose changes to a trial are made all or none, and while nobody else changes it."""
     storage = cache_of(study)
     return nullcontext() if storage is None else storage.transaction(trial_id=trial._trial_id)
+
+
+def is_running(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a trial runs. Within `alone` it goes on to do so until the block ends, whatever its worker does."""
+    storage = cache_of(study)
+    if storage is None:
+        return study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
+    database = storage.database
+    act = database.hold if database.in_transaction else database.state_of
+    return act(trial._trial_id) == TrialState.RUNNING
 
 
 def patiently_store(study: optuna.Study, act: Callable[[], Result]) -> Result:
@@ -208,7 +260,7 @@ def open_storage(url: str) -> StudyCache:
     driver = parse_address(url).drivername
     options: dict[str, Any] = {"connect_args": {"timeout": 60}}
     if not driver.startswith("sqlite"):
-        options = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 4}  # a server has not too many connections
+        options = {"pool_size": 1, "max_overflow": 4}  # a server has not too many connections
     if driver in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
         options["connect_args"] = dict(ALIVE)
     try:

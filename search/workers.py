@@ -20,7 +20,7 @@ from prunetune.results.entries import outcome
 from prunetune.search.heartbeat import fail_silent_trials, silent_trials
 from prunetune.search.history import RETRY_OF as RETRY_OF
 from prunetune.search.outcome import Outcome
-from prunetune.search.storage import history
+from prunetune.search.storage import history, is_running
 
 MOST_LOOKED_AT = 8
 """So many others a worker looks at before it takes a trial. Where more run, there are more to look."""
@@ -74,19 +74,22 @@ def reap(study: optuna.Study) -> list[int]:
             continue
         worker = trial.user_attrs.get("worker")
         # A trial without a worker died between being asked for and being signed, which is one act.
-        if worker is None or not is_alive(worker):
-            give_back(study, trial, Outcome.WORKER_DIED, "the process that carried it out is gone")
+        is_gone = worker is None or not is_alive(worker)
+        if is_gone and give_back(study, trial, Outcome.WORKER_DIED, "the process that carried it out is gone"):
             reaped.append(trial.number)
     requeue(study)
     return sorted(reaped)
 
 
-def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str) -> None:
-    """Fails a trial that is to be carried out again. Call it while no other process does."""
+def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str) -> bool:
+    """Fails a trial that is to be carried out again, unless it has ended. Call it while no other process does."""
+    if not is_running(study, trial):
+        return False  # its worker told its end a moment ago
     live = optuna.trial.Trial(study, trial._trial_id)
     live.set_user_attr("outcome", why.value)
     live.set_user_attr("reason", reason)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    return True
 
 
 def requeue(study: optuna.Study) -> None:

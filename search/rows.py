@@ -1,0 +1,221 @@
+"""The rows of Optuna's tables that a study consists of: the statements, made once, and what they give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from functools import cache
+from typing import Any
+
+import sqlalchemy
+import sqlalchemy.dialects.postgresql
+import sqlalchemy.dialects.sqlite
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import bindparam, func, literal, null, select
+
+CHUNK = 500
+"""So many trials are asked for at once."""
+
+STUDIES, TRIALS, HEARTBEATS = (
+    model.__table__ for model in (models.StudyModel, models.TrialModel, models.TrialHeartbeatModel)
+)
+PARAMS, VALUES = models.TrialParamModel.__table__, models.TrialValueModel.__table__
+USER, SYSTEM = models.TrialUserAttributeModel.__table__, models.TrialSystemAttributeModel.__table__
+KEYS: dict[Any, list[str]] = {
+    USER: ["trial_id", "key"],
+    SYSTEM: ["trial_id", "key"],
+    PARAMS: ["trial_id", "param_name"],
+}
+"""What a row is known by, by table."""
+
+_ENDED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
+_IDS: Any = bindparam("ids", expanding=True)
+
+STUDY_LOCKED = (
+    select(STUDIES.c.study_id).where(STUDIES.c.study_id == bindparam("study")).with_for_update(key_share=True)
+)
+TRIAL_STATE = select(TRIALS.c.state).where(TRIALS.c.trial_id == bindparam("trial"))
+TRIAL_LOCKED = TRIAL_STATE.with_for_update(key_share=True)
+_WHOLE = select(
+    *(TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
+).order_by(TRIALS.c.trial_id)
+TRIAL = _WHOLE.where(TRIALS.c.trial_id == bindparam("trial"))
+NEWS = _WHOLE.where(
+    TRIALS.c.study_id == bindparam("study"), (TRIALS.c.trial_id > bindparam("last")) | TRIALS.c.trial_id.in_(_IDS)
+)
+USER_ATTRIBUTES = select(USER.c.trial_id, USER.c.key, USER.c.value_json).where(USER.c.trial_id.in_(_IDS))
+SYSTEM_ATTRIBUTES = select(SYSTEM.c.key, SYSTEM.c.value_json).where(SYSTEM.c.trial_id == bindparam("trial"))
+CLOCK = select(func.clock_timestamp())
+LAST_SIGNS = (
+    select(HEARTBEATS.c.trial_id, HEARTBEATS.c.heartbeat, func.now())
+    .join(TRIALS, TRIALS.c.trial_id == HEARTBEATS.c.trial_id)
+    .where(TRIALS.c.study_id == bindparam("study"), TRIALS.c.state == TrialState.RUNNING)
+)
+
+
+def _part(kind: str, table: Any, place: Any, name: Any, number: Any, text: Any) -> Any:
+    return select(
+        literal(kind, literal_execute=True).label("kind"),
+        table.c.trial_id,
+        place.label("place"),
+        name.label("name"),
+        number.label("number"),
+        text.label("text"),
+    ).where(table.c.trial_id.in_(_IDS))
+
+
+_no_name, _no_number = (
+    sqlalchemy.cast(null(), sqlalchemy.String),
+    sqlalchemy.cast(null(), sqlalchemy.Float),
+)
+_PARTS = sqlalchemy.union_all(
+    _part("params", PARAMS, PARAMS.c.param_id, PARAMS.c.param_name, PARAMS.c.param_value, PARAMS.c.distribution_json),
+    _part(
+        "values",
+        VALUES,
+        VALUES.c.objective,
+        _no_name,
+        VALUES.c.value,
+        sqlalchemy.cast(VALUES.c.value_type, sqlalchemy.String),
+    ),
+    _part("user_attrs", USER, USER.c.trial_user_attribute_id, USER.c.key, _no_number, USER.c.value_json),
+    _part("system_attrs", SYSTEM, SYSTEM.c.trial_system_attribute_id, SYSTEM.c.key, _no_number, SYSTEM.c.value_json),
+)
+
+
+def chunked(session: Any, query: Any, values: Mapping[str, Any], ids: str) -> list[Any]:
+    """The rows of a query by numbers of trials, some hundreds of them at once.
+
+    Args:
+        session: SQLAlchemy's.
+        query: Takes `values`.
+        values: What it takes. One of them is a list of numbers.
+        ids: Which one.
+    """
+    wanted = values[ids]
+    if len(wanted) <= CHUNK:
+        return list(session.execute(query, values)) if wanted or len(values) > 1 else []
+    parts = [wanted[begin : begin + CHUNK] for begin in range(0, len(wanted), CHUNK)]
+    found = {row: None for part in parts for row in session.execute(query, {**values, ids: part})}
+    return list(found)
+
+
+def read_trials(session: Any, found: Sequence[Any]) -> list[FrozenTrial]:
+    """Whole trials, from the rows of `TRIAL` or `NEWS`."""
+    whole = {row[0]: _Row(row) for row in found}
+    for kind, trial_id, place, name, number, text in chunked(session, _PARTS, {"ids": list(whole)}, "ids"):
+        row = whole[trial_id]
+        if kind == "user_attrs":
+            row.user_attrs[name] = json.loads(text)
+        elif kind == "params":
+            row.params.append((place, name, number, text))
+        elif kind == "values":
+            kind_of_value = models.TrialValueModel.TrialValueType[text]
+            row.values[place] = models.TrialValueModel.stored_repr_to_value(number, kind_of_value)
+        else:
+            row.system_attrs[name] = json.loads(text)
+    return [row.trial() for row in whole.values()]
+
+
+class _Row:
+    """What is read of a trial."""
+
+    def __init__(self, row: Sequence[Any]) -> None:
+        self.trial_id, self.number, self.state, *self.times = row
+        self.params: list[tuple[int, str, float, str]] = []
+        self.values: dict[int, float] = {}
+        self.user_attrs: dict[str, Any] = {}
+        self.system_attrs: dict[str, Any] = {}
+
+    def trial(self) -> FrozenTrial:
+        begun, ended = (
+            # Optuna stores times in UTC and tells them in local time.
+            None if time is None else time.replace(tzinfo=timezone.utc).astimezone().replace(tzinfo=None)
+            for time in self.times
+        )
+        params = {name: (number, _distribution(text)) for _, name, number, text in sorted(self.params)}
+        return FrozenTrial(
+            number=self.number,
+            state=self.state,
+            value=None,
+            values=[self.values[place] for place in sorted(self.values)] or None,
+            datetime_start=begun,
+            datetime_complete=ended,
+            params={name: distribution.to_external_repr(number) for name, (number, distribution) in params.items()},
+            distributions={name: distribution for name, (_, distribution) in params.items()},
+            user_attrs=self.user_attrs,
+            system_attrs=self.system_attrs,
+            intermediate_values={},
+            trial_id=self.trial_id,
+        )
+
+
+@cache
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+def put(session: Any, table: Any, found: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Inserts rows, or replaces those with the same keys."""
+    dialects: dict[str, Any] = {"postgresql": sqlalchemy.dialects.postgresql, "sqlite": sqlalchemy.dialects.sqlite}
+    dialect = dialects.get(session.get_bind().dialect.name)
+    if dialect is None:
+        for row in found:
+            session.execute(sqlalchemy.delete(table).where(*(table.c[key] == row[key] for key in keys)))
+        session.execute(sqlalchemy.insert(table).values(list(found)))
+        return
+    insert = dialect.insert(table).values(list(found))
+    changed = {name: insert.excluded[name] for name in found[0] if name not in keys}
+    session.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=changed))
+
+
+_LAST_NUMBER = (
+    select(TRIALS.c.number)
+    .where(TRIALS.c.study_id == bindparam("study_id"))
+    .order_by(TRIALS.c.trial_id.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_NEW_TRIAL = (
+    sqlalchemy.insert(TRIALS)
+    .values(
+        study_id=bindparam("study_id"),
+        number=func.coalesce(_LAST_NUMBER, -1) + 1,
+        state=TrialState.RUNNING,
+        datetime_start=bindparam("begun"),
+    )
+    .returning(TRIALS.c.trial_id, TRIALS.c.number)
+)
+_ENDS = (
+    sqlalchemy.update(TRIALS)
+    .where(TRIALS.c.trial_id == bindparam("trial"), TRIALS.c.state.not_in(_ENDED))
+    .values(state=bindparam("to"), datetime_complete=bindparam("ended"))
+)
+_TAKEN = (
+    sqlalchemy.update(TRIALS)
+    .where(TRIALS.c.trial_id == bindparam("trial"), TRIALS.c.state == TrialState.WAITING)
+    .values(state=TrialState.RUNNING, datetime_start=bindparam("begun"))
+)
+
+
+def insert_trial(session: Any, study_id: int) -> tuple[int, int]:
+    """Makes a running trial of a study that is locked; returns its number in the data base and that in the study."""
+    row = session.execute(_NEW_TRIAL, {"study_id": study_id, "begun": _now()}).one()
+    return row[0], row[1]
+
+
+def take_waiting(session: Any, trial_id: int) -> bool:
+    """Lets a waiting trial run; whether it was one."""
+    return bool(session.execute(_TAKEN, {"trial": trial_id, "begun": _now()}).rowcount)
+
+
+def end_trial(session: Any, trial_id: int, state: TrialState) -> bool:
+    """Ends a trial; whether it had not ended before."""
+    return bool(session.execute(_ENDS, {"trial": trial_id, "to": state, "ended": _now()}).rowcount)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc).replace(tzinfo=None)
