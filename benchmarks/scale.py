@@ -201,7 +201,7 @@ def many_workers(folder: Path, workers: int, trials: int, sampler: str, profile:
 
 def work(spec: StudySpec, problems: Any, profile: Path | None, index: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    profiler = cProfile.Profile(time.process_time)
+    profiler = cProfile.Profile()
     try:
         study = open_study(spec)
         progress = Progress(Console(file=io.StringIO(), width=180), spec.trials)

@@ -162,8 +162,7 @@ class SharedStorage(RDBStorage):
     def record_heartbeat(self, trial_id: int) -> None:
         """Stores a sign of life."""
         with _create_scoped_session(self.scoped_session) as session:
-            row = {"trial_id": trial_id, "heartbeat": sqlalchemy.func.now()}
-            rows.put(session, rows.HEARTBEATS, [row], ["trial_id"])
+            rows.put(session, rows.HEARTBEATS, [{"trial_id": trial_id}])
 
     def last_signs(self, study_id: int) -> tuple[dict[int, datetime], datetime | None]:
         """When each running trial last gave a sign of life, and what time it is, by the data base's clock."""
@@ -202,10 +201,11 @@ class SharedStorage(RDBStorage):
         with _create_scoped_session(self.scoped_session) as session:
             self._write(session)
             changed = rows.take_waiting(session, trial_id) if takes else rows.end_trial(session, trial_id, state)
-            for place, value in enumerate(values or () if changed else ()):
-                stored, kind = TrialValueModel.value_to_stored_repr(value)
-                row = {"trial_id": trial_id, "objective": place, "value": stored, "value_type": kind}
-                rows.put(session, rows.VALUES, [row], ["trial_id", "objective"])
+            if changed and values:
+                stored = [TrialValueModel.value_to_stored_repr(value) for value in values]
+                names = ("trial_id", "objective", "value", "value_type")
+                found = [dict(zip(names, (trial_id, place, *told), strict=True)) for place, told in enumerate(stored)]
+                rows.put(session, rows.VALUES, found)
         joined = self._sessions.joined
         if not changed:
             if joined is not None:
@@ -256,7 +256,7 @@ class SharedStorage(RDBStorage):
             joined.waiting.setdefault(table, []).extend(found)
         elif found:
             with _create_scoped_session(self.scoped_session) as session:
-                rows.put(session, table, found, rows.KEYS[table])
+                rows.put(session, table, found)
 
     def _write(self, session: Any) -> None:
         """Writes the rows of the transaction that wait."""
@@ -266,7 +266,7 @@ class SharedStorage(RDBStorage):
         waiting, joined.waiting = joined.waiting, {}
         for table, found in waiting.items():
             last = {tuple(row[key] for key in rows.KEYS[table]): row for row in found}
-            rows.put(session, table, list(last.values()), rows.KEYS[table])
+            rows.put(session, table, list(last.values()))
 
 
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:

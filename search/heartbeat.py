@@ -8,6 +8,7 @@ its stages are given up together.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import warnings
@@ -170,6 +171,20 @@ def clock_ahead_s(study: optuna.Study) -> float:
         return 0.0
     ahead = time.time() - database.clock().timestamp()
     return ahead if abs(ahead) > CLOCK_STEP_S else 0.0
+
+
+class Clock:
+    """By how much this host's clock is ahead, asked every few seconds, and whenever the clock was set."""
+
+    def __init__(self) -> None:
+        self._ahead_s, self._asked_at, self._offset = 0.0, -math.inf, 0.0
+
+    def ahead_s(self, study: optuna.Study) -> float:
+        """As `clock_ahead_s`."""
+        offset = time.time() - time.monotonic()
+        if time.monotonic() - self._asked_at > INTERVAL_S or abs(offset - self._offset) > 1.0:
+            self._ahead_s, self._asked_at, self._offset = clock_ahead_s(study), time.monotonic(), offset
+        return self._ahead_s
 
 
 def _database(study: optuna.Study) -> SharedStorage | None:

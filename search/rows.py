@@ -28,8 +28,18 @@ KEYS: dict[Any, list[str]] = {
     USER: ["trial_id", "key"],
     SYSTEM: ["trial_id", "key"],
     PARAMS: ["trial_id", "param_name"],
+    VALUES: ["trial_id", "objective"],
+    HEARTBEATS: ["trial_id"],
 }
 """What a row is known by, by table."""
+
+_WRITTEN: dict[Any, list[str]] = {
+    USER: ["value_json"],
+    SYSTEM: ["value_json"],
+    PARAMS: ["param_value", "distribution_json"],
+    VALUES: ["value", "value_type"],
+    HEARTBEATS: ["heartbeat"],
+}
 
 _ENDED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 _IDS: Any = bindparam("ids", expanding=True)
@@ -158,18 +168,27 @@ def _distribution(text: str) -> BaseDistribution:
     return json_to_distribution(text)
 
 
-def put(session: Any, table: Any, found: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Inserts rows, or replaces those with the same keys."""
-    dialects: dict[str, Any] = {"postgresql": sqlalchemy.dialects.postgresql, "sqlite": sqlalchemy.dialects.sqlite}
-    dialect = dialects.get(session.get_bind().dialect.name)
-    if dialect is None:
-        for row in found:
-            session.execute(sqlalchemy.delete(table).where(*(table.c[key] == row[key] for key in keys)))
-        session.execute(sqlalchemy.insert(table).values(list(found)))
+def put(session: Any, table: Any, found: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts rows, or replaces those that are known by the same."""
+    name = session.get_bind().dialect.name
+    if name in ("postgresql", "sqlite"):
+        session.execute(_upsert(name, table), list(found))
         return
-    insert = dialect.insert(table).values(list(found))
-    changed = {name: insert.excluded[name] for name in found[0] if name not in keys}
-    session.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=changed))
+    for row in found:
+        session.execute(sqlalchemy.delete(table).where(*(table.c[key] == row[key] for key in KEYS[table])))
+        session.execute(_insert(table), row)
+
+
+@cache
+def _upsert(dialect: str, table: Any) -> Any:
+    insert: Any = _insert(table, getattr(sqlalchemy.dialects, dialect).insert)
+    changed = {column.name: insert.excluded[column.name] for column in table.c if column.name in _WRITTEN[table]}
+    return insert.on_conflict_do_update(index_elements=KEYS[table], set_=changed)
+
+
+def _insert(table: Any, insert: Any = sqlalchemy.insert) -> Any:
+    names = [*KEYS[table], *_WRITTEN[table]]
+    return insert(table).values({name: func.now() if name == "heartbeat" else bindparam(name) for name in names})
 
 
 _LAST_NUMBER = (

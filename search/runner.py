@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
@@ -22,6 +23,7 @@ from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
 from prunetune.search.heartbeat import (
     GRACE_S,
+    Clock,
     Heartbeat,
     TrialLostError,
     ask,
@@ -36,7 +38,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.storage import alone, history, patiently_store, recent_trials, together
+from prunetune.search.storage import alone, history, memory, patiently_store, recent_trials, together
 from prunetune.search.study import open_study, storage_errors, stored_spec, study_exists
 from prunetune.search.workers import give_back, is_near, is_to_reap, reap, requeue, this_worker
 from prunetune.search.workspace import Workspace
@@ -177,28 +179,56 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
 
     Trials of dead processes are failed first, and their recipes come before new ones.
     """
-    ahead_s = clock_ahead_s(study)
+    ahead_s = memory(study, Clock).ahead_s(study)
 
     def claim() -> tuple[Trial, list[FrozenTrial]] | None:
-        gone = is_to_reap(study, recent_trials(study))  # most is read here, and not while others wait
+        trials = recent_trials(study)  # read here, and not while others wait
+        room = _room(spec, trials)
+        if is_to_reap(study, trials) or not room:
+            return exactly()
+        with suppress(_NoRoomError), alone(study, recent=True):
+            trial = _asked(study, spec, ahead_s)
+            if trial.number - len(trials) >= room:  # so many were begun meanwhile
+                raise _NoRoomError
+            return trial, trials
+        return exactly()
+
+    def exactly() -> tuple[Trial, list[FrozenTrial]] | None:
         with alone(study):
-            safe_point()
-            if gone:
-                reap(study)
+            reap(study)
             trials = study.get_trials(deepcopy=False)
             if not trials:  # until the first one the description may change
                 refuse_change(stored_spec(study), spec)
             if spec.limits.reached(history(study).spent(trials, time.time() - ahead_s)) is not None:
                 return None
-            trial = ask(study)
-            trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
-            return trial, trials
+            return _asked(study, spec, ahead_s), trials
 
     if (claimed := patiently_store(study, claim)) is None:
         return None
     trial, before = claimed
-    study.sampler = next_sampler(spec, before)
+    study.sampler = next_sampler(spec, before, unseen=max(0, trial.number - len(before)))
     return _signed(study, spec, trial)
+
+
+class _NoRoomError(Exception):
+    """Others have begun so many trials that it has to be counted exactly what is left."""
+
+
+def _room(spec: StudySpec, trials: list[FrozenTrial]) -> int:
+    """How many trials can surely be begun after these, by any process; 0 where that is not worth a guess."""
+    if spec.limits.trials is None or spec.limits.epochs is not None or spec.limits.hours is not None or not trials:
+        return 0
+    left = spec.limits.trials - sum(trial.state != TrialState.WAITING for trial in trials)
+    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    return left if left > 2 * running else 0
+
+
+def _asked(study: optuna.Study, spec: StudySpec, ahead_s: float) -> Trial:
+    """Takes a trial and signs it. Call it while no other process does."""
+    safe_point()
+    trial = ask(study)
+    trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
+    return trial
 
 
 def _signed(study: optuna.Study, spec: StudySpec, trial: Trial) -> Claim:

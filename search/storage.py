@@ -82,12 +82,14 @@ class StudyCache(_CachedStorage):
             self._is_fresh, self._read_at = False, -math.inf
 
     @contextmanager
-    def transaction(self, *, study_id: int | None = None, trial_id: int | None = None) -> Iterator[None]:
-        """As `SharedStorage.transaction`. Within it, what others do to the study is read once."""
+    def transaction(
+        self, *, study_id: int | None = None, trial_id: int | None = None, recent: bool = False
+    ) -> Iterator[None]:
+        """As `SharedStorage.transaction`. Within it, what others do is read once, or not if it is recent."""
         if self.database.in_transaction:
             yield
             return
-        self._is_fresh = False
+        self._is_fresh = recent and time.monotonic() - self._read_at < RECENT_S
         try:
             with self.database.transaction(study_id=study_id, trial_id=trial_id):
                 yield
@@ -211,10 +213,15 @@ def history(study: optuna.Study) -> History:
     return memory(study, History)
 
 
-def alone(study: optuna.Study) -> AbstractContextManager[None]:
-    """A block that processes enter one after the other, and whose changes to the study are made all or none."""
+def alone(study: optuna.Study, *, recent: bool = False) -> AbstractContextManager[None]:
+    """A block that processes enter one after the other, and whose changes to the study are made all or none.
+
+    Args:
+        study: The study.
+        recent: Trials are not read anew within it, where they were read in the last second.
+    """
     storage = cache_of(study)
-    return nullcontext() if storage is None else storage.transaction(study_id=study._study_id)
+    return nullcontext() if storage is None else storage.transaction(study_id=study._study_id, recent=recent)
 
 
 def together(study: optuna.Study, trial: Trial) -> AbstractContextManager[None]:

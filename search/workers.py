@@ -43,7 +43,7 @@ def is_near(worker: Mapping[str, Any]) -> bool:
 
 
 def is_to_reap(study: optuna.Study, trials: Sequence[FrozenTrial]) -> bool:
-    """Whether `reap` has something to do, as far as a quick look shows: of many workers on this host it sees some.
+    """Whether `reap` has something to do, as far as a quick look shows: where many run, it sees some of them.
 
     Args:
         study: The study.
@@ -54,7 +54,7 @@ def is_to_reap(study: optuna.Study, trials: Sequence[FrozenTrial]) -> bool:
     return (
         not all(trial.user_attrs.get("worker") and is_alive(trial.user_attrs["worker"]) for trial in seen)
         or bool(history(study).not_retried(trials))
-        or bool(running and silent_trials(study))
+        or (random.random() * len(running) < MOST_LOOKED_AT and bool(running and silent_trials(study)))
     )
 
 
