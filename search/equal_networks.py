@@ -6,7 +6,6 @@ earlier one's result. Equal channels alone give the same latency only: the weigh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +28,7 @@ class EqualNetworks:
     def __init__(self) -> None:
         self._seen: set[int] = set()
         self._by_surgery: dict[str, list[FrozenTrial]] = {}
-        self._by_channels: dict[str, FrozenTrial] = {}
+        self._by_channels: dict[frozenset[tuple[str, int]], FrozenTrial] = {}
 
     def known(
         self, finished: Sequence[FrozenTrial], surgery: str, recovery_epochs: int, described: Mapping[str, Any]
@@ -81,8 +80,8 @@ def known(
     return (networks or EqualNetworks()).known(finished, surgery, recovery_epochs, described)
 
 
-def _channels_key(channels: Mapping[str, int]) -> str:
-    return json.dumps(channels, sort_keys=True)
+def _channels_key(channels: Mapping[str, int]) -> frozenset[tuple[str, int]]:
+    return frozenset(channels.items())
 
 
 def copy_result(finished: Sequence[FrozenTrial], stored: dict[str, Any], workspace: Workspace, name: str) -> bool:

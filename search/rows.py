@@ -96,7 +96,7 @@ _PARTS = sqlalchemy.union_all(
 )
 
 
-def chunked(session: Any, query: Any, values: Mapping[str, Any], ids: str) -> list[Any]:
+def chunked(session: Any, query: Any, values: Mapping[str, Any], ids: str) -> Sequence[Any]:
     """The rows of a query by numbers of trials, some hundreds of them at once.
 
     Args:
@@ -107,9 +107,9 @@ def chunked(session: Any, query: Any, values: Mapping[str, Any], ids: str) -> li
     """
     wanted = values[ids]
     if len(wanted) <= CHUNK:
-        return list(session.execute(query, values)) if wanted or len(values) > 1 else []
+        return session.execute(query, values).all() if wanted or len(values) > 1 else []
     parts = [wanted[begin : begin + CHUNK] for begin in range(0, len(wanted), CHUNK)]
-    found = {row: None for part in parts for row in session.execute(query, {**values, ids: part})}
+    found = {row: None for part in parts for row in session.execute(query, {**values, ids: part}).all()}
     return list(found)
 
 

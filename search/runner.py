@@ -183,8 +183,9 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
 
     def claim() -> tuple[Trial, list[FrozenTrial]] | None:
         trials = recent_trials(study)  # read here, and not while others wait
-        room = _room(spec, trials)
-        if is_to_reap(study, trials) or not room:
+        running = recent_trials(study, (TrialState.RUNNING,))
+        room = _room(spec, trials, len(running))
+        if is_to_reap(study, trials, running) or not room:
             return exactly()
         with suppress(_NoRoomError), alone(study, recent=True):
             trial = _asked(study, spec, ahead_s)
@@ -214,12 +215,11 @@ class _NoRoomError(Exception):
     """Others have begun so many trials that it has to be counted exactly what is left."""
 
 
-def _room(spec: StudySpec, trials: list[FrozenTrial]) -> int:
+def _room(spec: StudySpec, trials: list[FrozenTrial], running: int) -> int:
     """How many trials can surely be begun after these, by any process; 0 where that is not worth a guess."""
     if spec.limits.trials is None or spec.limits.epochs is not None or spec.limits.hours is not None or not trials:
         return 0
-    left = spec.limits.trials - sum(trial.state != TrialState.WAITING for trial in trials)
-    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    left = spec.limits.trials - len(trials)
     return left if left > 2 * running else 0
 
 

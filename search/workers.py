@@ -42,14 +42,14 @@ def is_near(worker: Mapping[str, Any]) -> bool:
     return all(worker.get(key) == here[key] for key in ("host", "namespace"))
 
 
-def is_to_reap(study: optuna.Study, trials: Sequence[FrozenTrial]) -> bool:
+def is_to_reap(study: optuna.Study, trials: Sequence[FrozenTrial], running: Sequence[FrozenTrial]) -> bool:
     """Whether `reap` has something to do, as far as a quick look shows: where many run, it sees some of them.
 
     Args:
         study: The study.
         trials: All of its trials.
+        running: Those of them that run.
     """
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     seen = random.sample(running, min(len(running), MOST_LOOKED_AT))
     return (
         not all(trial.user_attrs.get("worker") and is_alive(trial.user_attrs["worker"]) for trial in seen)
