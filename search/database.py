@@ -138,11 +138,12 @@ class SharedStorage(RDBStorage):
         """
         with _create_scoped_session(self.scoped_session) as session:
             self._write(session)
+            statements = rows.statements(session)
             values = {"study": study_id, "last": newer_than, "ids": [item for item in known if item <= newer_than]}
-            found = rows.chunked(session, rows.NEWS, values, "ids")
+            found = rows.chunked(session, statements.news, values, "ids")
             running = [row[0] for row in found if row[2] == TrialState.RUNNING and row[0] in signed]
             raw: dict[int, dict[str, str]] = {trial_id: {} for trial_id in running}
-            for trial_id, key, text in rows.chunked(session, rows.USER_ATTRIBUTES, {"ids": running}, "ids"):
+            for trial_id, key, text in rows.chunked(session, statements.user_attributes, {"ids": running}, "ids"):
                 raw[trial_id][key] = text
             changed = [row for row in found if row[0] not in raw or raw[row[0]] != signed[row[0]]]
             return rows.read_trials(session, changed), raw

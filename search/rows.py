@@ -42,7 +42,6 @@ _WRITTEN: dict[Any, list[str]] = {
 }
 
 _ENDED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
-_IDS: Any = bindparam("ids", expanding=True)
 
 STUDY_LOCKED = (
     select(STUDIES.c.study_id).where(STUDIES.c.study_id == bindparam("study")).with_for_update(key_share=True)
@@ -53,10 +52,6 @@ _WHOLE = select(
     *(TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
 ).order_by(TRIALS.c.trial_id)
 TRIAL = _WHOLE.where(TRIALS.c.trial_id == bindparam("trial"))
-NEWS = _WHOLE.where(
-    TRIALS.c.study_id == bindparam("study"), (TRIALS.c.trial_id > bindparam("last")) | TRIALS.c.trial_id.in_(_IDS)
-)
-USER_ATTRIBUTES = select(USER.c.trial_id, USER.c.key, USER.c.value_json).where(USER.c.trial_id.in_(_IDS))
 SYSTEM_ATTRIBUTES = select(SYSTEM.c.key, SYSTEM.c.value_json).where(SYSTEM.c.trial_id == bindparam("trial"))
 CLOCK = select(func.clock_timestamp())
 LAST_SIGNS = (
@@ -66,34 +61,58 @@ LAST_SIGNS = (
 )
 
 
-def _part(kind: str, table: Any, place: Any, name: Any, number: Any, text: Any) -> Any:
-    return select(
-        literal(kind, literal_execute=True).label("kind"),
-        table.c.trial_id,
-        place.label("place"),
-        name.label("name"),
-        number.label("number"),
-        text.label("text"),
-    ).where(table.c.trial_id.in_(_IDS))
+class Statements:
+    """Those that take numbers of trials, `ids`.
+
+    PostgreSQL gets them as one array: the text of the statement stays the same, and so does its plan.
+
+    Args:
+        dialect: Of the data base.
+    """
+
+    def __init__(self, dialect: str) -> None:
+        self._is_array = dialect == "postgresql"
+        self.news = _WHOLE.where(
+            TRIALS.c.study_id == bindparam("study"),
+            (TRIALS.c.trial_id > bindparam("last")) | self._among(TRIALS.c.trial_id),
+        )
+        self.user_attributes = select(USER.c.trial_id, USER.c.key, USER.c.value_json).where(
+            self._among(USER.c.trial_id)
+        )
+        text, number = sqlalchemy.String, sqlalchemy.cast(null(), sqlalchemy.Float)
+        no_name, kind = sqlalchemy.cast(null(), text), sqlalchemy.cast(VALUES.c.value_type, text)
+        keyed = [
+            (name, table, table.c[f"trial_{name[:-6]}_attribute_id"], table.c.key, number, table.c.value_json)
+            for name, table in (("user_attrs", USER), ("system_attrs", SYSTEM))
+        ]
+        self.parts = sqlalchemy.union_all(
+            self._part(
+                *("params", PARAMS, PARAMS.c.param_id, PARAMS.c.param_name),
+                *(PARAMS.c.param_value, PARAMS.c.distribution_json),
+            ),
+            self._part("values", VALUES, VALUES.c.objective, no_name, VALUES.c.value, kind),
+            *(self._part(*item) for item in keyed),
+        )
+
+    def _among(self, column: Any) -> Any:
+        if self._is_array:
+            array: Any = sqlalchemy.ARRAY(sqlalchemy.Integer)
+            return column == sqlalchemy.any_(bindparam("ids", type_=array))
+        return column.in_(bindparam("ids", expanding=True))
+
+    def _part(self, kind: str, table: Any, *columns: Any) -> Any:
+        names = ("place", "name", "number", "text")
+        told = [column.label(name) for column, name in zip(columns, names, strict=True)]
+        kind_told = literal(kind, literal_execute=True).label("kind")
+        return select(kind_told, table.c.trial_id, *told).where(self._among(table.c.trial_id))
 
 
-_no_name, _no_number = (
-    sqlalchemy.cast(null(), sqlalchemy.String),
-    sqlalchemy.cast(null(), sqlalchemy.Float),
-)
-_PARTS = sqlalchemy.union_all(
-    _part("params", PARAMS, PARAMS.c.param_id, PARAMS.c.param_name, PARAMS.c.param_value, PARAMS.c.distribution_json),
-    _part(
-        "values",
-        VALUES,
-        VALUES.c.objective,
-        _no_name,
-        VALUES.c.value,
-        sqlalchemy.cast(VALUES.c.value_type, sqlalchemy.String),
-    ),
-    _part("user_attrs", USER, USER.c.trial_user_attribute_id, USER.c.key, _no_number, USER.c.value_json),
-    _part("system_attrs", SYSTEM, SYSTEM.c.trial_system_attribute_id, SYSTEM.c.key, _no_number, SYSTEM.c.value_json),
-)
+_statements = cache(Statements)
+
+
+def statements(session: Any) -> Statements:
+    """Those for a session's data base."""
+    return _statements(session.get_bind().dialect.name)
 
 
 def chunked(session: Any, query: Any, values: Mapping[str, Any], ids: str) -> Sequence[Any]:
@@ -114,9 +133,11 @@ def chunked(session: Any, query: Any, values: Mapping[str, Any], ids: str) -> Se
 
 
 def read_trials(session: Any, found: Sequence[Any]) -> list[FrozenTrial]:
-    """Whole trials, from the rows of `TRIAL` or `NEWS`."""
+    """Whole trials, from the rows of `TRIAL` or `Statements.news`."""
     whole = {row[0]: _Row(row) for row in found}
-    for kind, trial_id, place, name, number, text in chunked(session, _PARTS, {"ids": list(whole)}, "ids"):
+    for kind, trial_id, place, name, number, text in chunked(
+        session, statements(session).parts, {"ids": list(whole)}, "ids"
+    ):
         row = whole[trial_id]
         if kind == "user_attrs":
             row.user_attrs[name] = json.loads(text)
