@@ -87,6 +87,8 @@ class Findings:
             for trial in self.trials
             if str(trial.number) in named and channels(trial)
         }
+        if not by_channels:
+            return named
         keys = {str(trial.number): _key(trial) for trial in self.trials}
         twins = {number: by_channels[key] for number, key in keys.items() if key in by_channels}
         return {**twins, **named}

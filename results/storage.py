@@ -7,18 +7,18 @@ import os
 import re
 import sqlite3
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import optuna
 import sqlalchemy.engine
 import sqlalchemy.event
 import sqlalchemy.exc
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 
 from prunetune.results.address import parse_address, public_address
 from prunetune.spaces.errors import ConfigError, MissingExtraError, StoreError
@@ -29,21 +29,17 @@ SPEC = "spec"
 """The study's user attribute that holds its description."""
 
 
-class SignsOfLife(NamedTuple):
-    """How workers show that they live."""
-
-    interval_s: int | None
-    """Seconds between two signs."""
-    grace_s: int | None
-    """Who gave none for so long is dead, in s."""
-
+Storage = TypeVar("Storage", bound=RDBStorage)
 
 MAKERS = 5
 """So often a process tries again that found others making the tables of a data base."""
 
 
 def find_study(
-    name: str | Path, runs: str | Path = "runs", storage: str | None = None, signs: SignsOfLife | None = None
+    name: str | Path,
+    runs: str | Path = "runs",
+    storage: str | None = None,
+    opener: Callable[[str], BaseStorage] | None = None,
 ) -> tuple[optuna.Study, Path]:
     """Opens an existing study for reading.
 
@@ -51,7 +47,7 @@ def find_study(
         name: A study's name, its folder, or its description's file.
         runs: The folder of studies, where only a name is given.
         storage: The address of its storage, if that is neither in its folder nor in its description.
-        signs: As `open_storage` takes them.
+        opener: What opens the storage; `open_storage` by default.
 
     Returns:
         The study and its folder.
@@ -61,7 +57,7 @@ def find_study(
     """
     folder, address = place_of(name, runs, storage)
     with storage_errors(folder, address):
-        opened = open_storage(address or sqlite_url(folder), signs)
+        opened = (opener or open_storage)(address or sqlite_url(folder))
         wanted = choose_name(folder, optuna.get_all_study_names(storage=opened))
         study = optuna.load_study(study_name=wanted, storage=opened)
         if SPEC not in study.user_attrs:
@@ -165,21 +161,15 @@ def storage_address(study: optuna.Study) -> str | None:
     return str(backend.url) if isinstance(backend, RDBStorage) else None
 
 
-def open_storage(url: str, signs: SignsOfLife | None = None) -> RDBStorage:
-    """Opens a data base, and makes Optuna's tables where there are none.
-
-    Args:
-        url: Its address.
-        signs: How workers give signs of life, for those who give some, or ask who is alive.
+def open_storage(url: str) -> RDBStorage:
+    """Opens a data base for reading, and makes Optuna's tables where there are none.
 
     Raises:
         ConfigError: The address cannot be used.
         MissingExtraError: Its driver is not installed.
     """
-    with _address_errors(url):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = _opened(url, _waiting(url), signs or SignsOfLife(None, None))
+    with address_errors(url):
+        storage = with_tables(partial(RDBStorage, url, _waiting(url)))
         if storage.engine.dialect.name == "postgresql":
             # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
             # them by hours.
@@ -195,7 +185,7 @@ def make_engine(url: str) -> sqlalchemy.engine.Engine:
         ConfigError: The address cannot be used.
         MissingExtraError: Its driver is not installed.
     """
-    with _address_errors(url):
+    with address_errors(url):
         return sqlalchemy.create_engine(url, **_waiting(url))
 
 
@@ -204,7 +194,13 @@ def _waiting(url: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _address_errors(url: str) -> Iterator[None]:
+def address_errors(url: str) -> Iterator[None]:
+    """Says which part of an address cannot be used.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        MissingExtraError: Its driver is not installed.
+    """
     parse_address(url)
     try:
         yield
@@ -216,21 +212,22 @@ def _address_errors(url: str) -> Iterator[None]:
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
 
 
-def _opened(url: str, engine_kwargs: dict[str, Any], signs: SignsOfLife) -> RDBStorage:
-    """Opens a data base and makes Optuna's tables where there are none.
+def with_tables(make: Callable[[], Storage]) -> Storage:
+    """Opens a data base in which Optuna makes its tables where there are none.
 
     Of several processes that find none at once, Optuna lets all but one fail. The tables are there then.
     """
-    make = partial(RDBStorage, url, engine_kwargs, heartbeat_interval=signs.interval_s, grace_period=signs.grace_s)
-    for _ in range(MAKERS):
-        try:
-            return make()
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
-            continue
-        except sqlalchemy.exc.OperationalError as error:
-            if "already exists" not in str(error):
-                raise
-    return make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for _ in range(MAKERS):
+            try:
+                return make()
+            except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+                continue
+            except sqlalchemy.exc.OperationalError as error:
+                if "already exists" not in str(error):
+                    raise
+        return make()
 
 
 def _in_utc(connection: Any, _: Any) -> None:

@@ -22,8 +22,51 @@ LATENCY_FROM = "latency_from"
 """The trial's attribute with the number of the earlier one whose channels, and so whose latency, it has."""
 
 
+class EqualNetworks:
+    """The complete trials of a study by what they are asked for. Each is looked at once."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._by_surgery: dict[str, list[FrozenTrial]] = {}
+        self._by_channels: dict[frozenset[tuple[str, int]], FrozenTrial] = {}
+
+    def known(
+        self, finished: Sequence[FrozenTrial], surgery: str, recovery_epochs: int, described: Mapping[str, Any]
+    ) -> dict[str, int]:
+        """As the function of this name."""
+        for trial in finished:
+            if trial.number not in self._seen:
+                self._seen.add(trial.number)
+                self._learn(trial)
+        for trial in self._by_surgery.get(surgery, ()):
+            outcome = trial.user_attrs.get("outcome")
+            recipe = trial.user_attrs.get("recipe", {})
+            if not described["feasible"] and outcome == Outcome.OVER_BUDGET.value:
+                return {EQUALS: trial.number}
+            if (
+                described["feasible"]
+                and outcome == Outcome.OK.value
+                and recipe.get("recovery_epochs") == recovery_epochs
+            ):
+                return {EQUALS: trial.number}
+        if any(told.get("predicted") for told in described["latencies"].values()):
+            return {}
+        twin = self._by_channels.get(_channels_key(described["channels"]))
+        return {} if twin is None else {LATENCY_FROM: twin.number}
+
+    def _learn(self, trial: FrozenTrial) -> None:
+        if (digest := _last_surgery(trial)) is not None:
+            self._by_surgery.setdefault(digest, []).append(trial)
+        if "channels" in trial.user_attrs and not is_predicted(trial):
+            self._by_channels.setdefault(_channels_key(trial.user_attrs["channels"]), trial)
+
+
 def known(
-    finished: Sequence[FrozenTrial], surgery: str, recovery_epochs: int, described: Mapping[str, Any]
+    finished: Sequence[FrozenTrial],
+    surgery: str,
+    recovery_epochs: int,
+    described: Mapping[str, Any],
+    networks: EqualNetworks | None = None,
 ) -> dict[str, int]:
     """Which earlier trial a trial equals after its last surgery, as attributes; none of both if there is no such.
 
@@ -32,22 +75,13 @@ def known(
         surgery: The digest of the stage that the last surgery made: it stands for its parent and its plan.
         recovery_epochs: The recipe's.
         described: What is known of the network; `feasible`, `channels` and `latencies` are read.
+        networks: What was learned of the same study's trials before.
     """
-    for trial in finished:
-        outcome = trial.user_attrs.get("outcome")
-        if _last_surgery(trial) != surgery:
-            continue
-        recipe = trial.user_attrs.get("recipe", {})
-        if not described["feasible"] and outcome == Outcome.OVER_BUDGET.value:
-            return {EQUALS: trial.number}
-        if described["feasible"] and outcome == Outcome.OK.value and recipe.get("recovery_epochs") == recovery_epochs:
-            return {EQUALS: trial.number}
-    if any(told.get("predicted") for told in described["latencies"].values()):
-        return {}
-    for trial in finished:
-        if trial.user_attrs.get("channels") == described["channels"] and not is_predicted(trial):
-            return {LATENCY_FROM: trial.number}
-    return {}
+    return (networks or EqualNetworks()).known(finished, surgery, recovery_epochs, described)
+
+
+def _channels_key(channels: Mapping[str, int]) -> frozenset[tuple[str, int]]:
+    return frozenset(channels.items())
 
 
 def copy_result(finished: Sequence[FrozenTrial], stored: dict[str, Any], workspace: Workspace, name: str) -> bool:

@@ -8,26 +8,26 @@ its stages are given up together.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 
 import optuna
-import sqlalchemy
 import sqlalchemy.exc
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.storages import fail_stale_trials
 from optuna.trial import Trial, TrialState
 
-from prunetune.pruning.claims import BEATS, LEASE_S, StageClaimedError
+from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.processes import CLOCK_STEP_S
+from prunetune.search.database import SharedStorage
 from prunetune.search.interruption import safe_point
-
-INTERVAL_S = int(LEASE_S / BEATS)
-GRACE_S = int(LEASE_S)
-"""A trial whose worker gave no sign of life for so long is given to another."""
+from prunetune.search.storage import GRACE_S as GRACE_S
+from prunetune.search.storage import INTERVAL_S as INTERVAL_S
+from prunetune.search.storage import cache_of
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +103,11 @@ class Heartbeat:
         """Beats once for each trial, and notices those that were lost."""
         with self._lock:
             trials = list(self._trials.values())
+        storage = cache_of(self._study)
+        with nullcontext() if storage is None else storage.database.patience.none():
+            self._beat_for(trials)
+
+    def _beat_for(self, trials: list[Trial]) -> None:
         for trial in trials:
             try:
                 sign_of_life(self._study, trial)
@@ -128,8 +133,8 @@ def ask(study: optuna.Study) -> Trial:
 
 def sign_of_life(study: optuna.Study, trial: Trial) -> None:
     """Says that the process which carries out a trial lives."""
-    if _database(study) is not None:
-        study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+    if (database := _database(study)) is not None:
+        database.record_heartbeat(trial._trial_id)
 
 
 def fail_silent_trials(study: optuna.Study) -> None:
@@ -142,9 +147,9 @@ def fail_silent_trials(study: optuna.Study) -> None:
 def silent_trials(study: optuna.Study) -> set[int]:
     """The numbers of the running trials whose workers gave no sign of life for too long. Changes nothing."""
     database = _database(study)
-    if database is None:
+    stale = set() if database is None else set(database._get_stale_trial_ids(study._study_id))
+    if not stale:
         return set()
-    stale = set(database._get_stale_trial_ids(study._study_id))
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return {trial.number for trial in running if trial._trial_id in stale}
 
@@ -155,10 +160,8 @@ def last_signs(study: optuna.Study) -> dict[int, datetime]:
     if database is None:
         return {}
     running = {trial._trial_id: trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))}
-    table = sqlalchemy.table("trial_heartbeats", sqlalchemy.column("trial_id"), sqlalchemy.column("heartbeat"))
-    with database.engine.connect() as connection:
-        rows = connection.execute(sqlalchemy.select(table).where(table.c.trial_id.in_(list(running)))).all()
-    return {running[row.trial_id]: row.heartbeat for row in rows}
+    signs, _ = database.last_signs(study._study_id)
+    return {running[trial_id]: heard for trial_id, heard in signs.items() if trial_id in running}
 
 
 def clock_ahead_s(study: optuna.Study) -> float:
@@ -166,16 +169,28 @@ def clock_ahead_s(study: optuna.Study) -> float:
     database = _database(study)
     if database is None or database.engine.dialect.name != "postgresql":
         return 0.0
-    with database.engine.connect() as connection:
-        told: datetime = connection.execute(sqlalchemy.select(sqlalchemy.func.clock_timestamp())).scalar_one()
-    ahead = time.time() - told.timestamp()
+    ahead = time.time() - database.clock().timestamp()
     return ahead if abs(ahead) > CLOCK_STEP_S else 0.0
 
 
-def _database(study: optuna.Study) -> RDBStorage | None:
-    """The data base behind a study, without Optuna's cache; None for a study in memory."""
-    backend = getattr(study._storage, "_backend", study._storage)
-    return backend if isinstance(backend, RDBStorage) else None
+class Clock:
+    """By how much this host's clock is ahead, asked every few seconds, and whenever the clock was set."""
+
+    def __init__(self) -> None:
+        self._ahead_s, self._asked_at, self._offset = 0.0, -math.inf, 0.0
+
+    def ahead_s(self, study: optuna.Study) -> float:
+        """As `clock_ahead_s`."""
+        offset = time.time() - time.monotonic()
+        if time.monotonic() - self._asked_at > INTERVAL_S or abs(offset - self._offset) > 1.0:
+            self._ahead_s, self._asked_at, self._offset = clock_ahead_s(study), time.monotonic(), offset
+        return self._ahead_s
+
+
+def _database(study: optuna.Study) -> SharedStorage | None:
+    """The data base behind a study; None for a study in memory."""
+    storage = cache_of(study)
+    return None if storage is None else storage.database
 
 
 def require_owned(study: optuna.Study, trial: Trial) -> None:
@@ -189,4 +204,7 @@ def require_owned(study: optuna.Study, trial: Trial) -> None:
 
 
 def _is_finished(study: optuna.Study, trial: Trial) -> bool:
-    return study._storage.get_trial(trial._trial_id).state.is_finished()
+    storage = cache_of(study)
+    if storage is None:
+        return study._storage.get_trial(trial._trial_id).state.is_finished()
+    return storage.database.state_of(trial._trial_id).is_finished()

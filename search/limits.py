@@ -120,32 +120,72 @@ def spent(trials: Iterable[FrozenTrial], now: float) -> Spent:
         trials: In any state. Of a running one it is assumed that its worker lives.
         now: Seconds since the epoch by the data base's clock, the end of what still runs.
     """
-    begun = finished = epochs = idle = 0
-    intervals = []
+    total = Sum()
     for trial in trials:
+        total.add(trial, now)
+    return total.spent
+
+
+class Sum:
+    """What trials took, added up one by one in the order of their numbers."""
+
+    def __init__(self) -> None:
+        self._begun = self._finished = self._epochs = self._idle = 0
+        self._intervals: list[tuple[float, float]] = []
+        self._new: list[tuple[float, float]] = []
+
+    def add(self, trial: FrozenTrial, now: float) -> None:
+        """Adds a trial; `now` as for `spent`."""
         if trial.datetime_start is None:
-            continue
+            return
         trained = trial.user_attrs.get("epochs", {}).get("trained", 0)
-        epochs += trained
+        self._epochs += trained
         if outcome(trial) != Outcome.WORKER_DIED.value:
             ahead = (trial.user_attrs.get("worker") or {}).get("ahead_s", 0)
             end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp() - ahead
-            intervals.append((trial.datetime_start.timestamp() - ahead, end))
+            self._new.append((trial.datetime_start.timestamp() - ahead, end))
         if counts(trial):
-            begun += 1
+            self._begun += 1
             if trial.state.is_finished():
-                finished += 1
-                idle = 0 if trained else idle + 1
-    return Spent(begun, finished, epochs, union(intervals) / 3600, idle)
+                self._finished += 1
+                self._idle = 0 if trained else self._idle + 1
+
+    @property
+    def spent(self) -> Spent:
+        """The sum."""
+        self._settle()
+        hours = union(self._intervals) / 3600
+        return Spent(self._begun, self._finished, self._epochs, hours, self._idle)
+
+    def copy(self) -> Sum:
+        """Another one that begins with what this one has."""
+        self._settle()
+        other = Sum()
+        other.__dict__.update(self.__dict__)
+        other._intervals, other._new = list(self._intervals), []
+        return other
+
+    def _settle(self) -> None:
+        if self._new:
+            self._intervals, self._new = merged([*self._intervals, *self._new]), []
 
 
 def union(intervals: Iterable[tuple[float, float]]) -> float:
     """The length of what intervals cover together; one that ends before it begins covers nothing."""
-    covered, reached = 0.0, -math.inf
+    return sum(end - begin for begin, end in merged(intervals))
+
+
+def merged(intervals: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """What intervals cover together, as rising intervals that do not meet."""
+    found: list[tuple[float, float]] = []
     for begin, end in sorted(intervals):
-        covered += max(0.0, end - max(begin, reached))
-        reached = max(reached, end)
-    return covered
+        if end <= begin:
+            continue
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+    return found
 
 
 def forecast(limits: Limits, trials: Sequence[FrozenTrial], now: float) -> Forecast | None:

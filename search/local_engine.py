@@ -101,7 +101,7 @@ class LocalEngine:
         tell_progress(study, self._spec, result, self._progress)
 
     def _give_back(self, study: optuna.Study, claim: Claim, reason: str) -> None:
-        give_trial_back(study, self._spec, claim.trial.number, reason, ledger=claim.ledger)
+        give_trial_back(study, claim.trial.number, reason, ledger=claim.ledger)
 
     def _lost(self, claim: Claim) -> None:
         self.workspace.forget(f"trial-{claim.trial.number}")

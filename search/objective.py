@@ -23,7 +23,7 @@ from prunetune.search.interruption import StopAskedError, stop_is_asked
 from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import study_lock
+from prunetune.search.storage import memory, patiently_store, recent_trials, set_attributes, together
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
@@ -89,15 +89,34 @@ def carry_out(
         "epochs": {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused},
         "stages": ledger.stages,
     }
-    with study_lock(workspace.folder, always=True):
-        require_owned(study, trial)
-        _tell(study, trial, outcome, stored, workspace.spec)
+
+    def tell() -> None:
+        with together(study, trial):
+            if not _is_told(study, trial, stored):
+                _tell(study, trial, outcome, stored, workspace.spec)
+
+    patiently_store(study, tell)
     return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
 
 
+def _is_told(study: optuna.Study, trial: Trial, stored: Mapping[str, Any]) -> bool:
+    """Whether the data base has a result already: its answer was lost with the connection.
+
+    Raises:
+        TrialLostError: The trial ended otherwise.
+    """
+    try:
+        require_owned(study, trial)
+    except TrialLostError:
+        told = study._storage.get_trial(trial._trial_id).user_attrs
+        if all(told.get(key) == stored[key] for key in ("outcome", "seconds")):
+            return True
+        raise
+    return False
+
+
 def _tell(study: optuna.Study, trial: Trial, outcome: Outcome, stored: Mapping[str, Any], spec: StudySpec) -> None:
-    for key, value in stored.items():
-        trial.set_user_attr(key, value)
+    set_attributes(trial, stored)
     if not outcome.has_values:
         study.tell(trial, state=TrialState.FAIL)
         return
@@ -158,8 +177,9 @@ def _gate(
     """What the trial's last surgery already decides, before any recovery is paid; None if it has to be."""
     detector = candidate.load()
     stored |= describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe.recovery_epochs, stored)
+    finished = recent_trials(study, (TrialState.COMPLETE,))
+    networks = memory(study, equal_networks.EqualNetworks)
+    stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe.recovery_epochs, stored, networks)
     if not stored["feasible"]:
         stored["reason"] = _excess(stored)
         return Outcome.OVER_BUDGET

@@ -86,7 +86,7 @@ class Drive:
         if result is None:
             self._given_up += 1
             reason = f"its process died {self.spec.ray.max_failures + 1} times"
-            give_trial_back(self.study, self.spec, trial.number, reason, Outcome.WORKER_DIED)
+            give_trial_back(self.study, trial.number, reason, Outcome.WORKER_DIED)
             self.progress.say(f"trial {trial.number}: {reason}")
             if self._given_up >= MOST_GIVEN_UP:
                 self.problem = (
@@ -97,7 +97,7 @@ class Drive:
         self.problem = self.problem or result.get(PROBLEM)
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
         if not frozen.state.is_finished():
-            give_trial_back(self.study, self.spec, trial.number, result.get(PROBLEM) or "the run was interrupted")
+            give_trial_back(self.study, trial.number, result.get(PROBLEM) or "the run was interrupted")
         elif "seconds" in frozen.user_attrs:
             self._given_up = 0
             tell_progress(self.study, self.spec, TrialResult.of(frozen), self.progress)
@@ -106,7 +106,7 @@ class Drive:
         """Gives back what still runs: Ray ends it with the experiment."""
         for trial in self.trials.values():
             self.heartbeat.end(trial)
-            give_trial_back(self.study, self.spec, trial.number, "the run was interrupted")
+            give_trial_back(self.study, trial.number, "the run was interrupted")
         self.trials.clear()
 
     def _own(self, name: str, trial: Trial) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import optuna
 from optuna.trial import TrialState
@@ -15,9 +16,10 @@ from prunetune.search.heartbeat import Heartbeat, last_signs
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study, study_exists, study_lock
-from prunetune.search.taking import limit_reached
-from prunetune.search.workers import is_near, reap, responsible
+from prunetune.search.storage import patiently_store
+from prunetune.search.study import open_study, study_exists
+from prunetune.search.taking import limit_reached, reap_alone
+from prunetune.search.workers import is_near, responsible
 from prunetune.spaces import PrunetuneError
 
 
@@ -89,9 +91,8 @@ def _others_finish(study: optuna.Study, spec: StudySpec, progress: Progress) -> 
     """
     first, pause = last_signs(study), threading.Event()
     while running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        with study_lock(spec.folder):
-            if reap(study):
-                return None
+        if patiently_store(study, partial(reap_alone, study)):
+            return None
         signs = last_signs(study)
         far = [trial for trial in running if not is_near(responsible(trial) or {})]
         unheard = [trial for trial in far if trial.number in first and first[trial.number] == signs.get(trial.number)]

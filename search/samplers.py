@@ -24,7 +24,9 @@ from prunetune.search.spec import OptunaSamplerName, StudySpec
 from prunetune.search.workers import RETRY_OF
 
 
-def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], exponent: float = EXPONENT) -> BaseSampler:
+def next_sampler(
+    spec: StudySpec, trials: Sequence[FrozenTrial], exponent: float = EXPONENT, unseen: int = 0
+) -> BaseSampler:
     """The sampler of a study's next trial.
 
     It is seeded by the trial: processes that start together propose different recipes, and a study that was stopped
@@ -35,8 +37,9 @@ def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], exponent: float
         spec: The study's description.
         trials: All trials of the study so far.
         exponent: How much the price decides in a `cost-aware` study; see `CostAwareSampler`.
+        unseen: How many more there are, which others began a moment ago.
     """
-    seed = spec.seed + 100_003 * len(trials)
+    seed = spec.seed + 100_003 * (len(trials) + unseen)
     if spec.sampler != "cost-aware":
         return create_sampler(spec.sampler, spec.trials, seed)
     tpe = create_sampler("tpe", spec.trials, seed)
@@ -44,7 +47,7 @@ def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], exponent: float
     finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
     if finished >= startup_trials(spec.trials):
         return sampler
-    index = sum(RETRY_OF not in trial.user_attrs for trial in trials)
+    index = unseen + sum(RETRY_OF not in trial.user_attrs for trial in trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return PartialFixedSampler(first_recipe(spec.space, spec.seed, index), sampler)

@@ -16,15 +16,12 @@ from optuna.study import StudyDirection
 from prunetune.results import storage
 from prunetune.results.findings import Findings, Source
 from prunetune.results.storage import SPEC, storage_errors
-from prunetune.search.heartbeat import GRACE_S, INTERVAL_S
 from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec
 from prunetune.search.spec_change import refuse_change
+from prunetune.search.storage import open_storage
 from prunetune.spaces import StoreError
 from prunetune.spaces.files import storage_error
-
-SIGNS_OF_LIFE = storage.SignsOfLife(INTERVAL_S, GRACE_S)
-"""Of the workers of a study."""
 
 TARGETS = "targets"
 """The study's user attribute with its targets and what was measured once on each; empty before that."""
@@ -50,7 +47,7 @@ def open_study(spec: StudySpec) -> optuna.Study:
     except OSError as error:
         raise storage_error(spec.folder, error) from error
     with study_lock(spec.folder), storage_errors(spec.folder, spec.storage):
-        opened = storage.open_storage(spec.storage_url, SIGNS_OF_LIFE)
+        opened = open_storage(spec.storage_url)
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         directions += ["minimize" for _ in spec.judged]
         study = optuna.create_study(storage=opened, study_name=spec.name, directions=directions, load_if_exists=True)
@@ -91,7 +88,11 @@ def study_exists(spec: StudySpec) -> bool:
     if spec.storage is None and not (spec.folder / "study.db").is_file():
         return False
     with storage_errors(spec.folder, spec.storage):
-        return spec.name in optuna.get_all_study_names(storage=storage.open_storage(spec.storage_url, SIGNS_OF_LIFE))
+        opened = open_storage(spec.storage_url)
+        try:
+            return spec.name in optuna.get_all_study_names(storage=opened)
+        finally:
+            opened.database.engine.dispose()  # a server has not too many connections
 
 
 def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
@@ -100,7 +101,7 @@ def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
     Raises:
         StoreError: There is none, its database cannot be read, or prunetune did not start it.
     """
-    study, folder = storage.find_study(name, runs, signs=SIGNS_OF_LIFE)
+    study, folder = storage.find_study(name, runs, opener=open_storage)
     stored_spec(study)
     return study, folder
 
@@ -142,7 +143,7 @@ def spec_here(study: Source, folder: Path) -> StudySpec:
 
 
 def study_lock(folder: Path, *, always: bool = False) -> AbstractContextManager[None]:
-    """One process at a time opens a study or takes its next trial.
+    """One process at a time opens a study or measures its references.
 
     Args:
         folder: The study's.

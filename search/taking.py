@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prunetune.pruning.ledger import Ledger
-from prunetune.search.heartbeat import ask, clock_ahead_s
-from prunetune.search.limits import spent
+from prunetune.search.heartbeat import Clock, TrialLostError, ask, clock_ahead_s
+from prunetune.search.interruption import safe_point
 from prunetune.search.outcome import Outcome
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.study import stored_spec, study_lock
-from prunetune.search.workers import give_back, reap, requeue, this_worker
+from prunetune.search.storage import alone, history, memory, patiently_store, recent_trials, together
+from prunetune.search.study import stored_spec
+from prunetune.search.workers import give_back, is_to_reap, reap, requeue, this_worker
 from prunetune.spaces import Recipe
 
 
@@ -35,25 +38,79 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
 
     Trials of dead processes are failed first, and their recipes come before new ones.
     """
-    with study_lock(spec.folder):
-        reap(study)
-        trials = study.get_trials(deepcopy=False)
-        if not trials:  # until the first one the description may change
-            refuse_change(stored_spec(study), spec)
-        ahead_s = clock_ahead_s(study)
-        if spec.limits.reached(spent(trials, time.time() - ahead_s)) is not None:
-            return None
-        study.sampler = next_sampler(spec, trials)
-        trial = ask(study)  # with a sign of life, before it is signed: what is not signed needs none to be noticed
-        trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
-        recipe = spec.space.suggest(trial)
-        trial.set_user_attr("recipe", recipe.as_dict())
-        return Claim(trial, recipe)
+    ahead_s = memory(study, Clock).ahead_s(study)
+
+    def claim() -> tuple[Trial, list[FrozenTrial]] | None:
+        trials = recent_trials(study)  # read here, and not while others wait
+        running = recent_trials(study, (TrialState.RUNNING,))
+        room = _room(spec, trials, len(running))
+        if is_to_reap(study, trials, running) or not room:
+            return exactly()
+        with suppress(_NoRoomError), alone(study, recent=True):
+            trial = _asked(study, spec, ahead_s)
+            if trial.number - len(trials) >= room:  # so many were begun meanwhile
+                raise _NoRoomError
+            return trial, trials
+        return exactly()
+
+    def exactly() -> tuple[Trial, list[FrozenTrial]] | None:
+        with alone(study):
+            reap(study)
+            trials = study.get_trials(deepcopy=False)
+            if not trials:  # until the first one the description may change
+                refuse_change(stored_spec(study), spec)
+            if spec.limits.reached(history(study).spent(trials, time.time() - ahead_s)) is not None:
+                return None
+            return _asked(study, spec, ahead_s), trials
+
+    if (claimed := patiently_store(study, claim)) is None:
+        return None
+    trial, before = claimed
+    study.sampler = next_sampler(spec, before, unseen=max(0, trial.number - len(before)))
+    return _signed(study, spec, trial)
+
+
+class _NoRoomError(Exception):
+    """Others have begun so many trials that it has to be counted exactly what is left."""
+
+
+def _room(spec: StudySpec, trials: list[FrozenTrial], running: int) -> int:
+    """How many trials can surely be begun after these, by any process; 0 where that is not worth a guess."""
+    if spec.limits.trials is None or spec.limits.epochs is not None or spec.limits.hours is not None or not trials:
+        return 0
+    left = spec.limits.trials - len(trials)
+    return left if left > 2 * running else 0
+
+
+def _asked(study: optuna.Study, spec: StudySpec, ahead_s: float) -> Trial:
+    """Takes a trial and signs it. Call it while no other process does."""
+    safe_point()
+    trial = ask(study)
+    trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
+    return trial
+
+
+def _signed(study: optuna.Study, spec: StudySpec, trial: Trial) -> Claim:
+    """Chooses a trial's recipe. Others take their trials meanwhile; who dies here has asked for nothing."""
+    attempts = count()
+
+    def sign() -> Claim:
+        # What a lost attempt has chosen is not in the data base: Optuna's object takes it for stored.
+        mine = trial if next(attempts) == 0 else Trial(study, trial._trial_id)
+        mine.relative_params  # noqa: B018  # sampled here, before anything is locked
+        with together(study, mine):
+            recipe = spec.space.suggest(mine)
+            mine.set_user_attr("recipe", recipe.as_dict())
+        return Claim(mine, recipe)
+
+    try:
+        return patiently_store(study, sign)
+    except optuna.exceptions.UpdateFinishedTrialError as error:
+        raise TrialLostError from error
 
 
 def give_trial_back(
     study: optuna.Study,
-    spec: StudySpec,
     number: int,
     reason: str,
     why: Outcome = Outcome.INTERRUPTED,
@@ -63,19 +120,22 @@ def give_trial_back(
 
     Args:
         study: The trial's.
-        spec: The study's description.
         number: The trial.
         reason: Why, for the user.
         why: `INTERRUPTED` or `WORKER_DIED`.
         ledger: What was trained for it; that counts in the study's budget, and whoever goes on reads it back.
     """
-    with study_lock(spec.folder, always=True):
-        frozen = study.get_trials(deepcopy=False)[number]
-        if frozen.state == TrialState.RUNNING:
-            if ledger is not None:
-                note_epochs(Trial(study, frozen._trial_id), ledger)
-            give_back(study, frozen, why, reason)
-        requeue(study)
+
+    def act() -> None:
+        with alone(study):
+            frozen = study.get_trials(deepcopy=False)[number]
+            if frozen.state == TrialState.RUNNING:
+                if ledger is not None:
+                    note_epochs(Trial(study, frozen._trial_id), ledger)
+                give_back(study, frozen, why, reason)
+            requeue(study)
+
+    patiently_store(study, act)
 
 
 def note_epochs(trial: Trial, ledger: Ledger) -> None:
@@ -85,9 +145,15 @@ def note_epochs(trial: Trial, ledger: Ledger) -> None:
 
 def limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:
     """Which limit ends the study, or None if it has further trials."""
-    return spec.limits.reached(spent(study.get_trials(deepcopy=False), now(study)))
+    return spec.limits.reached(history(study).spent(study.get_trials(deepcopy=False), now(study)))
 
 
 def now(study: optuna.Study) -> float:
     """Seconds since the epoch, by the data base's clock."""
     return time.time() - clock_ahead_s(study)
+
+
+def reap_alone(study: optuna.Study) -> list[int]:
+    """Gives back the trials of dead workers, while no other process does."""
+    with alone(study):
+        return reap(study)

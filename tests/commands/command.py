@@ -26,12 +26,13 @@ class Command:
     Args:
         arguments: What stands behind `prunetune`.
         log: Where its output goes.
+        prepare: Called in the process before anything else; it can be sent to another process.
     """
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
+    def __init__(self, arguments: list[str], log: Path, prepare: Callable[[], object] | None = None) -> None:
         log.touch()
         self._log = log
-        self._process = _context.Process(target=_run, args=(arguments, str(log)))
+        self._process = _context.Process(target=_run, args=(arguments, str(log), prepare))
         self._process.start()
 
     @property
@@ -44,6 +45,11 @@ class Command:
     def said(self) -> str:
         """What it has written so far."""
         return self._log.read_text(encoding="utf-8")
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, the negative signal that ended it, or None while it runs."""
+        return self._process.exitcode
 
     def wait(self) -> int | None:
         """Waits for its end; returns its exit code."""
@@ -67,13 +73,15 @@ class Command:
         self._process.join()
 
 
-def _run(arguments: list[str], log: str) -> None:
+def _run(arguments: list[str], log: str, prepare: Callable[[], object] | None) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8")
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8")
     sys.argv = ["prunetune", *arguments]
+    if prepare is not None:
+        prepare()
 
     from prunetune.search import cli, progress
 

