@@ -130,7 +130,9 @@ class StudyCache(_CachedStorage):
             return self._told[trial_id]
         if self.database.holds(trial_id) and trial_id in self._trial_id_to_study_id_and_number:
             study_id, number = self._trial_id_to_study_id_and_number[trial_id]
-            return copy.deepcopy(self._studies[study_id].trials[number])
+            trial = copy.deepcopy(self._studies[study_id].trials[number])
+            trial.state = TrialState.RUNNING
+            return trial
         return super().get_trial(trial_id)
 
     def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:

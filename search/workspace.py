@@ -299,7 +299,9 @@ class Workspace:
         """
 
         def make(yardstick: Yardstick) -> Network:
-            return self.network("candidate", detector, yardstick, self.folder / "networks")
+            # A file of its own: another process may measure equal channels, and removes its file when it has.
+            made = self.network(f"candidate-{os.getpid()}", detector, yardstick, self.folder / "networks")
+            return replace(made, name="candidate")
 
         return self._measure(detector.channels, make, self.yardsticks)
 

@@ -142,6 +142,24 @@ def test_a_result_is_told_whole_and_never_over_another(storage: str) -> None:
         set_attributes(late, {"outcome": "OK"})
 
 
+def test_a_recipe_that_waited_is_taken_signed_and_told(storage: str) -> None:
+    study, other = opened(storage), opened(storage)
+    study.enqueue_trial({"threshold": 0.5}, user_attrs={RETRY_OF: 0})
+    assert [trial.state for trial in other.get_trials()] == [TrialState.WAITING]
+    with alone(other):
+        trial = ask(other)
+        set_attributes(trial, {"worker": this_worker("cpu")})
+    with together(other, trial):
+        assert trial.suggest_float("threshold", 0.0, 1.0) == 0.5
+        set_attributes(trial, {SIGNED: {}})
+    with together(other, trial):
+        set_attributes(trial, {"outcome": "OK"})
+        other.tell(trial, [0.1, 0.2])
+    (told,) = study.get_trials()
+    assert (told.state, told.params, told.values) == (TrialState.COMPLETE, {"threshold": 0.5}, [0.1, 0.2])
+    assert told.user_attrs.keys() == {RETRY_OF, "worker", SIGNED, "outcome"}
+
+
 @contextmanager
 def cut(study: optuna.Study, after_commit: bool) -> Iterator[list[int]]:
     """Breaks the connection once, before or after a transaction reaches the data base."""
