@@ -122,11 +122,13 @@ def cluster() -> Iterator[Any]:
     """Two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
+    before = signal.getsignal(signal.SIGTERM)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         yield made
     finally:
         made.shutdown()
+        signal.signal(signal.SIGTERM, before)  # a node takes it from the process that starts it
 
 
 @pytest.mark.slow
