@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,8 +19,20 @@ from prunetune.pruning.training import Accuracy, TrainingSetup
 Predictor: TypeAlias = Callable[[Any], Any]
 """Gives a runtime's output for an array of images."""
 
+MOST_CLASSES = 100
+"""With more classes than this their figures are not kept: every trial would carry them."""
 
-def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, split: str = "val") -> Accuracy:
+Listener: TypeAlias = Callable[[Any], None]
+"""Is called with ultralytics' validator after each batch."""
+
+
+def evaluate(
+    detector: Detector,
+    setup: TrainingSetup,
+    loaders: DataLoaders,
+    split: str = "val",
+    listener: Listener | None = None,
+) -> Accuracy:
     """Validates as stock `YOLO(checkpoint).val(data, imgsz, batch, split)` does, and gets the same figures.
 
     The detector is not changed.
@@ -29,6 +42,7 @@ def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, spl
         setup: The study's data and sizes.
         loaders: The study's loaders.
         split: `val` or `test`.
+        listener: Hears of each batch.
     """
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionValidator
@@ -38,12 +52,18 @@ def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, spl
     model.criterion = None
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         validator = DetectionValidator(loaders.evaluation(split), save_dir=Path(folder), args=options)
+        _listen(validator, listener)
         validator(model=model)
-        return accuracy_from(validator)
+        return replace(accuracy_from(validator), classes=classes_from(validator))
 
 
 def evaluate_predictor(
-    predict: Predictor, names: Sequence[str], setup: TrainingSetup, loaders: DataLoaders, split: str = "val"
+    predict: Predictor,
+    names: Sequence[str],
+    setup: TrainingSetup,
+    loaders: DataLoaders,
+    split: str = "val",
+    listener: Listener | None = None,
 ) -> Accuracy:
     """Validates what a runtime makes of an exported detector, as stock `YOLO("file.onnx").val()` does.
 
@@ -56,6 +76,7 @@ def evaluate_predictor(
         setup: The study's data and sizes.
         loaders: The study's loaders.
         split: `val` or `test`.
+        listener: Hears of each batch.
     """
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionValidator
@@ -63,8 +84,9 @@ def evaluate_predictor(
     options = {**arguments(setup), "mode": "val", "split": split, "plots": False, "rect": False, "device": "cpu"}
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         validator = DetectionValidator(loaders.evaluation(split, square=True), save_dir=Path(folder), args=options)
+        _listen(validator, listener)
         validator(model=_Exported(predict, names))
-        return accuracy_from(validator)
+        return replace(accuracy_from(validator), classes=classes_from(validator))
 
 
 class _Exported(nn.Module):
@@ -79,8 +101,13 @@ class _Exported(nn.Module):
         return torch.cat([torch.from_numpy(self._predict(image[None].numpy())) for image in images])
 
 
+def _listen(validator: Any, listener: Listener | None) -> None:
+    if listener is not None:
+        validator.add_callback("on_val_batch_end", listener)
+
+
 def accuracy_from(validator: Any) -> Accuracy:
-    """What ultralytics' validator found when it last ran."""
+    """What ultralytics' validator found when it last ran, averaged over the classes."""
     boxes = validator.metrics.box
     return Accuracy(
         map50=float(boxes.map50),
@@ -89,3 +116,15 @@ def accuracy_from(validator: Any) -> Accuracy:
         recall=float(boxes.mr),
         f1=float(sum(boxes.f1) / len(boxes.f1)) if len(boxes.f1) else 0.0,
     )
+
+
+def classes_from(validator: Any) -> dict[str, dict[str, float]] | None:
+    """What ultralytics' validator found for each class that has objects; None where there are too many of them."""
+    boxes = validator.metrics.box
+    if len(boxes.ap_class_index) > MOST_CLASSES:
+        return None
+    found = zip(boxes.ap_class_index, boxes.ap50, boxes.ap, strict=True)
+    return {
+        str(validator.names[int(index)]): {"map50": round(float(ap50), 4), "map50_95": round(float(ap), 4)}
+        for index, ap50, ap in found
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ class Pipeline:
         def ask(history: Sequence[Mapping[str, Any]]) -> None:
             progress = RecoveryProgress(number, len(history), epochs, _best(history, self.choose))
             if progress.epoch < epochs and not goes_on(progress):
-                raise RecoveryStoppedError(progress)
+                raise RecoveryStoppedError(progress, accuracy_curve(history))
 
         stage = self.stages.train("recovery", pruned, phase, after_epoch=ask)
         if stage.reused:
@@ -249,6 +250,16 @@ class Pipeline:
         goal = round_goal(self._latencies.dense, cut.share, way)
         ladder = PlanLadder.of(detector.model, self.alignment, groups, cut.balance)
         return find_plan(ladder, self._latencies, build, goal, exact=way >= 1)
+
+
+def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """map50_95 after each epoch of a training that validates; up to the first that was not validated.
+
+    Args:
+        history: The records of its epochs.
+    """
+    validated = takewhile(lambda record: record["accuracy"] is not None, history)
+    return tuple(record["accuracy"]["map50_95"] for record in validated)
 
 
 def _best(history: Sequence[Mapping[str, Any]], choose: Choice) -> Accuracy:

@@ -22,15 +22,19 @@ class Accuracy:
     recall: float
     f1: float
     """Precision, recall and F1 are those at the confidence where the classes' mean F1 is best."""
+    classes: Mapping[str, Mapping[str, float]] | None = field(default=None, hash=False)
+    """`map50` and `map50_95` of each class that the split has, by its name; None where they were not kept."""
 
-    def as_dict(self) -> dict[str, float]:
-        """All five figures."""
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """All five figures, and those of the classes where they are known."""
+        told = asdict(self)
+        return told if self.classes is not None else {name: told[name] for name in told if name != "classes"}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, float]) -> Accuracy:
+    def from_dict(cls, values: Mapping[str, Any]) -> Accuracy:
         """The accuracy that `as_dict` wrote."""
-        return cls(**{item.name: values[item.name] for item in fields(cls)})
+        figures = {item.name: values[item.name] for item in fields(cls) if item.name != "classes"}
+        return cls(**figures, classes=values.get("classes"))
 
     def score(self, choice: Choice) -> float:
         """The figure that a checkpoint is chosen by."""
@@ -166,10 +170,11 @@ class RecoveryStoppedError(Exception):
 
     Args:
         progress: How far it came.
+        curve: map50_95 after each of its epochs.
     """
 
-    def __init__(self, progress: RecoveryProgress) -> None:
-        self.progress = progress
+    def __init__(self, progress: RecoveryProgress, curve: tuple[float, ...] = ()) -> None:
+        self.progress, self.curve = progress, curve
         super().__init__(f"stopped after {progress.epoch} of {progress.epochs} epochs")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from prunetune.results.figures import CONTROL, FRONT, canvas, escape
+from prunetune.results.style import CONTROL, FRONT, canvas, escape
 from prunetune.spaces.files import write_text
 
 

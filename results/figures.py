@@ -1,36 +1,35 @@
-"""The report's figures. Each reads on a light and a dark page: no background, colours of middle lightness."""
+"""The figure of the front: every trial, the controls and the budget."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape as _escape
 from typing import Any
 
 import plotly.graph_objects as go
 
+from prunetune.results.certainty import confirmation
 from prunetune.results.entries import Entry, is_candidate, outcome, recipe_text
 from prunetune.results.findings import Findings, Source
+from prunetune.results.style import CONTROL, FAINT, FRONT, GRID, INK, LIMIT, canvas, escape, wrapped
 from prunetune.results.tables import decimals, latencies_text, latency, limit_text, significant, size
-from prunetune.results.trials import seconds
 
-FRONT, CONTROL, LIMIT = "#3b82d6", "#d9822b", "#d1495b"
-FAINT, INK, GRID = "#99a0ab", "#808690", "rgba(128,134,145,0.22)"
-PARTS = {
-    "train": "#3b82d6",
-    "validate": "#1f9e89",
-    "measure": "#d9822b",
-    "surgery": "#9067c6",
-    "export": "#c5658f",
-    "store": "#8c7a5b",
-    "other": "#808690",
-}
+_HOVER = "%{customdata[0]}<extra></extra>"
+
+_ABOVE = 2
+
+CROWD = 300
+"""Of more trials than this the points are smaller."""
+
+SELECTED = "selected"
+"""The name of the trace that rings the selected network; the page moves it."""
 
 
 def front_figure(study: Source, chosen: int | None = None, target: str | None = None) -> go.Figure:
     """Accuracy against the latency on one target: every trial, the front, the controls and the budget.
 
     Trials that the gate ended are known before recovery only. They stand in a strip of their own below, on
-    the same latency axis: their accuracy cannot be compared with that of recovered networks.
+    the same latency axis: their accuracy cannot be compared with that of recovered networks. Bars are 95 % intervals.
+    A point's `customdata` is its text and its key, a trial's number or a control's name.
 
     Args:
         study: What to draw.
@@ -57,19 +56,19 @@ def front_figure(study: Source, chosen: int | None = None, target: str | None = 
     figure = canvas(height=620 if over else 500)
     left, right = _front_axes(figure, [*complete, *stopped, *controls.values()], over, budget_ms)
     figure.update_xaxes(title=escape(title))
-    # The order of the traces is that of the legend: what matters comes first.
-    _front_line(figure, front)
+    # The order of the traces is that of the legend: what matters comes first, and lies on top.
+    _front_line(figure, front, None if drawn is None else drawn.name)
     mark = chosen if chosen is not None else (found.best.trial if found.best else None)
     marked = [item for item in [*complete, *over] if item.trial == mark]
-    if marked:
-        ring = {"symbol": "circle-open", "size": 21, "color": FRONT, "line": {"width": 2}}
-        axis = "y2" if marked[0] in over else "y"
-        _points(figure, marked, f"chosen: trial {mark}", ring, axis=axis)
-    _controls(figure, controls, (left + right) / 2)
-    faint = {"size": 8, "color": FAINT}
+    _ring(figure, marked[0] if marked else None, axis="y2" if marked and marked[0] in over else "y")
+    middle = (left + right) / 2
+    _controls(figure, controls, middle if budget_ms is None else budget_ms, None if drawn is None else drawn.name)
+    _tested(figure, found, drawn.name if drawn is not None else None)
+    size_px = 8 if len(found.trials) <= CROWD else 5
+    faint = {"size": size_px, "color": FAINT}
     _points(figure, [item for item in complete if item.trial not in members], "complete, dominated", faint)
-    _points(figure, stopped, "stopped early", {"size": 8, "color": FAINT, "symbol": "circle-open"})
-    cross = {"symbol": "x", "size": 8, "color": LIMIT, "opacity": 0.75}
+    _points(figure, stopped, "stopped early", {"size": size_px, "color": FAINT, "symbol": "circle-open"})
+    cross = {"symbol": "x", "size": size_px, "color": LIMIT, "opacity": 0.75}
     _points(figure, over, "over budget, not recovered", cross, axis="y2")
     if drawn is not None and budget_ms is not None:
         share = (budget_ms - left) / (right - left)
@@ -88,57 +87,20 @@ def front_figure(study: Source, chosen: int | None = None, target: str | None = 
     return figure
 
 
-def time_figure(study: Source) -> go.Figure | None:
-    """Where the time of each trial went. None if no trial has recorded any."""
-    found = Findings.of(study)
-    spent = {trial.number: seconds(trial) for trial in found.trials}
-    spent = {trial: parts for trial, parts in spent.items() if sum(parts.values()) > 0}
-    if not spent:
-        return None
-    longest = max(sum(parts.values()) for parts in spent.values())
-    unit, divisor = ("h", 3600) if longest > 7200 else ("min", 60) if longest > 120 else ("s", 1)
-    known = [*PARTS, *sorted({part for parts in spent.values() for part in parts} - set(PARTS))]
-    figure = canvas(height=340)
-    for part in known:
-        if any(parts.get(part, 0) > 0 for parts in spent.values()):
-            figure.add_bar(
-                x=list(spent),
-                y=[parts.get(part, 0) / divisor for parts in spent.values()],
-                name=escape(part),
-                marker={"color": PARTS.get(part, INK)},
-                hovertemplate=f"trial %{{x}}, {escape(part)}: %{{y:.3g}} {unit}<extra></extra>",
-            )
-    figure.update_layout(barmode="stack", bargap=0.25, legend={"y": -0.28, "traceorder": "normal"})
-    figure.update_xaxes(title="trial", showgrid=False, tickformat="d", dtick=1 if len(spent) <= 20 else None)
-    figure.update_yaxes(title=f"time in {unit}")
-    return figure
-
-
-def escape(words: str) -> str:
-    """Text that plotly must not read as markup. It knows the entities of brackets, but not those of quotes."""
-    return _escape(words, quote=False)
-
-
-def canvas(height: int) -> go.Figure:
-    """An empty figure of `height` px in the common style."""
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
-    layout = go.Layout(
-        template=go.layout.Template(),
-        height=height,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": INK, "family": "system-ui, sans-serif", "size": 12},
-        margin={"l": 8, "r": 12, "t": 34, "b": 8},
-        legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0},
-        xaxis=axis,
+def _ring(figure: go.Figure, item: Entry | None, axis: str) -> None:
+    figure.add_scatter(
+        x=[None if item is None else item.latency_ms],
+        y=[None if item is None else item.map50_95],
         yaxis=axis,
-        hovermode="closest",
-        showlegend=True,
+        mode="markers",
+        name=SELECTED if item is None else f"{SELECTED}: trial {item.trial}",
+        marker={"symbol": "circle-open", "size": 21, "color": FRONT, "line": {"width": 2}},
+        hoverinfo="skip",
+        zorder=_ABOVE,
     )
-    return go.Figure(layout=layout)
 
 
-def _front_line(figure: go.Figure, members: Sequence[Entry]) -> None:
+def _front_line(figure: go.Figure, members: Sequence[Entry], target: str | None) -> None:
     if not members:
         return
     accuracies = [item.map50_95 or 0.0 for item in members]
@@ -155,8 +117,63 @@ def _front_line(figure: go.Figure, members: Sequence[Entry]) -> None:
         text=[str(item.trial) for item in members],
         textposition="top left",
         textfont={"color": FRONT, "size": 12},
-        customdata=[_hover(f"trial {item.trial}", item) for item in members],
-        hovertemplate="%{customdata}<extra></extra>",
+        error_x=_noise(members, target, FRONT),
+        zorder=_ABOVE,
+        customdata=[[_hover(f"trial {item.trial}", item), str(item.trial)] for item in members],
+        hovertemplate=_HOVER,
+    )
+
+
+def _noise(items: Sequence[Entry], target: str | None, colour: str) -> dict[str, Any]:
+    """Bars of what is known of the latencies' uncertainty, in ms."""
+    readings = [item.latencies.get(target or "") for item in items]
+    off = [
+        0.0 if reading is None else reading.latency_ms * (reading.latency_uncertainty or 0.0) for reading in readings
+    ]
+    return {"type": "data", "array": off, "color": colour, "thickness": 1.2, "width": 3, "visible": any(off)}
+
+
+def _tested(figure: go.Figure, found: Findings, target: str | None) -> None:
+    """What the last confirmation found, with intervals in both directions."""
+    confirmed = confirmation(found)
+    told = {} if confirmed is None else confirmed.networks
+    drawn = [
+        (name, network.map50_95, network.latencies[target])
+        for name, network in told.items()
+        if target is not None and network.map50_95 is not None and target in network.latencies
+    ]
+    if confirmed is None or not drawn:
+        return
+    bars = {"type": "data", "symmetric": False, "color": INK, "thickness": 1.2, "width": 3}
+    accuracies, latencies = [accuracy for _, accuracy, _ in drawn], [latency for _, _, latency in drawn]
+    share = f"{100 * confirmed.confidence:.0f} %"
+    figure.add_scatter(
+        x=[item.value for item in latencies],
+        y=[item.value for item in accuracies],
+        error_x={
+            **bars,
+            "array": [item.high - item.value for item in latencies],
+            "arrayminus": [item.value - item.low for item in latencies],
+        },
+        error_y={
+            **bars,
+            "array": [item.high - item.value for item in accuracies],
+            "arrayminus": [item.value - item.low for item in accuracies],
+        },
+        mode="markers",
+        name=f"on the {confirmed.split} split, with {share} intervals",
+        marker={"symbol": "square", "size": 6, "color": INK},
+        zorder=_ABOVE - 1,
+        customdata=[
+            [
+                f"<b>{escape(f'trial {name}' if name.isdigit() else name)}</b> on {confirmed.images} images<br>"
+                f"mAP50-95 {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})<br>"
+                f"{significant(taken.value)} ms ({significant(taken.low)} to {significant(taken.high)})",
+                name,
+            ]
+            for name, accuracy, taken in drawn
+        ],
+        hovertemplate=_HOVER,
     )
 
 
@@ -170,12 +187,12 @@ def _points(figure: go.Figure, items: Sequence[Entry], name: str, marker: dict[s
             mode="markers",
             name=name,
             marker=marker,
-            customdata=[_hover(f"trial {item.trial}", item) for item in drawn],
-            hovertemplate="%{customdata}<extra></extra>",
+            customdata=[[_hover(f"trial {item.trial}", item), str(item.trial)] for item in drawn],
+            hovertemplate=_HOVER,
         )
 
 
-def _controls(figure: go.Figure, controls: dict[str, Entry], middle: float) -> None:
+def _controls(figure: go.Figure, controls: dict[str, Entry], middle: float, target: str | None) -> None:
     drawn = {name: item for name, item in controls.items() if item.latency_ms is not None and item.map50_95 is not None}
     if drawn:
         latencies = [item.latency_ms or 0.0 for item in drawn.values()]
@@ -186,11 +203,15 @@ def _controls(figure: go.Figure, controls: dict[str, Entry], middle: float) -> N
             name="controls",
             marker={"symbol": "diamond", "size": 12, "color": CONTROL},
             text=[f"\u2002{escape(name)}\u2002" for name in drawn],
-            # The half-width control often stands on the budget's line: its name goes beside it, inwards.
-            textposition=["middle left" if x > middle else "middle right" for x in latencies],
+            # Names stand below the bars, and on the side of the budget's line that their control is on.
+            textposition=[
+                "bottom left" if x <= middle or x > 0.8 * max(latencies) else "bottom right" for x in latencies
+            ],
             textfont={"color": CONTROL, "size": 12},
-            customdata=[_hover(name, item) for name, item in drawn.items()],
-            hovertemplate="%{customdata}<extra></extra>",
+            error_x=_noise(list(drawn.values()), target, CONTROL),
+            zorder=_ABOVE,
+            customdata=[[_hover(name, item), name] for name, item in drawn.items()],
+            hovertemplate=_HOVER,
         )
 
 
@@ -234,6 +255,6 @@ def _hover(name: str, item: Entry) -> str:
         latency(item.latency_ms, item.latency_ratio) if len(item.latencies) < 2 else escape(latencies_text(item)),
         " ".join(part for part in (size(item.params), "parameters") if size(item.params)),
         f"{significant(item.gflops)} GFLOPs" if item.gflops is not None else "",
-        escape(recipe_text(item.recipe)),
+        wrapped(recipe_text(item.recipe)),
     )
     return "<br>".join(line for line in lines if line)

@@ -206,12 +206,12 @@ class Findings:
     def _main_name(self) -> str | None:
         return None if self.main is None else self.main.name
 
-    @property
+    @cached_property
     def dense_channels(self) -> dict[str, int]:
         """The dense network's widths by layer."""
         return widths(self.attributes.get("channels_dense"))
 
-    @property
+    @cached_property
     def half_channels(self) -> dict[str, int]:
         """The half-width control's widths by layer."""
         return widths(self.attributes.get("channels_half"))

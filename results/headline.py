@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
+from dataclasses import dataclass
 
+from prunetune.results.certainty import Comparison, Confirmation, confirmation
 from prunetune.results.entries import Entry, mapping, number, recipe_text, text
 from prunetune.results.findings import Findings
 from prunetune.results.studied_target import StudiedTarget
@@ -16,23 +17,29 @@ COMPARED = ("half-width", "dense")
 """The controls that the winner is compared with, the one to beat first."""
 
 
-def headline(found: Findings) -> str:
-    """The top of the report as HTML: what was searched, what was found, and what to be wary of."""
+@dataclass(frozen=True)
+class Summary:
+    """The top of a report."""
+
+    searched: str
+    verdict: str
+    """What won, or why nothing did."""
+    recipe: str | None
+    """The winner's."""
+    has_files: bool
+    """Whether the winner's files lie beside the report."""
+    sure: tuple[str, ...]
+    """How far the verdict can be trusted."""
+    cautions: tuple[str, ...]
+    facts: dict[str, str]
+
+
+def summary(found: Findings) -> Summary:
+    """What was searched, what was found, how sure it is, and what to be wary of."""
     winner = found.best
-    lines = [f'<p class="soft">{escape(searched(found))}</p>']
+    facts = {}
     if winner is not None:
-        lines.append(f'<p class="headline">{escape(won(found, winner))}</p>')
-        lines.append(f'<p class="soft">Its recipe: {escape(recipe_text(winner.recipe) or "not recorded")}.</p>')
-        if winner.onnx is not None:
-            lines.append(
-                '<p class="soft">It lies beside this report: <code>best.pt</code> for ultralytics, to validate, train '
-                "on or export, and <code>best.onnx</code> for everything else.</p>"
-            )
-    else:
-        lines.append(f'<p class="headline">{escape(missed(found))}</p>')
-    lines += [f'<p class="note">{escape(words)}</p>' for words in cautions(found)]
-    if winner is not None:
-        facts = {
+        told = {
             "mAP50-95": decimals(winner.map50_95),
             "latency": latencies_text(winner),
             "parameters": size(winner.params),
@@ -40,9 +47,16 @@ def headline(found: Findings) -> str:
             "on the front": str(len(found.front)),
             "hypervolume": "" if found.hypervolume is None else decimals(found.hypervolume),
         }
-        boxes = [f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items() if value]
-        lines.append(f'<dl class="facts">{"".join(boxes)}</dl>')
-    return "\n".join(lines)
+        facts = {name: value for name, value in told.items() if value}
+    return Summary(
+        searched=searched(found),
+        verdict=missed(found) if winner is None else won(found, winner),
+        recipe=None if winner is None else recipe_text(winner.recipe) or "not recorded",
+        has_files=winner is not None and winner.onnx is not None,
+        sure=() if winner is None else tuple(how_sure(found, winner)),
+        cautions=tuple(cautions(found)),
+        facts=facts,
+    )
 
 
 def searched(found: Findings) -> str:
@@ -79,8 +93,24 @@ def won(found: Findings, winner: Entry) -> str:
         control = found.controls.get(name)
         if control is not None:
             words += [_against(winner, control, name)]
-    tested = _tested(found, winner)
-    return " ".join([*(sentence for sentence in words if sentence), *tested])
+    return " ".join(sentence for sentence in words if sentence)
+
+
+def how_sure(found: Findings, winner: Entry) -> list[str]:
+    """How far the verdict on the winner can be trusted: unseen images, intervals, noise, chance."""
+    confirmed = confirmation(found)
+    words = _tested(found, winner) if confirmed is None else _confirmed(found, confirmed, winner)
+    if confirmed is None:
+        words += _timed(found, winner)
+        words.append(
+            "No interval is known for accuracies yet: prunetune confirm resamples the images and measures the front "
+            "again with the controls."
+        )
+    words.append(
+        "Each network was trained once, with one seed: another seed moves accuracies as well, which no interval here "
+        "covers."
+    )
+    return words
 
 
 def missed(found: Findings) -> str:
@@ -91,7 +121,7 @@ def missed(found: Findings) -> str:
     if ended["running"] and not (ended["complete"] or ended["over_budget"] or ended["failed"]):
         return "No trial has finished yet."
     if ended["failed"] and not (ended["complete"] or ended["over_budget"]):
-        return f"No trial gave a network: {ended['failed']} failed. The table of trials says why."
+        return f"No trial gave a network: {ended['failed']} failed. They are listed below."
     words = f"No trial met the {budget_text(found) or 'conditions'}."
     near = found.nearest
     if near is not None and near.latency_ms is not None:
@@ -134,7 +164,7 @@ def cautions(found: Findings) -> list[str]:
         notes.append(f"Not yet measured again beside the others: trial {', '.join(unmeasured)}.")
     failed = found.counts["failed"]
     if failed:
-        notes.append(f"Failed: {failed} of {len(found.trials)} trials; the table of trials says why.")
+        notes.append(f"Failed: {failed} of {len(found.trials)} trials; see below why.")
     return notes
 
 
@@ -147,18 +177,66 @@ def _against(winner: Entry, control: Entry, name: str) -> str:
         theirs = control.latencies.get(target)
         if theirs is not None:
             where = f" on {target}" if len(winner.latencies) > 1 else ""
-            parts.append(f"{theirs.latency_ms / mine.latency_ms:.2f} times as fast{where}")
+            parts.append(_speed(theirs.latency_ms, mine.latency_ms) + where)
     if not parts:
         return ""
     values = f"{decimals(control.map50_95)}, {latencies_text(control)}"
     return f"Against {name} ({values}) it is {' and '.join(parts)}."
 
 
+def _speed(theirs_ms: float, mine_ms: float) -> str:
+    """How a network's latency compares with another's, in words."""
+    if theirs_ms >= mine_ms:
+        return f"{theirs_ms / mine_ms:.2f} times as fast"
+    return f"{percent(mine_ms / theirs_ms - 1)} slower"
+
+
 def _tested(found: Findings, winner: Entry) -> list[str]:
     mine = number(found.test_accuracy(str(winner.trial)).get("map50_95"))
     if mine is None:
-        return []
+        return ["It was not evaluated on a test split: the validation images that chose its checkpoint also judge it."]
     others = {name: number(found.test_accuracy(name).get("map50_95")) for name in COMPARED}
     against = ", ".join(f"{name} {decimals(value)}" for name, value in others.items() if value is not None)
     compared = f" ({against})" if against else ""
     return [f"On the test split, which chose nothing, it has {decimals(mine)}{compared}."]
+
+
+def _timed(found: Findings, winner: Entry) -> list[str]:
+    """What is known of the latencies' noise."""
+    off = [reading.latency_uncertainty for reading in winner.latencies.values()]
+    known = [share for share in off if share is not None]
+    if not known:
+        return []
+    again = ", measured again beside the controls" if str(winner.trial) in found.confirmed else ""
+    return [f"Its latency is known to {percent(max(known))} (95 % interval){again}."]
+
+
+def _confirmed(found: Findings, confirmed: Confirmation, winner: Entry) -> list[str]:
+    """What `prunetune confirm` says of the winner."""
+    mine = confirmed.of(str(winner.trial))
+    if mine is None:
+        return [f"The last confirmation ({confirmed.made}) does not know it: confirm again."]
+    share = f"{100 * confirmed.confidence:.0f} % interval"
+    unseen = ", which chose nothing" if confirmed.split == "test" else ", which also chose the checkpoints"
+    words = []
+    if mine.map50_95 is not None:
+        told = f"{decimals(mine.map50_95.value)} ({share} {mine.map50_95.low:.3f} to {mine.map50_95.high:.3f})"
+        words.append(f"On the {confirmed.images} images of the {confirmed.split} split{unseen}, it has {told}.")
+    for name in COMPARED:
+        if name in mine.against and (told := _difference(name, mine.against[name], len(found.targets) > 1)):
+            words.append(told)
+    return words
+
+
+def _difference(name: str, other: Comparison, has_targets: bool) -> str:
+    """A network against another, and which of the differences are larger than their uncertainty."""
+    parts = []
+    if other.map50_95 is not None:
+        points, low, high = (100 * value for value in (other.map50_95.value, other.map50_95.low, other.map50_95.high))
+        verdict = "sure" if other.is_accuracy_sure else "within its uncertainty"
+        parts.append(f"{points:+.1f} points of mAP50-95 ({low:+.1f} to {high:+.1f}: {verdict})")
+    for target, ratio in other.latencies.items():
+        where = f" on {target}" if has_targets else ""
+        verdict = "sure" if other.is_latency_sure(target) else "within its uncertainty"
+        parts.append(f"{ratio.value:.3f} times its latency{where} ({ratio.low:.3f} to {ratio.high:.3f}: {verdict})")
+    return f"Against {name} there: {' and '.join(parts)}." if parts else ""

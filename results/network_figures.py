@@ -1,4 +1,7 @@
-"""Figures of one network: which channels went, and how its gammas moved before."""
+"""Figures of one network, for notebooks: which channels went, and how its gammas moved before.
+
+The report draws the same in the page (report.js), for whichever network its reader selects.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
-from prunetune.results.entries import FOUND, channels, mapping, number
-from prunetune.results.figures import CONTROL, LIMIT, canvas, escape
+from prunetune.results.entries import channels
 from prunetune.results.findings import Findings, Source
-from prunetune.results.gammas import GammaHistogram
+from prunetune.results.networks import region_of, threshold
+from prunetune.results.records import GammaHistogram
+from prunetune.results.style import CONTROL, LIMIT, REGIONS, canvas, escape
 from prunetune.results.tables import percent
 
-REGIONS = {"backbone": "#1f9e89", "head": "#9067c6", "": "#3b82d6"}
 _GAMMA_LINES = 6
 
 
@@ -31,7 +34,7 @@ def channels_figure(study: Source, trial: FrozenTrial) -> go.Figure | None:
         return None
     figure = canvas(height=140 + 19 * len(layers))
     for region in _regions(found, layers):
-        members = [layer for layer in layers if _region(found, layer) == region]
+        members = [layer for layer in layers if region_of(found, layer) == region]
         removed = 1 - sum(kept[layer] for layer in members) / sum(dense[layer] for layer in members)
         name = f"{region or 'channels'} kept ({percent(removed)} removed)"
         shares = [100 * kept[layer] / dense[layer] for layer in members]
@@ -127,12 +130,12 @@ def gamma_figures(
                     fillcolor=_translucent(REGIONS[region]),
                     hovertemplate=f"epoch {item.epoch}, gamma %{{x:.3f}}: %{{y:.1f}} %<extra></extra>",
                 )
-            threshold = _threshold(recipe, region, round_number)
-            if threshold is not None:
+            cut = threshold(recipe, region, round_number)
+            if cut is not None:
                 figure.add_vline(
-                    x=threshold,
+                    x=cut,
                     line={"color": LIMIT, "width": 1.5, "dash": "dash"},
-                    annotation={"text": f"threshold {threshold:.3g}", "font": {"color": LIMIT}, "xshift": 4},
+                    annotation={"text": f"threshold {cut:.3g}", "font": {"color": LIMIT}, "xshift": 4},
                     annotation_position="top right",
                 )
             figure.update_layout(margin={"t": 26, "b": 84}, legend={"y": -0.32})
@@ -142,22 +145,9 @@ def gamma_figures(
     return figures
 
 
-def _region(found: Findings, layer: str) -> str:
-    region = mapping(found.attributes.get("regions")).get(layer)
-    return region if region in ("backbone", "head") else ""
-
-
 def _regions(found: Findings, layers: Sequence[str]) -> list[str]:
-    present = {_region(found, layer) for layer in layers}
+    present = {region_of(found, layer) for layer in layers}
     return [region for region in REGIONS if region in present]
-
-
-def _threshold(recipe: Mapping[str, Any] | None, region: str, round_number: int) -> float | None:
-    found = (recipe or {}).get(FOUND)
-    told = (recipe or {}).get("threshold")
-    if isinstance(found, list) and 0 < round_number <= len(found):
-        told = found[round_number - 1]
-    return number(told.get(region)) if isinstance(told, Mapping) else number(told)
 
 
 def _top(item: GammaHistogram) -> float:

@@ -3,39 +3,89 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from string import Template
+from typing import Any
 
 import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
-from prunetune.results.entries import integer, is_predicted, mapping, number, outcome, recipe_text, text
-from prunetune.results.figures import front_figure, time_figure
+from prunetune.results.cost_figures import progress_figure, time_figure
+from prunetune.results.costs import Costs, progress
+from prunetune.results.entries import integer, is_predicted, outcome, recipe_text, text
+from prunetune.results.figures import front_figure
 from prunetune.results.findings import Findings
-from prunetune.results.gammas import read_gammas
-from prunetune.results.headline import headline
-from prunetune.results.network_figures import channels_figure, gamma_figures
+from prunetune.results.headline import summary
+from prunetune.results.networks import Networks, duration
+from prunetune.results.parameter_figures import importances_figure, parallel_figure, slice_figure
+from prunetune.results.parameters import ROUGH, Parameters
+from prunetune.results.provenance import description, origins
+from prunetune.results.recoveries import DRAWN, recoveries, recoveries_figure
+from prunetune.results.style import CONTROL, FRONT, LIMIT, REGIONS, canvas
 from prunetune.results.tables import caption, columns, decimals, latencies_text, latency, rows
 from prunetune.results.trials import seconds
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.files import write_text
 
-_TEMPLATE = Path(__file__).with_name("report.html")
+_HERE = Path(__file__).parent
+
+UNFOLDED = 40
+"""The table of trials is folded when it has more rows than this."""
+
+NAMED = 12
+"""So many trials are named of those that failed alike."""
 
 
-def write_report(study: Study, folder: Path, path: Path, trial: int | None = None) -> Path:
+@dataclass(frozen=True)
+class Figure:
+    """One figure on the page."""
+
+    id: str
+    content: Markup
+    """JSON for plotly."""
+    title: str = ""
+    height: int = 300
+    """In px: what the page keeps free until the figure is drawn."""
+
+    @classmethod
+    def of(cls, name: str, figure: go.Figure, title: str = "") -> Figure:
+        """A figure of plotly's."""
+        return cls(f"figure-{name}", as_json(json.loads(figure.to_json())), title, int(figure.layout.height))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table."""
+
+    cells: Sequence[tuple[str, bool]]
+    """Each with its text, and whether it is a number."""
+    kind: str = ""
+    """`control`, `front`, or nothing."""
+    network: str | None = None
+    """What a click on it selects: a trial's number or a control's name."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table on the page."""
+
+    titles: Sequence[tuple[str, bool]]
+    lines: Sequence[Line] = field(default=())
+
+
+def write_report(study: Study | Findings, folder: Path, path: Path, trial: int | None = None) -> Path:
     """Writes the report of a finished or running study.
 
     Args:
         study: The study; read once, so that the whole report is of one moment.
-        folder: The study's folder, where its gamma histograms are.
+        folder: The study's folder, where its gamma histograms and curves are.
         path: The HTML file to write.
-        trial: The trial whose channels and gammas are shown; the most accurate member of the front if None,
+        trial: The trial whose panels are shown first; the most accurate member of the front if None,
             or the nearest miss if the front is empty.
 
     Returns:
@@ -47,24 +97,55 @@ def write_report(study: Study, folder: Path, path: Path, trial: int | None = Non
     """
     found = Findings.of(study)
     chosen = _choose(found, trial)
-    sections = [
-        _front_section(found, chosen),
-        _table_section(found, chosen),
-        _channels_section(found, chosen),
-        _gammas_section(found, chosen, folder),
-        _trials_section(found, chosen),
-        _time_section(found),
-    ]
-    page = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(f"{found.name}: pruning study"),
-        name=escape(found.name),
-        summary=headline(found),
-        sections="\n".join(sections),
-        maker=escape(f"prunetune {text(found.attributes.get('version')) or ''}".strip()),
-        plotly=get_plotlyjs(),
+    costs, parameters, steps = Costs.of(found), Parameters(found), progress(found)
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html").render(
+        name=found.name,
+        summary=summary(found),
+        fronts=_fronts(found, chosen),
+        judged=_judged(found),
+        has_targets=len(found.targets) > 1,
+        table=_front_table(found),
+        caption=caption(found),
+        networks=as_json(
+            {
+                **Networks(found, folder, chosen).as_dict(),
+                "layout": json.loads(canvas(height=300).to_json())["layout"],
+                "colours": {"front": FRONT, "control": CONTROL, "limit": LIMIT, "regions": REGIONS},
+            }
+        ),
+        progress=_figures({f"progress-{over}": progress_figure(steps, over) for over in ("epochs", "hours")}),
+        importances=_figures({"importances": importances_figure(parameters.varied, parameters.importances())}),
+        is_rough=len(parameters.tried) < ROUGH,
+        parallel=_figures({"parallel": parallel_figure(parameters.varied, parameters.tried)}),
+        slices=_figures(
+            {
+                f"slice-{place}": slice_figure(parameter, parameters.tried)
+                for place, parameter in enumerate(parameters.varied)
+            }
+        ),
+        drawn=DRAWN,
+        recoveries=_figures({"recoveries": recoveries_figure(recoveries(found, folder))}),
+        time=_figures({"time": time_figure(costs)}),
+        spent=_spent(costs),
+        failures=_failures(found),
+        trials=_trials(found),
+        is_folded=len(found.trials) > UNFOLDED,
+        origins=origins(found),
+        description=description(found),
+        style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
+        plotly=Markup(get_plotlyjs()),
     )
     write_text(path, page)
     return path
+
+
+def as_json(value: Any) -> Markup:
+    """Plain values for a script of the page. Inside one nothing but `</` ends it; `\\u003c` is the same to JSON."""
+    return Markup(json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
 
 
 def _choose(found: Findings, wanted: int | None) -> FrozenTrial | None:
@@ -77,27 +158,25 @@ def _choose(found: Findings, wanted: int | None) -> FrozenTrial | None:
             )
         return trial
     default = found.best or found.nearest
-    return found.trial(default.trial) if default is not None and default.trial is not None else None
+    if default is not None and default.trial is not None:
+        return found.trial(default.trial)
+    return next((trial for trial in found.trials if trial.state.is_finished()), None)
 
 
-def _front_section(found: Findings, chosen: FrozenTrial | None) -> str:
+def _figures(drawn: Mapping[str, go.Figure | None]) -> list[Figure]:
+    return [Figure.of(name, figure) for name, figure in drawn.items() if figure is not None]
+
+
+def _fronts(found: Findings, chosen: FrozenTrial | None) -> list[Figure]:
     if not found.trials and not found.controls:
-        return _section("front", "Accuracy against latency", "<p>Nothing is measured yet.</p>")
-    words = (
-        "Up and to the left is better. The front joins the trials within the budget that no other one beats "
-        f"in both accuracy and {_judged(found)}; the numbers are those of the trials."
-    )
+        return []
     number = None if chosen is None else chosen.number
     if len(found.targets) < 2:
-        plots = _plot("figure-front", front_figure(found, number))
-    else:
-        words += " A member is within the budgets of all targets."
-        figures = {target.name: front_figure(found, number, target.name) for target in found.targets}
-        plots = "".join(
-            f"<h3>On {escape(name)}</h3>{_plot(f'figure-front-{index}', figure)}"
-            for index, (name, figure) in enumerate(figures.items())
-        )
-    return _section("front", "Accuracy against latency", _soft(words) + plots)
+        return [Figure.of("front", front_figure(found, number))]
+    return [
+        Figure.of(f"front-{place}", front_figure(found, number, target.name), f"On {target.name}")
+        for place, target in enumerate(found.targets)
+    ]
 
 
 def _judged(found: Findings) -> str:
@@ -107,133 +186,79 @@ def _judged(found: Findings) -> str:
     return " or ".join(f"latency on {target.name}" for target in found.judged)
 
 
-def _table_section(found: Findings, chosen: FrozenTrial | None) -> str:
+def _front_table(found: Findings) -> Table:
     table = rows(found)
     shown = columns(table)
-    lines = []
-    for row in table:
-        is_chosen = chosen is not None and row.trial == chosen.number
-        kind = "chosen" if is_chosen else row.kind
-        lines.append((kind, [(column.cell(row), column.is_number) for column in shown]))
-    titles = [(column.title, column.is_number) for column in shown]
-    words = f"mmAP is mAP50-95; latency is in ms and in multiples of the dense network's; {caption(found)}."
-    body = _table(titles, lines) if table else "<p>Neither a control nor a member of the front yet.</p>"
-    return _section("table", "Controls and front", body + _soft(words))
+    lines = [
+        Line(
+            [(column.cell(row), column.is_number) for column in shown],
+            row.kind,
+            row.model if row.trial is None else str(row.trial),
+        )
+        for row in table
+    ]
+    return Table([(column.title, column.is_number) for column in shown], lines)
 
 
-def _channels_section(found: Findings, chosen: FrozenTrial | None) -> str:
-    figure = None if chosen is None else channels_figure(found, chosen)
-    if chosen is None or figure is None:
-        return _section("channels", "Channels", "<p>No trial has recorded its channels.</p>")
-    words = (
-        f"Trial {chosen.number}: {recipe_text(found.entry(chosen).recipe)}. Layers from input (top) to "
-        "output; at the right, channels kept of channels in the dense network."
-    )
-    return _section(
-        "channels",
-        f"Channels kept and removed by trial {chosen.number}",
-        _soft(words) + _plot("figure-channels", figure),
-    )
-
-
-def _gammas_section(found: Findings, chosen: FrozenTrial | None, folder: Path) -> str:
-    histograms = () if chosen is None else read_gammas(chosen, folder)
-    recipe = None if chosen is None else found.entry(chosen).recipe
-    figures = gamma_figures(histograms, recipe)
-    if chosen is None or not figures:
-        return _section("gammas", "Gammas", "<p>No gamma histograms are recorded for this trial.</p>")
-    cells = []
-    for (round_number, region), figure in figures.items():
-        title = f"<h3>Round {round_number}, {escape(region)}</h3>"
-        cells.append(f"<div>{title}{_plot(f'figure-gammas-{round_number}-{region}', figure)}</div>")
-    words = (
-        "The scale of each channel's BatchNorm, after each epoch of sparse training; the last is filled. "
-        "Channels left of the threshold are removed. A cut between two separate heaps is a safe one."
-    )
-    title = f"Gammas in the sparse phases of trial {chosen.number}"
-    return _section("gammas", title, _soft(words) + f'<div class="grid">{"".join(cells)}</div>')
-
-
-def _trials_section(found: Findings, chosen: FrozenTrial | None) -> str:
-    if not found.trials:
-        return _section("trials", "Trials", "<p>No trial has started.</p>")
+def _trials(found: Findings) -> Table:
     titles = [("trial", True), ("outcome", False), ("mAP50-95", True), ("latency", True), ("time", True)]
     titles += [("recipe", False), ("reason", False)]
     members = {item.trial for item in found.front}
+    return Table(titles, [_trial(found, trial, trial.number in members) for trial in found.trials])
+
+
+def _trial(found: Findings, trial: FrozenTrial, is_member: bool) -> Line:
+    item = found.entry(trial)
+    spent = sum(seconds(trial).values())
+    told = _words(outcome(trial))
+    if (equal := integer(trial.user_attrs.get("equals"))) is not None:
+        told += f", equals trial {equal}"
+    taken = latency(item.latency_ms, item.latency_ratio) if len(found.targets) < 2 else latencies_text(item)
+    cells = [
+        (str(trial.number), True),
+        (f"{told}, on the front" if is_member else told, False),
+        (decimals(item.map50_95), True),
+        (f"{taken} predicted" if is_predicted(trial) else taken, True),
+        (duration(spent) if spent else "", True),
+        (recipe_text(item.recipe), False),
+        (text(trial.user_attrs.get("reason")) or "", False),
+    ]
+    return Line(cells, "front" if is_member else "", str(trial.number))
+
+
+def _failures(found: Findings) -> Table:
+    """Trials that gave no network, those that ended alike in one line."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for trial in found.trials:
+        if trial.state.is_finished() and outcome(trial) not in ("OK", "OVER_BUDGET", "STOPPED_EARLY", ""):
+            reason = text(trial.user_attrs.get("reason")) or "no reason is stored"
+            alike.setdefault((outcome(trial), reason), []).append(trial.number)
     lines = []
-    for trial in found.trials:
-        item = found.entry(trial)
-        spent = sum(seconds(trial).values())
-        told = outcome(trial).replace("_", " ").lower()
-        if (equal := integer(trial.user_attrs.get("equals"))) is not None:
-            told += f", equals trial {equal}"
-        taken = latency(item.latency_ms, item.latency_ratio) if len(found.targets) < 2 else latencies_text(item)
-        cells = [
-            (str(trial.number), True),
-            (f"{told}, on the front" if trial.number in members else told, False),
-            (decimals(item.map50_95), True),
-            (f"{taken} predicted" if is_predicted(trial) else taken, True),
-            (duration(spent) if spent else "", True),
-            (recipe_text(item.recipe), False),
-            (text(trial.user_attrs.get("reason")) or "", False),
-        ]
-        lines.append(("chosen" if chosen is not None and trial.number == chosen.number else "", cells))
-    note = _soft("A trial over the budget was not recovered after its last surgery: its accuracy is the one before.")
-    return _section("trials", "Trials", _table(titles, lines) + note)
+    for (ended, reason), numbers in alike.items():
+        named = ", ".join(map(str, numbers[:NAMED]))
+        more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+        cells = [(_words(ended), False), (str(len(numbers)), True), (named + more, False), (reason, False)]
+        lines.append(Line(cells, network=str(numbers[0])))
+    return Table([("outcome", False), ("trials", True), ("numbers", False), ("reason", False)], lines)
 
 
-def _time_section(found: Findings) -> str:
-    figure = time_figure(found)
-    if figure is None:
-        return _section("time", "Where the time went", "<p>No trial has recorded its time.</p>")
-    parts: Counter[str] = Counter()
-    trained, reused = 0.0, 0.0
-    for trial in found.trials:
-        parts.update(seconds(trial))
-        epochs = mapping(trial.user_attrs.get("epochs"))
-        trained += number(epochs.get("trained")) or 0
-        reused += number(epochs.get("reused")) or 0
-    total = sum(parts.values())
-    percents = {part: round(100 * spent / total) for part, spent in parts.most_common() if spent > 0}
+def _words(ended: str) -> str:
+    return ended.replace("_", " ").lower()
+
+
+def _spent(costs: Costs) -> str:
+    """Where the time went, in words."""
+    total = costs.total_s
+    if not total:
+        return ""
+    parts = {part: spent for part, spent in costs.seconds.most_common() if spent > 0}
+    percents = {part: round(100 * spent / total) for part, spent in parts.items()}
     shares = ", ".join(f"{part} {share} %" if share else f"{part} under 1 %" for part, share in percents.items())
-    words = f"{duration(total)} in all: {shares}."
-    if trained or reused:
-        words += f" {trained:.0f} epochs were trained, {reused:.0f} were reused from earlier trials."
-    return _section("time", "Where the time went", _soft(words) + _plot("figure-time", figure))
-
-
-def duration(spent: float) -> str:
-    """Seconds in the unit a reader would choose: 43 s, 12 min 5 s, 3 h 20 min."""
-    whole = round(spent)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def _section(name: str, title: str, body: str) -> str:
-    return f'<section id="{name}">\n<h2>{escape(title)}</h2>\n{body}\n</section>'
-
-
-def _soft(words: str) -> str:
-    return f'<p class="soft">{escape(words)}</p>'
-
-
-def _plot(name: str, figure: go.Figure) -> str:
-    # Inside a script nothing but "</" ends it; `\u003c` is the same character to JSON.
-    content = json.dumps(json.loads(figure.to_json()), separators=(",", ":")).replace("<", "\\u003c")
-    return f'<div id="{name}"></div>\n<script type="application/json" data-figure="{name}">{content}</script>'
-
-
-def _table(titles: Sequence[tuple[str, bool]], lines: Iterable[tuple[str, Sequence[tuple[str, bool]]]]) -> str:
-    def cells(tag: str, values: Sequence[tuple[str, bool]]) -> str:
-        drawn = []
-        for value, is_number in values:
-            kind = "number" if is_number else "words" if len(value) > 24 else "word"
-            drawn.append(f'<{tag} class="{kind}">{escape(value)}</{tag}>')
-        return "".join(drawn)
-
-    body = "\n".join(f'<tr class="{kind}">{cells("td", values)}</tr>' for kind, values in lines)
-    head = f"<thead><tr>{cells('th', titles)}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
+    overhead = sum(cost.overhead for cost in costs.trials)
+    words = f"{duration(total)} in all: {shares}. Overhead, which is all but training, validating and measuring: "
+    words += f"{100 * overhead / total:.1f} %."
+    if costs.trained or costs.reused:
+        words += f" {costs.trained:.0f} epochs were trained, {costs.reused:.0f} were reused from earlier trials"
+        saved = costs.reused * costs.epoch_s
+        words += f", which saved about {duration(saved)}." if saved >= 1 else "."
+    return words

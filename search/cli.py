@@ -13,6 +13,7 @@ from rich.console import Console
 
 from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
+from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, table
 from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError
 
@@ -31,8 +32,6 @@ def _multiple_of_32(size: int) -> int:
     return size
 
 
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
-RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
 TargetOption = Annotated[str, typer.Option(help="onnxruntime, openvino, torch, or the yaml of a target.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default 1.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cpu.")]
@@ -47,7 +46,6 @@ RepeatsOption = Annotated[
     int | None, typer.Option("--repeats", min=1, help="Most timed rounds, the target's `runs`; by default 400.")
 ]
 ImgszOption = Annotated[int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
 @app.command()
@@ -144,20 +142,31 @@ def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption =
         console.print(rich_table(found, width=console.width))
 
 
+app.command()(table)
+app.command()(confirm)
+
+
 @app.command()
 def report(
     study: StudyArgument,
     runs: RunsOption = "runs",
-    trial: Annotated[int | None, typer.Option(help="Whose layers to show; by default the most accurate.")] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Which network to show first; by default the most accurate.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; by default report.html in its folder.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the front into this PNG as well, for a README.")] = None,
 ) -> None:
     """Write the study's report as one HTML file."""
-    from prunetune.results import write_report
+    from prunetune.results import Findings, write_report
     from prunetune.search.study import find_study
 
-    found, folder = find_study(study, runs)
-    path = write_report(found, folder, out or folder / "report.html", trial)
-    print(path)
+    study_found, folder = find_study(study, runs)
+    found = Findings.of(study_found)
+    print(write_report(found, folder, out or folder / "report.html", trial))
+    if png is not None:
+        from prunetune.results.front_image import write_front_image
+
+        print(write_front_image(found, png))
 
 
 @app.command()

@@ -66,6 +66,7 @@ def copy_result(finished: Sequence[FrozenTrial], stored: dict[str, Any], workspa
     if equal is None or not (workspace.folder / equal.user_attrs["checkpoint"]).is_file():
         return False
     stored |= {key: equal.user_attrs[key] for key in ("accuracy", "rung", "bytes")}
+    stored["curves"] = equal.user_attrs.get("curves")
     stored["checkpoint"] = workspace.keep_file(workspace.folder / equal.user_attrs["checkpoint"], name)
     stages = equal.user_attrs["stages"]
     last = max(index for index, stage in enumerate(stages) if stage["kind"] == "pruning")

@@ -12,7 +12,7 @@ from optuna.trial import Trial, TrialState
 
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.ledger import Ledger
-from prunetune.pruning.pipeline import Candidate
+from prunetune.pruning.pipeline import Candidate, accuracy_curve
 from prunetune.pruning.stage_files import read_history
 from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
@@ -113,9 +113,12 @@ def _attempt(
 ) -> Outcome:
     """Runs the recipe's stages; fills in what is known of the network at each step."""
     gammas: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     rungs = TrialRungs(study, trial, recipe, workspace.spec.early_stopping or None)
     try:
         for candidate in workspace.pipeline.run(recipe, rungs.goes_on):
+            if candidate.recovered and (curve := accuracy_curve(read_history(candidate.stage))):
+                curves.append({"round": candidate.round, "map50_95": curve})
             if not candidate.recovered:
                 gammas += _gammas(workspace, candidate)
                 if isinstance(recipe.threshold, LatencyShare):
@@ -128,12 +131,15 @@ def _attempt(
             if candidate.recovered:
                 stored["bytes"] = candidate.checkpoint.stat().st_size
                 stored["checkpoint"] = workspace.keep_checkpoint(candidate.stage, f"trial-{trial.number}")
+                stored["curves"] = workspace.keep_records("curves", curves, f"trial-{trial.number}")
                 return Outcome.OK
-            stored["gammas"] = workspace.keep_gammas(gammas, f"trial-{trial.number}")
+            stored["gammas"] = workspace.keep_records("gammas", gammas, f"trial-{trial.number}")
             ended = _gate(study, trial, candidate, workspace, rungs, stored)
             if ended is not None:
                 return ended
     except RecoveryStoppedError as stopped:
+        curves.append({"round": stopped.progress.round, "map50_95": stopped.curve})
+        stored["curves"] = workspace.keep_records("curves", curves, f"trial-{trial.number}")
         stored["accuracy"] = stopped.progress.accuracy.as_dict()
         stored["rung"] = rungs.decisions[-1].rung
         stored["reason"] = rungs.decisions[-1].reason

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 import optuna
@@ -19,6 +21,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector, read_description
 from prunetune.pruning.device import device_problem
+from prunetune.pruning.evaluation import Listener
 from prunetune.pruning.loaders import hyperparameter_problems
 from prunetune.pruning.pipeline import Pipeline, Source, classes_problem
 from prunetune.pruning.stage_files import CHECKPOINT
@@ -30,7 +33,7 @@ from prunetune.search.interruption import safe_point
 from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.spec import StudySpec
 from prunetune.search.store_usage import STORE, register
-from prunetune.search.study import study_lock
+from prunetune.search.study import DATA, study_lock
 from prunetune.search.yardstick import REFERENCES, Yardstick
 from prunetune.spaces import ConfigError, ModelError, TargetError
 from prunetune.spaces.alignment import Alignment
@@ -48,8 +51,8 @@ from prunetune.targets import (
 )
 from prunetune.targets.synthesis import write_resized
 
-DATA = "data.yaml"
-"""The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
+VERSIONS = ("prunetune", "torch", "ultralytics", "torch-pruning", "optuna", "onnx")
+"""Packages on which a study's figures depend. Those of its targets are in their fingerprints."""
 
 INT8_IMAGES = 64
 """About how many training images the ranges of an int8 network are taken from."""
@@ -223,6 +226,7 @@ class Workspace:
         study.set_user_attr("regions", layer_regions(detectors["dense"].model))
         study.set_user_attr("data_fingerprint", self.dataset.fingerprint)
         study.set_user_attr("model_sha256", self.model_sha256)
+        study.set_user_attr("versions", {name: version(name) for name in VERSIONS} | {"python": python_version()})
 
     def _measured_references(self, yardstick: Yardstick) -> dict[str, float]:
         folder = self.folder / "references"
@@ -382,16 +386,16 @@ class Workspace:
         images = [image[None].numpy() for batch in self.stages.loaders.calibration() for image in batch]
         return tuple(images[:: max(1, len(images) // INT8_IMAGES)])
 
-    def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
+    def evaluate(self, detector: Detector, split: str = "val", listener: Listener | None = None) -> Accuracy:
         """A network's accuracy as it ships: in int8 as the target's runtime computes it, if that is its precision."""
         if not self.quantises:
-            return self.stages.evaluate(detector, split)
+            return self.stages.evaluate(detector, split, listener)
         with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
             file = Path(folder) / "int8.onnx"
             self.export(detector, file)
             network = Network("candidate", self._input_shape, onnx=file)
             predict = create_predictor(self.spec.targets[0], network)
-            return self.stages.evaluate_predictor(predict, self.dataset.names, split)
+            return self.stages.evaluate_predictor(predict, self.dataset.names, split, listener)
 
     def export(self, detector: Detector, file: Path) -> None:
         """Writes a network's ONNX file as it ships."""
@@ -434,18 +438,24 @@ class Workspace:
             draft.unlink(missing_ok=True)
         return str(target.relative_to(self.folder))
 
-    def keep_gammas(self, gammas: Sequence[Mapping[str, Any]], name: str) -> str | None:
-        """Writes the gamma histograms of a trial's sparse phases; returns the path in the study's folder."""
-        if not gammas:
+    def keep_records(self, kind: str, records: Sequence[Mapping[str, Any]], name: str) -> str | None:
+        """Writes what a trial's trainings recorded; returns the path in the study's folder, or None for nothing.
+
+        Args:
+            kind: `gammas`, the histograms of its sparse phases; `curves`, the accuracies of its recoveries.
+            records: One for each epoch, or for each round.
+            name: The trial's.
+        """
+        if not records:
             return None
-        target = self.folder / "gammas" / f"{name}.json"
-        write_text(target, json.dumps(list(gammas)))
+        target = self.folder / kind / f"{name}.json"
+        write_text(target, json.dumps(list(records)))
         return str(target.relative_to(self.folder))
 
     def forget(self, name: str) -> None:
         """Removes what was kept of a trial whose result does not count."""
-        for file in (self.folder / "candidates" / f"{name}.pt", self.folder / "gammas" / f"{name}.json"):
-            file.unlink(missing_ok=True)
+        for file in (f"candidates/{name}.pt", f"gammas/{name}.json", f"curves/{name}.json"):
+            (self.folder / file).unlink(missing_ok=True)
 
 
 def _read_latency(file: Path) -> Latency | None:

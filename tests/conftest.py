@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from board.board import Board
 from commands.command import Command
+from pages.page import Page
 from PIL import Image, ImageDraw
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -89,6 +91,44 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     yield run
     for command in commands:
         command.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium without a network, as selenium drives it."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no browser: chromium and chromedriver (Debian's chromium-driver) are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
+    try:
+        found.execute_cdp_cmd("Network.enable", {})
+        found.set_network_conditions(offline=True, latency=0, throughput=0)
+        yield found
+    finally:
+        found.quit()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Callable[[Path], Page]:
+    """Opens an HTML file in the browser, on a wide and light screen at first."""
+
+    def open_page(file: Path) -> Page:
+        page = Page(browser, file)
+        page.show_on(1280, "light")
+        page.complaints()  # those of the page before
+        page.reload()
+        return page
+
+    return open_page
 
 
 @pytest.fixture(scope="session")

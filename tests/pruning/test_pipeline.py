@@ -198,6 +198,7 @@ def test_a_stopped_recovery_goes_on_where_it_was(
         list(stopping.run(RECIPE, stop))
     curve = [record["accuracy"] for record in read_history(recovered.stage)]
     assert heard == [stopped.value.progress]
+    assert stopped.value.curve == (curve[0]["map50_95"],)
     assert heard[0] == RecoveryProgress(1, 1, 2, Accuracy.from_dict(curve[0]))
     assert (stopping.stages.ledger.epochs_trained, stopping.stages.ledger.stages[-1]["epochs"]) == (1, 1)
     assert stopping.stages.ledger.clock.seconds["train"] > 0
@@ -535,6 +536,12 @@ def learnt(
 def test_the_recorded_accuracy_is_what_evaluating_gives(learnt: tuple[Candidate, TrainingSetup]) -> None:
     candidate, setup = learnt
     assert evaluate(candidate.load(), setup, DataLoaders(setup)) == candidate.accuracy
+    classes = candidate.accuracy.classes
+    assert classes is not None
+    assert set(classes) == {"square", "disc"}
+    for name in ("map50", "map50_95"):
+        mean = sum(figures[name] for figures in classes.values()) / 2
+        assert mean == pytest.approx(getattr(candidate.accuracy, name), abs=1e-4)
     best = max(record["accuracy"]["map50_95"] for record in read_history(candidate.stage))
     assert candidate.accuracy.map50_95 == pytest.approx(best, abs=1e-4), "the best epoch was kept"
 

@@ -4,34 +4,50 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
-from prunetune.results import front, front_figure, nearest, write_report
+from prunetune.results import (
+    Comparison,
+    Confirmation,
+    ConfirmedNetwork,
+    Interval,
+    front,
+    front_figure,
+    nearest,
+    write_report,
+)
+from prunetune.results.certainty import CONFIRMATION
 from prunetune.results.findings import Findings
-from prunetune.results.gammas import read_gammas
-from prunetune.results.network_figures import channels_figure, gamma_figures
+from prunetune.results.networks import ANIMATED, FRAMES, Networks, animation
+from prunetune.results.records import GammaHistogram, read_curves, read_gammas
 from prunetune.spaces import ConfigError, StoreError
 
 Builder = Any
-SECTIONS = ["front", "table", "channels", "gammas", "trials", "time"]
+SECTIONS = [
+    "front", "table", "network", "progress", "recoveries", "parameters", "time", "failures", "trials", "origins",
+]  # fmt: skip
 
 
 class Page(HTMLParser):
     """What a browser would see: sections, loaded addresses, words and figures; and whether tags are balanced."""
 
-    VOID = frozenset({"meta", "link", "img", "br"})
+    VOID = frozenset({"meta", "link", "img", "br", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.sections: list[str] = []
         self.addresses: list[str] = []
         self.figures: dict[str, Any] = {}
+        self.networks: dict[str, Any] = {}
         self.words = ""
         self.tags: set[str] = set()
         self._open: list[str] = []
@@ -47,15 +63,18 @@ class Page(HTMLParser):
             self._open.append(tag)
         if tag == "section":
             self.sections.append(found["id"] or "")
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action", "srcset")]
-        self._figure = found.get("data-figure") if tag == "script" else None
+        loaded = [value or "" for name, value in attrs if name in ("src", "href", "action", "srcset")]
+        self.addresses += [address for address in loaded if not address.startswith("#")]
+        self._figure = (found.get("data-figure") or found.get("id")) if tag == "script" else None
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
         self._figure = None
 
     def handle_data(self, data: str) -> None:
-        if self._figure:
+        if self._figure == "networks":
+            self.networks = json.loads(data)
+        elif self._figure:
             self.figures[self._figure] = json.loads(data)
         elif self._open and self._open[-1] not in ("script", "style"):
             self.words += data
@@ -72,14 +91,19 @@ def test_full_report_has_every_section_and_loads_nothing(filled: Builder, tmp_pa
     page = report(filled.study, tmp_path)
     assert page.sections == SECTIONS
     assert page.addresses == []
-    gammas = [f"figure-gammas-{number}-{region}" for number in (1, 2) for region in ("backbone", "head")]
-    assert list(page.figures) == ["figure-front", "figure-channels", *gammas, "figure-time"]
+    drawn = ["front", "progress-epochs", "progress-hours", "recoveries", "parallel", "slice-0", "slice-1", "time"]
+    assert list(page.figures) == [f"figure-{name}" for name in drawn]
+    assert page.networks["first"] == "0"
+    assert page.networks["front"] == ["1", "0"]
+    assert list(page.networks["gammas"]) == ["0"]
     assert "trial 0: mAP50-95 0.905 at 0.800 ms" in page.words
     assert "Against half-width (0.875, 1.00 ms) it is 3.0 points above and 1.25 times as fast" in page.words
     assert "On the test split, which chose nothing, it has 0.897 (half-width 0.868)" in page.words
     assert "Failed: 1 of 7 trials" in page.words
     assert "loss is NaN in epoch 3" in page.words
     assert "10 min 18 s in all: train 88 %, validate 8 %, measure 3 %, other 1 %, surgery under 1 %." in page.words
+    assert "all but training, validating and measuring: 1.5 %." in page.words
+    assert "70 epochs were trained, 28 were reused from earlier trials, which saved about 3 min 56 s." in page.words
 
 
 @pytest.mark.parametrize(
@@ -103,34 +127,48 @@ def test_plotly_is_written_once(filled: Builder, tmp_path: Path) -> None:
 
 def test_another_trial_can_be_chosen(filled: Builder, tmp_path: Path) -> None:
     page = report(filled.study, tmp_path, trial=3)
-    assert "No gamma histograms are recorded" in page.words
-    (mark,) = [trace for trace in page.figures["figure-front"]["data"] if trace["name"] == "chosen: trial 3"]
+    assert page.networks["first"] == "3"
+    (mark,) = [trace for trace in page.figures["figure-front"]["data"] if trace["name"] == "selected: trial 3"]
     assert mark["yaxis"] == "y2"
     with pytest.raises(ConfigError, match=r"trial: 99 .* on the front: 1, 0"):
         report(filled.study, tmp_path, trial=99)
 
 
-def test_odd_names_are_text(make_builder: Callable[..., Builder], tmp_path: Path) -> None:
-    odd = '<b>"x"&</script><img src=http://x>$name'
+@pytest.mark.parametrize(
+    "odd", ['<b>"x"&</script><img src=http://x>$name', "条码检测 'ü' <!-- </SCRIPT >", "{{ 7 * 7 }}"]
+)
+def test_odd_names_are_text(make_builder: Callable[..., Builder], tmp_path: Path, odd: str) -> None:
     builder = make_builder(odd)
+    accuracy = {"map50_95": 0.9, "classes": {odd: {"map50": 0.9, "map50_95": 0.9}}}
     builder.context(
-        controls={odd: {"map50_95": 0.8, "latencies": {"cpu": {"latency_ms": 1.0}}}},
-        budget={"text": odd, "limit_ms": 1.0},
-        spec={"model": odd, "data": odd},
-        target={"name": odd, "kind": odd},
+        controls={odd: {**accuracy, "latencies": {"cpu": {"latency_ms": 1.0}}, "channels": {odd: 8}}},
+        targets=[{"name": odd, "kind": odd, "budget": {"text": odd, "limit_ms": 1.0}, "fingerprint": {odd: odd},
+                  "references": {"dense": 2.0}, "is_objective": True}],
+        spec={"model": odd, "data": odd, odd: odd},
         channels_dense={odd: 16},
+        channels_half={odd: 8},
         regions={odd: odd},
         version=odd,
-    )
-    builder.trial(0.9, 0.8, reason=odd, channels={odd: 8}, recipe={odd: odd}, seconds={odd: 3.0})
+        versions={odd: odd},
+        data_fingerprint=odd,
+    )  # fmt: skip
+    latencies = {odd: {"latency_ms": 0.8}}
+    builder.trial(0.9, 0.8, reason=odd, channels={odd: 8}, recipe={odd: odd}, seconds={odd: 3.0}, accuracy=accuracy,
+                  latencies=latencies, checkpoint=odd, worker={"host": odd})  # fmt: skip
+    builder.trial(None, None, outcome="ERROR", state=TrialState.FAIL, reason=odd)
     page = report(builder.study, tmp_path)
     assert page.sections == SECTIONS
     assert page.addresses == []
     assert "b" not in page.tags
     assert "img" not in page.tags
-    assert page.words.count(odd) > 6
+    assert page.words.count(odd) > 10
     for figure in page.figures.values():
         assert "<img" not in json.dumps(figure)
+        assert "<!--" not in json.dumps(figure)
+    shown = escape(odd, quote=False)
+    assert page.networks["layers"] == [shown], "plotly reads markup"
+    assert page.networks["classes"] == [shown]
+    assert page.networks["networks"]["0"]["facts"]["reason"] == odd, "the page writes this as text"
 
 
 @pytest.mark.parametrize("context", [False, True])
@@ -196,42 +234,110 @@ def test_front_figure_separates_what_is_not_recovered(filled: Builder) -> None:
     assert line.x0 == line.x1 == 1.0
 
 
-def test_channels_figure_shows_every_layer_and_the_removed_share(filled: Builder) -> None:
+def networks(builder: Builder, folder: Path) -> dict[str, Any]:
+    found = Findings.of(builder.study)
+    return Networks(found, folder, None).as_dict()
+
+
+def test_panels_know_every_layer_and_the_removed_share(filled: Builder, tmp_path: Path) -> None:
+    filled.study.set_user_attr("controls", {"half-width": {"channels": {"model.0.conv": 8}, "epochs": 90}})
+    told = networks(filled, tmp_path)
     found = Findings.of(filled.study)
-    figure = channels_figure(filled.study, found.trials[0])
-    assert figure is not None
-    traces = {trace.name: trace for trace in figure.data}
-    backbone, head = (next(t for name, t in traces.items() if name.startswith(r)) for r in ("backbone", "head"))
-    assert list(backbone.y) + list(head.y) == list(found.dense_channels)
-    assert head.name == "head kept (75.0 % removed)"
-    assert set(head.x) == {25.0}
-    assert backbone.customdata[0] == "8 of 16"
-    assert channels_figure(filled.study, found.trials[1]) is not None
-    assert channels_figure(filled.study, found.trials[5]) is not None
+    assert told["layers"] == list(found.dense_channels)
+    assert told["dense"] == list(found.dense_channels.values())
+    assert told["half"] == list(found.half_channels.values())
+    assert set(told["regions"]) == {"backbone", "head"}
+    first = told["networks"]["0"]
+    assert first["removed"] == {"backbone": "50.0 %", "head": "75.0 %"}
+    assert first["kept"][0] == 8
+    assert told["networks"]["1"]["kept"] == [9, *[None] * 35], "layers that the trial does not know are missing"
+    assert told["networks"]["half-width"]["kept"][0] == 8
+    assert told["networks"]["half-width"]["facts"]["ended"] == "control, trained for 90 epochs in all"
 
 
-def test_channels_figure_needs_widths(builder: Builder) -> None:
+def test_panels_need_no_widths(builder: Builder, tmp_path: Path) -> None:
     builder.trial(0.9, 0.8)
-    assert channels_figure(builder.study, builder.study.trials[0]) is None
+    told = networks(builder, tmp_path)
+    assert told["layers"] == []
+    assert "kept" not in told["networks"]["0"]
 
 
-def test_gamma_figures_end_with_the_last_epoch_and_mark_the_threshold(filled: Builder, tmp_path: Path) -> None:
+def test_panels_show_accuracy_per_class_where_it_is_known(filled: Builder, tmp_path: Path) -> None:
+    classes = {"RBC": {"map50": 0.9, "map50_95": 0.6}, "WBC": {"map50": None, "map50_95": float("nan")}}
+    dense = {"map50_95": 0.94, "classes": {"RBC": {"map50_95": 0.7}, "Platelets": {"map50_95": 0.2}}}
+    filled.study.set_user_attr("controls", {"dense": dense})
+    number = filled.trial(0.5, 0.5, accuracy={"map50_95": 0.5, "classes": classes})
+    page = networks(filled, tmp_path)
+    assert page["classes"] == ["RBC", "Platelets"]
+    told = page["networks"]
+    assert told[str(number)]["classes"] == [0.6, None]
+    assert told["dense"]["classes"] == [0.7, 0.2]
+    assert "classes" not in told["0"]
+
+
+def test_gammas_move_and_end_with_the_last_epoch_and_the_threshold(filled: Builder, tmp_path: Path) -> None:
     histograms = read_gammas(filled.study.trials[0], tmp_path)
     assert len(histograms) == 16
-    figures = gamma_figures(histograms, {"threshold": {"backbone": 0.1, "head": 0.2}})
-    assert list(figures) == [(1, "backbone"), (1, "head"), (2, "backbone"), (2, "head")]
-    head = figures[2, "head"]
-    assert [head.data[0].name, head.data[-1].name] == ["epoch 1", "epoch 8"]
-    assert len(head.data) == 6
-    assert head.layout.shapes[0].x0 == 0.2
-    assert sum(head.data[-1].y[:-1]) == pytest.approx(100)
+    moving = animation(histograms, {"threshold": {"backbone": 0.1, "head": 0.2}})
+    assert moving is not None
+    assert moving["regions"] == ["backbone", "head"]
+    assert [(frame["round"], frame["epoch"]) for frame in moving["frames"]] == [
+        (number, epoch) for number in (1, 2) for epoch in range(1, 9)
+    ]
+    last = moving["frames"][-1]
+    assert last["thresholds"] == {"backbone": 0.1, "head": 0.2}
+    assert len(last["shares"]["head"]) == len(moving["edges"]) - 1
+    assert math.fsum(last["shares"]["head"]) == pytest.approx(100, abs=0.3)
 
 
-def test_gamma_figures_mark_what_was_found_in_each_round(filled: Builder, tmp_path: Path) -> None:
+def test_gammas_have_the_threshold_that_was_found_in_each_round(filled: Builder, tmp_path: Path) -> None:
     histograms = read_gammas(filled.study.trials[0], tmp_path)
-    figures = gamma_figures(histograms, {"latency": 0.8, "threshold_found": [0.1, {"backbone": 0.2, "head": 0.3}]})
-    marks = {place: figure.layout.shapes[0].x0 for place, figure in figures.items()}
-    assert marks == {(1, "backbone"): 0.1, (1, "head"): 0.1, (2, "backbone"): 0.2, (2, "head"): 0.3}
+    moving = animation(histograms, {"latency": 0.8, "threshold_found": [0.1, {"backbone": 0.2, "head": 0.3}]})
+    assert moving is not None
+    marks = {frame["round"]: frame["thresholds"] for frame in moving["frames"]}
+    assert marks == {1: {"backbone": 0.1, "head": 0.1}, 2: {"backbone": 0.2, "head": 0.3}}
+
+
+def test_long_animations_are_thinned_but_keep_what_surgery_saw() -> None:
+    epochs = [(number, epoch) for number in (1, 2, 3) for epoch in range(1, 601)]
+    moving = animation([GammaHistogram(*place, (0.0, 1.0), {"head": (5.0,)}) for place in epochs], None)
+    assert moving is not None
+    drawn = [(frame["round"], frame["epoch"]) for frame in moving["frames"]]
+    assert len(drawn) <= FRAMES + 3
+    assert {(1, 600), (2, 600), (3, 600)} <= set(drawn)
+    assert drawn == sorted(drawn)
+
+
+def test_only_some_networks_have_their_gammas_in_the_report(builder: Builder, tmp_path: Path) -> None:
+    builder.context()
+    record = {"round": 1, "epoch": 1, "histogram": {"edges": [0, 1], "counts": {"head": [3]}}}
+    (tmp_path / "gammas.json").write_text(json.dumps([record]))
+    for number in range(ANIMATED + 8):
+        builder.trial(0.5 + number / 100, 0.5 + number / 100, gammas="gammas.json")
+    page = report(builder.study, tmp_path)
+    assert len(page.networks["gammas"]) == ANIMATED
+    assert page.networks["first"] in page.networks["gammas"]
+
+
+def test_curves_of_recoveries_are_read_back(builder: Builder, tmp_path: Path) -> None:
+    builder.context()
+    told = [{"round": 1, "map50_95": [0.1, 0.2]}, {"round": 2, "map50_95": [0.2, 0.3, 0.25]}, {"round": "x"}]
+    (tmp_path / "curves.json").write_text(json.dumps(told))
+    rungs = [{"rung": 1, "epochs": 1, "values": [0.2, 0.8], "goes_on": True, "reason": "after 1 epochs <best>"}]
+    builder.trial(0.9, 0.8, curves="curves.json", rungs=rungs)
+    builder.trial(0.7, 0.9, rungs=rungs)
+    stopped = [{**rungs[0], "values": [0.05, 0.85], "goes_on": False}]
+    builder.trial(0.05, 0.85, outcome="STOPPED_EARLY", rungs=stopped)
+    assert read_curves(builder.study.trials[0], tmp_path) == {1: (0.1, 0.2), 2: (0.2, 0.3, 0.25)}
+    page = report(builder.study, tmp_path)
+    traces = {trace["name"]: trace for trace in page.figures["figure-recoveries"]["data"]}
+    assert traces["front"]["y"] == [0.2, 0.3, 0.25, None]
+    assert traces["complete"]["x"] == [1, 6, None], "without a curve: the rung, and the end of its 6 epochs"
+    assert traces["stopped early"]["y"] == [0.05, None]
+    assert traces["ended at a rung"]["y"] == [0.05]
+    assert len(traces["goes on from a rung"]["x"]) == 2
+    assert "&lt;best&gt;" in traces["goes on from a rung"]["customdata"][0][0]
+    assert page.networks["networks"]["0"]["curve"] == [[1, 0.2], [2, 0.3], [3, 0.25]]
 
 
 def test_the_report_says_what_was_known_and_what_was_predicted(builder: Builder, tmp_path: Path) -> None:
@@ -255,7 +361,7 @@ def test_damaged_gamma_files_leave_the_report_whole(
         (tmp_path / "gammas.json").write_text(content)
     with caplog.at_level(logging.WARNING):
         page = report(builder.study, tmp_path)
-    assert "No gamma histograms are recorded" in page.words
+    assert page.networks["gammas"] == {}
     assert bool(caplog.records) == (content in (None, "{"))
 
 
@@ -290,3 +396,87 @@ def test_report_warns_of_a_busy_machine_and_of_networks_that_learnt_nothing(buil
     assert "that of trial 0 is known to 19.8 % only" in page.words
     assert "0.900 ms (0.45x) ±20 %" in page.words
     assert "The dense network has hardly learnt (mAP50-95 0.003)" in page.words
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["empty", "running", "one", "one over budget", "infeasible", "failed only", "interrupted only", "nothing stored"],
+)
+def test_reports_of_little_are_whole(builder: Builder, tmp_path: Path, content: str) -> None:
+    if content != "nothing stored":
+        builder.context(controls={})
+    if content == "running":
+        builder.trial(None, None, outcome="", state=TrialState.RUNNING)
+    elif content == "one":
+        builder.trial(0.9, 0.8)
+    elif content == "one over budget":
+        builder.trial(0.2, 1.5, outcome="OVER_BUDGET", violation=0.5)
+    elif content == "infeasible":
+        for number in range(8):
+            builder.trial(0.2, 1.5 + number, outcome="OVER_BUDGET", violation=0.5 + number)
+    elif content == "failed only":
+        for reason in ("loss is NaN", "loss is NaN", "loss is infinite"):
+            builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason=reason, accuracy=None)
+    elif content == "interrupted only":
+        builder.trial(None, None, outcome="INTERRUPTED", state=TrialState.FAIL, reason="the run was interrupted")
+    elif content == "nothing stored":
+        bare = optuna.trial.create_trial(state=TrialState.COMPLETE, values=[0.5, 1.0])
+        builder.study.add_trial(bare)
+    page = report(builder.study, tmp_path)
+    assert page.sections == SECTIONS
+    assert page.addresses == []
+    told = {
+        "empty": "No trial has started yet",
+        "running": "No trial has finished yet",
+        "one": "The most accurate network within the budget is trial 0",
+        "one over budget": "The nearest is trial 0 at 1.50 ms",
+        "infeasible": "No trial met the budget",
+        "failed only": "No trial gave a network: 3 failed",
+        "interrupted only": "the run was interrupted",
+        "nothing stored": "No trial met the conditions",
+    }
+    assert told[content] in page.words
+    if content == "failed only":
+        assert "diverged20, 1loss is NaN" in "".join(page.words.split("\n")), "failures that are alike share a line"
+
+
+def test_the_report_says_how_sure_it_is(filled: Builder, tmp_path: Path) -> None:
+    words = report(filled.study, tmp_path).words
+    assert "It was not evaluated on a test split" in words
+    assert "prunetune confirm resamples the images" in words
+    assert "with one seed" in words
+    latency = Interval(0.8, 0.79, 0.81)
+    against = Comparison(None, Interval(0.03, -0.01, 0.07), {"cpu": Interval(0.8, 0.79, 0.82)})
+    network = ConfirmedNetwork(None, Interval(0.9, 0.85, 0.94), {"cpu": latency}, {"half-width": against})
+    told = Confirmation("test", 72, 1000, 0, 0.95, "2026-01-01T00:00:00", 0.01, {"0": network})
+    filled.study.set_user_attr(CONFIRMATION, told.as_dict())
+    page = report(filled.study, tmp_path)
+    assert "On the 72 images of the test split, which chose nothing, it has 0.900 (95 % interval 0.850 to 0.940)" in (
+        page.words
+    )
+    assert "+3.0 points of mAP50-95 (-1.0 to +7.0: within its uncertainty)" in page.words
+    assert "0.800 times its latency (0.790 to 0.820: sure)" in page.words
+    assert "prunetune confirm" not in page.words
+    traces = {trace["name"]: trace for trace in page.figures["figure-front"]["data"]}
+    tested = traces["on the test split, with 95 % intervals"]
+    assert (tested["x"], tested["y"]) == ([0.8], [0.9])
+    assert tested["error_y"]["array"] == [pytest.approx(0.04)]
+    assert tested["error_y"]["arrayminus"] == [pytest.approx(0.05)]
+    assert page.networks["networks"]["0"]["facts"]["mAP50-95 on test"] == "0.900 (0.850 to 0.940)"
+
+
+def test_the_front_has_bars_of_what_is_known_of_latency(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.9, 0.8, latencies={"cpu": {"latency_ms": 0.8, "latency_uncertainty": 0.05}})
+    builder.trial(0.8, 0.7)
+    (line,) = [trace for trace in front_figure(builder.study).data if trace.name == "front"]
+    assert list(line.error_x.array) == [0, pytest.approx(0.04)]
+    assert [values[1] for values in line.customdata] == ["1", "0"]
+
+
+def test_an_address_with_a_password_is_not_told(builder: Builder, tmp_path: Path) -> None:
+    builder.context(spec={"model": "yolov5n.yaml", "storage": "postgresql://me:secret@host/db", "seed": 3})
+    report(builder.study, tmp_path)
+    written = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "secret" not in written
+    assert "yolov5n.yaml" in written

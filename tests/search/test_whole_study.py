@@ -153,9 +153,25 @@ def test_every_trial_says_what_it_did(whole: Path) -> None:
         assert stored["sparsity_lambda"] > 0
         assert stored["sparsity_pull"] == pytest.approx(0.3)
         assert all(seconds >= 0 for seconds in stored["seconds"].values())
+        (curve,) = json.loads((whole / stored["curves"]).read_text(encoding="utf-8"))
+        assert (curve["round"], len(curve["map50_95"])) == (1, 3)
+        assert max(curve["map50_95"]) == pytest.approx(stored["accuracy"]["map50_95"], abs=1e-4)
+        assert set(stored["accuracy"]["classes"]) == {"square", "disc"}
     trained = sum(trial.user_attrs["epochs"]["trained"] for trial in trials(whole))
     plans = {json.dumps(trial.user_attrs["channels"]) for trial in trials(whole)}
     assert trained == 1 + 3 * len(plans), "one sparse phase for all, one recovery for each network"
+
+
+def test_the_report_opens_in_a_browser(whole: Path, opened: Callable[[Path], Any]) -> None:
+    page = opened(whole / "report.html")
+    page.look_through()
+    assert page.empty == []
+    assert set(page.drawn) >= {
+        "figure-front", "figure-channels", "figure-gammas", "figure-classes", "figure-progress-epochs",
+        "figure-progress-hours", "figure-recoveries", "figure-time",
+    }  # fmt: skip
+    assert page.complaints() == []
+    assert page.loaded == []
 
 
 def test_members_load_in_stock_ultralytics(whole: Path) -> None:

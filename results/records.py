@@ -1,4 +1,4 @@
-"""Reads back the gamma histograms that sparse training logged."""
+"""Reads back what a trial's trainings recorded, from the study's folder: gamma histograms and recovery curves."""
 
 from __future__ import annotations
 
@@ -36,20 +36,39 @@ def read_gammas(trial: FrozenTrial, folder: Path) -> tuple[GammaHistogram, ...]:
         trial: The trial, with the file's path in its attribute `gammas`.
         folder: The study's folder, which that path is relative to.
     """
-    name = text(trial.user_attrs.get("gammas"))
+    parsed = [_histogram(item) for item in _read(trial, folder, "gammas")]
+    return tuple(item for item in parsed if item is not None)
+
+
+def read_curves(trial: FrozenTrial, folder: Path) -> dict[int, tuple[float, ...]]:
+    """map50_95 after each epoch of the trial's recoveries, by round; none where `read_gammas` would give none.
+
+    Args:
+        trial: The trial, with the file's path in its attribute `curves`.
+        folder: The study's folder, which that path is relative to.
+    """
+    found: dict[int, tuple[float, ...]] = {}
+    for item in map(mapping, _read(trial, folder, "curves")):
+        round_number, values = integer(item.get("round")), _numbers(item.get("map50_95"))
+        if round_number is not None and values:
+            found[round_number] = values
+    return found
+
+
+def _read(trial: FrozenTrial, folder: Path, kind: str) -> list[Any]:
+    name = text(trial.user_attrs.get(kind))
     if name is None:
-        return ()
+        return []
     path = folder / name
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        _log.warning("%s: gamma histograms of trial %d not read (%s)", path, trial.number, error)
-        return ()
-    parsed = [_parse(item) for item in told] if isinstance(told, list) else []
-    return tuple(item for item in parsed if item is not None)
+        _log.warning("%s: %s of trial %d not read (%s)", path, kind, trial.number, error)
+        return []
+    return told if isinstance(told, list) else []
 
 
-def _parse(item: Any) -> GammaHistogram | None:
+def _histogram(item: Any) -> GammaHistogram | None:
     told = mapping(item)
     histogram = mapping(told.get("histogram"))
     round_number, epoch = integer(told.get("round", 1)), integer(told.get("epoch"))

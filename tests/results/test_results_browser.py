@@ -1,0 +1,154 @@
+"""The report in a real browser without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from prunetune.results import write_report
+
+Builder = Any
+Open = Callable[[Path], Any]
+
+ODD = "<img src=x onerror=document.title='hacked'>\"'</script> 条码"
+
+
+def classes(value: float) -> dict[str, Any]:
+    told = {"code": {"map50": value, "map50_95": value}, ODD: {"map50": 0.5, "map50_95": 0.5}}
+    return {"map50_95": value, "classes": told}
+
+
+@pytest.fixture
+def rich(filled: Builder, tmp_path: Path) -> Path:
+    """The report of a study in which every panel has something to show."""
+    study = filled.study
+    pruned = {layer: max(8, width // 2) for layer, width in study.user_attrs["channels_dense"].items()}
+    rungs = [{"rung": 1, "epochs": 2, "values": [0.3, 0.6], "goes_on": True, "reason": "among the best"}]
+    (tmp_path / "curves.json").write_text(json.dumps([{"round": 1, "map50_95": [0.1, 0.3, 0.5, 0.6]}]))
+    for number in range(6):
+        filled.trial(
+            0.6 + number / 50, 0.60 - number / 50, channels=pruned, curves="curves.json", rungs=rungs,
+            accuracy=classes(0.6 + number / 50), gammas="stages/gammas-0.json",
+        )  # fmt: skip
+    filled.trial(0.2, 0.9, outcome="STOPPED_EARLY", rungs=[{**rungs[0], "goes_on": False}], reason=ODD)
+    filled.trial(None, None, outcome="ERROR", state=TrialState.FAIL, reason=ODD, accuracy=None, latency=None)
+    controls = study.user_attrs["controls"]
+    controls["half-width"] |= {"channels": study.user_attrs["channels_half"], **classes(0.5)}
+    study.set_user_attr("controls", controls)
+    return write_report(study, tmp_path, tmp_path / "report.html", trial=7)
+
+
+def test_every_panel_has_data_and_nothing_is_loaded(rich: Path, opened: Open) -> None:
+    page = opened(rich)
+    page.look_through()
+    assert page.empty == []
+    assert set(page.drawn) >= {
+        "figure-front", "figure-channels", "figure-gammas", "figure-classes", "figure-progress-epochs",
+        "figure-progress-hours", "figure-recoveries", "figure-importances", "figure-parallel", "figure-slice-0",
+        "figure-time",
+    }  # fmt: skip
+    assert page.complaints() == []
+    assert page.loaded == []
+    assert page.run("return document.title") == "barcodes: pruning study"
+    assert ODD in page.words("#failures")
+
+
+def test_a_click_on_a_point_changes_the_panels(rich: Path, opened: Open) -> None:
+    page = opened(rich)
+    page.look_through()
+    assert page.run("return document.getElementById('choice').value") == "7"
+    before = {name: page.data(name) for name in ("figure-channels", "figure-classes", "figure-recoveries")}
+    page.click_point("figure-front", "0")
+    page.look_through()
+    assert page.run("return document.getElementById('choice').value") == "0"
+    assert "mAP50-950.905" in page.words("#details")
+    (ring,) = [trace for trace in page.data("figure-front") if trace["name"].startswith("selected")]
+    assert (ring["name"], ring["x"], ring["y"]) == ("selected: trial 0", [0.8], [0.905])
+    assert page.data("figure-channels") != before["figure-channels"]
+    assert page.run("return document.getElementById('figure-classes').hidden") is True
+    assert "not recorded" in page.words("[data-empty=figure-classes]")
+    page.click_point("figure-front", "half-width")
+    page.look_through()
+    assert page.run("return document.getElementById('choice').value") == "half-width"
+    assert [trace["name"] for trace in page.data("figure-classes")] == ["half-width"]
+    assert page.complaints() == []
+
+
+def test_a_row_and_the_list_select_too(rich: Path, opened: Open) -> None:
+    page = opened(rich)
+    page.look_through()
+    page.run("document.querySelector('#trials tr[data-network=\"3\"]').click()")
+    assert "1.30 ms" in page.words("#details")
+    selected = page.run("return [...document.querySelectorAll('tr.selected')].map((row) => row.dataset.network)")
+    assert set(selected) == {"3"}
+    page.run(
+        "const list = document.getElementById('choice'); list.value = 'dense';list.dispatchEvent(new Event('change'));"
+    )
+    assert "control" in page.words("#details")
+    assert page.complaints() == []
+
+
+def test_the_gammas_are_played(rich: Path, opened: Open) -> None:
+    page = opened(rich)
+    page.look_through()
+    assert page.words("#moment") == "round 2, epoch 8"
+    last = page.data("figure-gammas")[0]["y"]
+    page.run(
+        "const frame = document.getElementById('frame'); frame.value = 2; frame.dispatchEvent(new Event('input'));"
+    )
+    page.settle()
+    assert page.words("#moment") == "round 1, epoch 3"
+    assert page.data("figure-gammas")[0]["y"] != last
+    page.run("document.getElementById('frame').value = 15; document.getElementById('play').click();")
+    assert page.words("#moment") == "round 1, epoch 1", "from its end it starts again"
+    assert page.words("#play") == "Pause"
+    page.browser.execute_async_script(
+        "const done = arguments[0], place = document.getElementById('moment');"
+        "new MutationObserver((_, watch) => { watch.disconnect(); done(); }).observe(place, {childList: true});"
+    )
+    assert page.words("#moment") == "round 1, epoch 2"
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_screen_has_to_be_scrolled_sideways(rich: Path, opened: Open, width: int, scheme: str) -> None:
+    page = opened(rich)
+    page.show_on(width, scheme)
+    page.look_through()
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    wide = page.run(
+        "return [...document.querySelectorAll('.js-plotly-plot')].filter((div) => !div.closest('.scroll') && "
+        "div.querySelector('svg').getBoundingClientRect().right > innerWidth + 1).map((div) => div.id)"
+    )
+    assert wide == []
+    assert page.complaints() == []
+
+
+def test_the_report_prints_with_all_its_figures(rich: Path, opened: Open) -> None:
+    page = opened(rich)
+    told = page.browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    pdf = base64.b64decode(told["data"])
+    assert pdf.startswith(b"%PDF")
+    assert page.empty == [], "all figures were drawn, though nobody had scrolled to them"
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize("content", ["empty", "one", "failed"])
+def test_reports_of_little_make_no_error(builder: Builder, tmp_path: Path, opened: Open, content: str) -> None:
+    builder.context(controls={})
+    if content == "one":
+        builder.trial(0.9, 0.8)
+    if content == "failed":
+        builder.trial(None, None, outcome="ERROR", state=TrialState.FAIL, reason=ODD, accuracy=None)
+    page = opened(write_report(builder.study, tmp_path, tmp_path / "report.html"))
+    page.look_through()
+    assert page.empty == []
+    assert page.complaints() == []
+    assert page.run("return document.title") == "barcodes: pruning study"
