@@ -75,7 +75,7 @@ def _run(arguments: list[str], log: str) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8")
     sys.argv = ["prunetune", *arguments]
 
-    from prunetune.search import cli, progress
+    from prunetune.search import cli, views
 
-    progress.PLAIN_SECONDS = 0.0
+    views.PLAIN_SECONDS = 0.0
     cli.main()
