@@ -27,11 +27,11 @@ from prunetune.pruning.store import StageStore, StoredStage
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
     Accuracy,
-    EpochListener,
     EpochRecord,
     Occupy,
     Phase,
     RecoveryStoppedError,
+    StageListener,
     TrainingFailureError,
     TrainingSetup,
 )
@@ -77,7 +77,7 @@ class StageRunner:
         setup: What all trainings share.
         store: Where stages are kept.
         checkpoints: Epochs at which a longer extensible phase leaves a stage for those who stop there.
-        listener: Hears of every epoch with the stage's kind.
+        listener: Hears of every training and its epochs.
         occupy: Networks run, for training or validation, within its context.
         safe_point: Called whenever all that was computed is stored; may raise to stop there.
 
@@ -91,7 +91,7 @@ class StageRunner:
         store: StageStore,
         *,
         checkpoints: frozenset[int] = frozenset(),
-        listener: Callable[[str], EpochListener] | None = None,
+        listener: StageListener | None = None,
         occupy: Occupy = nullcontext,
         safe_point: Callable[[], None] = lambda: None,
     ) -> None:
@@ -196,7 +196,7 @@ class StageRunner:
             if after_epoch is not None:
                 after_epoch(history)
 
-        listener = self._listener(training.kind) if self._listener else None
+        listener = self._listener(training.kind, training.phase.epochs, done) if self._listener else None
 
         def told(record: EpochRecord) -> None:
             if listener is not None:

@@ -130,6 +130,10 @@ class EpochRecord:
 EpochListener: TypeAlias = Callable[[EpochRecord], None]
 """Hears of every finished epoch; may raise to stop the training."""
 
+StageListener: TypeAlias = Callable[[str, int, int], EpochListener]
+"""Hears that a training begins: its stage's kind, its epochs, and how many of them were trained before. Returns who
+hears of those that follow."""
+
 Occupy: TypeAlias = Callable[[], AbstractContextManager[None]]
 """Gives a context to work in, batch by batch: whoever measures latency on the same device waits for its end."""
 

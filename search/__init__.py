@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "Event": "events",
     "Outcome": "outcome",
+    "StudyCallback": "callbacks",
     "StudySpec": "spec",
     "find_study": "study",
     "open_study": "study",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from prunetune.search.output import ErrorsNow
 from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
 from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
@@ -65,12 +66,25 @@ def run(
     stopped_code: Annotated[
         int, typer.Option(min=0, max=255, help="Exit code after SIGTERM or Ctrl-C, for a scheduler to tell it by.")
     ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing but errors.")] = False,
+    log_json: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Append what happens to a file, one JSON object a line; - is the standard output."
+        ),
+    ] = None,
+    callback: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Tell mlflow, wandb, or MODULE:CLASS of your own; can be repeated."),
+    ] = None,
 ) -> None:
     """Run a study, or go on with it: the same command resumes, and joins one that runs."""
     from prunetune.search.interruption import Interruption, StopAskedError
+    from prunetune.search.reporting import Reporting
     from prunetune.search.spec import StudySpec
 
-    console = _console()
+    reporting = Reporting(quiet, log_json, tuple(callback or ()))
+    console = _console() if reporting.is_shown else None
     try:
         with Interruption():
             spec = StudySpec.read(file, [*(overrides or ()), *([f"engine={engine}"] if engine else ())])
@@ -79,17 +93,22 @@ def run(
             from prunetune.search.local_workers import run_here
 
             _quiet_optuna()
-            study = run_here(spec, workers, console)
+            study = run_here(spec, workers, console, reporting)
     except StopAskedError:
-        console.print("stopped; the same command goes on from here", markup=False)
+        _say("stopped; the same command goes on from here", console)
         raise typer.Exit(stopped_code) from None
     except KeyboardInterrupt as error:
-        console.print("interrupted; the same command goes on from here", markup=False)
+        _say("interrupted; the same command goes on from here", console)
         raise typer.Exit(128 + (error.args[0] if error.args else 2)) from None
     _show_end(study, spec.folder, console)
 
 
-def _show_end(study: Any, folder: Path, console: Console) -> None:
+def _say(text: str, console: Console | None) -> None:
+    if console is not None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_end(study: Any, folder: Path, console: Console | None) -> None:
     from prunetune.results import front, nearest, rich_table
     from prunetune.results.entries import outcome
     from prunetune.results.tables import budget_text, latencies_text
@@ -97,10 +116,11 @@ def _show_end(study: Any, folder: Path, console: Console) -> None:
 
     if study.user_attrs.get(FINISHED) is None:
         return
-    console.print(rich_table(study, width=console.width))
+    if console is not None:
+        console.print(rich_table(study, width=console.width))
     if front(study):
         for name in ("report.html", "best.pt", "best.onnx"):
-            console.print(f"{name:12} {folder / name}", markup=False, highlight=False, soft_wrap=True)
+            _say(f"{name:12} {folder / name}", console)
         return
     closest, budget = nearest(study), budget_text(study)
     where = f"{folder / 'report.html'} shows all trials"
@@ -311,7 +331,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """Runs a command. What the user can mend gives one message and exit code 2."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[ErrorsNow()])
     try:
         app()
     except PrunetuneError as error:

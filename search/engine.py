@@ -9,7 +9,6 @@ import optuna
 
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results.storage import storage_errors
-from prunetune.results.tables import ms_text
 from prunetune.search.aside import patiently
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.heartbeat import Heartbeat
@@ -65,10 +64,11 @@ def _train_original(workspace: Workspace, progress: Progress) -> None:
             f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "
             f"or imgsz, and start again with name={workspace.spec.name}-2"
         ) from error
-    progress.end()
-    dense = ms_text({yardstick.name: yardstick.references["dense"] for yardstick in workspace.yardsticks})
-    progress.say(
-        f"dense network: map50_95 {stage.record['accuracy']['map50_95']:.3f}  "
-        f"{dense}  {stage.record['gflops']:.2f} GFLOPs  "
-        f"{stage.record['params'] / 1e6:.2f}M" + ("  (read back)" if stage.reused else "")
+    progress.network(
+        "dense network",
+        stage.record["accuracy"]["map50_95"],
+        {yardstick.name: yardstick.references["dense"] for yardstick in workspace.yardsticks},
+        stage.record["gflops"],
+        stage.record["params"],
+        stage.reused,
     )

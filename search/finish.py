@@ -14,7 +14,6 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
-from prunetune.results.tables import ms_text
 from prunetune.search.aside import patiently
 from prunetune.search.confirmation import confirm, is_confirmed
 from prunetune.search.interruption import safe_point
@@ -80,12 +79,9 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
             "onnx": None,
         }
         study.set_user_attr("controls", entries)
-        progress.end()
         stated = {target: told["latency_ms"] for target, told in described["latencies"].items()}
-        progress.say(
-            f"control {name}: map50_95 {entries[name]['map50_95']:.3f}  {ms_text(stated)}  "
-            f"{entries[name]['gflops']:.2f} GFLOPs  {entries[name]['params'] / 1e6:.2f}M"
-        )
+        told = entries[name]
+        progress.network(f"control {name}", told["map50_95"], stated, told["gflops"], told["params"], stage.reused)
     return detectors
 
 

@@ -96,12 +96,19 @@ class Forecast:
         if not self.trials:
             return f"the trials are done; {AT_THE_END} remain"
         about = f"about {self.trials} trial{'s' * (self.trials > 1)}"
-        end = ""
-        if now is not None:
-            ends = datetime.fromtimestamp(now.timestamp() + 3600 * self.hours)
-            end = f", until {ends:%H:%M}" if ends.date() == now.date() else f", until {ends:%Y-%m-%d %H:%M}"
-        remain = f"{self.epochs:.0f} epochs, {_duration(self.hours)} remain ({self.limit} ends it)"
+        end = "" if now is None else f", until {self._end(now)}"
+        remain = f"{self.epochs:.0f} epochs, {duration(self.hours)} remain ({self.limit} ends it)"
         return f"{about}, {remain}{end}, then {AT_THE_END}"
+
+    def short_text(self, now: datetime) -> str:
+        """As a few words of a live view."""
+        if not self.trials:
+            return f"{AT_THE_END} remain"
+        return f"about {duration(self.hours)} remain, until {self._end(now)}"
+
+    def _end(self, now: datetime) -> str:
+        ends = datetime.fromtimestamp(now.timestamp() + 3600 * self.hours)
+        return f"{ends:%H:%M}" if ends.date() == now.date() else f"{ends:%Y-%m-%d %H:%M}"
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -235,7 +242,8 @@ def _trials_left(limit: float | None, used: float, each: float) -> int | None:
     return math.ceil(left) if math.isfinite(left) else None
 
 
-def _duration(hours: float) -> str:
+def duration(hours: float) -> str:
+    """Hours as a user reads them."""
     if hours >= 1:
         return f"{hours:.1f} h"
     return f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"

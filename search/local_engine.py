@@ -59,7 +59,7 @@ class LocalEngine:
         aside: Aside[Claim] = Aside(self.workspace.store, self._progress)
         try:
             while (claim := self._next_work(study, aside)) is not None:
-                self._progress.begin(_name(claim))
+                self._progress.begin_trial(claim.trial.number, claim.recipe)
                 heartbeat.begin(claim.trial)
                 try:
                     with heartbeat.carrying_out(claim.trial):

@@ -22,6 +22,7 @@ import optuna
 from rich.console import Console
 
 from prunetune.search.interruption import NOTICE, SIGNALS, Interruption, StopAskedError, safe_point
+from prunetune.search.reporting import Reporting
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import FINISHED, open_study, study_exists
 from prunetune.spaces import PrunetuneError
@@ -68,34 +69,38 @@ def places(devices: Sequence[str], count: int, gpus: int, cores: Sequence[int]) 
     return [Place("cpu", tuple(cores[begin:end])) for begin, end in pairwise(ends)]
 
 
-def run_here(spec: StudySpec, count: int | None, console: Console) -> optuna.Study:
+def run_here(
+    spec: StudySpec, count: int | None, console: Console | None, reporting: Reporting | None = None
+) -> optuna.Study:
     """Carries out a study on this machine, in this process or in several.
 
     Args:
         spec: The study's.
         count: How many workers; by default one for each device that is named.
-        console: Where to write.
+        console: Where to write; None: nowhere.
+        reporting: Who else is told what happens.
 
     Raises:
         PrunetuneError: As `run_study` does; of several workers, one that could not go on.
         StopAskedError, KeyboardInterrupt: As `run_study` does.
     """
+    reporting = reporting or Reporting()
     if spec.engine == "ray" or (count or len(spec.devices)) == 1:
         from prunetune.search.runner import run_study
 
-        return run_study(spec.model_copy(update={"device": spec.devices[0]}), console)
-    return _run_several(spec, count or len(spec.devices), console)
+        return run_study(spec.model_copy(update={"device": spec.devices[0]}), console, reporting.listeners())
+    return _run_several(spec, count or len(spec.devices), console, reporting)
 
 
-def _run_several(spec: StudySpec, count: int, console: Console) -> optuna.Study:
+def _run_several(spec: StudySpec, count: int, console: Console | None, reporting: Reporting) -> optuna.Study:
     if study_exists(spec):
         open_study(spec)  # a changed description is told once
     safe_point()
-    workers = [_Worker(spec, place, index) for index, place in enumerate(_places_here(spec, count))]
+    workers = [_Worker(spec, place, index, reporting) for index, place in enumerate(_places_here(spec, count))]
     with _signals_passed_on(workers) as times:
         for worker in workers:
             worker.start()
-            console.print(worker.introduction, markup=False, highlight=False, soft_wrap=True)
+            _say(console, worker.introduction)
         for worker in workers:
             worker.join()
     if times:
@@ -104,11 +109,16 @@ def _run_several(spec: StudySpec, count: int, console: Console) -> optuna.Study:
     if len(failed) == len(workers):
         raise PrunetuneError(failed[0].problem)
     for worker in failed:
-        console.print(f"worker {worker.index}: {worker.problem}", markup=False, highlight=False, soft_wrap=True)
+        _say(console or Console(stderr=True), f"worker {worker.index}: {worker.problem}")
     study = open_study(spec)
     if failed and study.user_attrs.get(FINISHED) is None:
         raise PrunetuneError("the study is not finished, and no worker is left; the same command goes on from here")
     return study
+
+
+def _say(console: Console | None, line: str) -> None:
+    if console is not None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _places_here(spec: StudySpec, count: int) -> list[Place]:
@@ -123,14 +133,14 @@ def _places_here(spec: StudySpec, count: int) -> list[Place]:
 class _Worker:
     """A worker's process as its parent sees it."""
 
-    def __init__(self, spec: StudySpec, place: Place, index: int) -> None:
+    def __init__(self, spec: StudySpec, place: Place, index: int, reporting: Reporting) -> None:
         # A fresh interpreter: neither CUDA nor threads survive a fork.
         context = multiprocessing.get_context("spawn")
         self._place, self.index, self.problem = place, index, ""
         self._told, telling = context.Pipe(duplex=False)
         self._telling: Connection | None = telling
         self._process: BaseProcess = context.Process(
-            target=_work, args=(spec, place, index, telling), name=f"worker {index}"
+            target=_work, args=(spec, place, index, reporting, telling), name=f"worker {index}"
         )
 
     def start(self) -> None:
@@ -179,7 +189,7 @@ def _signals_passed_on(workers: Sequence[_Worker]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _work(spec: StudySpec, place: Place, index: int, telling: Connection) -> None:
+def _work(spec: StudySpec, place: Place, index: int, reporting: Reporting, telling: Connection) -> None:
     """A worker's process. What it cannot go on for is told to its parent."""
     os.setsid()  # what a terminal sends to its foreground comes from the parent alone
     with Interruption(hasty=AT_ONCE):
@@ -191,8 +201,9 @@ def _work(spec: StudySpec, place: Place, index: int, telling: Connection) -> Non
         for name in ("optuna", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         output = cast("IO[str]", Lines(sys.stdout, f"worker {index}: "))
+        console = Console(file=output, width=180) if reporting.is_shown else None
         try:
-            run_study(spec.model_copy(update={"device": place.device}), Console(file=output, width=180))
+            run_study(spec.model_copy(update={"device": place.device}), console, reporting.listeners(index))
         except StopAskedError:
             pass
         except KeyboardInterrupt:

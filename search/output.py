@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -17,3 +18,15 @@ def console() -> Console:
 def write_json(value: Any) -> None:
     """Writes plain values as JSON."""
     print(json.dumps(value, indent=1, allow_nan=False))
+
+
+class ErrorsNow(logging.StreamHandler[TextIO]):
+    """Logs to what is the standard error at that moment: a live view takes its place, and puts lines above itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where the next line goes."""
+        return sys.stderr

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from prunetune.search import progress
+from prunetune.search import views
 from prunetune.search.target_option import with_pace
 from prunetune.search.tools import network_of
 from prunetune.spaces import ConfigError, TargetError
@@ -119,6 +119,6 @@ class _Bar:
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total)
         self._progress.update(self._tasks[what], completed=done, total=total)
-        if not self._console.is_terminal and time.monotonic() - self._said_at >= progress.PLAIN_SECONDS:
+        if not self._console.is_terminal and time.monotonic() - self._said_at >= views.PLAIN_SECONDS:
             self._said_at = time.monotonic()
             self._console.print(f"{what}: {done} of {total}", markup=False, highlight=False)

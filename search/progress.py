@@ -1,90 +1,103 @@
-"""What a running study says: one line a trial, the epoch that is running, the front now and then."""
+"""Tells what goes on while a study runs: to the console, and to whoever else listens."""
 
 from __future__ import annotations
 
-import time
+import logging
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.status import Status
 
 from prunetune.pruning.training import EpochListener, EpochRecord
-from prunetune.results.entries import FOUND, found_text
-from prunetune.results.tables import ms_text
+from prunetune.search.events import (
+    EpochEnded,
+    Event,
+    Listener,
+    NetworkReady,
+    Said,
+    StageBegun,
+    TrialBegun,
+    TrialEnded,
+    WorkBegun,
+    WorkEnded,
+)
 from prunetune.search.outcome import TrialResult
+from prunetune.search.views import view_of
+from prunetune.spaces import Recipe
 
-PLAIN_SECONDS = 20.0
-"""Without a terminal, an epoch's line at most this often."""
+_log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Writes to a console; a live line in a terminal, plain lines elsewhere.
+    """Turns what is done into events.
 
     Args:
-        console: Where to write.
+        console: Where a user reads them: a live view in a terminal, plain lines elsewhere. None: nowhere.
         trials: How many trials the study will have, if that is known.
+        listeners: Hear all events, too.
     """
 
-    def __init__(self, console: Console, trials: int | None) -> None:
+    def __init__(self, console: Console | None, trials: int | None, listeners: Sequence[Listener] = ()) -> None:
         self.console, self._trials = console, trials
-        self._status: Status | None = None
+        self._view = None if console is None else view_of(console)
+        self._listeners = list(listeners)
         self._what = ""
-        self._said_at = time.monotonic()
+        self._number: int | None = None
+
+    def tell(self, event: Event) -> None:
+        """Passes an event on. A listener that raises hears no more; the study goes on."""
+        if self._view is not None:
+            self._view.hear(event)
+        for listener in tuple(self._listeners):
+            try:
+                listener.hear(event)
+            # It may be a user's, or write to a server that is away: no reason to lose a study's work.
+            except Exception:
+                self._listeners.remove(listener)
+                _log.warning("%s is told nothing more, for it raised:", type(listener).__name__, exc_info=True)
 
     def say(self, text: str) -> None:
-        """Writes one line."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Tells one line."""
+        self.tell(Said(text))
 
     def begin(self, what: str) -> None:
         """Names what is going on now."""
-        self._what = what
-        self._update(what)
+        self._what, self._number = what, None
+        self.tell(WorkBegun(what))
+
+    def begin_trial(self, number: int, recipe: Recipe) -> None:
+        """Names the trial that is carried out now."""
+        self.begin(f"trial {number}")
+        self._number = number
+        self.tell(TrialBegun(number, recipe))
 
     def end(self) -> None:
-        """Removes the live line."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        """Says that nothing is going on."""
+        self.tell(WorkEnded())
 
-    def epochs(self, kind: str) -> EpochListener:
-        """A listener for one training stage."""
+    def epochs(self, kind: str, epochs: int, done: int) -> EpochListener:
+        """Says that a training has begun; returns a listener for its epochs.
+
+        Args:
+            kind: The stage's.
+            epochs: Of the whole training.
+            done: Those that were trained before.
+        """
+        what, trial = self._what, self._number
+        self.tell(StageBegun(what, trial, kind, epochs, done))
 
         def listen(record: EpochRecord) -> None:
-            seconds = record.train_s + record.validate_s
-            accuracy = f", map50_95 {record.accuracy.map50_95:.3f}" if record.accuracy else ""
-            penalty = f", sl_loss {record.losses['sl_loss']:.3g}" if "sl_loss" in record.losses else ""
-            self._update(f"{self._what}: {kind}, epoch {record.epoch} in {seconds:.1f} s{accuracy}{penalty}")
+            self.tell(EpochEnded(what, trial, kind, epochs, record))
 
         return listen
 
     def trial(self, result: TrialResult, finished: int) -> None:
-        """Writes a finished trial's line."""
+        """Tells how a trial ended."""
         self.end()
-        values = result.attributes
-        figures = ""
-        if result.outcome.has_values:
-            stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
-            predicted = " predicted" if any(told.get("predicted") for told in values["latencies"].values()) else ""
-            figures = (
-                f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}{predicted}  "
-                f"{values['gflops']:.2f} GFLOPs  {values['params'] / 1e6:.2f}M  "
-            )
-        reason = f" ({result.reason})" if result.reason else ""
-        reason += f", equals trial {values['equals']}" if "equals" in values else ""
-        reused = values["epochs"]["reused"]
-        count = f"{finished}/{self._trials}" if self._trials else f"{finished}"
-        self.say(
-            f"trial {result.number} [{count}] {result.outcome.value}{reason}  {figures}"
-            f"{result.recipe}{found_text(values.get(FOUND))}  {result.seconds:.0f} s"
-            + (f", {reused} epochs reused" if reused else "")
-        )
+        self.tell(TrialEnded(result, finished, self._trials))
 
-    def _update(self, text: str) -> None:
-        if self.console.is_terminal:
-            if self._status is None:
-                self._status = self.console.status(escape(text))
-                self._status.start()
-            self._status.update(escape(text))
-        elif time.monotonic() - self._said_at >= PLAIN_SECONDS:
-            self._said_at = time.monotonic()
-            self.say(f"  {text}")
+    def network(
+        self, name: str, map50_95: float, latencies: Mapping[str, float], gflops: float, params: int, reused: bool
+    ) -> None:
+        """Tells the figures of a network that is no trial's; see `NetworkReady`."""
+        self.end()
+        self.tell(NetworkReady(name, map50_95, dict(latencies), gflops, params, reused))

@@ -65,11 +65,12 @@ class RayEngine:
 
     def __enter__(self) -> RayEngine:
         os.environ.update(_ENVIRONMENT)
-        if not self._progress.console.is_terminal:
+        console = self._progress.console
+        if console is None or not console.is_terminal:
             os.environ["RAY_COLOR_PREFIX"] = "0"
         if not ray.is_initialized():
             self._leaves = True
-            _connect(self._spec.ray)
+            _connect(self._spec.ray, is_shown=console is not None)
         if Interruption.current is not None:
             Interruption.current.hold()  # Ray takes SIGTERM
         self._check_nodes()
@@ -184,7 +185,7 @@ class RayEngine:
                 )
 
 
-def _connect(settings: RaySettings) -> None:
+def _connect(settings: RaySettings, is_shown: bool) -> None:
     host, _, port = (settings.address or "").removeprefix("ray://").rpartition(":")
     try:
         if host and port.isdigit():  # Ray would try for minutes
@@ -193,6 +194,7 @@ def _connect(settings: RaySettings) -> None:
             address=settings.address,
             namespace="prunetune",
             logging_level=logging.ERROR,
+            log_to_driver=is_shown,
             runtime_env={"env_vars": _ENVIRONMENT},
         )
     except (OSError, ValueError, RuntimeError) as error:

@@ -71,9 +71,9 @@ class RayProgress(Progress):
         super().begin(what)
         self.report({})
 
-    def epochs(self, kind: str) -> EpochListener:
+    def epochs(self, kind: str, epochs: int, done: int) -> EpochListener:
         """A listener for one training stage."""
-        say = super().epochs(kind)
+        say = super().epochs(kind, epochs, done)
 
         def listen(record: EpochRecord) -> None:
             say(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import partial
 
 import optuna
@@ -12,37 +13,66 @@ from rich.console import Console
 from prunetune.pruning.claims import LOOK_S
 from prunetune.results.storage import storage_errors
 from prunetune.search.engine import Engine
+from prunetune.search.events import Listener, StudyEnded, StudyStarted
 from prunetune.search.heartbeat import Heartbeat, last_signs
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import patiently_store
-from prunetune.search.study import open_study, study_exists
+from prunetune.search.study import FINISHED, open_study, study_exists
 from prunetune.search.taking import limit_reached, reap_alone
+from prunetune.search.telling import tell_standing
 from prunetune.search.workers import is_near, responsible
 from prunetune.spaces import PrunetuneError
 
 
-def run_study(spec: StudySpec, console: Console) -> optuna.Study:
+def run_study(spec: StudySpec, console: Console | None = None, callbacks: Sequence[Listener] = ()) -> optuna.Study:
     """Carries out a study's trials until there are enough, then finishes it.
 
     The same call resumes a study, joins one that runs elsewhere, and shows one that is done.
+
+    Args:
+        spec: The study's.
+        console: Where progress is shown: a live view in a terminal, lines elsewhere. None: nowhere.
+        callbacks: Hear of all that happens; see `StudyCallback`. With `engine: ray` they are told what the driver does:
+            trials and the front, no epochs.
 
     Raises:
         PrunetuneError: Something the user must mend; what was finished is kept.
         StopAskedError: As asked for; the running trial was given back, and those put aside.
         KeyboardInterrupt: The same in the middle of an epoch, after a second signal.
     """
-    progress = Progress(console, spec.trials)
+    progress = Progress(console, spec.trials, callbacks)
     with Interruption():
+        progress.tell(_started(spec))
+        ended = StudyEnded("failed")
         try:
-            return _run(spec, progress)
+            study = _run(spec, progress)
+            ended = StudyEnded("left" if study.user_attrs.get(FINISHED) is None else "finished")
         except Exception as error:
             if stop_is_asked() and not isinstance(error, PrunetuneError):
+                ended = StudyEnded("stopped")
                 raise StopAskedError from error  # a signal to the whole group also ends the processes that load images
+            ended = StudyEnded("failed", str(error) if isinstance(error, PrunetuneError) else type(error).__name__)
+            raise
+        except KeyboardInterrupt:
+            ended = StudyEnded("stopped")
             raise
         finally:
-            progress.end()
+            progress.tell(ended)
+    return study
+
+
+def _started(spec: StudySpec) -> StudyStarted:
+    return StudyStarted(
+        study=spec.name,
+        folder=str(spec.folder),
+        trials=spec.trials,
+        epochs=spec.epochs,
+        hours=spec.hours,
+        objectives=tuple(spec.objectives),
+        engine=spec.engine,
+    )
 
 
 def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
@@ -56,6 +86,7 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
             if done_before:
                 rest = "no further trial" if limit_reached(study, spec) else "going on"
                 progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
+                tell_standing(study, spec, progress)
             safe_point()
             with Heartbeat(study) as heartbeat:
                 engine.all_trials(study, heartbeat)

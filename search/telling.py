@@ -1,13 +1,13 @@
-"""What is said after a trial: its line, and now and then the front and what remains."""
+"""What is told after a trial: how it ended, and where the study is."""
 
 from __future__ import annotations
 
 import time
-from datetime import datetime
 
 import optuna
 
-from prunetune.results import front
+from prunetune.results import Findings
+from prunetune.search.events import Standing
 from prunetune.search.limits import forecast
 from prunetune.search.outcome import TrialResult
 from prunetune.search.progress import Progress
@@ -18,14 +18,35 @@ from prunetune.search.taking import now
 FRONT_EVERY, FRONT_SHARE = 5, 20
 """The front is shown after every fifth trial, in a large study after every twentieth part of them."""
 
+MANY = 200
+"""From so many trials on, where the study is is looked up only when it is shown: it takes a look at every trial."""
+
 
 def tell_progress(study: optuna.Study, spec: StudySpec, result: TrialResult, progress: Progress) -> None:
-    """Says how a trial ended and where the study is."""
+    """Tells how a trial ended and where the study is."""
     trials = study.get_trials(deepcopy=False)
     finished = history(study).spent(trials, time.time()).finished
     progress.trial(result, finished)
-    if finished % max(FRONT_EVERY, finished // FRONT_SHARE) == 0:
-        members = [f"trial {item.trial}: {item.map50_95:.3f} at {item.latency_ms:.2f} ms" for item in front(study)]
-        progress.say("front: " + ("; ".join(members) or "no trial meets the budget yet"))
-        if remaining := forecast(spec.limits, trials, now(study)):
-            progress.say(remaining.text(datetime.now()))
+    is_due = finished % max(FRONT_EVERY, finished // FRONT_SHARE) == 0
+    if is_due or len(trials) < MANY:
+        progress.tell(_standing(study, spec, trials, is_due))
+
+
+def tell_standing(study: optuna.Study, spec: StudySpec, progress: Progress) -> None:
+    """Tells where a study is that goes on."""
+    progress.tell(_standing(study, spec, study.get_trials(deepcopy=False), is_due=False))
+
+
+def _standing(study: optuna.Study, spec: StudySpec, trials: list[optuna.trial.FrozenTrial], is_due: bool) -> Standing:
+    so_far = now(study)
+    epochs = [trial.user_attrs.get("epochs", {}) for trial in trials]
+    members = Findings(study.study_name, tuple(trials), study.user_attrs).front
+    return Standing(
+        finished=history(study).spent(trials, so_far).finished,
+        trials=spec.trials,
+        trained=sum(item.get("trained", 0) for item in epochs),
+        reused=sum(item.get("reused", 0) for item in epochs),
+        front=[{"trial": item.trial, "map50_95": item.map50_95, "latency_ms": item.latency_ms} for item in members],
+        remaining=forecast(spec.limits, trials, so_far),
+        is_due=is_due,
+    )

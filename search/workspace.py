@@ -28,7 +28,7 @@ from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
-from prunetune.pruning.training import Accuracy, EpochListener, TrainingSetup
+from prunetune.pruning.training import Accuracy, StageListener, TrainingSetup
 from prunetune.search.interruption import safe_point
 from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.spec import StudySpec
@@ -65,7 +65,7 @@ class Workspace:
         ConfigError, DatasetError, ModelError, TargetError: Anything the user must mend before a trial can run.
     """
 
-    def __init__(self, spec: StudySpec, listener: Callable[[str], EpochListener] | None = None) -> None:
+    def __init__(self, spec: StudySpec, listener: StageListener | None = None) -> None:
         self.spec, self.folder = spec, spec.folder
         self.safe_point: Callable[[], None] = safe_point
         """Called whenever all is stored; may raise to stop there. Whoever carries out trials may ask more there."""

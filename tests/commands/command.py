@@ -83,7 +83,7 @@ def _run(arguments: list[str], log: str, prepare: Callable[[], object] | None) -
     if prepare is not None:
         prepare()
 
-    from prunetune.search import cli, progress
+    from prunetune.search import cli, views
 
-    progress.PLAIN_SECONDS = 0.0
+    views.PLAIN_SECONDS = 0.0
     cli.main()

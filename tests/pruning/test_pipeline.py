@@ -223,7 +223,7 @@ def test_who_stops_at_every_safe_point_trains_no_epoch_twice(setup: TrainingSetu
     recipe = replace(RECIPE, sparse_epochs=2, recovery_epochs=3)
     heard: list[tuple[str, int]] = []
 
-    def listener(kind: str) -> Callable[[EpochRecord], None]:
+    def listener(kind: str, *_: int) -> Callable[[EpochRecord], None]:
         return lambda record: heard.append((kind, record.epoch))
 
     def stop() -> None:
@@ -248,7 +248,7 @@ def test_an_interrupted_recipe_loses_its_last_epoch_at_most(setup: TrainingSetup
     heard: list[tuple[str, int]] = []
 
     def pipeline(store: StageStore, dies: tuple[str, int] | None = None) -> Pipeline:
-        def listener(kind: str) -> Callable[[EpochRecord], None]:
+        def listener(kind: str, *_: int) -> Callable[[EpochRecord], None]:
             def hear(record: EpochRecord) -> None:
                 heard.append((kind, record.epoch))
                 if heard[-1] == dies:
@@ -307,7 +307,7 @@ def test_what_another_process_trains_is_not_trained(
     """Nor is another length of it, which would start with the same epochs."""
     heard: list[str] = []
 
-    def listener(kind: str) -> Callable[[EpochRecord], None]:
+    def listener(kind: str, *_: int) -> Callable[[EpochRecord], None]:
         return lambda record: heard.append(kind)
 
     recipe = replace(RECIPE, sparsity=0.05, sparse_epochs=2)
@@ -355,7 +355,7 @@ def test_a_process_that_lost_its_claim_stops_after_the_epoch(
     pipeline.original()
     others: list[StageClaim] = []
 
-    def listener(kind: str) -> Callable[[EpochRecord], None]:
+    def listener(kind: str, *_: int) -> Callable[[EpochRecord], None]:
         def hear(record: EpochRecord) -> None:
             heard.append(record.epoch)
             if record.epoch == 1:

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from prunetune.pruning import Detector, apply_plan, plan_pruning
-from prunetune.search import profiling, progress
+from prunetune.search import profiling, views
 from prunetune.spaces import Threshold
 from prunetune.targets import LatencyTable, Network, OnnxRuntimeSpec, Skeleton, create_target
 from prunetune.targets.profiling import random_widths
@@ -134,6 +134,6 @@ def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.Mon
     bar = profiling._Bar(Console(file=out))
     bar.show("layers", 1, 820)
     assert out.getvalue() == ""
-    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(views, "PLAIN_SECONDS", 0.0)
     bar.show("layers", 2, 820)
     assert out.getvalue() == "layers: 2 of 820\n"
