@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[ray,postgres,dashboard,openvino,examples,dev]"
+		-e ".[ray,postgres,dashboard,openvino,examples,notebook,parquet,dev]"
 	mkdir -p $(VENV)/rooms/prunetune
 	for room in $(ROOMS); do ln -sfn ../../../$$room $(VENV)/rooms/prunetune/$$room; done
 	touch $(STAMP)

@@ -60,6 +60,8 @@ class Dataset:
     """16 hex digits: class names, image names and sizes, labels. Does not depend on where the folder lies."""
     sources: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     """The folders and lists of each split, absolute."""
+    root: Path | None = None
+    """The folder that names of images are told from."""
 
     @property
     def has_test(self) -> bool:
@@ -72,7 +74,9 @@ class Dataset:
         ultralytics resolves a relative `path` against the current folder, not against the yaml's.
         """
         sources = {split: [str(path) for path in paths] for split, paths in self.sources.items()}
-        return yaml.safe_dump({**sources, "names": dict(enumerate(self.names))}, allow_unicode=True, sort_keys=False)
+        root = {} if self.root is None else {"path": str(self.root)}
+        names = {"names": dict(enumerate(self.names))}
+        return yaml.safe_dump({**root, **sources, **names}, allow_unicode=True, sort_keys=False)
 
 
 def inspect_dataset(data: str | Path, cache: Path | None = None) -> Dataset:
@@ -118,6 +122,7 @@ def inspect_dataset(data: str | Path, cache: Path | None = None) -> Dataset:
         splits={split: _summary(members, checked) for split, members in pairs.items()},
         fingerprint=_fingerprint(described, pairs, checked),
         sources=described.sources,
+        root=described.root,
     )
     if cache is not None:
         _write_cache(cache, dataset, listing)
@@ -281,7 +286,7 @@ def _read_cache(cache: Path, file: Path, listing: str, described: Description) -
         fingerprint = str(entry["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent, of another version or damaged: look again and write it anew
-    return Dataset(file, described.names, splits, fingerprint, described.sources)
+    return Dataset(file, described.names, splits, fingerprint, described.sources, described.root)
 
 
 def _write_cache(cache: Path, dataset: Dataset, listing: str) -> None:

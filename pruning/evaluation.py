@@ -18,8 +18,17 @@ from prunetune.pruning.training import Accuracy, TrainingSetup
 Predictor: TypeAlias = Callable[[Any], Any]
 """Gives a runtime's output for an array of images."""
 
+Listener: TypeAlias = Callable[[Any], None]
+"""Is called with ultralytics' validator after each batch."""
 
-def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, split: str = "val") -> Accuracy:
+
+def evaluate(
+    detector: Detector,
+    setup: TrainingSetup,
+    loaders: DataLoaders,
+    split: str = "val",
+    listener: Listener | None = None,
+) -> Accuracy:
     """Validates as stock `YOLO(checkpoint).val(data, imgsz, batch, split)` does, and gets the same figures.
 
     The detector is not changed.
@@ -29,6 +38,7 @@ def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, spl
         setup: The study's data and sizes.
         loaders: The study's loaders.
         split: `val` or `test`.
+        listener: Hears of each batch.
     """
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionValidator
@@ -38,12 +48,18 @@ def evaluate(detector: Detector, setup: TrainingSetup, loaders: DataLoaders, spl
     model.criterion = None
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         validator = DetectionValidator(loaders.evaluation(split), save_dir=Path(folder), args=options)
+        _listen(validator, listener)
         validator(model=model)
         return accuracy_from(validator)
 
 
 def evaluate_predictor(
-    predict: Predictor, names: Sequence[str], setup: TrainingSetup, loaders: DataLoaders, split: str = "val"
+    predict: Predictor,
+    names: Sequence[str],
+    setup: TrainingSetup,
+    loaders: DataLoaders,
+    split: str = "val",
+    listener: Listener | None = None,
 ) -> Accuracy:
     """Validates what a runtime makes of an exported detector, as stock `YOLO("file.onnx").val()` does.
 
@@ -56,6 +72,7 @@ def evaluate_predictor(
         setup: The study's data and sizes.
         loaders: The study's loaders.
         split: `val` or `test`.
+        listener: Hears of each batch.
     """
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionValidator
@@ -63,6 +80,7 @@ def evaluate_predictor(
     options = {**arguments(setup), "mode": "val", "split": split, "plots": False, "rect": False, "device": "cpu"}
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
         validator = DetectionValidator(loaders.evaluation(split, square=True), save_dir=Path(folder), args=options)
+        _listen(validator, listener)
         validator(model=_Exported(predict, names))
         return accuracy_from(validator)
 
@@ -77,6 +95,11 @@ class _Exported(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([torch.from_numpy(self._predict(image[None].numpy())) for image in images])
+
+
+def _listen(validator: Any, listener: Listener | None) -> None:
+    if listener is not None:
+        validator.add_callback("on_val_batch_end", listener)
 
 
 def accuracy_from(validator: Any) -> Accuracy:

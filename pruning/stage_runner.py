@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.claims import StageClaim
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.evaluation import Predictor, evaluate, evaluate_predictor
+from prunetune.pruning.evaluation import Listener, Predictor, evaluate, evaluate_predictor
 from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_state, save_state, write_history
@@ -126,15 +126,17 @@ class StageRunner:
         with self.ledger.clock.part("recalibrate"), self._occupy():
             recalibrate(detector.model, loaders.calibration())
 
-    def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
+    def evaluate(self, detector: Detector, split: str = "val", listener: Listener | None = None) -> Accuracy:
         """The accuracy of a network on `val` or `test`."""
         with self.ledger.clock.part("validate"), self._occupy():
-            return evaluate(detector, self.setup, self.loaders, split)
+            return evaluate(detector, self.setup, self.loaders, split, listener)
 
-    def evaluate_predictor(self, predict: Predictor, names: tuple[str, ...], split: str = "val") -> Accuracy:
+    def evaluate_predictor(
+        self, predict: Predictor, names: tuple[str, ...], split: str = "val", listener: Listener | None = None
+    ) -> Accuracy:
         """The accuracy of what a runtime makes of an exported network on `val` or `test`."""
         with self.ledger.clock.part("validate"), self._occupy():
-            return evaluate_predictor(predict, names, self.setup, self.loaders, split)
+            return evaluate_predictor(predict, names, self.setup, self.loaders, split, listener)
 
     # Stages
 

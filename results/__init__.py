@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from prunetune.results.certainty import Comparison, Confirmation, ConfirmedNetwork, Interval, confirmation
 from prunetune.results.entries import Entry, entry
 from prunetune.results.findings import Findings, best, front, front_document, nearest
 from prunetune.results.pareto import hypervolume
-from prunetune.results.tables import csv_text, markdown, rich_table
+from prunetune.results.study_results import Candidate, StudyResults, load_study
+from prunetune.results.table_formats import csv_text, latex, markdown, table_frame, write_parquet
+from prunetune.results.terminal_table import rich_table
 from prunetune.results.trials import trial_table
 
 if TYPE_CHECKING:
@@ -13,19 +16,30 @@ if TYPE_CHECKING:
     from prunetune.results.report import write_report
 
 __all__ = [
+    "Candidate",
+    "Comparison",
+    "Confirmation",
+    "ConfirmedNetwork",
     "Entry",
     "Findings",
+    "Interval",
+    "StudyResults",
     "best",
+    "confirmation",
     "csv_text",
     "entry",
     "front",
     "front_document",
     "front_figure",
     "hypervolume",
+    "latex",
+    "load_study",
     "markdown",
     "nearest",
     "rich_table",
+    "table_frame",
     "trial_table",
+    "write_parquet",
     "write_report",
 ]
 

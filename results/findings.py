@@ -80,12 +80,15 @@ class Findings:
         """
         told = mapping(self.attributes.get("confirmed"))
         named = {str(name): mapping(measured) for name, measured in told.items() if mapping(measured)}
+        if not named:
+            return {}
         by_channels = {
             _key(trial): named[str(trial.number)]
             for trial in self.trials
             if str(trial.number) in named and channels(trial)
         }
-        twins = {str(trial.number): by_channels[_key(trial)] for trial in self.trials if _key(trial) in by_channels}
+        keys = {str(trial.number): _key(trial) for trial in self.trials}
+        twins = {number: by_channels[key] for number, key in keys.items() if key in by_channels}
         return {**twins, **named}
 
     def entry(self, trial: FrozenTrial) -> Entry:
@@ -123,20 +126,18 @@ class Findings:
     @cached_property
     def front(self) -> list[Entry]:
         """See `front`."""
-        seen: set[tuple[Any, ...]] = set()
-        scored: list[tuple[Entry, tuple[float, ...]]] = []
-        for trial in self.trials:
+        scored: list[tuple[Entry, tuple[float, ...], FrozenTrial]] = []
+        for trial in filter(is_candidate, self.trials):
             item = self.entry(trial)
             point = self.point(item)
-            if not is_candidate(trial) or point is None or self.misses_budget(item):
-                continue
-            twin = (point, _key(trial))
-            if twin not in seen:
-                seen.add(twin)
-                scored.append((item, point))
-        kept = nondominated([point for _, point in scored])
-        best = [row for row, stays in zip(scored, kept, strict=True) if stays]
-        return [item for item, _ in sorted(best, key=lambda row: (row[1][1], -row[1][0], row[0].trial))]
+            if point is not None and not self.misses_budget(item):
+                scored.append((item, point, trial))
+        kept = nondominated([point for _, point, _ in scored])
+        first: dict[tuple[Any, ...], tuple[Entry, tuple[float, ...]]] = {}
+        for (item, point, trial), stays in zip(scored, kept, strict=True):
+            if stays:
+                first.setdefault((point, _key(trial)), (item, point))
+        return [item for item, _ in sorted(first.values(), key=lambda row: (row[1][1], -row[1][0], row[0].trial))]
 
     @property
     def best(self) -> Entry | None:

@@ -1,19 +1,15 @@
-"""The table of controls and front, for Markdown, CSV and the terminal, in the form such reports have."""
+"""The table of controls and front: its rows as values, its columns as text, in the form such reports have."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from prunetune.results.entries import Entry, Reading, number, recipe_text
+from prunetune.results.certainty import Comparison, Confirmation, Interval, confirmation
+from prunetune.results.entries import Entry, Reading, integer, mapping, number, recipe_text
 from prunetune.results.findings import NOISY, Findings, Source
 from prunetune.results.studied_target import StudiedTarget
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Kind: TypeAlias = Literal["control", "front"]
 
@@ -25,7 +21,10 @@ class Row:
     model: str
     kind: Kind
     map50: float | None
+    map50_change: float | None
+    """Against the dense control; None for that itself, and where one of the two is not known."""
     map50_95: float | None
+    map50_95_change: float | None
     f1: float | None
     params: int | None
     latencies: Mapping[str, Reading] = field(hash=False)
@@ -33,10 +32,19 @@ class Row:
     gflops: float | None
     params_removed: float | None
     recipe: str
+    notes: str
+    """What else there is to say: sure differences from the controls, a control's epochs."""
     test_map50: float | None
     test_map50_95: float | None
+    test_intervals: tuple[Interval | None, Interval | None]
+    """Of these two, where the study was confirmed on the test split."""
     trial: int | None
     """The trial's number; None for a control."""
+
+    @property
+    def remarks(self) -> str:
+        """Recipe and notes."""
+        return "; ".join(part for part in (self.recipe, self.notes) if part)
 
 
 @dataclass(frozen=True)
@@ -51,101 +59,62 @@ class Column:
 _LEFT_COLUMNS = (
     Column("model", lambda row: row.model, is_number=False),
     Column("mAP50", lambda row: decimals(row.map50)),
+    Column("change", lambda row: signed(row.map50_change)),
     Column("mmAP", lambda row: decimals(row.map50_95)),
-    Column("F1", lambda row: decimals(row.f1)),
+    Column("change", lambda row: signed(row.map50_95_change)),
     Column("size", lambda row: size(row.params)),
 )
 _RIGHT_COLUMNS = (
     Column("GFLOPs", lambda row: significant(row.gflops)),
-    Column("params removed", lambda row: percent(row.params_removed)),
+    Column("removed", lambda row: percent(row.params_removed)),
 )
-_RECIPE_COLUMN = Column("recipe", lambda row: row.recipe, is_number=False)
-_WIDE = 130
-"""From this width on a terminal has room for all columns."""
-_TEST_COLUMNS = (
-    Column("test mAP50", lambda row: decimals(row.test_map50)),
-    Column("test mmAP", lambda row: decimals(row.test_map50_95)),
+REMARKS = Column("remarks", lambda row: row.remarks, is_number=False)
+TESTED = (
+    Column("test mAP50", lambda row: with_interval(row.test_map50, row.test_intervals[0])),
+    Column("test mmAP", lambda row: with_interval(row.test_map50_95, row.test_intervals[1])),
 )
+"""The columns of the test split."""
 
 
 def rows(study: Source) -> list[Row]:
     """The controls in their order, then the front by rising latency."""
     found = Findings.of(study)
-    table = [_row(found, name, name, item) for name, item in found.controls.items()]
-    return table + [_row(found, f"trial {item.trial}", str(item.trial), item) for item in found.front]
+    known = confirmation(found)
+    table = [_row(found, known, name, name, item) for name, item in found.controls.items()]
+    return table + [_row(found, known, f"trial {item.trial}", str(item.trial), item) for item in found.front]
 
 
 def columns(table: list[Row]) -> list[Column]:
     """The columns that the rows need: one latency a target, those of the test split only if anything was tested."""
-    return [*_narrow_columns(table), *(_TEST_COLUMNS if _is_tested(table) else ()), _RECIPE_COLUMN]
+    return [*narrow_columns(table), *(TESTED if is_tested(table) else ()), REMARKS]
 
 
-def markdown(study: Source) -> str:
-    """The table in Markdown. mmAP is map50_95; latency is in ms and in multiples of the dense network's."""
-    table = rows(study)
-    shown = columns(table)
-    lines = [
-        _markdown_line(column.title for column in shown),
-        _markdown_line("---:" if column.is_number else "---" for column in shown),
-        *(_markdown_line(column.cell(row) for column in shown) for row in table),
-    ]
-    return "\n".join(lines) + "\n"
+def narrow_columns(table: list[Row]) -> list[Column]:
+    """The columns without those of the test split and the remarks."""
+    names = targets(table)
+    measured = [_latency_column(target, "latency" if len(names) == 1 else f"latency@{target}") for target in names]
+    return [*_LEFT_COLUMNS, *measured, *_RIGHT_COLUMNS]
 
 
-def csv_text(study: Source) -> str:
-    """The table as CSV: plain numbers at full precision (fractions for percents, a count for the size)."""
-    table = rows(study)
-    left = ["model", "kind", "map50", "map50_95", "f1", "params"]
-    right = ["gflops", "params_removed", *(["test_map50", "test_map50_95"] if _is_tested(table) else []), "recipe"]
-    measured = [(target, name) for target in _targets(table) for name in ("latency_ms", "latency_ratio")]
-    is_alone = len(measured) == 2
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*left, *(name if is_alone else f"{name}@{target}" for target, name in measured), *right])
-    for row in table:
-        latencies = [getattr(row.latencies.get(target), name, None) for target, name in measured]
-        writer.writerow([*(getattr(row, name) for name in left), *latencies, *(getattr(row, name) for name in right)])
-    return out.getvalue()
+def targets(table: list[Row]) -> list[str]:
+    """The targets that any row knows; a nameless one where none does, for the column stays."""
+    return list(dict.fromkeys(target for row in table for target in row.latencies)) or [""]
 
 
-def rich_table(study: Source, width: int | None = None) -> Table:
-    """The table for the terminal. Controls are dim, the most accurate member is bold.
-
-    Args:
-        study: What to show.
-        width: Columns of the terminal. In a narrow one recipes and test accuracies stand under the table.
-    """
-    # rich is not needed by anything that only writes files.
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    found = Findings.of(study)
-    lines = rows(found)
-    is_narrow = width is not None and width < _WIDE
-    shown = _narrow_columns(lines) if is_narrow else columns(lines)
-    below = [_below(line) for line in lines] if is_narrow else []
-    table = Table(title=Text(found.name), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.caption = Text("\n".join([*(words for words in below if words), caption(found)]))
-    table.caption_justify = "left"
-    for column in shown:
-        table.add_column(column.title, justify="right" if column.is_number else "left")
-    winner = found.best.trial if found.best else None
-    for line in lines:
-        is_winner = line.trial is not None and line.trial == winner
-        style = "dim" if line.kind == "control" else "bold" if is_winner else ""
-        table.add_row(*(Text(column.cell(line)) for column in shown), style=style)
-    return table
+def is_tested(table: list[Row]) -> bool:
+    """Whether any network was evaluated on the test split."""
+    return any(row.test_map50 is not None or row.test_map50_95 is not None for row in table)
 
 
 def caption(study: Source) -> str:
-    """What stands under the table: budget, hypervolume and how the trials ended."""
+    """What stands under the table: budget, hypervolume, how the trials ended, and what sure means."""
     found = Findings.of(study)
     ended = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.counts.items() if count)
     parts = [
         budget_text(found),
         "" if found.hypervolume is None else f"hypervolume {found.hypervolume:.3f}",
         f"trials: {ended or 'none yet'}",
+        _confirmed_text(confirmation(found)),
     ]
     return "; ".join(part for part in parts if part)
 
@@ -171,6 +140,16 @@ def limit_text(target: StudiedTarget) -> str:
 def decimals(value: float | None) -> str:
     """Three decimals, as accuracies are written."""
     return "" if value is None else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """A change, three decimals and always a sign."""
+    return "" if value is None else f"{value:+.3f}"
+
+
+def with_interval(value: float | None, interval: Interval | None) -> str:
+    """An accuracy, with its confidence interval where that is known."""
+    return decimals(value) + ("" if interval is None else f" ({interval.low:.3f} to {interval.high:.3f})")
 
 
 def significant(value: float | None) -> str:
@@ -230,12 +209,6 @@ def ms_text(latencies: Mapping[str, float]) -> str:
     return ", ".join(f"{value} on {target}" for target, value in words.items())
 
 
-def _narrow_columns(table: list[Row]) -> list[Column]:
-    targets = _targets(table)
-    measured = [_latency_column(target, "latency" if len(targets) == 1 else f"latency@{target}") for target in targets]
-    return [*_LEFT_COLUMNS, *measured, *_RIGHT_COLUMNS]
-
-
 def _latency_column(target: str, title: str) -> Column:
     def cell(row: Row) -> str:
         reading = row.latencies.get(target)
@@ -244,40 +217,61 @@ def _latency_column(target: str, title: str) -> Column:
     return Column(title, cell)
 
 
-def _targets(table: list[Row]) -> list[str]:
-    """The targets that any row knows; a nameless one where none does, for the column stays."""
-    return list(dict.fromkeys(target for row in table for target in row.latencies)) or [""]
-
-
-def _row(found: Findings, model: str, name: str, item: Entry) -> Row:
-    test = found.test_accuracy(name)
+def _row(found: Findings, known: Confirmation | None, model: str, name: str, item: Entry) -> Row:
+    test, dense = found.test_accuracy(name), found.controls.get("dense")
+    sure = known.of(name) if known is not None and known.split == "test" else None
     return Row(
         model=model,
         kind="control" if item.trial is None else "front",
         map50=item.map50,
+        map50_change=_change(item.map50, dense.map50) if dense and name != "dense" else None,
         map50_95=item.map50_95,
+        map50_95_change=_change(item.map50_95, dense.map50_95) if dense and name != "dense" else None,
         f1=item.f1,
         params=item.params,
         latencies=item.latencies,
         gflops=item.gflops,
         params_removed=item.params_removed,
         recipe=recipe_text(item.recipe),
+        notes="; ".join(_notes(found, known, name, item)),
         test_map50=number(test.get("map50")),
         test_map50_95=number(test.get("map50_95")),
+        test_intervals=(sure.map50, sure.map50_95) if sure is not None else (None, None),
         trial=item.trial,
     )
 
 
-def _below(row: Row) -> str:
-    """What a narrow terminal shows of a row under the table."""
-    tested = [f"{column.title} {column.cell(row)}" for column in _TEST_COLUMNS if column.cell(row)]
-    words = "; ".join(part for part in (row.recipe, ", ".join(tested)) if part)
-    return f"{row.model}: {words}" if words else ""
+def _change(value: float | None, dense: float | None) -> float | None:
+    return None if value is None or dense is None else value - dense
 
 
-def _is_tested(table: list[Row]) -> bool:
-    return any(row.test_map50 is not None or row.test_map50_95 is not None for row in table)
+def _notes(found: Findings, known: Confirmation | None, name: str, item: Entry) -> list[str]:
+    if item.trial is None:
+        epochs = integer(mapping(mapping(found.attributes.get("controls")).get(name)).get("epochs"))
+        return [] if epochs is None else [f"trained for {epochs} epochs"]
+    network = None if known is None else known.of(name)
+    against = {} if network is None else network.against
+    return [words for rival, other in against.items() if rival in found.controls and (words := verdict(rival, other))]
 
 
-def _markdown_line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+def verdict(rival: str, compared: Comparison) -> str:
+    """The differences from another network that are larger than their uncertainty, in words.
+
+    Args:
+        rival: The other network.
+        compared: This network against it.
+    """
+    words = []
+    if compared.map50_95 is not None and compared.is_accuracy_sure:
+        words.append("more accurate" if compared.map50_95.value > 0 else "less accurate")
+    for target, ratio in compared.latencies.items():
+        if compared.is_latency_sure(target):
+            where = "" if len(compared.latencies) == 1 else f" on {target}"
+            words.append(("faster" if ratio.value < 1 else "slower") + where)
+    return f"surely {' and '.join(words)} than {rival}" if words else f"no sure difference from {rival}"
+
+
+def _confirmed_text(known: Confirmation | None) -> str:
+    if known is None:
+        return ""
+    return f"sure: outside the {100 * known.confidence:.0f} % interval, on {known.images} {known.split} images"

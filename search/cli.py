@@ -13,6 +13,7 @@ from rich.console import Console
 
 from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
+from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, table
 from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError
 
@@ -31,8 +32,6 @@ def _multiple_of_32(size: int) -> int:
     return size
 
 
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
-RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
 TargetOption = Annotated[str, typer.Option(help="onnxruntime, openvino, torch, or the yaml of a target.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default 1.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cpu.")]
@@ -47,7 +46,6 @@ RepeatsOption = Annotated[
     int | None, typer.Option("--repeats", min=1, help="Most timed rounds, the target's `runs`; by default 400.")
 ]
 ImgszOption = Annotated[int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
 @app.command()
@@ -120,28 +118,34 @@ def _show_end(study: Any, folder: Path, console: Console) -> None:
 @app.command()
 def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show how far a study is."""
+    from prunetune.results.record import find_findings
     from prunetune.search.status import study_status, write_status
     from prunetune.search.study import find_study
 
-    found, folder = find_study(study, runs)
+    found, folder = find_findings(study, runs)
+    told = study_status(found, folder, lambda: find_study(study, runs)[0])
     if as_json:
-        _write_json(study_status(found, folder))
+        _write_json(told)
     else:
-        write_status(study_status(found, folder), _console())
+        write_status(told, _console())
 
 
 @app.command()
 def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show the front beside the controls."""
     from prunetune.results import front_document, rich_table
-    from prunetune.search.study import find_study
+    from prunetune.results.record import find_findings
 
-    found, folder = find_study(study, runs)
+    found, folder = find_findings(study, runs)
     if as_json:
         _write_json(front_document(found, folder))
     else:
         console = _console()
         console.print(rich_table(found, width=console.width))
+
+
+app.command()(table)
+app.command()(confirm)
 
 
 @app.command()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -14,6 +13,7 @@ from prunetune.results import Entry
 from prunetune.search.study import FINISHED
 from prunetune.search.workspace import Workspace
 from prunetune.search.yardstick import Yardstick
+from prunetune.targets import Latency
 
 AT_ONCE = 16
 """Networks that are measured in one run; more would only wait for each other."""
@@ -33,16 +33,55 @@ def confirm(
         detectors: By the trial's number, or the name of the control.
         yardsticks: The targets to measure on; all by default.
     """
+    runs = {
+        yardstick.name: measure_together(workspace, yardstick, detectors)
+        for yardstick in (workspace.yardsticks if yardsticks is None else yardsticks)
+    }
+    store_latencies(study, workspace, runs)
+
+
+def measure_together(
+    workspace: Workspace, yardstick: Yardstick, detectors: Mapping[str, Detector], always: Sequence[str] = ()
+) -> list[dict[str, Latency]]:
+    """Measures networks on one target, interleaved, in as few runs as `AT_ONCE` allows.
+
+    Args:
+        workspace: The study's.
+        yardstick: The target.
+        detectors: By name.
+        always: Those of them that take part in every run, so that all others are compared with them.
+
+    Returns:
+        For each run the latencies of its networks, each with its ratio to the anchor and its rounds.
+    """
+    anchor = workspace.anchor(yardstick, "the anchor")
+    folder = workspace.folder / "networks"
+    found = []
+    for part in _parts([name for name in detectors if name not in always], AT_ONCE - len(always)) or [[]]:
+        workspace.safe_point()
+        names = [*always, *part]
+        networks = [workspace.network(name, detectors[name], yardstick, folder) for name in names]
+        with workspace.stages.ledger.clock.part("measure"):
+            measured = yardstick.target.measure([anchor, *networks], reference=anchor.name)
+        found.append({name: measured[name] for name in names})
+    return found
+
+
+def store_latencies(
+    study: optuna.Study, workspace: Workspace, runs: Mapping[str, Sequence[Mapping[str, Latency]]]
+) -> None:
+    """Stores what networks are now known by, beside what others are known by.
+
+    Args:
+        study: Gets it in its attribute `confirmed`.
+        workspace: The study's.
+        runs: What was measured together, by target. Of a network that took part several times the first time counts.
+    """
     confirmed: dict[str, Any] = {name: dict(told) for name, told in study.user_attrs.get("confirmed", {}).items()}
-    for yardstick in workspace.yardsticks if yardsticks is None else yardsticks:
-        anchor = workspace.anchor(yardstick, "the anchor")
-        for part in _parts(detectors):
-            folder = workspace.folder / "networks"
-            networks = [workspace.network(name, detectors[name], yardstick, folder) for name in part]
-            with workspace.stages.ledger.clock.part("measure"):
-                measured = yardstick.target.measure([anchor, *networks], reference=anchor.name)
-            for name in part:
-                confirmed.setdefault(name, {})[yardstick.name] = yardstick.stated(measured[name])
+    for yardstick in workspace.yardsticks:
+        for measured in reversed(runs.get(yardstick.name, ())):
+            for name, latency in measured.items():
+                confirmed.setdefault(name, {})[yardstick.name] = yardstick.stated(latency)
     study.set_user_attr("confirmed", confirmed)
 
 
@@ -72,7 +111,5 @@ def move_to_these_devices(study: optuna.Study, workspace: Workspace, moved: Sequ
     workspace.sign(study)  # last: a death before it repeats all of this
 
 
-def _parts(names: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(names)
-    while part := list(islice(rest, AT_ONCE)):
-        yield part
+def _parts(names: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [names[start : start + size] for start in range(0, len(names), size)]

@@ -8,13 +8,14 @@ from typing import Protocol
 import optuna
 
 from prunetune.pruning.training import TrainingFailureError
+from prunetune.results.storage import storage_errors
 from prunetune.results.tables import ms_text
 from prunetune.search.aside import patiently
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study, storage_errors
+from prunetune.search.study import open_study
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import PrunetuneError
 

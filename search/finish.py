@@ -39,15 +39,15 @@ def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> Non
         # The last measurement can move members past each other or over the budget, and so bring up others.
         while missing := [item for item in front(study) if not is_confirmed(study, workspace, item)]:
             progress.begin(f"measuring {len(missing)} members of the front again, with the controls")
-            members = {str(item.trial): _member(workspace, item) for item in front(study)}
+            members = {str(item.trial): load_member(workspace, item) for item in front(study)}
             confirm(study, workspace, members | controls)
         found = front(study)
         if workspace.stages.loaders.has_test:
             progress.begin("evaluating on the test split")
             _evaluate_on_test(study, workspace, found, controls)
         progress.begin("exporting")
-        _export(study, workspace, found)
-        _write_results(study, workspace)
+        export_members(study, workspace, found)
+        write_results(study, workspace)
         study.set_user_attr(FINISHED, seen)
 
 
@@ -94,7 +94,7 @@ def _evaluate_on_test(
 ) -> None:
     """Evaluates on the split that no decision saw."""
     accuracies: dict[str, Any] = dict(study.user_attrs.get("test", {}))
-    detectors = {str(item.trial): _member(workspace, item) for item in members} | controls
+    detectors = {str(item.trial): load_member(workspace, item) for item in members} | controls
     for name, detector in detectors.items():
         safe_point()
         if name not in accuracies:
@@ -102,14 +102,14 @@ def _evaluate_on_test(
     study.set_user_attr("test", accuracies)
 
 
-def _export(study: optuna.Study, workspace: Workspace, members: list[Entry]) -> None:
+def export_members(study: optuna.Study, workspace: Workspace, members: list[Entry]) -> None:
     """Writes each member's ONNX file, and the best one as `best.pt` and `best.onnx`."""
     exports: dict[str, str] = dict(study.user_attrs.get("exports", {}))
     for item in members:
         safe_point()
         file = workspace.folder / "candidates" / f"trial-{item.trial}.onnx"
         if not file.is_file():
-            workspace.export(_member(workspace, item), file)
+            workspace.export(load_member(workspace, item), file)
         exports[str(item.trial)] = str(file.relative_to(workspace.folder))
     study.set_user_attr("exports", exports)
     winner = best(study)
@@ -119,7 +119,8 @@ def _export(study: optuna.Study, workspace: Workspace, members: list[Entry]) -> 
                 shutil.copyfile(workspace.folder / "candidates" / f"trial-{winner.trial}{suffix}", draft)
 
 
-def _write_results(study: optuna.Study, workspace: Workspace) -> None:
+def write_results(study: optuna.Study, workspace: Workspace) -> None:
+    """Writes the front, its tables and the report into the study's folder."""
     folder = workspace.folder
     write_text(folder / "front.json", json.dumps(front_document(study), indent=1) + "\n")
     write_text(folder / "front.md", markdown(study) + "\n")
@@ -127,6 +128,7 @@ def _write_results(study: optuna.Study, workspace: Workspace) -> None:
     write_report(study, folder, folder / "report.html")
 
 
-def _member(workspace: Workspace, item: Entry) -> Detector:
+def load_member(workspace: Workspace, item: Entry) -> Detector:
+    """The network of a member of the front."""
     assert item.checkpoint is not None  # every trial that can be on the front has one
     return Detector.load(workspace.folder / item.checkpoint)

@@ -17,8 +17,3 @@ def console() -> Console:
 def write_json(value: Any) -> None:
     """Writes plain values as JSON."""
     print(json.dumps(value, indent=1, allow_nan=False))
-
-
-def printable(text: str) -> str:
-    """A name with what no terminal can show written as escapes: file names may hold anything."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

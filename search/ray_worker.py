@@ -25,6 +25,7 @@ from rich.console import Console
 
 from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.storage import storage_errors
 from prunetune.search.aside import patiently
 from prunetune.search.engine import prepare
 from prunetune.search.finish import finish
@@ -34,7 +35,6 @@ from prunetune.search.objective import carry_out
 from prunetune.search.outcome import TrialResult
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import storage_errors
 from prunetune.search.taking import note_epochs
 from prunetune.search.workers import this_worker
 from prunetune.search.workspace import Workspace

@@ -9,12 +9,13 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.claims import LOOK_S
+from prunetune.results.storage import storage_errors
 from prunetune.search.engine import Engine
 from prunetune.search.heartbeat import Heartbeat, last_signs
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study, storage_errors, study_exists, study_lock
+from prunetune.search.study import open_study, study_exists, study_lock
 from prunetune.search.taking import limit_reached
 from prunetune.search.workers import is_near, reap, responsible
 from prunetune.spaces import PrunetuneError

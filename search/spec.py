@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -22,9 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from prunetune.results.storage import sqlite_url
 from prunetune.search.limits import Limits
-from prunetune.search.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
+from prunetune.spaces.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
@@ -349,16 +349,6 @@ _DECIDED_BY_PRUNETUNE = {
     "plots", "verbose", "project", "exist_ok", "pretrained", "rect", "split", "time", "freeze", "compile",
     "warmup_epochs",
 }  # fmt: skip
-
-
-def sqlite_url(folder: Path) -> str:
-    """The address of the SQLite file in a study's folder."""
-    path = str(folder / "study.db")
-    if not re.search(r"[?#%{}]", path):
-        return f"sqlite:///{path}"
-    # An address ends at ? and #, and Optuna fills in braces. As a URI of SQLite's the path is quoted once, and once
-    # more inside the address.
-    return f"sqlite:///file:{quote(quote(path))}?uri=true"
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

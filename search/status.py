@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +14,8 @@ import optuna
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.results import best, front
 from prunetune.results.entries import outcome
-from prunetune.results.findings import located
+from prunetune.results.findings import Findings, Source, located
 from prunetune.results.tables import ms_text
 from prunetune.search.heartbeat import clock_ahead_s, silent_trials
 from prunetune.search.limits import Forecast, forecast, spent
@@ -25,28 +24,37 @@ from prunetune.search.study import FINISHED, stored_spec
 from prunetune.search.workers import is_alive
 
 
-def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
-    """Counts, running trials and epochs of a study, as plain values."""
-    spec = stored_spec(study)
-    trials = study.get_trials(deepcopy=False)
+def study_status(study: Source, folder: Path, reopen: Callable[[], optuna.Study] | None = None) -> dict[str, Any]:
+    """Counts, running trials and epochs of a study, as plain values.
+
+    Args:
+        study: The study, or what was read of it.
+        folder: Its folder.
+        reopen: Opens it where only findings are given, to see who of those that run are alive.
+    """
+    found = Findings.of(study)
+    spec = stored_spec(found)
+    trials = found.trials
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    opened = study if isinstance(study, optuna.Study) else reopen() if running and reopen is not None else None
     finished = [trial for trial in trials if trial.state.is_finished()]
     ended = [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
     outcomes = Counter(outcome(trial) or Outcome.ERROR.value for trial in finished)
-    silent = silent_trials(study)
-    now = time.time() - clock_ahead_s(study)
+    silent = set() if opened is None else silent_trials(opened)
+    now = time.time() - (0.0 if opened is None else clock_ahead_s(opened))
     alive = [trial for trial in trials if _lives(trial, silent)]
     so_far, remaining = spent(alive, now), forecast(spec.limits, alive, now)
     epochs = [trial.user_attrs.get("epochs", {}) for trial in finished]
-    winner = best(study)
+    winner = found.best
     return {
-        "study": study.study_name,
+        "study": found.name,
         "folder": str(folder),
         "finished": so_far.finished,
         "trials": spec.trials,
         "limits": asdict(spec.limits),
         "hours": round(so_far.hours, 4),
         "remaining": asdict(remaining) if remaining else None,
-        "done": study.user_attrs.get(FINISHED) == len(ended)
+        "done": found.attributes.get(FINISHED) == len(ended)
         and so_far.begun == so_far.finished
         and spec.limits.reached(so_far) is not None,
         "outcomes": dict(outcomes),
@@ -57,16 +65,15 @@ def study_status(study: optuna.Study, folder: Path) -> dict[str, Any]:
                 "worker": trial.user_attrs.get("worker"),
                 "alive": _lives(trial, silent),
             }
-            for trial in trials
-            if trial.state == TrialState.RUNNING
+            for trial in running
         ],
         "waiting": sum(trial.state == TrialState.WAITING for trial in trials),
         "epochs_trained": sum(item.get("trained", 0) for item in epochs),
         "epochs_reused": sum(item.get("reused", 0) for item in epochs),
         "budgets": {
-            target["name"]: target["budget"] for target in study.user_attrs.get("targets", []) if target["budget"]
+            target["name"]: target["budget"] for target in found.attributes.get("targets", []) if target["budget"]
         },
-        "front": len(front(study)),
+        "front": len(found.front),
         "best": located(winner, folder).as_dict() if winner else None,
     }
 

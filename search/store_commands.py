@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from prunetune.search.output import console, printable, write_json
+from prunetune.results.escapes import printable
+from prunetune.search.output import console, write_json
 
 if TYPE_CHECKING:
     from prunetune.pruning.claims import Sign

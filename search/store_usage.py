@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from prunetune.pruning.claims import Claims, Sign
 from prunetune.pruning.inventory import DRAFT, UNFINISHED, Item, needed_by, read_items, read_uses
 from prunetune.pruning.store import CLAIMS, REGISTRATION, STAGES, STUDIES, StageStore
-from prunetune.search.address import public_address
+from prunetune.results.address import public_address
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import find_study
 from prunetune.spaces import ConfigError

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
-import os
-import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import sqlalchemy.engine
-import sqlalchemy.event
-import sqlalchemy.exc
 from filelock import FileLock, Timeout
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
-from prunetune.search.address import parse_address, public_address
+from prunetune.results import storage
+from prunetune.results.findings import Findings, Source
+from prunetune.results.storage import SPEC, storage_errors
 from prunetune.search.heartbeat import GRACE_S, INTERVAL_S
 from prunetune.search.interruption import safe_point, stop_is_asked
-from prunetune.search.spec import LIMITS, StudySpec, sqlite_url
+from prunetune.search.spec import LIMITS, StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.yaml_file import read_yaml
-from prunetune.spaces import ConfigError, MissingExtraError, StoreError
+from prunetune.spaces import StoreError
 from prunetune.spaces.files import storage_error
 
-SPEC = "spec"
-"""The study's user attribute that holds its description."""
+SIGNS_OF_LIFE = storage.SignsOfLife(INTERVAL_S, GRACE_S)
+"""Of the workers of a study."""
 
 TARGETS = "targets"
 """The study's user attribute with its targets and what was measured once on each; empty before that."""
 
-MAKERS = 5
-"""So often a process tries again that found others making the tables of a data base."""
+DATA = "data.yaml"
+"""In a study's folder, the data set as it was checked, with absolute paths: ultralytics resolves relative ones in
+other ways."""
 
 FINISHED = "finished"
 """The study's user attribute that says how many trials there were when its results were last written; None when
@@ -56,10 +50,10 @@ def open_study(spec: StudySpec) -> optuna.Study:
     except OSError as error:
         raise storage_error(spec.folder, error) from error
     with study_lock(spec.folder), storage_errors(spec.folder, spec.storage):
-        storage = _storage(spec.storage_url)
+        opened = storage.open_storage(spec.storage_url, SIGNS_OF_LIFE)
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         directions += ["minimize" for _ in spec.judged]
-        study = optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)
+        study = optuna.create_study(storage=opened, study_name=spec.name, directions=directions, load_if_exists=True)
         stored = study.user_attrs.get(SPEC)
         if stored is None and (study.directions != [_DIRECTIONS[item] for item in directions] or study.trials):
             raise StoreError(
@@ -97,64 +91,52 @@ def study_exists(spec: StudySpec) -> bool:
     if spec.storage is None and not (spec.folder / "study.db").is_file():
         return False
     with storage_errors(spec.folder, spec.storage):
-        return spec.name in optuna.get_all_study_names(storage=_storage(spec.storage_url))
+        return spec.name in optuna.get_all_study_names(storage=storage.open_storage(spec.storage_url, SIGNS_OF_LIFE))
 
 
 def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
-    """Opens an existing study for reading.
-
-    Args:
-        name: A study's name, its folder, or its description's file.
-        runs: The folder of studies, where only a name is given.
-
-    Returns:
-        The study and its folder.
+    """Opens an existing study for reading; see `prunetune.results.storage.find_study`.
 
     Raises:
         StoreError: There is none, its database cannot be read, or prunetune did not start it.
     """
-    storage_url = None
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        values = read_yaml(path)
-        wrong = [key for key in ("name", "runs", "storage") if not isinstance(values.get(key, ""), str)]
-        if wrong:
-            raise ConfigError([f"{key}: takes a text, not {values[key]!r}" for key in wrong], str(path))
-        folder = Path(values.get("runs", runs)) / values.get("name", "")
-        storage_url = values.get("storage")
-    elif os.path.isfile(path / "study.db"):  # Path.is_file raises for an overlong name
-        folder = path
-    else:
-        folder = Path(runs) / name
-    database = folder / "study.db"
-    if storage_url is not None:
-        _refuse_missing(storage_url)
-    elif not os.path.isfile(database):
-        there = [item.parent.name for item in Path(runs).glob("*/study.db")] if Path(runs).is_dir() else []
-        close = difflib.get_close_matches(name, there, n=1)
-        known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
-        raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
-    with storage_errors(folder, storage_url):
-        storage = _storage(storage_url or sqlite_url(folder))
-        names = optuna.get_all_study_names(storage=storage)
-        wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
-        if wanted not in names:
-            raise StoreError(f"{folder}: holds no study named {wanted}")
-        study = optuna.load_study(study_name=wanted, storage=storage)
-        stored_spec(study)
-        return study, folder
+    study, folder = storage.find_study(name, runs, signs=SIGNS_OF_LIFE)
+    stored_spec(study)
+    return study, folder
 
 
-def stored_spec(study: optuna.Study) -> StudySpec:
+def stored_spec(study: Source) -> StudySpec:
     """The description that the study was started with.
 
     Raises:
         StoreError: The study is not one of prunetune's.
     """
-    stored = study.user_attrs.get(SPEC)
-    if stored is None:
-        raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
-    return StudySpec.parse(stored, f"the stored study {study.study_name}")
+    if isinstance(study, Findings):
+        name, attributes = study.name, study.attributes
+    else:
+        name, attributes = study.study_name, study.user_attrs
+    if SPEC not in attributes:
+        raise StoreError(f"{name}: was not made by prunetune: it holds no description")
+    return StudySpec.parse(attributes[SPEC], f"the stored study {name}")
+
+
+def spec_here(study: optuna.Study, folder: Path) -> StudySpec:
+    """The description of a study that was found, with the places where its things are now.
+
+    Args:
+        study: The study.
+        folder: Where it was found.
+
+    Raises:
+        StoreError: The study is not one of prunetune's, or its folder has another name than it.
+    """
+    spec = stored_spec(study)
+    if folder.name != spec.name:
+        raise StoreError(f"{folder}: holds the study {spec.name}; call the folder {spec.name}, too")
+    data = spec.data if Path(spec.data).is_file() else str(folder / DATA)
+    address = None if (folder / "study.db").is_file() else storage.storage_address(study)
+    device = spec.devices[0]
+    return spec.model_copy(update={"runs": str(folder.parent), "storage": address, "data": data, "device": device})
 
 
 def study_lock(folder: Path, *, always: bool = False) -> AbstractContextManager[None]:
@@ -187,83 +169,3 @@ def folder_lock(folder: Path, name: str, *, always: bool = False) -> Iterator[No
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
-    """Names the study's folder, or its storage where that is elsewhere, when the database cannot be used."""
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
-        text = str(error.__cause__ or error).splitlines()[0]
-        if storage is None and not folder.is_dir():
-            raise StoreError(
-                f"{folder}: the study's folder was removed while it ran; its stages are in the store, and the same "
-                "command starts the study anew"
-            ) from error
-        if storage is not None and not storage.startswith("sqlite"):
-            raise StoreError(
-                f"storage: {public_address(storage)} cannot be used ({text}); what was finished is kept there and in "
-                "the store, and the same command goes on when it can be reached"
-            ) from error
-        if "full" in text:
-            raise storage_error(folder, OSError(28, "No space left on device")) from error
-        if "readonly" in text or "unable to open" in text:
-            raise storage_error(folder, OSError(13, "Permission denied")) from error
-        remedy = "restore it from a copy, or remove the study's folder to start anew"
-        if "locked" in text:
-            remedy = "another program holds it; end that, and run the same command again"
-        raise StoreError(f"{folder / 'study.db'}: the study's database cannot be used ({text}); {remedy}") from error
-    except PermissionError as error:
-        raise storage_error(folder, error) from error
-
-
-def _refuse_missing(url: str) -> None:
-    """Reading creates nothing: SQLite would make a file that is not there."""
-    address = parse_address(url)
-    if address.drivername.startswith("sqlite") and not os.path.isfile(address.database or ""):
-        raise StoreError(f"storage: {address.database}: no such file; run the study first, or correct the address")
-
-
-def _storage(url: str) -> RDBStorage:
-    parse_address(url)
-    try:
-        waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = _opened(url, waiting)
-        if storage.engine.dialect.name == "postgresql":
-            # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
-            # them by hours.
-            sqlalchemy.event.listen(storage.engine, "connect", _in_utc)
-            storage.engine.dispose()
-        return storage
-    except ImportError as error:
-        if "psycopg" in str(error):
-            raise MissingExtraError("psycopg", "postgres") from error
-        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
-    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
-
-
-def _opened(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
-    """Opens a data base and makes Optuna's tables where there are none.
-
-    Of several processes that find none at once, Optuna lets all but one fail. The tables are there then.
-    """
-    make = partial(RDBStorage, url, engine_kwargs, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
-    for _ in range(MAKERS):
-        try:
-            return make()
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
-            continue
-        except sqlalchemy.exc.OperationalError as error:
-            if "already exists" not in str(error):
-                raise
-    return make()
-
-
-def _in_utc(connection: Any, _: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SET TIME ZONE 'UTC'")
-    connection.commit()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.search.spec import apply_override, parse_target
-from prunetune.search.yaml_file import read_yaml
 from prunetune.spaces import ConfigError
+from prunetune.spaces.yaml_file import read_yaml
 from prunetune.targets import TARGET_KINDS, TargetSpec
 
 _OPTIONS = {"alignment": "--align", "threads": "--threads", "device": "--device", "precision": "--precision"}

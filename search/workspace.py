@@ -19,6 +19,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector, read_description
 from prunetune.pruning.device import device_problem
+from prunetune.pruning.evaluation import Listener
 from prunetune.pruning.loaders import hyperparameter_problems
 from prunetune.pruning.pipeline import Pipeline, Source, classes_problem
 from prunetune.pruning.stage_files import CHECKPOINT
@@ -30,7 +31,7 @@ from prunetune.search.interruption import safe_point
 from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.spec import StudySpec
 from prunetune.search.store_usage import STORE, register
-from prunetune.search.study import study_lock
+from prunetune.search.study import DATA, study_lock
 from prunetune.search.yardstick import REFERENCES, Yardstick
 from prunetune.spaces import ConfigError, ModelError, TargetError
 from prunetune.spaces.alignment import Alignment
@@ -47,9 +48,6 @@ from prunetune.targets import (
     shared,
 )
 from prunetune.targets.synthesis import write_resized
-
-DATA = "data.yaml"
-"""The data set as it was checked, with absolute paths: ultralytics resolves relative ones in other ways."""
 
 INT8_IMAGES = 64
 """About how many training images the ranges of an int8 network are taken from."""
@@ -382,16 +380,16 @@ class Workspace:
         images = [image[None].numpy() for batch in self.stages.loaders.calibration() for image in batch]
         return tuple(images[:: max(1, len(images) // INT8_IMAGES)])
 
-    def evaluate(self, detector: Detector, split: str = "val") -> Accuracy:
+    def evaluate(self, detector: Detector, split: str = "val", listener: Listener | None = None) -> Accuracy:
         """A network's accuracy as it ships: in int8 as the target's runtime computes it, if that is its precision."""
         if not self.quantises:
-            return self.stages.evaluate(detector, split)
+            return self.stages.evaluate(detector, split, listener)
         with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
             file = Path(folder) / "int8.onnx"
             self.export(detector, file)
             network = Network("candidate", self._input_shape, onnx=file)
             predict = create_predictor(self.spec.targets[0], network)
-            return self.stages.evaluate_predictor(predict, self.dataset.names, split)
+            return self.stages.evaluate_predictor(predict, self.dataset.names, split, listener)
 
     def export(self, detector: Detector, file: Path) -> None:
         """Writes a network's ONNX file as it ships."""

@@ -364,6 +364,7 @@ def test_as_yaml_means_the_same_anywhere(folder: Folder, tmp_path: Path) -> None
     copy.write_text(first.as_yaml())
     second = inspect_dataset(copy)
     assert (second.splits, second.names, second.sources) == (first.splits, first.names, first.sources)
+    assert second.fingerprint == first.fingerprint
 
 
 def test_fingerprint_does_not_depend_on_the_place(folder: Folder, tmp_path: Path) -> None:

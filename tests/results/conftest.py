@@ -13,6 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from prunetune.results.storage import sqlite_url
 from prunetune.spaces import Recipe, Threshold
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -40,9 +41,9 @@ def target(name: str = "cpu", limit: tuple[str, float] | None = ("<= half-width"
 class StudyBuilder:
     """Adds trials and controls to a study in memory, as `prunetune run` stores them."""
 
-    def __init__(self, name: str = "barcodes", latencies: int = 1) -> None:
+    def __init__(self, name: str = "barcodes", latencies: int = 1, storage: str | None = None) -> None:
         directions = ["maximize", *["minimize"] * latencies]
-        self.study = optuna.create_study(directions=directions, study_name=name)
+        self.study = optuna.create_study(directions=directions, study_name=name, storage=storage)
 
     def trial(
         self,
@@ -132,6 +133,18 @@ def make_builder() -> Callable[..., StudyBuilder]:
 @pytest.fixture(scope="session")
 def make_target() -> Callable[..., dict[str, Any]]:
     return target
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Callable[..., StudyBuilder]:
+    """Makes a study in a folder below `tmp_path / "runs"`, in its own data base."""
+
+    def write(name: str = "barcodes") -> StudyBuilder:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        return StudyBuilder(name, storage=sqlite_url(folder))
+
+    return write
 
 
 def write_gammas(path: Path, rounds: int = 2, epochs: int = 8) -> None:

@@ -20,9 +20,9 @@ Builder = Any
 
 def test_markdown_lists_controls_then_front(filled: Builder) -> None:
     lines = markdown(filled.study).splitlines()
-    assert lines[0] == "| model | mAP50 | mmAP | F1 | size | latency | GFLOPs | params removed | recipe |"
+    assert lines[0] == "| model | mAP50 | change | mmAP | change | size | latency | GFLOPs | removed | remarks |"
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| dense", "| half-width", "| trial 1", "| trial 0"]
-    half = "| half-width | 0.986 | 0.875 | 0.850 | 3.90M | 1.00 ms (0.50x) | 4.40 | 73.0 % |  |"
+    half = "| half-width | 0.986 | -0.007 | 0.875 | -0.065 | 3.90M | 1.00 ms (0.50x) | 4.40 | 73.0 % |  |"
     assert lines[3] == half
     assert lines[5].endswith("| 72.6 % | pull 0.3 for 4 epochs, threshold 0.1, recover 6 |")
 
@@ -30,7 +30,7 @@ def test_markdown_lists_controls_then_front(filled: Builder) -> None:
 def test_tested_networks_get_further_columns(filled: Builder) -> None:
     filled.study.set_user_attr("test", {"0": {"map50": 0.98, "map50_95": 0.897}, "dense": {"map50_95": 0.93}})
     lines = markdown(filled.study).splitlines()
-    assert "| test mAP50 | test mmAP | recipe |" in lines[0]
+    assert "| test mAP50 | test mmAP | remarks |" in lines[0]
     assert "| 0.980 | 0.897 |" in lines[5]
     (first, *_) = csv.DictReader(io.StringIO(csv_text(filled.study)))
     assert (first["model"], first["test_map50"], first["test_map50_95"]) == ("dense", "", "0.93")
@@ -62,7 +62,7 @@ def test_terminal_table_shows_every_row_and_no_markup(builder: Builder) -> None:
     assert "1 complete" in shown
 
 
-@pytest.mark.parametrize("width", [80, 100, 130, 170])
+@pytest.mark.parametrize("width", [80, 100, 150, 190])
 def test_terminal_table_fits_and_cuts_nothing_off(filled: Builder, width: int) -> None:
     filled.study.set_user_attr("test", {"0": {"map50": 0.98, "map50_95": 0.897}})
     console = Console(width=width, record=True, file=io.StringIO())

@@ -41,6 +41,10 @@ BAD_COMMANDS = [
     (["front", "nosuch"], ["nosuch", "no such study"]),
     (["report", "nosuch"], ["nosuch", "no such study"]),
     (["export", "nosuch", "--trial", "0"], ["nosuch", "no such study"]),
+    (["table", "nosuch"], ["nosuch", "no such study"]),
+    (["table", "nosuch", "--out", "front.doc"], ["--out: front.doc", ".parquet", "--format"]),
+    (["table", "nosuch", "--format", "parquet"], ["--format parquet", "--out"]),
+    (["confirm", "nosuch"], ["nosuch", "no such study"]),
     (["front", "nosuch.yaml"], ["nosuch.yaml", "no such file"]),
     (["run", "nosuch.yaml", "imgsz"], ["nosuch.yaml", "no such file"]),
 ]

@@ -30,6 +30,9 @@ def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec
         ["status", folder, "--json"],
         ["front", folder],
         ["front", folder, "--json"],
+        ["table", folder],
+        ["table", folder, "--format", "latex"],
+        ["table", folder, "--out", f"{folder}/front.csv"],
         ["report", folder],
         ["store", "ls", "--runs", runs],
         ["store", "gc", "--dry-run", "--runs", runs],
@@ -57,7 +60,19 @@ print(json.dumps(loaded))
 def test_help_names_every_command(prunetune: Prunetune) -> None:
     answer = prunetune("--help")
     assert answer.code == 0
-    commands = ("run", "status", "front", "report", "export", "prune", "measure", "align-probe", "profile", "store")
+    commands = (
+        "run",
+        "status",
+        "front",
+        "table",
+        "report",
+        "export",
+        "prune",
+        "measure",
+        "align-probe",
+        "profile",
+        "store",
+    )
     for command in (*commands, "doctor"):
         assert f" {command} " in answer.out
 

@@ -14,7 +14,7 @@ import sqlalchemy
 import torch
 
 from prunetune.pruning.detector import Detector
-from prunetune.search.address import public_address
+from prunetune.results.address import public_address
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import SPEC, open_study, stored_spec
 from prunetune.search.taking import next_trial

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from prunetune.search.yaml_file import parse_yaml
 from prunetune.spaces import ConfigError
+from prunetune.spaces.yaml_file import parse_yaml
 
 Written = Callable[..., Path]
 Problem = Callable[..., str]

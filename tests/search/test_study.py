@@ -87,8 +87,8 @@ def test_several_processes_make_the_tables_of_a_data_base_at_once(make_spec: Mak
     spec = make_spec()
     spec.folder.mkdir(parents=True)
     code = (
-        "import sys; from prunetune.search import study; print('ready', flush=True); sys.stdin.readline();"
-        "study._storage(sys.argv[1]).get_all_studies()"
+        "import sys; from prunetune.results import storage; print('ready', flush=True); sys.stdin.readline();"
+        "storage.open_storage(sys.argv[1]).get_all_studies()"
     )
     command = [sys.executable, "-c", code, spec.storage_url]
     makers = [

@@ -7,7 +7,7 @@ import os
 import sqlalchemy.engine
 import sqlalchemy.exc
 
-from prunetune.spaces import ConfigError
+from prunetune.spaces.errors import ConfigError
 
 EXAMPLE = "postgresql+psycopg://USER@HOST/DATABASE"
 

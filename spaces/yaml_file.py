@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from prunetune.spaces import ConfigError
+from prunetune.spaces.errors import ConfigError
 
 
 def insert_targets(values: dict[str, Any], folder: Path) -> None:

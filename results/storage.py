@@ -1,0 +1,246 @@
+"""Studies in Optuna's storages: how they are found and opened, and what is said when that fails."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import optuna
+import sqlalchemy.engine
+import sqlalchemy.event
+import sqlalchemy.exc
+from optuna.storages import RDBStorage
+
+from prunetune.results.address import parse_address, public_address
+from prunetune.spaces.errors import ConfigError, MissingExtraError, StoreError
+from prunetune.spaces.files import storage_error
+from prunetune.spaces.yaml_file import read_yaml
+
+SPEC = "spec"
+"""The study's user attribute that holds its description."""
+
+
+class SignsOfLife(NamedTuple):
+    """How workers show that they live."""
+
+    interval_s: int | None
+    """Seconds between two signs."""
+    grace_s: int | None
+    """Who gave none for so long is dead, in s."""
+
+
+MAKERS = 5
+"""So often a process tries again that found others making the tables of a data base."""
+
+
+def find_study(
+    name: str | Path, runs: str | Path = "runs", storage: str | None = None, signs: SignsOfLife | None = None
+) -> tuple[optuna.Study, Path]:
+    """Opens an existing study for reading.
+
+    Args:
+        name: A study's name, its folder, or its description's file.
+        runs: The folder of studies, where only a name is given.
+        storage: The address of its storage, if that is neither in its folder nor in its description.
+        signs: As `open_storage` takes them.
+
+    Returns:
+        The study and its folder.
+
+    Raises:
+        StoreError: There is none, its database cannot be read, or prunetune did not start it.
+    """
+    folder, address = place_of(name, runs, storage)
+    with storage_errors(folder, address):
+        opened = open_storage(address or sqlite_url(folder), signs)
+        wanted = choose_name(folder, optuna.get_all_study_names(storage=opened))
+        study = optuna.load_study(study_name=wanted, storage=opened)
+        if SPEC not in study.user_attrs:
+            raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
+        return study, folder
+
+
+def sqlite_url(folder: Path) -> str:
+    """The address of the SQLite file in a study's folder."""
+    path = str(folder / "study.db")
+    if not re.search(r"[?#%{}]", path):
+        return f"sqlite:///{path}"
+    # An address ends at ? and #, and Optuna fills in braces. As a URI of SQLite's the path is quoted once, and once
+    # more inside the address.
+    return f"sqlite:///file:{quote(quote(path))}?uri=true"
+
+
+@contextmanager
+def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
+    """Names the study's folder, or its storage where that is elsewhere, when the database cannot be used."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
+        text = str(error.__cause__ or error).splitlines()[0]
+        if storage is None and not folder.is_dir():
+            raise StoreError(
+                f"{folder}: the study's folder was removed while it ran; its stages are in the store, and the same "
+                "command starts the study anew"
+            ) from error
+        if storage is not None and not storage.startswith("sqlite"):
+            raise StoreError(
+                f"storage: {public_address(storage)} cannot be used ({text}); what was finished is kept there and in "
+                "the store, and the same command goes on when it can be reached"
+            ) from error
+        if "full" in text:
+            raise storage_error(folder, OSError(28, "No space left on device")) from error
+        if "readonly" in text or "unable to open" in text:
+            raise storage_error(folder, OSError(13, "Permission denied")) from error
+        remedy = "restore it from a copy, or remove the study's folder to start anew"
+        if "locked" in text:
+            remedy = "another program holds it; end that, and run the same command again"
+        raise StoreError(f"{folder / 'study.db'}: the study's database cannot be used ({text}); {remedy}") from error
+    except PermissionError as error:
+        raise storage_error(folder, error) from error
+
+
+def place_of(name: str | Path, runs: str | Path, storage: str | None) -> tuple[Path, str | None]:
+    """Where a study lies.
+
+    Args:
+        name: A study's name, its folder, or its description's file.
+        runs: The folder of studies, where only a name is given.
+        storage: The address of its storage, if that is neither in its folder nor in its description.
+
+    Returns:
+        Its folder, and the address of its storage if that is not in the folder.
+
+    Raises:
+        StoreError: There is no such study.
+        ConfigError: The description cannot be read.
+    """
+    address = storage
+    path, name = Path(name), str(name)
+    if path.suffix in (".yaml", ".yml"):
+        values = read_yaml(path)
+        wrong = [key for key in ("name", "runs", "storage") if not isinstance(values.get(key, ""), str)]
+        if wrong:
+            raise ConfigError([f"{key}: takes a text, not {values[key]!r}" for key in wrong], str(path))
+        folder = Path(values.get("runs", runs)) / values.get("name", "")
+        address = storage or values.get("storage")
+    elif os.path.isfile(path / "study.db") or (storage and os.path.isdir(path)):  # Path.is_file raises if overlong
+        folder = path
+    else:
+        folder = Path(runs) / name
+    database = folder / "study.db"
+    if address is not None:
+        _refuse_missing(address)
+    elif not os.path.isfile(database):
+        there = [item.parent.name for item in Path(runs).glob("*/study.db")] if Path(runs).is_dir() else []
+        close = difflib.get_close_matches(name, there, n=1)
+        known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
+        raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
+    return folder, address
+
+
+def choose_name(folder: Path, names: Sequence[str]) -> str:
+    """The study of a folder, of those that its storage holds.
+
+    Raises:
+        StoreError: It is not among them.
+    """
+    wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
+    if wanted not in names:
+        raise StoreError(f"{folder}: holds no study named {wanted}")
+    return wanted
+
+
+def storage_address(study: optuna.Study) -> str | None:
+    """The address of the data base that holds a study, with its password; None for a study in memory."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    return str(backend.url) if isinstance(backend, RDBStorage) else None
+
+
+def open_storage(url: str, signs: SignsOfLife | None = None) -> RDBStorage:
+    """Opens a data base, and makes Optuna's tables where there are none.
+
+    Args:
+        url: Its address.
+        signs: How workers give signs of life, for those who give some, or ask who is alive.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        MissingExtraError: Its driver is not installed.
+    """
+    with _address_errors(url):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = _opened(url, _waiting(url), signs or SignsOfLife(None, None))
+        if storage.engine.dialect.name == "postgresql":
+            # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
+            # them by hours.
+            sqlalchemy.event.listen(storage.engine, "connect", _in_utc)
+            storage.engine.dispose()
+        return storage
+
+
+def make_engine(url: str) -> sqlalchemy.engine.Engine:
+    """What plain queries to a data base go through.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        MissingExtraError: Its driver is not installed.
+    """
+    with _address_errors(url):
+        return sqlalchemy.create_engine(url, **_waiting(url))
+
+
+def _waiting(url: str) -> dict[str, Any]:
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+
+
+@contextmanager
+def _address_errors(url: str) -> Iterator[None]:
+    parse_address(url)
+    try:
+        yield
+    except ImportError as error:
+        if "psycopg" in str(error):
+            raise MissingExtraError("psycopg", "postgres") from error
+        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
+
+
+def _opened(url: str, engine_kwargs: dict[str, Any], signs: SignsOfLife) -> RDBStorage:
+    """Opens a data base and makes Optuna's tables where there are none.
+
+    Of several processes that find none at once, Optuna lets all but one fail. The tables are there then.
+    """
+    make = partial(RDBStorage, url, engine_kwargs, heartbeat_interval=signs.interval_s, grace_period=signs.grace_s)
+    for _ in range(MAKERS):
+        try:
+            return make()
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            continue
+        except sqlalchemy.exc.OperationalError as error:
+            if "already exists" not in str(error):
+                raise
+    return make()
+
+
+def _in_utc(connection: Any, _: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+
+
+def _refuse_missing(url: str) -> None:
+    """Reading creates nothing: SQLite would make a file that is not there."""
+    address = parse_address(url)
+    if address.drivername.startswith("sqlite") and not os.path.isfile(address.database or ""):
+        raise StoreError(f"storage: {address.database}: no such file; run the study first, or correct the address")

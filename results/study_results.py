@@ -1,0 +1,197 @@
+"""A study's results for notebooks and scripts: one object with its frame, front, figures and networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial
+
+from prunetune.results.certainty import Confirmation, confirmation
+from prunetune.results.entries import Entry, channels, mapping, text, widths
+from prunetune.results.findings import Findings
+from prunetune.results.gammas import read_gammas
+from prunetune.results.record import find_findings
+from prunetune.results.table_formats import table_frame
+from prunetune.results.trials import trial_table
+from prunetune.spaces.errors import ConfigError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from pandas import DataFrame
+
+    from prunetune.pruning.detector import Detector
+
+
+def load_study(study: str | Path, runs: str | Path = "runs", storage: str | None = None) -> StudyResults:
+    """Reads a study, finished or running.
+
+    Args:
+        study: Its name, its folder, or the file of its description.
+        runs: The folder of studies, where only a name is given.
+        storage: The address of its storage, if that is neither in its folder nor in its description.
+
+    Raises:
+        StoreError: There is no such study, or its storage cannot be read.
+        ConfigError: The description cannot be read.
+    """
+    return StudyResults(*find_findings(study, runs, storage))
+
+
+class StudyResults:
+    """What a study found, as it stood when it was loaded: all figures are of one moment.
+
+    Attributes:
+        findings: What tables, figures and reports read from.
+        folder: The study's folder.
+        figures: Its figures, drawn when they are asked for.
+    """
+
+    def __init__(self, findings: Findings, folder: Path) -> None:
+        self.findings, self.folder = findings, folder
+        self.figures = Figures(findings, folder)
+
+    def __repr__(self) -> str:
+        ended = ", ".join(f"{count} {name}" for name, count in self.findings.counts.items() if count) or "no trials"
+        return f"<study {self.name!r}: {ended}; {len(self.front())} on the front>"
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.findings.name
+
+    @property
+    def controls(self) -> dict[str, Entry]:
+        """The networks that the study compares itself with, by name."""
+        return dict(self.findings.controls)
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """What the last `prunetune confirm` found; None if there was none."""
+        return confirmation(self.findings)
+
+    def frame(self) -> DataFrame:
+        """One row per trial in any state; see `trial_table`."""
+        return trial_table(self.findings)
+
+    def table(self) -> DataFrame:
+        """The controls and the front, one row each; see `table_frame`."""
+        return table_frame(self.findings)
+
+    def front(self) -> list[Entry]:
+        """The feasible candidates that no other dominates, by rising latency; see `front`."""
+        return list(self.findings.front)
+
+    def hypervolume(self) -> float | None:
+        """The share of the unit cube that the front dominates; None while the dense network is not measured."""
+        return self.findings.hypervolume
+
+    def candidate(self, name: int | str) -> Candidate:
+        """A trial's network, by its number, or a control's, by its name.
+
+        Raises:
+            ConfigError: There is none, or it has no finished network.
+        """
+        found = self.findings
+        if str(name) in found.controls:
+            item = found.controls[str(name)]
+            layers = widths(mapping(mapping(found.attributes.get("controls")).get(str(name))).get("channels"))
+        else:
+            trial = _trial(found, name)
+            item, layers = found.entry(trial), channels(trial)
+        if item.checkpoint is None:
+            raise ConfigError(f"{name}: no network was kept of it; {_kept(found)}")
+        onnx = None if item.onnx is None else self.folder / item.onnx
+        return Candidate(str(name), item, self.folder / item.checkpoint, onnx, layers)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network of a study."""
+
+    name: str
+    """The trial's number, or the control's name."""
+    entry: Entry
+    """Its figures."""
+    checkpoint: Path
+    """A .pt that `YOLO()` loads."""
+    onnx: Path | None
+    """Its ONNX file; None where it was not exported."""
+    channels: Mapping[str, int] = field(hash=False)
+    """Output channels by layer; empty where they are not known."""
+
+    def load(self) -> Detector:
+        """Loads the network. Needs torch.
+
+        Raises:
+            ModelError: The file is missing or damaged.
+        """
+        from prunetune.pruning.detector import Detector
+
+        return Detector.load(self.checkpoint)
+
+
+class Figures:
+    """A study's figures, each a figure of plotly; None where nothing is known to draw.
+
+    Args:
+        findings: The study.
+        folder: Its folder, where its gamma histograms are.
+    """
+
+    def __init__(self, findings: Findings, folder: Path) -> None:
+        self._findings, self._folder = findings, folder
+
+    def front(self, trial: int | None = None, target: str | None = None) -> go.Figure:
+        """Accuracy against latency: every trial, the front, the controls and the budget.
+
+        Args:
+            trial: The trial to mark; the most accurate member of the front if None.
+            target: The target's name; the main one if None.
+        """
+        from prunetune.results.figures import front_figure
+
+        return front_figure(self._findings, trial, target)
+
+    def time(self) -> go.Figure | None:
+        """Where the time of each trial went."""
+        from prunetune.results.figures import time_figure
+
+        return time_figure(self._findings)
+
+    def channels(self, trial: int) -> go.Figure | None:
+        """The channels that each layer of a trial's network kept, beside half-width's.
+
+        Raises:
+            ConfigError: There is no such trial.
+        """
+        from prunetune.results.network_figures import channels_figure
+
+        return channels_figure(self._findings, _trial(self._findings, trial))
+
+    def gammas(self, trial: int) -> dict[tuple[int, str], go.Figure]:
+        """The gammas over a trial's sparse phases, by round and region; empty where they were not kept.
+
+        Raises:
+            ConfigError: There is no such trial.
+        """
+        from prunetune.results.network_figures import gamma_figures
+
+        found = _trial(self._findings, trial)
+        return gamma_figures(read_gammas(found, self._folder), self._findings.entry(found).recipe)
+
+
+def _trial(found: Findings, name: int | str) -> FrozenTrial:
+    trial = found.trial(int(name)) if str(name).isdecimal() else None
+    if trial is None:
+        raise ConfigError(f"{name}: is no trial of this study, and no control; {_kept(found)}")
+    return trial
+
+
+def _kept(found: Findings) -> str:
+    """The networks that there are, as a sentence."""
+    names = [*(name for name, item in found.controls.items() if item.checkpoint)]
+    names += [str(trial.number) for trial in found.trials if text(trial.user_attrs.get("checkpoint"))]
+    return f"networks were kept of {', '.join(names)}" if names else "no network was kept yet"

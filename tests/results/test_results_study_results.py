@@ -1,0 +1,135 @@
+"""`load_study`: one object for notebooks, from a name, a folder, a description or a storage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from prunetune.results import load_study
+from prunetune.results.storage import sqlite_url
+from prunetune.spaces import ConfigError, ModelError, StoreError
+
+Builder = Any
+WriteStudy = Callable[..., Builder]
+
+ODD_NAMES = ["量产 <b>&amp;\"'|\\", "a%b#c?{d}", "=1+1", "$x_1$ ~^"]
+
+
+@pytest.fixture
+def runs(write_study: WriteStudy, tmp_path: Path) -> Path:
+    """The folder of a study with two members on its front."""
+    builder = write_study()
+    builder.context()
+    builder.trial(0.905, 0.8, gammas=None)
+    builder.trial(0.873, 0.7)
+    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason="loss is NaN", checkpoint=None)
+    return tmp_path / "runs"
+
+
+def test_a_study_is_found_by_name_folder_and_description(runs: Path, tmp_path: Path) -> None:
+    description = tmp_path / "study.yaml"
+    description.write_text(f"name: barcodes\nruns: {runs}\n", encoding="utf-8")
+    for source in ("barcodes", runs / "barcodes", str(runs / "barcodes"), description):
+        study = load_study(source, runs=runs)
+        assert (study.name, study.folder) == ("barcodes", runs / "barcodes")
+        assert [item.trial for item in study.front()] == [1, 0]
+
+
+def test_a_study_is_found_by_its_storage(runs: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.db"
+    (runs / "barcodes" / "study.db").rename(elsewhere)
+    with pytest.raises(StoreError, match="no such study"):
+        load_study("barcodes", runs)
+    address = f"sqlite:///{elsewhere}"
+    for source in ("barcodes", runs / "barcodes"):
+        assert len(load_study(source, runs, storage=address).front()) == 2
+    with pytest.raises(StoreError, match="no such file"):
+        load_study("barcodes", runs, storage=f"sqlite:///{tmp_path / 'nowhere.db'}")
+    assert not (tmp_path / "nowhere.db").exists()
+
+
+def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    optuna.create_study(study_name="foreign", storage=sqlite_url(tmp_path / "foreign"))
+    with pytest.raises(StoreError, match="not made by prunetune"):
+        load_study(tmp_path / "foreign")
+
+
+def test_it_tells_what_the_study_found(runs: Path) -> None:
+    study = load_study("barcodes", runs)
+    assert list(study.frame()["outcome"]) == ["OK", "OK", "DIVERGED"]
+    assert list(study.controls) == ["dense", "half-width"]
+    # (0.873, 0.35) and (0.905, 0.4) of a unit square whose corner is (0, 1)
+    assert study.hypervolume() == pytest.approx(0.905 * 0.6 + 0.873 * 0.05)
+    assert study.confirmation is None
+    assert repr(study) == "<study 'barcodes': 2 complete, 1 failed; 2 on the front>"
+
+
+def test_it_stays_as_it_was_loaded(runs: Path) -> None:
+    study = load_study("barcodes", runs)
+    again = optuna.load_study(study_name="barcodes", storage=sqlite_url(runs / "barcodes"))
+    again.tell(again.ask(), state=TrialState.FAIL)
+    assert len(study.frame()) == 3
+    assert len(load_study("barcodes", runs).frame()) == 4
+
+
+def test_its_figures_are_drawn(runs: Path) -> None:
+    figures = load_study("barcodes", runs).figures
+    assert figures.front(trial=1).data
+    assert figures.time() is not None
+    assert figures.channels(0) is not None
+    assert figures.gammas(0) == {}
+    with pytest.raises(ConfigError, match="7: is no trial"):
+        figures.channels(7)
+
+
+def test_a_network_is_loaded(runs: Path) -> None:
+    from prunetune.pruning.detector import Detector
+
+    study = load_study("barcodes", runs)
+    candidate = study.candidate(0)
+    assert (candidate.entry.map50_95, candidate.channels) == (0.905, {"model.0.conv": 8})
+    with pytest.raises(ModelError, match="no such file"):
+        candidate.load()
+    candidate.checkpoint.parent.mkdir(parents=True)
+    detector = Detector.load("yolov5n.yaml", names=("disc",))
+    detector.save(candidate.checkpoint, {}, {"task": "detect", "imgsz": 64})
+    assert study.candidate("0").load().channels == detector.channels
+
+
+def test_a_control_is_a_candidate_too(write_study: WriteStudy, tmp_path: Path) -> None:
+    write_study().context(controls={"dense": {"checkpoint": "candidates/dense.pt", "channels": {"a": 16}}})
+    candidate = load_study("barcodes", tmp_path / "runs").candidate("dense")
+    assert candidate.checkpoint == tmp_path / "runs" / "barcodes" / "candidates" / "dense.pt"
+    assert candidate.channels == {"a": 16}
+    assert candidate.onnx is None
+
+
+def test_what_is_no_candidate_names_those_that_are(runs: Path) -> None:
+    study = load_study("barcodes", runs)
+    for wrong in (7, -1, "tense", 2):
+        with pytest.raises(ConfigError, match=f"^{wrong}: .*; networks were kept of 0, 1"):
+            study.candidate(wrong)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_unusual_name_is_found(write_study: WriteStudy, tmp_path: Path, name: str) -> None:
+    write_study(name).context()
+    assert load_study(name, tmp_path / "runs").name == name
+    assert load_study(tmp_path / "runs" / name).name == name
+
+
+def test_nothing_heavy_is_loaded() -> None:
+    code = (
+        "import sys; from prunetune.results import load_study;"
+        "print([name for name in ('torch', 'ultralytics', 'pandas', 'plotly') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,178 @@
+"""The table in every format: the same rows, whatever the study holds and whatever its names are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+from rich.console import Console
+
+from prunetune.results import csv_text, front_document, latex, markdown, rich_table, table_frame, trial_table
+from prunetune.results.certainty import CONFIRMATION
+from prunetune.results.escapes import latex_text, markdown_text
+from prunetune.results.table_formats import write_parquet
+from prunetune.results.tables import caption
+
+Builder = Any
+
+ODD = [
+    "<script>alert(1)</script>", "a|b", 'say "x" & \'y\'', "$x_1^2$ 100 % #1 ~{}\\end{table}", "量产板", "=1+1", "-x",
+    "two\nlines", "\x1b[31mred", "[link](javascript:x)", "**bold** `code`", "\u202egnp",
+]  # fmt: skip
+
+
+def shown(study: Any, width: int = 300) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(rich_table(study, width=width))
+    return console.export_text()
+
+
+def never_started(builder: Builder) -> None:
+    pass
+
+
+def empty(builder: Builder) -> None:
+    builder.context(controls={})
+
+
+def one_trial(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.9, 0.8)
+
+
+def nothing_feasible(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.9, 1.3, outcome="OVER_BUDGET", violation=0.3)
+    builder.trial(0.9, 1.2, outcome="OVER_BUDGET", violation=0.2)
+
+
+def failed_only(builder: Builder) -> None:
+    builder.context()
+    for reason in ("loss is NaN", "<b>no memory</b>"):
+        builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason=reason, violation=0.0)
+
+
+CASES: dict[Callable[[Builder], None], tuple[int, int, str]] = {
+    never_started: (0, 0, "trials: none yet"),
+    empty: (0, 0, "trials: none yet"),
+    one_trial: (2, 1, "trials: 1 complete"),
+    nothing_feasible: (2, 0, "trials: 2 over budget"),
+    failed_only: (2, 0, "trials: 2 failed"),
+}
+"""Controls, members of the front, and what the caption says."""
+
+
+@pytest.mark.parametrize("fill", CASES, ids=lambda case: case.__name__)
+def test_every_format_holds_every_study(builder: Builder, tmp_path: Path, fill: Callable[[Builder], None]) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    fill(builder)
+    controls, members, said = CASES[fill]
+    study, count = builder.study, controls + members
+    assert len(markdown(study).splitlines()) == 2 + count
+    records = list(csv.DictReader(io.StringIO(csv_text(study))))
+    assert [record["kind"] for record in records] == ["control"] * controls + ["front"] * members
+    frame = table_frame(study)
+    assert list(frame["model"]) == [record["model"] for record in records]
+    write_parquet(study, tmp_path / "front.parquet")
+    stored = pyarrow.read_table(tmp_path / "front.parquet")
+    assert (stored.num_rows, stored.column_names) == (count, list(frame.columns))
+    assert str(stored.schema.field("map50_95").type) == "double"
+    assert str(stored.schema.field("params").type) == "int64"
+    assert latex(study).count("\\midrule") == (2 if controls and members else 1)
+    assert said in caption(study)
+    assert said in shown(study)
+    assert len(trial_table(study)) == len(study.trials)
+    assert len(front_document(study)["front"]) == members
+
+
+def test_frames_of_studies_without_a_front(builder: Builder) -> None:
+    failed_only(builder)
+    frame = trial_table(builder.study)
+    assert list(frame["outcome"]) == ["DIVERGED", "DIVERGED"]
+    assert frame["map50_95"].isna().all()
+    assert not frame["on_front"].any()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_stays_itself_in_every_format(make_builder: Any, tmp_path: Path, name: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    builder = make_builder(name)
+    builder.context(controls={name: {"map50_95": 0.4, "latencies": {name: {"latency_ms": 2.0}}}})
+    study = builder.study
+    write_parquet(study, tmp_path / "front.parquet")
+    (stored,) = pyarrow.read_table(tmp_path / "front.parquet").to_pylist()
+    assert (stored["model"], stored["latency_ms"]) == (name, 2.0)
+    assert table_frame(study)["model"][0] == name
+    (record,) = csv.DictReader(io.StringIO(csv_text(study), newline=""))
+    assert record["model"] in (name, f"'{name}")
+    assert not record["model"].startswith(("=", "-", "+", "@"))
+    head, _, line = markdown(study).splitlines()
+    assert "<script" not in line
+    assert "\x1b" not in line + shown(study) + latex(study)
+    bars = r"(?<!\\)\|"
+    assert len(re.findall(bars, line)) == len(re.findall(bars, head))
+    body = latex(study).splitlines()
+    assert body[-2:] == ["\\end{tabular}", "\\end{table}"]
+    assert sum(row.endswith(" \\\\") for row in body) == 2
+
+
+@given(text=st.text(max_size=40))
+def test_escaped_text_has_no_markup_left(text: str) -> None:
+    marked = markdown_text(text)
+    assert "\n" not in marked
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]$~]", re.sub(r"\\[\\|`*_\[\]$~]", "", marked))
+    assert "<" not in marked
+    plain = re.sub(r"\\text\w+\{\}|\{\\char\d\d\}|\$\\pm\$|\\[{}$&%#_]", "", latex_text(text))
+    assert not re.search(r"[\\{}$&%#_~^<>|\"`]", plain)
+
+
+def test_names_are_readable_after_the_escapes(builder: Builder) -> None:
+    builder.context(controls={"量产 a_b": {"map50_95": 0.4}})
+    assert "| 量产 a\\_b |" in markdown(builder.study)
+    assert latex(builder.study).count("量产 a\\_b & ") == 1
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_confirmed_study_says_what_is_sure(filled: Builder, split: str) -> None:
+    sure, unsure = {"value": 0.03, "low": 0.01, "high": 0.05}, {"value": 0.01, "low": -0.01, "high": 0.03}
+    faster = {"cpu": {"value": 0.8, "low": 0.79, "high": 0.81}}
+    against = {
+        "half-width": {"map50_95": sure, "latencies": faster},
+        "dense": {"map50_95": unsure, "latencies": {}},
+        "0": {"map50_95": sure, "latencies": {}},
+    }
+    known = {"value": 0.897, "low": 0.88, "high": 0.91}
+    networks = {"1": {"map50": known, "map50_95": known, "latencies": {}, "against": against}}
+    told = {"split": split, "images": 72, "confidence": 0.95, "networks": networks}
+    filled.study.set_user_attr(CONFIRMATION, told)
+    filled.study.set_user_attr("test", {"1": {"map50": 0.897, "map50_95": 0.897}})
+    member = markdown(filled.study).splitlines()[4]
+    assert member.endswith(
+        "recover 6; surely more accurate and faster than half-width; no sure difference from dense |"
+    )
+    assert ("0.897 (0.880 to 0.910)" in member) is (split == "test")
+    record = list(csv.DictReader(io.StringIO(csv_text(filled.study))))[2]
+    assert record.get("test_map50_95_low") == ("0.88" if split == "test" else None)
+    assert f"sure: outside the 95 % interval, on 72 {split} images" in caption(filled.study)
+
+
+def test_changes_are_against_the_dense_control(filled: Builder) -> None:
+    frame = table_frame(filled.study).set_index("model")
+    assert frame.loc["trial 0", "map50_95_change"] == pytest.approx(0.905 - 0.940)
+    assert frame.loc["half-width", "map50_change"] == pytest.approx(0.986 - 0.993)
+    assert frame.loc["dense", ["map50_change", "map50_95_change"]].isna().all()
+    filled.context(controls={"half-width": {"map50_95": 0.875}})
+    assert table_frame(filled.study)["map50_95_change"].isna().all()
+
+
+def test_a_control_tells_its_epochs(builder: Builder) -> None:
+    builder.context(controls={"dense": {"map50_95": 0.9, "epochs": 62}})
+    assert "trained for 62 epochs" in markdown(builder.study)

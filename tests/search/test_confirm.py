@@ -1,0 +1,179 @@
+"""`prunetune confirm` on a real study: all together, on images that no decision saw, with what is sure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prunetune.results import confirmation, front, load_study
+from prunetune.search.confirm_study import _interval, _ratio
+from prunetune.search.study import find_study, open_study
+from prunetune.targets import Latency
+
+Prunetune = Callable[..., Any]
+
+STUDY: dict[str, Any] = {
+    "name": "sure",
+    "model": "yolov5n.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "dense_epochs": 14,
+    "train": {"mosaic": 0.0, "lr0": 0.004},
+    "space": {
+        "sparsity": 0.3,
+        "sparse_epochs": 1,
+        "threshold": {"choices": [0.01, 0.75, 0.8]},
+        "recovery_epochs": 3,
+    },
+    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 10, "tolerance": 0.9}],
+    "budget": {"latency": "<= 100 x dense"},  # met on the busiest machine
+    "sampler": "random",
+    "controls": ["dense", "half-width"],
+    "trials": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
+    """The folder of a finished study."""
+    folder = tmp_path_factory.mktemp("sure")
+    (folder / "data").symlink_to(shapes.parent)
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "data": "data/data.yaml", "runs": "runs"}))
+    command = [sys.executable, "-m", "prunetune.search.cli", "run", "study.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "sure"
+
+
+@pytest.fixture
+def study(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it in another place, from where its description's data is not to be seen."""
+    shutil.copytree(finished, tmp_path / "moved" / "sure")
+    return tmp_path / "moved" / "sure"
+
+
+@pytest.mark.slow
+def test_the_front_is_confirmed(study: Path, prunetune: Prunetune) -> None:
+    answer = prunetune("confirm", study, "--resamples", 200, "--json")
+    assert answer.code == 0, answer.err
+    found = load_study(study)
+    sure = found.confirmation
+    assert sure is not None
+    assert json.loads(answer.out) == sure.as_dict()
+    assert (sure.split, sure.images, sure.resamples, sure.seed) == ("test", 8, 200, 0)
+    members = [str(item.trial) for item in found.front()]
+    assert list(sure.networks) == ["dense", "half-width", *members]
+    for name, network in sure.networks.items():
+        tested = found.findings.test_accuracy(name)
+        assert network.map50_95 is not None
+        assert network.map50_95.value == pytest.approx(tested["map50_95"], abs=1e-6)
+        assert 0 <= network.map50_95.low <= network.map50_95.high <= 1
+        latency = network.latencies["cpu"]
+        assert latency.value == found.findings.confirmed[name]["cpu"]["latency_ms"]
+        assert latency.low <= latency.value <= latency.high
+        others = {"dense", "half-width", *members[members.index(name) + 1 :][:1]} if name in members else set()
+        assert set(network.against) == (others or {"dense", "half-width"} - {name})
+    dense, half = sure.networks["dense"], sure.networks["half-width"]
+    assert dense.map50_95 is not None
+    assert dense.map50_95.value > 0.02, "a network that finds nothing proves nothing"
+    there, back = dense.against["half-width"], half.against["dense"]
+    assert there.map50_95 is not None
+    assert back.map50_95 is not None
+    assert there.map50_95.value == pytest.approx(-back.map50_95.value)
+    assert there.map50_95.low == pytest.approx(-back.map50_95.high)
+    assert there.latencies["cpu"].value == pytest.approx(1 / back.latencies["cpu"].value, rel=0.05)
+    told = (study / "front.md").read_text(encoding="utf-8")
+    assert f"({dense.map50_95.low:.3f} to {dense.map50_95.high:.3f})" in told
+    assert "sure" in told
+    assert all(f"trial-{member}.onnx" in {file.name for file in (study / "candidates").iterdir()} for member in members)
+
+
+@pytest.mark.slow
+def test_a_second_confirmation_measures_again_and_evaluates_nothing(study: Path, prunetune: Prunetune) -> None:
+    first = json.loads(prunetune("confirm", study, "--resamples", 100, "--json").out)
+    kept = {file: file.stat().st_mtime_ns for file in (study / "confirmation").iterdir()}
+    answer = prunetune("confirm", study, "--resamples", 100)
+    assert {file: file.stat().st_mtime_ns for file in (study / "confirmation").iterdir()} == kept
+    assert "* larger than its uncertainty (95 % intervals; 8 test images drawn 100 times" in answer.out
+    second = load_study(study).confirmation
+    assert second is not None
+    for name in ("dense", "half-width"):
+        assert second.networks[name].as_dict()["map50_95"] == first["networks"][name]["map50_95"]
+
+
+@pytest.mark.slow
+def test_who_comes_up_when_the_front_is_measured_is_measured_too(study: Path, prunetune: Prunetune) -> None:
+    found, _ = find_study(str(study))
+    accurate = max(front(found), key=lambda item: item.map50_95 or 0.0)
+    # So fast, it seems, that no other trial is on the front.
+    found.set_user_attr("confirmed", {str(accurate.trial): {"cpu": {"latency_ms": 1e-6}}})
+    assert [item.trial for item in front(found)] == [accurate.trial]
+    assert prunetune("confirm", study, "--resamples", 100).code == 0
+    again = load_study(study)
+    assert again.confirmation is not None
+    members = {str(item.trial) for item in again.front()}
+    assert members == set(again.confirmation.networks) - {"dense", "half-width"}
+    assert members <= set(again.findings.confirmed)
+    assert all(item.latency_ms > 1e-3 for item in again.front())
+
+
+@pytest.mark.slow
+def test_without_a_test_split_the_validation_images_are_taken_and_named(
+    shapes: Path, tmp_path: Path, prunetune: Prunetune
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(shapes.parent, data)
+    (data / "data.yaml").write_text(shapes.read_text(encoding="utf-8").replace("test: images/test\n", ""))
+    space = {"sparsity": 0.3, "sparse_epochs": 0, "threshold": 0.5, "recovery_epochs": 0}
+    values = {**STUDY, "data": str(data / "data.yaml"), "dense_epochs": 1, "space": space, "controls": [], "trials": 1}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**values, "runs": str(tmp_path / "runs")}))
+    assert prunetune("run", tmp_path / "study.yaml").code == 0
+    assert prunetune("confirm", tmp_path / "study.yaml", "--resamples", 100).code == 0
+    study = load_study(tmp_path / "study.yaml")
+    assert study.confirmation is not None
+    assert study.confirmation.split == "val"
+    assert "test_map50_95" not in study.table()
+
+
+def test_a_study_without_networks_has_nothing_to_confirm(
+    write_study: Callable[..., Path], shapes: Path, prunetune: Prunetune
+) -> None:
+    from prunetune.search.spec import StudySpec
+
+    file = write_study(data=str(shapes))
+    study = open_study(StudySpec.read(file))
+    assert "nothing to confirm" in prunetune("confirm", file).complaint
+    assert confirmation(study) is None
+
+
+def latency(median: float, rounds: tuple[float, ...], spread: float = 0.1) -> Latency:
+    return Latency(median, 0.0, len(rounds), median, 0.0, median - spread, median + spread, 0, rounds)
+
+
+def test_ratios_are_taken_within_the_rounds() -> None:
+    own = latency(1.0, tuple(float(value) for value in range(1, 21)))
+    rival = latency(0.5, tuple(value / 2 for value in own.samples_ms))
+    interval = _ratio([{"own": own, "rival": rival}], "own", "rival")
+    assert (interval.low, interval.value, interval.high) == (2.0, 2.0, 2.0)
+    assert interval.excludes(1.0)
+
+
+@pytest.mark.parametrize("rounds", [(), (1.0,) * 9])
+def test_ratios_of_what_had_no_rounds_together_are_less_certain(rounds: tuple[float, ...]) -> None:
+    own, rival = latency(1.0, rounds), latency(0.5, rounds)
+    runs = [{"own": own}, {"rival": rival}] if rounds else [{"own": own, "rival": rival}]
+    interval = _ratio(runs, "own", "rival")
+    assert interval.value == 2.0
+    assert interval.high - 2.0 == pytest.approx(2.0 * (0.1**2 + 0.2**2) ** 0.5)
+
+
+def test_what_is_not_known_has_no_interval() -> None:
+    assert _interval(0.1, float("nan"), 0.2) is None
