@@ -1,6 +1,6 @@
 """The adapter over ultralytics' detectors: load, count, save, export.
 
-With `loaders`, `trainer` and `evaluation` this is the only place that knows ultralytics.
+With `export`, `loaders`, `trainer` and `evaluation` this is the only place that knows ultralytics.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime, timezone
@@ -22,9 +21,9 @@ from torch import nn
 
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.export import export_onnx
 from prunetune.pruning.surgery import channel_config
 from prunetune.spaces.errors import ModelError
-from prunetune.spaces.files import publish
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
 """Model descriptions that come with prunetune, found by their name like ultralytics' own."""
@@ -36,11 +35,12 @@ class Detector:
     Attributes:
         model: ultralytics' `DetectionModel`.
         source: The yaml or .pt it came from, for messages.
+        record: The plain values that `save` kept in the checkpoint it came from; empty for any other.
     """
 
-    def __init__(self, model: nn.Module, source: str) -> None:
+    def __init__(self, model: nn.Module, source: str, record: Mapping[str, Any] | None = None) -> None:
         self.model: Any = model  # ultralytics hangs attributes on it that torch's types do not know
-        self.source = source
+        self.source, self.record = source, record or {}
 
     @classmethod
     def load(cls, source: str | Path, names: Sequence[str] | None = None, seed: int = 0) -> Detector:
@@ -99,7 +99,7 @@ class Detector:
                 raise ModelError(f"{file}: is a folder; give a .pt that YOLO() loads")
             raise ModelError(f"{file}: no such file{_nearest(file.name, _files_beside(file))}")
         try:
-            model, _ = load_checkpoint(file)
+            model, checkpoint = load_checkpoint(file)
         # Unpickling a damaged or foreign file can raise anything; the user needs the file's name in every case.
         except Exception as error:
             raise ModelError(
@@ -109,7 +109,7 @@ class Detector:
         _require_detection(model, str(file))
         for parameter in model.parameters():
             parameter.requires_grad = parameter.dtype.is_floating_point
-        return cls(model.float(), str(file))
+        return cls(model.float(), str(file), checkpoint.get("prunetune"))
 
     @staticmethod
     def distrusted(file: Path) -> str | None:
@@ -197,18 +197,7 @@ class Detector:
 
     def export_onnx(self, file: Path, imgsz: int) -> None:
         """Writes the network as ONNX: batch 1, static square input, simplified, with ultralytics' metadata."""
-        prepare_ultralytics()
-        from ultralytics.cfg import DEFAULT_CFG_DICT
-        from ultralytics.engine.exporter import Exporter
-
-        model = deepcopy(self.model).cpu().float()
-        model.args = dict(DEFAULT_CFG_DICT)
-        with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-            model.pt_path = str(Path(folder) / "model.pt")
-            options = {"format": "onnx", "imgsz": imgsz, "batch": 1, "simplify": True, "device": "cpu"}
-            exported = Exporter(overrides=options)(model=model)
-            with publish(file) as temporary:
-                shutil.copyfile(exported, temporary)
+        export_onnx(self.model, file, imgsz)
 
 
 def read_description(source: str | Path) -> dict[str, Any]:

@@ -15,10 +15,14 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.spaces.recipe import Recipe, Threshold
+from prunetune.spaces.splice import Splice
 
 FOUND = "threshold_found"
 """The trial's attribute, and the key beside its recipe's, of the thresholds that were found for a latency: one for
 each round that came to its surgery."""
+
+SPLICE = "splice"
+"""The attribute that marks a spliced trial: `Splice.as_dict`. It has no parameters: no sampler proposed it."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,11 @@ def outcome(trial: FrozenTrial) -> str:
     return named or by_state.get(trial.state, "")
 
 
+def splice_of(trial: FrozenTrial) -> Splice | None:
+    """How a trial was spliced; None for one that a search proposed."""
+    return Splice.from_dict(mapping(trial.user_attrs.get(SPLICE)))
+
+
 def is_feasible(trial: FrozenTrial) -> bool:
     """Whether the trial kept the budget. Without a verdict of the search, its constraints decide."""
     told = trial.user_attrs.get("feasible")
@@ -209,6 +218,8 @@ def recipe_text(recipe: Mapping[str, Any] | None) -> str:
     """A recipe on one line; what an older version wrote is shown as `key=value`."""
     if not recipe:
         return ""
+    if (splice := Splice.from_dict(recipe)) is not None:
+        return str(splice)
     try:
         told = str(Recipe.from_dict({key: value for key, value in recipe.items() if key != FOUND}))
         return (told[1:-1] if told.startswith("(") else told) + found_text(recipe.get(FOUND))

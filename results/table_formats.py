@@ -25,7 +25,11 @@ _COUNTS = ("trial", "params")
 
 def markdown(study: Source) -> str:
     """The table in Markdown. mmAP is map50_95; latency is in ms and in multiples of the dense network's."""
-    table = rows(study)
+    return markdown_rows(rows(study))
+
+
+def markdown_rows(table: list[Row]) -> str:
+    """Some of the table's rows in Markdown."""
     shown = columns(table)
     lines = [
         _markdown_line(column.title for column in shown),

@@ -84,6 +84,22 @@ def rows(study: Source) -> list[Row]:
     return table + [_row(found, known, f"trial {item.trial}", str(item.trial), item) for item in found.front]
 
 
+def row(study: Source, name: str) -> Row:
+    """The line of one network, on the front or not: a control by its name, a trial by its number.
+
+    Raises:
+        KeyError: There is none.
+    """
+    found = Findings.of(study)
+    known = confirmation(found)
+    if name in found.controls:
+        return _row(found, known, name, name, found.controls[name])
+    trial = found.trial(int(name)) if name.isdecimal() else None
+    if trial is None:
+        raise KeyError(name)
+    return _row(found, known, f"trial {name}", name, found.entry(trial))
+
+
 def columns(table: list[Row]) -> list[Column]:
     """The columns that the rows need: one latency a target, those of the test split only if anything was tested."""
     return [*narrow_columns(table), *(TESTED if is_tested(table) else ()), REMARKS]

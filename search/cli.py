@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from prunetune.search.bundle_commands import export, recover, splice, verify
 from prunetune.search.output import ErrorsNow
 from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
@@ -191,20 +192,10 @@ def report(
         print(write_front_image(found, png))
 
 
-@app.command()
-def export(
-    study: StudyArgument,
-    trial: Annotated[int, typer.Option(help="The trial's number, as `front` shows it.")],
-    out: Annotated[Path | None, typer.Option(help="A folder; by default the study's own.")] = None,
-    runs: RunsOption = "runs",
-) -> None:
-    """Write a trial's network as .pt for stock ultralytics and as .onnx."""
-    from prunetune.search.study import find_study, stored_spec
-    from prunetune.search.tools import export_trial
-
-    found, folder = find_study(study, runs)
-    for path in export_trial(found, folder, trial, out or folder, stored_spec(found).imgsz):
-        print(path)
+app.command()(export)
+app.command()(verify)
+app.command()(recover)
+app.command()(splice)
 
 
 @app.command()

@@ -181,7 +181,7 @@ def _gate(
     networks = memory(study, equal_networks.EqualNetworks)
     stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe.recovery_epochs, stored, networks)
     if not stored["feasible"]:
-        stored["reason"] = _excess(stored)
+        stored["reason"] = excess(stored)
         return Outcome.OVER_BUDGET
     if isinstance(rungs.recipe.threshold, LatencyShare) and _exceeds(rungs.recipe.threshold.share, stored):
         return Outcome.OVER_BUDGET
@@ -214,7 +214,7 @@ def _gammas(workspace: Workspace, candidate: Candidate) -> list[dict[str, Any]]:
     ]
 
 
-def _excess(described: Mapping[str, Any]) -> str:
+def excess(described: Mapping[str, Any]) -> str:
     """By how much a network is over the budget, where it is over it by most."""
     worst = max(described["violations"], key=lambda target: described["violations"][target])
     where = f" on {worst}" if len(described["latencies"]) > 1 else ""

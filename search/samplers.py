@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from prunetune.search.cost_aware import EXPONENT, CostAwareSampler
 from prunetune.search.design import first_recipe
 from prunetune.search.price import Price
+from prunetune.search.search_trials import SearchTrialsSampler, searched
 from prunetune.search.spec import OptunaSamplerName, StudySpec
 from prunetune.search.workers import RETRY_OF
 
@@ -39,6 +40,12 @@ def next_sampler(
         exponent: How much the price decides in a `cost-aware` study; see `CostAwareSampler`.
         unseen: How many more there are, which others began a moment ago.
     """
+    proposed = searched(trials)
+    sampler = _next_sampler(spec, proposed, exponent, unseen)
+    return sampler if len(proposed) == len(trials) else SearchTrialsSampler(sampler)
+
+
+def _next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], exponent: float, unseen: int) -> BaseSampler:
     seed = spec.seed + 100_003 * (len(trials) + unseen)
     if spec.sampler != "cost-aware":
         return create_sampler(spec.sampler, spec.trials, seed)

@@ -1,14 +1,12 @@
-"""The commands beside the study: prune once, measure files, export a trial."""
+"""The commands beside the study: prune once, measure files."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +15,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.surgery import apply_plan
 from prunetune.results.distribution import write_distribution
-from prunetune.spaces import ConfigError, ModelError, TargetError, Threshold
+from prunetune.spaces import ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
 from prunetune.targets import Network, TargetSpec, create_target
 from prunetune.targets.spec import MINIMUM_ROUNDS
@@ -156,24 +154,3 @@ def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:
         return Network(name, shape, module=detector.model)
     detector.export_onnx(scratch, imgsz)
     return Network(name, shape, onnx=scratch)
-
-
-def export_trial(study: optuna.Study, folder: Path, number: int, out: Path, imgsz: int) -> list[Path]:
-    """Writes a trial's checkpoint and ONNX file into a folder.
-
-    Raises:
-        ConfigError: There is no such trial, or it has no recovered network.
-    """
-    trials = study.get_trials(deepcopy=False)
-    checkpoint = trials[number].user_attrs.get("checkpoint") if 0 <= number < len(trials) else None
-    if checkpoint is None:
-        able = [str(trial.number) for trial in trials if trial.user_attrs.get("checkpoint")]
-        known = f"networks were kept of {', '.join(able)}" if able else "no trial has kept a network yet"
-        what = "has no recovered network" if 0 <= number < len(trials) else "is no trial of this study"
-        raise ConfigError(f"--trial {number}: {what}; {known}")
-    source = folder / checkpoint
-    weights, graph = out / f"trial-{number}.pt", out / f"trial-{number}.onnx"
-    Detector.load(source).export_onnx(graph, imgsz)
-    with publish(weights) as draft:
-        shutil.copyfile(source, draft)
-    return [weights, graph]

@@ -26,6 +26,7 @@ from prunetune.spaces.parameters import (
 from prunetune.spaces.presets import PRESETS
 from prunetune.spaces.recipe import LatencyShare, Recipe, Region, SparsityUnit, Threshold
 from prunetune.spaces.space import RegionThresholds, SearchSpace
+from prunetune.spaces.splice import Splice
 
 __all__ = [
     "PRESETS",
@@ -49,6 +50,7 @@ __all__ = [
     "SearchSpace",
     "SparsityUnit",
     "SpecChangedError",
+    "Splice",
     "StoreError",
     "SuggestingTrial",
     "TargetError",

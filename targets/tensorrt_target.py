@@ -94,6 +94,14 @@ class TensorRtTarget:
 
         return predict
 
+    def serialised(self, network: Network) -> bytes:
+        """An engine of the network's file, for who ships it.
+
+        Raises:
+            MissingExtraError, TargetError: As of `load`.
+        """
+        return bytes(self._engine(network, onnx_file.input_name(network)).serialize())
+
     def _prepared(self, network: Network) -> tuple[Callable[[], object], list[torch.Tensor]]:
         """The work of one batch, and its input and outputs on the GPU."""
         name = onnx_file.input_name(network)

@@ -61,8 +61,8 @@ def test_help_names_every_command(prunetune: Prunetune) -> None:
     answer = prunetune("--help")
     assert answer.code == 0
     commands = (
-        "run", "status", "front", "table", "confirm", "pictures", "report", "export", "prune", "measure", "align-probe",
-        "profile", "store",
+        "run", "status", "front", "table", "confirm", "pictures", "report", "export", "verify",
+        "recover", "splice", "prune", "measure", "align-probe", "profile", "store",
     )  # fmt: skip
     for command in (*commands, "doctor"):
         assert f" {command} " in answer.out

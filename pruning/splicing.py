@@ -1,0 +1,181 @@
+"""Splicing: a network whose backbone has one pruning's widths, and whose neck and head have another's.
+
+Both prunings come from the same dense network, so a channel that both kept is the same channel. Each part takes its
+weights from its own network. Where the neck reads the backbone, it keeps its weights for the channels that its own
+network read there; channels that are new to it begin with weights of zero, so that they change nothing until training
+has found a use for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.plan import PruningPlan
+from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_config, channel_groups, layer_regions, region_of
+from prunetune.spaces.alignment import Alignment
+from prunetune.spaces.errors import ModelError
+from prunetune.spaces.recipe import Region, Threshold
+
+Kept = Mapping[str, tuple[int, ...]]
+"""Root of each group of layers to the dense network's channels that are left of it, in ascending order. A group that is
+not named is whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Donor:
+    """A network that gives a part of itself.
+
+    Attributes:
+        model: The network.
+        kept: Which of the dense network's channels it has.
+        is_pruned: Whether it came from the dense network. Of one that was trained by itself only the number of channels
+            counts: they have nothing in common with those of other networks.
+    """
+
+    model: nn.Module
+    kept: Kept = field(default_factory=dict)
+    is_pruned: bool = True
+
+    @classmethod
+    def narrow(cls, model: nn.Module, groups: Sequence[ChannelGroup]) -> Donor:
+        """A network of the same description with fewer channels, trained by itself.
+
+        Args:
+            model: The network.
+            groups: Those of the dense network.
+        """
+        widths = channel_config(model)
+        kept = {group.root: tuple(range(widths[group.root])) for group in groups if widths[group.root] < group.width}
+        return cls(model, kept, is_pruned=False)
+
+
+def compose(kept: Kept, plan: PruningPlan, groups: Sequence[ChannelGroup]) -> dict[str, tuple[int, ...]]:
+    """What is left of the dense network after one more surgery.
+
+    Args:
+        kept: What was left before it.
+        plan: The surgery, in channels of what was left.
+        groups: Those of the dense network.
+    """
+    cut = dict(plan.keep)
+    found = {}
+    for group in groups:
+        before = kept.get(group.root, tuple(range(group.width)))
+        after = tuple(before[index] for index in cut[group.root]) if group.root in cut else before
+        if len(after) < group.width:
+            found[group.root] = after
+    return found
+
+
+def spliced_kept(backbone: Kept, head: Kept, dense: nn.Module, groups: Sequence[ChannelGroup]) -> Kept:
+    """Which channels a spliced network has: those of one network in the backbone, of the other in neck and head.
+
+    Raises:
+        ModelError: Layers of both parts share channels.
+    """
+    regions = layer_regions(dense)
+    parts: dict[Region, Kept] = {"backbone": backbone, "head": head}
+    found = {group.root: parts[_region(group, regions)].get(group.root) for group in groups}
+    return {root: kept for root, kept in found.items() if kept is not None}
+
+
+def splice(dense: nn.Module, backbone: Donor, head: Donor, groups: Sequence[ChannelGroup] | None = None) -> nn.Module:
+    """Puts a network together. The given ones are left as they are.
+
+    Its statistics of BatchNorm are its donors': recalibrate them.
+
+    Args:
+        dense: The network that both were pruned from.
+        backbone: Gives the backbone's widths and weights.
+        head: Gives those of neck and head.
+        groups: What `channel_groups(dense)` returned.
+
+    Raises:
+        ModelError: A donor was not pruned from the dense network, or layers of both parts share channels.
+    """
+    groups = groups or channel_groups(dense)
+    kept = spliced_kept(backbone.kept, head.kept, dense, groups)
+    for donor in (backbone, head):
+        if channel_config(donor.model) != _widths(dense, donor.kept, groups):
+            raise ModelError("a part was not pruned from the given dense network; splice prunings of one network")
+    plan = PruningPlan(
+        tuple(kept.items()), _widths(dense, kept, groups), Threshold.everywhere(0.0), Alignment.everywhere(1)
+    )
+    spliced = apply_plan(dense, plan, groups=groups)
+    weights = {"backbone": backbone.model.state_dict(), "head": head.model.state_dict()}
+    chosen = {"backbone": backbone.kept, "head": head.kept}
+    readers = {reader.layer for group in groups for reader in group.readers}
+    regions = layer_regions(dense)
+    state: dict[str, Tensor] = {}
+    for key, fresh in spliced.state_dict().items():
+        layer, _, kind = key.rpartition(".")
+        region = region_of(dense, layer)
+        given = weights[region][key].to(fresh.device, fresh.dtype)
+        if kind == "weight" and layer in readers:
+            # A part that was trained by itself has nothing in common with what it reads of the other.
+            common = None if backbone.is_pruned and head.is_pruned else region
+            wanted, there = (_inputs(groups, layer, left, regions, common) for left in (kept, chosen[region]))
+            dim = 0 if isinstance(spliced.get_submodule(layer), nn.ConvTranspose2d) else 1
+            given = _with_inputs(given, fresh, wanted, there, dim)
+        state[key] = given
+    spliced.load_state_dict(state)
+    return spliced
+
+
+def _with_inputs(
+    given: Tensor, fresh: Tensor, wanted: Sequence[int | None], there: Sequence[int | None], dim: int
+) -> Tensor:
+    """A weight with other input channels: those that were there as they were, new ones as zeros.
+
+    Args:
+        given: The weight.
+        fresh: One of the right shape, taken where no input channel was there.
+        wanted: The positions of the input channels that are needed, in the dense layer; None: has no equal.
+        there: Those of the given weight.
+        dim: Of the input channels.
+    """
+    place = {position: index for index, position in enumerate(there) if position is not None}
+    pairs = [(index, place[position]) for index, position in enumerate(wanted) if position in place]
+    if not pairs:
+        return fresh
+    found = torch.zeros_like(fresh)
+    to, come_from = (torch.tensor(indices, device=given.device) for indices in zip(*pairs, strict=True))
+    return found.index_copy(dim, to, given.index_select(dim, come_from))
+
+
+def _inputs(
+    groups: Sequence[ChannelGroup], layer: str, kept: Kept, regions: Mapping[str, Region], common: Region | None
+) -> list[int | None]:
+    """The input channels of a layer that are left, by their positions in the dense layer.
+
+    With `common`, those that come from the other region are None.
+    """
+    left: dict[int, int | None] = {}
+    for group in groups:
+        staying = set(kept.get(group.root, range(group.width)))
+        for reader in (reader for reader in group.readers if reader.layer == layer):
+            for position, channel in zip(reader.positions, reader.channels, strict=True):
+                if channel in staying:
+                    is_other = common is not None and regions[group.root] != common
+                    left[position] = None if is_other else position
+    return [left[position] for position in sorted(left)]
+
+
+def _widths(dense: nn.Module, kept: Kept, groups: Sequence[ChannelGroup]) -> ChannelConfig:
+    widths = channel_config(dense).as_dict()
+    for group in groups:
+        if group.root in kept:
+            widths.update(dict.fromkeys(group.layers, len(kept[group.root])))
+    return ChannelConfig(widths)
+
+
+def _region(group: ChannelGroup, regions: Mapping[str, Region]) -> Region:
+    found = {regions[layer] for layer in group.layers}
+    if len(found) > 1:
+        raise ModelError(f"{group.root}: shares its channels with layers of backbone and head, so it cannot be spliced")
+    return found.pop()

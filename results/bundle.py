@@ -1,0 +1,178 @@
+"""Writes an export bundle: one network in every form that is asked for, with all that is known of it.
+
+A bundle appears at once and whole. Whoever receives it needs no prunetune: `verify.py` in it checks it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prunetune.results import verify
+from prunetune.results.entries import jsonable
+from prunetune.results.model_card import model_card
+from prunetune.results.verify import CHANNELS, CHECKPOINT, DESCRIPTION, SUMS
+from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.files import flush, storage_error
+
+if TYPE_CHECKING:
+    from prunetune.pruning.detector import Detector
+
+CARD, STUDY, VERIFY = "model-card.md", "study.yaml", "verify.py"
+FIXED, DYNAMIC, INT8, OPENVINO, TENSORRT = (
+    "model.onnx",
+    "model-dynamic.onnx",
+    "model-int8.onnx",
+    "model_openvino_model",
+    "model.engine",
+)
+
+TOLERANCES = {"map50_95": 0.001, "boxes_px": 0.05, "scores": 0.0001}
+"""How far what a receiver finds may be off: map50_95 on the same data, outputs on the same images."""
+
+_PACKAGES = ("prunetune", "torch", "ultralytics", "torch-pruning", "onnx", "onnxruntime", "openvino", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A further form of the network."""
+
+    name: str
+    """Its file or folder in the bundle."""
+    told: Mapping[str, Any] = field(hash=False)
+    """What the description says of it: `format`, `precision`, `batch` (None: any) and perhaps `tolerance`."""
+    write: Callable[[Path], None]
+    """Writes it there."""
+
+
+def onnx_parts(detector: Detector, imgsz: int, metadata: Mapping[str, str]) -> list[Part]:
+    """The two ONNX files that every bundle has: for one image of one size, and for any."""
+    from prunetune.pruning.export import export_onnx
+
+    def writer(dynamic: bool) -> Callable[[Path], None]:
+        return lambda file: export_onnx(detector.model, file, imgsz, dynamic=dynamic, metadata=metadata)
+
+    told = {"format": "onnx", "precision": "fp32", "tolerance": output_tolerance()}
+    return [
+        Part(FIXED, {**told, "batch": 1}, writer(False)),
+        # Its images may keep their proportions, as the checkpoint's do: so it has the checkpoint's accuracy.
+        Part(DYNAMIC, {**told, "batch": None, "figures_of": CHECKPOINT}, writer(True)),
+    ]
+
+
+def output_tolerance(factor: float = 1.0) -> dict[str, float]:
+    """How far outputs may be off those of the checkpoint, in multiples of what fp32 allows."""
+    return {name: factor * TOLERANCES[name] for name in ("boxes_px", "scores")}
+
+
+def require_place(out: Path) -> None:
+    """Refuses a folder that holds something else than a bundle.
+
+    Raises:
+        ConfigError: It does.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+        raise ConfigError(f"--out: {out}: is not empty and holds no bundle; give another folder")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out}: is a file; give a folder")
+
+
+def versions() -> dict[str, str]:
+    """The versions of what had a part in a network, where it is installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_bundle(
+    out: Path,
+    checkpoint: Path,
+    parts: Sequence[Part],
+    channels: Mapping[str, Any],
+    describe: Callable[[], Mapping[str, Any]],
+    table: str = "",
+    texts: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes a bundle, in the place of one that is there.
+
+    Args:
+        out: Its folder.
+        checkpoint: The network as a .pt, which is copied.
+        parts: Its further forms.
+        channels: What `channels.json` says.
+        describe: Gives the description without `files`, `tolerances` and `made`. Called when the parts are written.
+        table: The network beside the controls of its study, in Markdown, for the card.
+        texts: Further files by name.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigError: `out` holds something else than a bundle.
+        StoreError: It cannot be written.
+    """
+    require_place(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise storage_error(out, error) from error
+    try:
+        shutil.copyfile(checkpoint, draft / CHECKPOINT)
+        files: dict[str, Any] = {CHECKPOINT: {"format": "pt", "precision": "fp32", "batch": None}}
+        for part in parts:
+            part.write(draft / part.name)
+            files[part.name] = dict(part.told)
+        description = {
+            **describe(),
+            "files": files,
+            "tolerances": TOLERANCES,
+            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        _write(draft / CHANNELS, json.dumps(channels, indent=1) + "\n")
+        _write(draft / DESCRIPTION, json.dumps(jsonable(description), indent=1, allow_nan=False) + "\n")
+        _write(draft / CARD, model_card(description, table))
+        for name, text in (texts or {}).items():
+            _write(draft / name, text)
+        shutil.copyfile(Path(verify.__file__), draft / VERIFY)
+        _write(draft / SUMS, "".join(f"{verify.sha256(draft / name)}  {name}\n" for name in verify.files_of(draft)))
+        _put(draft, out)
+    except OSError as error:
+        raise storage_error(out, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
+
+def _put(draft: Path, out: Path) -> None:
+    """Moves a finished folder to its place."""
+    umask = os.umask(0)
+    os.umask(umask)
+    draft.chmod(0o777 & ~umask)
+    for name in verify.files_of(draft):
+        (draft / name).chmod(0o666 & ~umask)
+        flush(draft / name)
+    if out.is_dir():
+        old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        os.replace(out, old)
+        os.replace(draft, out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(draft, out)
+    flush(out.parent)

@@ -1,0 +1,366 @@
+"""Checks an export bundle: its sums, that every file loads, that all compute the same, and its accuracy.
+
+Every bundle ships this file, and `prunetune verify` runs it too. It needs ultralytics and onnxruntime, not prunetune:
+
+    python verify.py                       # in the bundle's folder
+    python verify.py --data data.yaml      # also the accuracy that the model card states
+
+The exit code is 0 if all holds, 1 if something does not, 2 if there is no bundle to check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.machinery
+import json
+import os
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+SUMS, DESCRIPTION, CHANNELS, CHECKPOINT = "SHA256SUMS", "bundle.json", "channels.json", "model.pt"
+
+HOLDS, FAILS, SKIPPED = "holds", "fails", "skipped"
+
+Run = Callable[[Any], Any]
+"""Computes Detect's output (batch, 4 + classes, boxes) of images (batch, 3, height, width), fp32, 0 to 1."""
+
+
+class NoBundleError(Exception):
+    """The folder is no bundle, or what describes it is damaged."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        file: The file that was checked.
+        what: What was checked.
+        state: `holds`, `fails` or `skipped`.
+        detail: Figures, or the reason.
+    """
+
+    file: str
+    what: str
+    state: str
+    detail: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def verify(folder: Path, data: str | None = None, device: str = "cpu") -> Iterator[Check]:
+    """Checks a bundle, one yield for each check. A file whose sum is wrong is not loaded.
+
+    Args:
+        folder: The bundle.
+        data: A data.yaml, to evaluate the accuracy that the bundle states on its `val` and `test`.
+        device: ultralytics' device for that.
+
+    Raises:
+        NoBundleError: There is none, or its description cannot be read.
+    """
+    description = read_description(folder)
+    sums = list(check_sums(folder))
+    yield from sums
+    wrong = {check.file for check in sums if check.state == FAILS}
+    if wrong & {SUMS, DESCRIPTION, CHANNELS}:
+        return
+    _prepare()
+    reference = yield from _check_checkpoint(folder, description, wrong)
+    for name, told in description["files"].items():
+        if name == CHECKPOINT or _is_damaged(name, wrong):
+            continue
+        yield from _check_export(folder, name, told, description, reference)
+    if data is not None:
+        yield from _check_accuracy(folder, description, wrong, data, device)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a bundle says of itself.
+
+    Raises:
+        NoBundleError: There is none, or it cannot be read.
+    """
+    file = folder / DESCRIPTION
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        for key in ("files", "figures", "tolerances"):
+            if not isinstance(told[key], dict):
+                raise TypeError(key)
+        for key in ("imgsz", "batch", "classes"):
+            told[key]
+    except OSError as error:
+        raise NoBundleError(f"{file}: {error.strerror}; give the folder that prunetune export wrote") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise NoBundleError(f"{file}: is damaged ({type(error).__name__}: {error}); export the bundle again") from error
+    return dict(told)
+
+
+def check_sums(folder: Path) -> Iterator[Check]:
+    """Compares every file with `SHA256SUMS`."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines if line)}
+    except (OSError, ValueError) as error:
+        yield Check(SUMS, "SHA-256", FAILS, f"cannot be read ({error})")
+        return
+    for name, digest in listed.items():
+        file = folder / name
+        if not file.is_file():
+            yield Check(name, "SHA-256", FAILS, "is missing")
+        elif sha256(file) != digest:
+            yield Check(name, "SHA-256", FAILS, "is another file than was exported")
+        else:
+            yield Check(name, "SHA-256", HOLDS)
+    for name in files_of(folder):
+        if name not in listed:
+            yield Check(name, "SHA-256", SKIPPED, "is no part of the bundle")
+    described = read_description(folder)["files"]
+    for name in described:
+        if not any(item == name or item.startswith(f"{name}/") for item in listed):
+            yield Check(name, "SHA-256", FAILS, f"has no sum in {SUMS}")
+
+
+def files_of(folder: Path) -> list[str]:
+    """A bundle's files but for `SHA256SUMS`, in order, relative to it and with slashes."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if name != SUMS)
+
+
+def sha256(file: Path) -> str:
+    """A file's SHA-256 in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sample_images(imgsz: int, count: int = 3) -> Any:
+    """The same images on every machine: blobs of several sizes under noise, fp32, 0 to 1."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    images = 0.2 * rng.random((count, 3, imgsz, imgsz))
+    for blobs in (imgsz // 32, imgsz // 16, imgsz // 8):
+        coarse = rng.random((count, 3, blobs, blobs)) * 0.8 / 3
+        images += coarse.repeat(imgsz // blobs, axis=2).repeat(imgsz // blobs, axis=3)
+    return images.astype(np.float32)
+
+
+def _is_damaged(name: str, wrong: set[str]) -> bool:
+    return any(file == name or file.startswith(f"{name}/") for file in wrong)
+
+
+def _check_checkpoint(folder: Path, description: Mapping[str, Any], wrong: set[str]) -> Any:
+    """Checks `model.pt`; returns what it computes, None where it cannot be loaded."""
+    if CHECKPOINT in wrong:
+        return None
+    import torch
+    from ultralytics import YOLO
+
+    try:
+        model: Any = YOLO(folder / CHECKPOINT).model
+    # Whatever a foreign library raises about the file is what does not hold.
+    except Exception as error:
+        yield Check(CHECKPOINT, "loads in stock ultralytics", FAILS, _reason(error))
+        return None
+    yield Check(CHECKPOINT, "loads in stock ultralytics", HOLDS)
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    names = [model.names[index] for index in sorted(model.names)]
+    yield _equal(CHECKPOINT, "classes", names, description["classes"])
+    yield _equal(CHECKPOINT, "precision", sorted(map(str, kinds)), ["torch.float32"])
+    layers = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    found = {name: part.out_channels for name, part in model.named_modules() if isinstance(part, layers)}
+    stated = json.loads((folder / CHANNELS).read_text(encoding="utf-8"))["layers"]
+    yield _equal(CHECKPOINT, "widths of all layers", found, {name: told["width"] for name, told in stated.items()})
+    model.float().eval()
+
+    def run(images: Any) -> Any:
+        with torch.no_grad():
+            return model(torch.from_numpy(images))[0].numpy()
+
+    return run
+
+
+def _check_export(
+    folder: Path, name: str, told: Mapping[str, Any], description: Mapping[str, Any], reference: Run | None
+) -> Iterator[Check]:
+    import numpy as np
+
+    open_ = {"onnx": _open_onnx, "openvino": _open_openvino}.get(told["format"])
+    if open_ is None:
+        yield Check(name, "loads", SKIPPED, f"{told['format']}: loads on its own device only")
+        return
+    try:
+        run = open_(folder / name, description)
+    except ModuleNotFoundError as error:
+        yield Check(name, "loads", SKIPPED, f"{error.name} is not installed")
+        return
+    # As above.
+    except Exception as error:
+        yield Check(name, "loads", FAILS, _reason(error))
+        return
+    yield Check(name, "loads", HOLDS)
+    images = sample_images(description["imgsz"])
+    try:
+        outputs = run(images) if told["batch"] is None else np.concatenate([run(image[None]) for image in images])
+    except Exception as error:
+        yield Check(name, "runs", FAILS, _reason(error))
+        return
+    if not np.isfinite(outputs).all() or outputs.shape[:2] != (len(images), 4 + len(description["classes"])):
+        yield Check(name, "runs", FAILS, f"gives {outputs.shape}, or values that are not finite")
+        return
+    yield Check(name, "runs", HOLDS, f"{outputs.shape[2]} boxes for each of {len(images)} images")
+    if reference is not None and told.get("tolerance"):
+        yield _compared(name, outputs, reference(images), told["tolerance"])
+
+
+def _compared(name: str, outputs: Any, expected: Any, tolerance: Mapping[str, float]) -> Check:
+    import numpy as np
+
+    what = f"computes what {CHECKPOINT} does"
+    if outputs.shape != expected.shape:
+        return Check(name, what, FAILS, f"gives {outputs.shape} instead of {expected.shape}")
+    off = np.abs(outputs - expected)
+    boxes, scores = float(off[:, :4].max()), float(off[:, 4:].max())
+    within = boxes <= tolerance["boxes_px"] and scores <= tolerance["scores"]
+    detail = (
+        f"boxes within {boxes:.2g} px (allowed {tolerance['boxes_px']:g}), scores within {scores:.2g} "
+        f"(allowed {tolerance['scores']:g})"
+    )
+    return Check(name, what, HOLDS if within else FAILS, detail)
+
+
+def _open_onnx(file: Path, description: Mapping[str, Any]) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    names = [f"{index}: {name!r}" for index, name in enumerate(description["classes"])]
+    if metadata.get("names") != "{" + ", ".join(names) + "}":
+        raise ValueError(f"its metadata names the classes {metadata.get('names')}")
+    (image,) = session.get_inputs()
+    return lambda images: session.run(None, {image.name: images})[0]
+
+
+def _open_openvino(folder: Path, description: Mapping[str, Any]) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(next(folder.glob("*.xml")), "CPU", hints)
+    return lambda images: compiled(images)[0]
+
+
+def _check_accuracy(
+    folder: Path, description: Mapping[str, Any], wrong: set[str], data: str, device: str
+) -> Iterator[Check]:
+    allowed = description["tolerances"]["map50_95"]
+    for name, told in description["files"].items():
+        figures = description["figures"].get(told.get("figures_of", name), {})
+        if _is_damaged(name, wrong):
+            continue
+        for split, stated in figures.items():
+            what = f"map50_95 on {split}"
+            try:
+                found = evaluate(folder / name, data, split, description["imgsz"], description["batch"], device)
+            except Exception as error:
+                yield Check(name, what, FAILS, _reason(error))
+                continue
+            if found is None:
+                yield Check(name, what, SKIPPED, f"{data} has no {split}")
+                continue
+            off = abs(found - stated["map50_95"])
+            detail = f"{found:.4f}, stated {stated['map50_95']:.4f}, allowed difference {allowed:g}"
+            yield Check(name, what, HOLDS if off <= allowed else FAILS, detail)
+
+
+def evaluate(file: Path, data: str, split: str, imgsz: int, batch: int, device: str = "cpu") -> float | None:
+    """map50_95 as stock `YOLO(file).val(...)` finds it; None where the data has no such split."""
+    from ultralytics import YOLO
+    from ultralytics.data.utils import check_det_dataset
+
+    if not check_det_dataset(data, autodownload=False).get(split):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = YOLO(file, task="detect").val(
+            data=data, split=split, imgsz=imgsz, batch=batch, device=device, project=folder, plots=False, verbose=False
+        )
+    return float(metrics.box.map)
+
+
+def _equal(file: str, what: str, found: Any, stated: Any) -> Check:
+    if found == stated:
+        return Check(file, what, HOLDS)
+    if isinstance(stated, dict):
+        name = next(key for key in [*stated, *found] if stated.get(key) != found.get(key))
+        return Check(file, what, FAILS, f"{name}: {found.get(name)}, stated {stated.get(name)}")
+    return Check(file, what, FAILS, f"{found}, stated {stated}")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+
+def _prepare() -> None:
+    """Keeps ultralytics from installing and looking up anything, and lets it do without torchvision.
+
+    The torchvision of the package index is built against CUDA and does not load beside a CPU build of torch.
+    ultralytics needs its non-maximum suppression only, and has an equal one of its own.
+    """
+    for name, value in (("YOLO_OFFLINE", "True"), ("YOLO_AUTOINSTALL", "False"), ("YOLO_VERBOSE", "False")):
+        os.environ.setdefault(name, value)
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        stand_ins: dict[str, Any] = {
+            name: types.ModuleType(name) for name in ("torchvision", "torchvision.ops", "torchvision.transforms")
+        }
+        for name, module in stand_ins.items():
+            module.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, is_package=True)
+            module.__path__ = []
+        root = stand_ins["torchvision"]
+        root.__version__ = "0.0.0"
+        root.ops, root.transforms = stand_ins["torchvision.ops"], stand_ins["torchvision.transforms"]
+        sys.modules.update(stand_ins)
+
+        from ultralytics.utils.nms import TorchNMS
+
+        root.ops.nms = TorchNMS.nms
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Check an export bundle.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent, help="by default this file's")
+    parser.add_argument("--data", help="a data.yaml: evaluate the accuracy too")
+    parser.add_argument("--device", default="cpu", help="ultralytics' device for that")
+    given = parser.parse_args()
+    states = []
+    try:
+        for check in verify(given.folder, given.data, given.device):
+            states.append(check.state)
+            print(f"{check.state:8} {check.file}: {check.what}" + (f": {check.detail}" if check.detail else ""))
+    except NoBundleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(", ".join(f"{states.count(state)} {state}" for state in (HOLDS, FAILS, SKIPPED)))
+    return 1 if FAILS in states else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

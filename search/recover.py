@@ -1,0 +1,278 @@
+"""`prunetune recover`: a pruned network trained on, by prunetune's own trainer, so that its widths stay."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
+
+from prunetune.pruning.dataset import inspect_dataset
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.device import device_problem
+from prunetune.pruning.loaders import hyperparameter_problems
+from prunetune.pruning.pipeline import classes_problem
+from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.stage_runner import StageRunner
+from prunetune.pruning.stages import Stage, training_stage
+from prunetune.pruning.store import StageStore, file_sha256
+from prunetune.pruning.surgery import layer_regions
+from prunetune.pruning.training import Choice, TrainingFailureError, TrainingSetup, recovery_phase
+from prunetune.results import verify
+from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
+from prunetune.results.model_card import command_line
+from prunetune.search.interruption import Interruption, safe_point
+from prunetune.search.progress import Progress
+from prunetune.search.spec import apply_override
+from prunetune.spaces import ConfigError, ModelError, PrunetuneError
+from prunetune.spaces.files import write_text
+
+BATCH, IMGSZ = 16, 640
+"""Where neither the user nor the network says more."""
+
+LATENCY_NOTE = "Measured before it was trained on. Latency depends on the widths alone, which are the same."
+
+
+class RecoverySpec(BaseModel):
+    """How a network is trained on: `key=value` on the command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(min_length=1)
+    epochs: int = Field(ge=1)
+    imgsz: int = Field(ge=32, multiple_of=32)
+    batch: int = Field(ge=1)
+    device: str = "cpu"
+    workers: int = Field(default=8, ge=0)
+    cache: str = "ram"
+    seed: int = Field(default=0, ge=0)
+    choose: Choice = "map50_95"
+    train: dict[str, Any] = {}
+    """Further ultralytics arguments."""
+
+    @classmethod
+    def read(cls, overrides: Sequence[str], usual: Mapping[str, Any]) -> RecoverySpec:
+        """Reads `key=value`s.
+
+        Args:
+            overrides: What the user gave.
+            usual: What else holds.
+
+        Raises:
+            ConfigError: With every problem that was found.
+        """
+        values: dict[str, Any] = dict(usual)
+        for override in overrides:
+            apply_override(values, override)
+        values["device"] = str(values.get("device", "cpu"))  # a GPU's number
+        try:
+            spec = cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError([_sentence(problem) for problem in error.errors()]) from error
+        problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
+        if problem := device_problem(spec.device):
+            problems.append(f"device: {problem}")
+        if not Path(spec.data).is_file():
+            problems.append(f"data: {spec.data}: no such file")
+        if problems:
+            raise ConfigError(problems)
+        return spec
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{where}: missing; give {where}=..."
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(where, RecoverySpec.model_fields, n=1)
+        known = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(RecoverySpec.model_fields)}"
+        return f"{where}: unknown key; {known}"
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+
+
+def recover(source: Path, overrides: Sequence[str], out: Path | None, console: Console) -> Path:
+    """Trains a pruned network on and writes it as a new bundle. The same command goes on after a stop.
+
+    Args:
+        source: A bundle, or a .pt.
+        overrides: `data=...`, `epochs=...` and other keys of `RecoverySpec`.
+        out: The new bundle's folder; by default beside the source.
+        console: Where progress is shown.
+
+    Raises:
+        PrunetuneError: Something the user must mend; epochs that were trained are kept.
+        StopAskedError: As asked for.
+    """
+    parent = _Parent(source)
+    spec = RecoverySpec.read(overrides, parent.usual)
+    out = out or source.with_name(f"{source.stem if source.suffix == '.pt' else source.name}-recovered")
+    require_place(out)
+    if out.resolve() == source.resolve():
+        raise ConfigError(f"--out: {out}: is the network itself; give another folder")
+    work = out.with_name(f".{out.name}.stages")
+    progress = Progress(console, None)
+    with Interruption():
+        try:
+            progress.begin("checking network and data")
+            _Recovery(parent, spec, work, progress).carry_out(out)
+        except TrainingFailureError as error:
+            raise PrunetuneError(f"{source}: {error.cause}: {error}") from error
+        finally:
+            progress.end()
+    shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+class _Parent:
+    """The network that is trained on, with what is known of it."""
+
+    def __init__(self, source: Path) -> None:
+        self.told: dict[str, Any] = {}
+        self.channels: dict[str, Any] | None = None
+        self.checkpoint = source
+        if source.is_dir():
+            try:
+                self.told = verify.read_description(source)
+            except verify.NoBundleError as error:
+                raise ConfigError(str(error)) from error
+            self.checkpoint = source / verify.CHECKPOINT
+            if wrong := [check for check in verify.check_sums(source) if check.state == verify.FAILS]:
+                raise ModelError(f"{source / wrong[0].file}: {wrong[0].detail}; prunetune verify {source} says more")
+            self.channels = json.loads((source / verify.CHANNELS).read_text(encoding="utf-8"))
+        self.detector = Detector.load(self.checkpoint)
+        self.sha256 = file_sha256(self.checkpoint)
+
+    @property
+    def title(self) -> str:
+        """What the card calls it."""
+        return str(self.told.get("title") or self.checkpoint.name)
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """What holds where the user says nothing."""
+        trained = getattr(self.detector.model, "args", {})
+        trained = trained if isinstance(trained, Mapping) else vars(trained)
+        return {
+            "imgsz": self.told.get("imgsz") or trained.get("imgsz") or IMGSZ,
+            "batch": self.told.get("batch") or trained.get("batch") or BATCH,
+        }
+
+    def described_channels(self) -> dict[str, Any]:
+        """What `channels.json` says."""
+        if self.channels is not None:
+            return self.channels
+        regions = layer_regions(self.detector.model)
+        layers = self.detector.channels.items()
+        return {"layers": {name: {"width": width, "region": regions[name]} for name, width in layers}}
+
+
+class _Recovery:
+    """One recovery, in stages of its own so that it goes on after a stop."""
+
+    def __init__(self, parent: _Parent, spec: RecoverySpec, work: Path, progress: Progress) -> None:
+        self._parent, self._spec, self._progress = parent, spec, progress
+        self._dataset = inspect_dataset(spec.data)
+        if problem := classes_problem(parent.detector, self._dataset.names):
+            raise ConfigError(f"data: {spec.data}: {parent.checkpoint} {problem}")
+        data = work / "data.yaml"
+        setup = TrainingSetup(
+            data=str(data.resolve()),
+            data_fingerprint=self._dataset.fingerprint,
+            imgsz=spec.imgsz,
+            batch=spec.batch,
+            device=spec.device,
+            workers=spec.workers,
+            cache=spec.cache,
+            seed=spec.seed,
+            hyperparameters=spec.train,
+        )
+        self._phase = recovery_phase(spec.epochs, spec.choose)
+        self._start = Stage("original", "", {"checkpoint": parent.sha256, "data": self._dataset.fingerprint})
+        self._digest = training_stage("recovery", self._start.digest, setup, self._phase).digest
+        self._setup, self._work, self._data = setup, work, data
+
+    def carry_out(self, out: Path) -> None:
+        """Trains, and writes the bundle; does nothing where it is there."""
+        if self._is_there(out):
+            self._progress.say(f"{out}: holds this recovery already")
+            return
+        write_text(self._data, self._dataset.as_yaml())
+        listener = self._progress.epochs
+        stages = StageRunner(self._setup, StageStore(self._work), listener=listener, safe_point=safe_point)
+        self._progress.begin("evaluating it as it is")
+        before = stages.make(self._start, lambda: self._parent.detector)
+        self._progress.begin("recovering")
+        recovered = stages.train("recovery", before, self._phase)
+        detector = Detector.load(recovered.file(CHECKPOINT))
+        figures = {"val": recovered.record["accuracy"]}
+        if stages.loaders.has_test:
+            self._progress.begin("evaluating on the test split")
+            figures["test"] = stages.evaluate(detector, "test").as_dict()
+        self._progress.end()
+        start, end = (stage.record["accuracy"]["map50_95"] for stage in (before, recovered))
+        worse = "; it was better before: give more epochs, or a smaller train.lr0" if end < start else ""
+        self._progress.say(
+            f"map50_95 on val: {start:.3f} to {end:.3f} by epoch {recovered.record['best_epoch']} of "
+            f"{self._spec.epochs}{worse}"
+        )
+        metadata = {"prunetune": version("prunetune"), "prunetune_network": f"{self._parent.title}, recovered"}
+        write_bundle(
+            out,
+            recovered.file(CHECKPOINT),
+            onnx_parts(detector, self._spec.imgsz, metadata),
+            self._parent.described_channels(),
+            lambda: self._describe(detector, figures),
+        )
+
+    def _is_there(self, out: Path) -> bool:
+        try:
+            return verify.read_description(out).get("stage") == self._digest
+        except verify.NoBundleError:
+            return False
+
+    def _describe(self, detector: Detector, figures: Mapping[str, Any]) -> dict[str, Any]:
+        parent, spec = self._parent, self._spec
+        given = {**spec.model_dump(exclude_defaults=True, exclude={"train"}), **_flat(spec.train)}
+        changes = [
+            f"{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in given.items()
+        ]
+        return {
+            "title": f"{parent.title}, recovered",
+            "stage": self._digest,
+            "classes": list(detector.names),
+            "stride": int(max(detector.model.stride)),
+            "imgsz": spec.imgsz,
+            "batch": spec.batch,
+            "alignment": parent.told.get("alignment", ""),
+            "data": spec.data,
+            "data_fingerprint": self._dataset.fingerprint,
+            "network": {
+                **parent.told.get("network", {}),
+                "params": detector.params,
+                "gflops": detector.gflops(spec.imgsz),
+            },
+            "figures": {verify.CHECKPOINT: dict(figures)},
+            "latencies": parent.told.get("latencies", {}) if spec.imgsz == parent.told.get("imgsz") else {},
+            "latency_note": LATENCY_NOTE,
+            "recipe": None,
+            "commands": [
+                *parent.told.get("commands", []),
+                command_line("prunetune", "recover", "DIR", *changes) + f"   # DIR: {parent.title}",
+            ],
+            "versions": versions(),
+            "fingerprints": {
+                **parent.told.get("fingerprints", {}),
+                "data": self._dataset.fingerprint,
+                "network that was trained on (SHA-256)": parent.sha256,
+            },
+        }
+
+
+def _flat(train: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"train.{key}": value for key, value in train.items()}

@@ -1,0 +1,46 @@
+"""A splice: a network put together of two others. No sampler proposes it, somebody asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Splice:
+    """A network whose backbone has one network's widths, and whose neck and head have another's."""
+
+    backbone_from: str
+    """A trial's number, or a control's name."""
+    head_from: str
+    """As above."""
+    recovery_epochs: int
+    """Epochs of ordinary training after it was put together."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, tables and trial attributes."""
+        return {
+            "backbone_from": self.backbone_from,
+            "head_from": self.head_from,
+            "recovery_epochs": self.recovery_epochs,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Splice | None:
+        """The splice that `as_dict` wrote; None for the values of a recipe."""
+        if not {"backbone_from", "head_from", "recovery_epochs"} <= set(values):
+            return None
+        return cls(str(values["backbone_from"]), str(values["head_from"]), int(values["recovery_epochs"]))
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The options of `prunetune splice`."""
+        parts = ("--backbone-from", self.backbone_from, "--head-from", self.head_from)
+        return (*parts, "--recover", str(self.recovery_epochs))
+
+    def __str__(self) -> str:
+        backbone, head = (
+            f"trial {name}" if name.isdecimal() else name for name in (self.backbone_from, self.head_from)
+        )
+        return f"backbone of {backbone}, head of {head}, recover {self.recovery_epochs}"
