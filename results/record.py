@@ -2,7 +2,7 @@
 
 Optuna reads a trial as some forty objects of its mapper: 2,000 trials take two seconds, and its storage's own start
 some tenths more. Here every table is read with one plain query, into the same `FrozenTrial`s. That holds for the schema
-that is named below; any other is left to Optuna.
+that is named below; any other is left to Optuna, and so is every data base that cannot be used: it says why.
 """
 
 from __future__ import annotations
@@ -10,36 +10,31 @@ from __future__ import annotations
 import gc
 import json
 import math
+import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
 from functools import cache
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from urllib.parse import quote
 
-import sqlalchemy
-import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Integer, String, TableClause, column, select, table
 
 from prunetune.results.findings import Findings
-from prunetune.results.storage import SPEC, choose_name, find_study, make_engine, place_of, sqlite_url
+from prunetune.results.place import SPEC, choose_name, place_of
 
 SCHEMA = "v3.2.0.a"
 """Optuna's revision of the tables that the queries are written for."""
 
-_TRIALS = table(
-    "trials",
-    *(column(name, Integer) for name in ("trial_id", "number", "study_id")),
-    column("state", String),
-    *(column(name, sqlalchemy.DateTime) for name in ("datetime_start", "datetime_complete")),
-)
+Query: TypeAlias = Callable[[str, int], Sequence[Sequence[Any]]]
+"""Gives the rows of a query, in which `:study` stands for the study's id."""
 
 
-class _OtherSchemaError(Exception):
-    """The tables are not those of `SCHEMA`."""
+class _NotReadError(Exception):
+    """The queries do not do; Optuna's own reading will, or says why not."""
 
 
 def find_findings(name: str | Path, runs: str | Path = "runs", storage: str | None = None) -> tuple[Findings, Path]:
@@ -57,91 +52,118 @@ def find_findings(name: str | Path, runs: str | Path = "runs", storage: str | No
         StoreError, ConfigError: As of `find_study`.
     """
     folder, address = place_of(name, runs, storage)
+    connect = _from_file(folder / "study.db") if address is None else _from_address(address)
     try:
-        engine = make_engine(address or sqlite_url(folder))
-        try:
-            with engine.connect() as connection, _no_garbage_collection():
-                return _read(connection, lambda names: choose_name(folder, names)), folder
-        finally:
-            engine.dispose()
-    except (sqlalchemy.exc.SQLAlchemyError, _OtherSchemaError, KeyError):
-        # No study of ours, a schema of another Optuna, a data base that cannot be used: Optuna's way says which.
+        with _no_garbage_collection(), connect as query:
+            return _read(query, folder), folder
+    except _NotReadError:
+        from prunetune.results.storage import find_study
+
         study, folder = find_study(name, runs, storage)
         return Findings.of(study), folder
 
 
-def _read(connection: Connection, choose: Callable[[list[str]], str]) -> Findings:
-    revision: Any = column("version_num", String)
-    if connection.execute(select(revision).select_from(table("alembic_version"))).scalars().all() != [SCHEMA]:
-        raise _OtherSchemaError
-    studies = table("studies", column("study_id", Integer), column("study_name", String))
-    known = {row.study_name: row.study_id for row in connection.execute(select(studies))}
-    name = choose(list(known))
-    attributes = table("study_user_attributes", *map(column, ("study_id", "key", "value_json")))
-    found = connection.execute(
-        select(attributes.c.key, attributes.c.value_json).where(attributes.c.study_id == known[name])
-    )
-    told = {key: json.loads(value) for key, value in found}
-    told[SPEC]  # else it is no study of ours
-    return Findings(name, tuple(_trials(connection, known[name])), told)
+@contextmanager
+def _from_file(file: Path) -> Iterator[Query]:
+    """An SQLite file, without what stands between it and its driver."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=60)) as connection:
+            yield lambda text, study: connection.execute(text, {"study": study}).fetchall()
+    except sqlite3.Error as error:
+        raise _NotReadError from error
 
 
-def _trials(connection: Connection, study_id: int) -> list[FrozenTrial]:
+@contextmanager
+def _from_address(address: str) -> Iterator[Query]:
+    import sqlalchemy
+    import sqlalchemy.exc
+
+    from prunetune.results.storage import make_engine
+
+    engine = make_engine(address)
+    try:
+        with engine.connect() as connection:
+            yield lambda text, study: connection.execute(sqlalchemy.text(text), {"study": study}).all()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise _NotReadError from error
+    finally:
+        engine.dispose()
+
+
+def _read(query: Query, folder: Path) -> Findings:
+    if [revision for (revision,) in query("SELECT version_num FROM alembic_version", 0)] != [SCHEMA]:
+        raise _NotReadError
+    studies = {name: study for study, name in query("SELECT study_id, study_name FROM studies", 0)}
+    name = choose_name(folder, list(studies))
+    told = query("SELECT a.key, a.value_json FROM study_user_attributes a WHERE a.study_id = :study", studies[name])
+    attributes = {key: json.loads(value) for key, value in told}
+    if SPEC not in attributes:
+        raise _NotReadError
+    return Findings(name, tuple(_trials(query, studies[name])), attributes)
+
+
+def _trials(query: Query, study: int) -> Iterator[FrozenTrial]:
     # The states come first: what a finished trial has was stored before it finished.
-    rows = connection.execute(select(_TRIALS).where(_TRIALS.c.study_id == study_id).order_by(_TRIALS.c.trial_id)).all()
-    values: dict[int, dict[int, float]] = defaultdict(dict)
-    for trial, objective, value, kind in _of(connection, study_id, "trial_values", "objective", "value", "value_type"):
-        values[trial][objective] = _number(value, kind)
-    steps: dict[int, dict[int, float]] = defaultdict(dict)
-    named = [f"intermediate_{name}" for name in ("value", "value_type")]
-    for trial, step, value, kind in _of(connection, study_id, "trial_intermediate_values", "step", *named):
-        steps[trial][step] = _number(value, kind)
+    rows = query(
+        "SELECT trial_id, number, state, datetime_start, datetime_complete FROM trials WHERE study_id = :study "
+        "ORDER BY trial_id",
+        study,
+    )
+    values = _numbers(_of(query, study, "trial_values", "objective, p.value, p.value_type"))
+    steps = _numbers(
+        _of(query, study, "trial_intermediate_values", "step, p.intermediate_value, p.intermediate_value_type")
+    )
     params: dict[int, dict[str, Any]] = defaultdict(dict)
     distributions: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
-    named = [f"param_{name}" for name in ("id", "name", "value")]
-    rows_of_params = sorted(_of(connection, study_id, "trial_params", *named, "distribution_json"), key=itemgetter(1))
-    for trial, _, name, value, described in rows_of_params:
+    suggested = _of(query, study, "trial_params", "param_id, p.param_name, p.param_value, p.distribution_json")
+    for trial, _, name, value, described in sorted(suggested, key=lambda row: row[1]):
         distribution = distributions[trial][name] = _distribution(described)
         params[trial][name] = distribution.to_external_repr(value)
-    user, system = (_attributes(connection, study_id, f"trial_{kind}_attributes") for kind in ("user", "system"))
-    return [
-        FrozenTrial(
-            number=row.number,
-            state=TrialState[row.state],
+    user = _attributes(_of(query, study, "trial_user_attributes", "key, p.value_json"))
+    system = _attributes(_of(query, study, "trial_system_attributes", "key, p.value_json"))
+    for trial, number, state, start, complete in rows:
+        yield FrozenTrial(
+            number=number,
+            state=TrialState[state],
             value=None,
-            values=[value for _, value in sorted(values[row.trial_id].items())] or None,
-            datetime_start=row.datetime_start,
-            datetime_complete=row.datetime_complete,
-            params=params[row.trial_id],
-            distributions=distributions[row.trial_id],
-            user_attrs=user[row.trial_id],
-            system_attrs=system[row.trial_id],
-            intermediate_values=steps[row.trial_id],
-            trial_id=row.trial_id,
+            values=[value for _, value in sorted(values[trial].items())] or None,
+            datetime_start=_time(start),
+            datetime_complete=_time(complete),
+            params=params[trial],
+            distributions=distributions[trial],
+            user_attrs=user[trial],
+            system_attrs=system[trial],
+            intermediate_values=steps[trial],
+            trial_id=trial,
         )
-        for row in rows
-    ]
 
 
-def _attributes(connection: Connection, study_id: int, name: str) -> dict[int, dict[str, Any]]:
+def _of(query: Query, study: int, table: str, kept: str) -> Sequence[Sequence[Any]]:
+    """What a table tells of a study's trials: the trial's id, and the columns that are kept."""
+    # The names are ours: nothing from outside comes into a query.
+    text = f"SELECT p.trial_id, p.{kept} FROM {table} p JOIN trials t ON t.trial_id = p.trial_id "
+    return query(f"{text} WHERE t.study_id = :study", study)
+
+
+def _attributes(rows: Iterable[Sequence[Any]]) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = defaultdict(dict)
-    for trial, key, value in _of(connection, study_id, name, "key", "value_json"):
+    for trial, key, value in rows:
         found[trial][key] = json.loads(value)
     return found
 
 
-def _of(connection: Connection, study_id: int, name: str, *kept: str) -> Sequence[Any]:
-    """The rows of a table that belong to a study's trials: the trial's id, and the columns that are kept."""
-    rows: TableClause = table(name, column("trial_id", Integer), *map(column, kept))
-    joined = rows.join(_TRIALS, rows.c.trial_id == _TRIALS.c.trial_id)
-    wanted = select(rows.c.trial_id, *(rows.c[part] for part in kept))
-    return connection.execute(wanted.select_from(joined).where(_TRIALS.c.study_id == study_id)).all()
+def _numbers(rows: Iterable[Sequence[Any]]) -> dict[int, dict[int, float]]:
+    """Numbers as Optuna stores them: what SQL has no number for is of a kind of its own."""
+    without = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+    found: dict[int, dict[int, float]] = defaultdict(dict)
+    for trial, place, value, kind in rows:
+        found[trial][place] = without[kind] if value is None else value
+    return found
 
 
-def _number(value: float | None, kind: str) -> float:
-    """A number as Optuna stores it: what SQL has no number for is a kind of its own."""
-    known = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
-    return known[kind] if value is None else value
+def _time(told: str | datetime | None) -> datetime | None:
+    """A time; SQLite has texts for them."""
+    return datetime.fromisoformat(told) if isinstance(told, str) else told
 
 
 @contextmanager

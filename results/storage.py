@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import optuna
 import sqlalchemy.engine
@@ -21,13 +17,9 @@ import sqlalchemy.exc
 from optuna.storages import BaseStorage, RDBStorage
 
 from prunetune.results.address import parse_address, public_address
+from prunetune.results.place import SPEC, choose_name, place_of, sqlite_url
 from prunetune.spaces.errors import ConfigError, MissingExtraError, StoreError
 from prunetune.spaces.files import storage_error
-from prunetune.spaces.yaml_file import read_yaml
-
-SPEC = "spec"
-"""The study's user attribute that holds its description."""
-
 
 Storage = TypeVar("Storage", bound=RDBStorage)
 
@@ -65,16 +57,6 @@ def find_study(
         return study, folder
 
 
-def sqlite_url(folder: Path) -> str:
-    """The address of the SQLite file in a study's folder."""
-    path = str(folder / "study.db")
-    if not re.search(r"[?#%{}]", path):
-        return f"sqlite:///{path}"
-    # An address ends at ? and #, and Optuna fills in braces. As a URI of SQLite's the path is quoted once, and once
-    # more inside the address.
-    return f"sqlite:///file:{quote(quote(path))}?uri=true"
-
-
 @contextmanager
 def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
     """Names the study's folder, or its storage where that is elsewhere, when the database cannot be used."""
@@ -102,57 +84,6 @@ def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
         raise StoreError(f"{folder / 'study.db'}: the study's database cannot be used ({text}); {remedy}") from error
     except PermissionError as error:
         raise storage_error(folder, error) from error
-
-
-def place_of(name: str | Path, runs: str | Path, storage: str | None) -> tuple[Path, str | None]:
-    """Where a study lies.
-
-    Args:
-        name: A study's name, its folder, or its description's file.
-        runs: The folder of studies, where only a name is given.
-        storage: The address of its storage, if that is neither in its folder nor in its description.
-
-    Returns:
-        Its folder, and the address of its storage if that is not in the folder.
-
-    Raises:
-        StoreError: There is no such study.
-        ConfigError: The description cannot be read.
-    """
-    address = storage
-    path, name = Path(name), str(name)
-    if path.suffix in (".yaml", ".yml"):
-        values = read_yaml(path)
-        wrong = [key for key in ("name", "runs", "storage") if not isinstance(values.get(key, ""), str)]
-        if wrong:
-            raise ConfigError([f"{key}: takes a text, not {values[key]!r}" for key in wrong], str(path))
-        folder = Path(values.get("runs", runs)) / values.get("name", "")
-        address = storage or values.get("storage")
-    elif os.path.isfile(path / "study.db") or (storage and os.path.isdir(path)):  # Path.is_file raises if overlong
-        folder = path
-    else:
-        folder = Path(runs) / name
-    database = folder / "study.db"
-    if address is not None:
-        _refuse_missing(address)
-    elif not os.path.isfile(database):
-        there = [item.parent.name for item in Path(runs).glob("*/study.db")] if Path(runs).is_dir() else []
-        close = difflib.get_close_matches(name, there, n=1)
-        known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
-        raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
-    return folder, address
-
-
-def choose_name(folder: Path, names: Sequence[str]) -> str:
-    """The study of a folder, of those that its storage holds.
-
-    Raises:
-        StoreError: It is not among them.
-    """
-    wanted = folder.name if folder.name in names or len(names) != 1 else names[0]
-    if wanted not in names:
-        raise StoreError(f"{folder}: holds no study named {wanted}")
-    return wanted
 
 
 def storage_address(study: optuna.Study) -> str | None:
@@ -234,10 +165,3 @@ def _in_utc(connection: Any, _: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'UTC'")
     connection.commit()
-
-
-def _refuse_missing(url: str) -> None:
-    """Reading creates nothing: SQLite would make a file that is not there."""
-    address = parse_address(url)
-    if address.drivername.startswith("sqlite") and not os.path.isfile(address.database or ""):
-        raise StoreError(f"storage: {address.database}: no such file; run the study first, or correct the address")

@@ -113,7 +113,7 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
     from prunetune.results import front, nearest, rich_table
     from prunetune.results.entries import outcome
     from prunetune.results.tables import budget_text, latencies_text
-    from prunetune.search.study import FINISHED
+    from prunetune.search.attributes import FINISHED
 
     if study.user_attrs.get(FINISHED) is None:
         return
@@ -141,10 +141,14 @@ def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption 
     """Show how far a study is."""
     from prunetune.results.record import find_findings
     from prunetune.search.status import study_status, write_status
-    from prunetune.search.study import find_study
+
+    def reopen() -> Any:
+        from prunetune.search.study import find_study
+
+        return find_study(study, runs)[0]
 
     found, folder = find_findings(study, runs)
-    told = study_status(found, folder, lambda: find_study(study, runs)[0])
+    told = study_status(found, folder, reopen)
     if as_json:
         _write_json(told)
     else:

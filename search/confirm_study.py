@@ -23,11 +23,12 @@ from prunetune.results.certainty import CONFIRMATION
 from prunetune.results.escapes import printable
 from prunetune.results.findings import Findings
 from prunetune.results.tables import significant, with_interval
+from prunetune.search.attributes import FINISHED
 from prunetune.search.confirmation import measure_together, move_to_these_devices, store_latencies
 from prunetune.search.finish import export_members, write_results
 from prunetune.search.interruption import Interruption
 from prunetune.search.progress import Progress
-from prunetune.search.study import FINISHED, folder_lock, spec_here
+from prunetune.search.study import folder_lock, spec_here
 from prunetune.search.workspace import Workspace
 from prunetune.search.yardstick import Yardstick
 from prunetune.spaces import PrunetuneError

@@ -10,7 +10,7 @@ import optuna
 
 from prunetune.pruning.detector import Detector
 from prunetune.results import Entry
-from prunetune.search.study import FINISHED
+from prunetune.search.attributes import FINISHED
 from prunetune.search.workspace import Workspace
 from prunetune.search.yardstick import Yardstick
 from prunetune.targets import Latency

@@ -15,11 +15,12 @@ from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
 from prunetune.search.aside import patiently
+from prunetune.search.attributes import FINISHED
 from prunetune.search.confirmation import confirm, is_confirmed
 from prunetune.search.interruption import safe_point
 from prunetune.search.objective import describe
 from prunetune.search.progress import Progress
-from prunetune.search.study import FINISHED, folder_lock
+from prunetune.search.study import folder_lock
 from prunetune.search.workspace import Workspace
 from prunetune.spaces.files import publish, write_text
 

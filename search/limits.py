@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunetune.results.entries import outcome, splice_of
 from prunetune.search.outcome import Outcome
@@ -57,6 +57,11 @@ class Limits:
     trials: int | None = None
     epochs: int | None = None
     hours: float | None = None
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Limits:
+        """Those of a description as it is stored with the study."""
+        return cls(described.get("trials"), described.get("epochs"), described.get("hours"))
 
     def reached(self, spent: Spent) -> str | None:
         """Which limit is reached, as a user reads it; None while there is room for another trial."""

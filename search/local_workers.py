@@ -21,10 +21,11 @@ from typing import IO, TextIO, cast
 import optuna
 from rich.console import Console
 
+from prunetune.search.attributes import FINISHED
 from prunetune.search.interruption import NOTICE, SIGNALS, Interruption, StopAskedError, safe_point
 from prunetune.search.reporting import Reporting
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import FINISHED, open_study, study_exists
+from prunetune.search.study import open_study, study_exists
 from prunetune.spaces import PrunetuneError
 from prunetune.targets.hardware import allowed_cores, pin
 

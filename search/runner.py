@@ -12,6 +12,7 @@ from rich.console import Console
 
 from prunetune.pruning.claims import LOOK_S
 from prunetune.results.storage import storage_errors
+from prunetune.search.attributes import FINISHED
 from prunetune.search.engine import Engine
 from prunetune.search.events import Listener, StudyEnded, StudyStarted
 from prunetune.search.heartbeat import Heartbeat, last_signs
@@ -19,7 +20,7 @@ from prunetune.search.interruption import Interruption, StopAskedError, safe_poi
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import patiently_store
-from prunetune.search.study import FINISHED, open_study, study_exists
+from prunetune.search.study import open_study, study_exists
 from prunetune.search.taking import limit_reached, reap_alone
 from prunetune.search.telling import tell_standing
 from prunetune.search.workers import is_near, responsible

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from prunetune.results.storage import sqlite_url
+from prunetune.results.place import sqlite_url
 from prunetune.search.limits import Limits
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.spaces.yaml_file import insert_targets, parse_yaml, read_yaml

@@ -25,6 +25,7 @@ from prunetune.results.entries import SPLICE, splice_of
 from prunetune.results.findings import Findings
 from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.search.aside import patiently
+from prunetune.search.attributes import FINISHED
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.finish import finish
 from prunetune.search.interruption import Interruption
@@ -32,7 +33,7 @@ from prunetune.search.objective import describe, excess
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
 from prunetune.search.rungs import UNFINISHED
-from prunetune.search.study import FINISHED, spec_here, stored_spec, study_lock
+from prunetune.search.study import spec_here, stored_spec, study_lock
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import ConfigError, PrunetuneError, Splice, StoreError
 

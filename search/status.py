@@ -14,14 +14,14 @@ import optuna
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.results.entries import outcome
+from prunetune.pruning.processes import is_alive
+from prunetune.results.entries import mapping, outcome
 from prunetune.results.findings import Findings, Source, located
+from prunetune.results.place import SPEC
 from prunetune.results.tables import ms_text
-from prunetune.search.heartbeat import clock_ahead_s, silent_trials
-from prunetune.search.limits import Forecast, forecast, spent
+from prunetune.search.attributes import FINISHED
+from prunetune.search.limits import Forecast, Limits, forecast, spent
 from prunetune.search.outcome import Outcome
-from prunetune.search.study import FINISHED, stored_spec
-from prunetune.search.workers import is_alive
 
 
 def study_status(study: Source, folder: Path, reopen: Callable[[], optuna.Study] | None = None) -> dict[str, Any]:
@@ -33,30 +33,30 @@ def study_status(study: Source, folder: Path, reopen: Callable[[], optuna.Study]
         reopen: Opens it where only findings are given, to see who of those that run are alive.
     """
     found = Findings.of(study)
-    spec = stored_spec(found)
+    limits = Limits.of(mapping(found.attributes.get(SPEC)))
     trials = found.trials
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     opened = study if isinstance(study, optuna.Study) else reopen() if running and reopen is not None else None
     finished = [trial for trial in trials if trial.state.is_finished()]
     ended = [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
     outcomes = Counter(outcome(trial) or Outcome.ERROR.value for trial in finished)
-    silent = set() if opened is None else silent_trials(opened)
-    now = time.time() - (0.0 if opened is None else clock_ahead_s(opened))
+    silent, ahead_s = (set(), 0.0) if opened is None else _signs(opened)
+    now = time.time() - ahead_s
     alive = [trial for trial in trials if _lives(trial, silent)]
-    so_far, remaining = spent(alive, now), forecast(spec.limits, alive, now)
+    so_far, remaining = spent(alive, now), forecast(limits, alive, now)
     epochs = [trial.user_attrs.get("epochs", {}) for trial in finished]
     winner = found.best
     return {
         "study": found.name,
         "folder": str(folder),
         "finished": so_far.finished,
-        "trials": spec.trials,
-        "limits": asdict(spec.limits),
+        "trials": limits.trials,
+        "limits": asdict(limits),
         "hours": round(so_far.hours, 4),
         "remaining": asdict(remaining) if remaining else None,
         "done": found.attributes.get(FINISHED) == len(ended)
         and so_far.begun == so_far.finished
-        and spec.limits.reached(so_far) is not None,
+        and limits.reached(so_far) is not None,
         "outcomes": dict(outcomes),
         "running": [
             {
@@ -76,6 +76,13 @@ def study_status(study: Source, folder: Path, reopen: Callable[[], optuna.Study]
         "front": len(found.front),
         "best": located(winner, folder).as_dict() if winner else None,
     }
+
+
+def _signs(study: optuna.Study) -> tuple[set[int], float]:
+    """Which trials gave no sign of life for too long, and how far this host's clock is ahead of the data base's."""
+    from prunetune.search.heartbeat import clock_ahead_s, silent_trials
+
+    return silent_trials(study), clock_ahead_s(study)
 
 
 def _lives(trial: optuna.trial.FrozenTrial, silent: Collection[int]) -> bool:

@@ -15,7 +15,9 @@ from optuna.study import StudyDirection
 
 from prunetune.results import storage
 from prunetune.results.findings import Findings, Source
-from prunetune.results.storage import SPEC, storage_errors
+from prunetune.results.place import SPEC
+from prunetune.results.storage import storage_errors
+from prunetune.search.attributes import TARGETS
 from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec
 from prunetune.search.spec_change import refuse_change
@@ -23,16 +25,9 @@ from prunetune.search.storage import open_storage
 from prunetune.spaces import StoreError
 from prunetune.spaces.files import storage_error
 
-TARGETS = "targets"
-"""The study's user attribute with its targets and what was measured once on each; empty before that."""
-
 DATA = "data.yaml"
 """In a study's folder, the data set as it was checked, with absolute paths: ultralytics resolves relative ones in
 other ways."""
-
-FINISHED = "finished"
-"""The study's user attribute that says how many trials there were when its results were last written; None when
-they must be written anew."""
 
 
 def open_study(spec: StudySpec) -> optuna.Study:

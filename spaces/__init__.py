@@ -3,6 +3,9 @@
 The room also holds what every other room stands on: channel alignment, the tree of errors, the publishing of files.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import (
     ConfigError,
@@ -15,18 +18,20 @@ from prunetune.spaces.errors import (
     StoreError,
     TargetError,
 )
-from prunetune.spaces.parameters import (
-    ChoiceParameter,
-    FixedParameter,
-    FloatParameter,
-    IntParameter,
-    Parameter,
-    SuggestingTrial,
-)
 from prunetune.spaces.presets import PRESETS
 from prunetune.spaces.recipe import LatencyShare, Recipe, Region, SparsityUnit, Threshold
-from prunetune.spaces.space import RegionThresholds, SearchSpace
 from prunetune.spaces.splice import Splice
+
+if TYPE_CHECKING:
+    from prunetune.spaces.parameters import (
+        ChoiceParameter,
+        FixedParameter,
+        FloatParameter,
+        IntParameter,
+        Parameter,
+        SuggestingTrial,
+    )
+    from prunetune.spaces.space import RegionThresholds, SearchSpace
 
 __all__ = [
     "PRESETS",
@@ -56,3 +61,18 @@ __all__ = [
     "TargetError",
     "Threshold",
 ]
+
+_LATER = {
+    **dict.fromkeys(("RegionThresholds", "SearchSpace"), "space"),
+    **dict.fromkeys(
+        ("ChoiceParameter", "FixedParameter", "FloatParameter", "IntParameter", "Parameter", "SuggestingTrial"),
+        "parameters",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # pydantic is for those who describe a space, and not for those who only read what was found in one.
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"prunetune.spaces.{_LATER[name]}"), name)

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from prunetune.results.storage import sqlite_url
+from prunetune.results.place import sqlite_url
 from prunetune.spaces import Recipe, Threshold
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from prunetune.results import load_study
-from prunetune.results.storage import sqlite_url
+from prunetune.results.place import sqlite_url
 from prunetune.spaces import ConfigError, ModelError, StoreError
 
 Builder = Any

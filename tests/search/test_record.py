@@ -11,8 +11,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 
 from prunetune.results import Findings, record
+from prunetune.results.place import sqlite_url
 from prunetune.results.record import find_findings
-from prunetune.results.storage import find_study, sqlite_url
+from prunetune.results.storage import find_study
 from prunetune.spaces import ConfigError, StoreError
 
 SPACE = {
@@ -56,7 +57,7 @@ def never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*_: object) -> None:
         raise AssertionError("the queries did not do")
 
-    monkeypatch.setattr(record, "find_study", asked)
+    monkeypatch.setattr("prunetune.results.storage.find_study", asked)
 
 
 @pytest.mark.usefixtures("never_asked")
