@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial
 
 from prunetune.results.entries import channels
 from prunetune.results.findings import Findings, Source
+from prunetune.results.histories import GammaHistogram
 from prunetune.results.networks import region_of, threshold
-from prunetune.results.records import GammaHistogram
 from prunetune.results.style import CONTROL, LIMIT, REGIONS, canvas, escape
 from prunetune.results.tables import percent
 

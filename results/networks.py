@@ -24,7 +24,7 @@ from prunetune.results.entries import (
     widths,
 )
 from prunetune.results.findings import Findings
-from prunetune.results.records import GammaHistogram, read_gammas
+from prunetune.results.histories import GammaHistogram, read_gammas
 from prunetune.results.recoveries import last_curve
 from prunetune.results.style import REGIONS, escape
 from prunetune.results.tables import decimals, percent, reading_text, significant, size

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from prunetune.results.entries import integer, mapping, number, outcome, text
 from prunetune.results.findings import Findings
-from prunetune.results.records import read_curves
+from prunetune.results.histories import read_curves
 from prunetune.results.style import FAINT, FRONT, LIMIT, REGIONS, SELECTED, canvas, escape
 
 DRAWN = 200

@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial
 from prunetune.results.certainty import Confirmation, confirmation
 from prunetune.results.entries import Entry, channels, mapping, text, widths
 from prunetune.results.findings import Findings
+from prunetune.results.histories import read_gammas
 from prunetune.results.record import find_findings
-from prunetune.results.records import read_gammas
 from prunetune.results.table_formats import table_frame
 from prunetune.results.trials import trial_table
 from prunetune.spaces.errors import ConfigError

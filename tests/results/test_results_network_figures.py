@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from prunetune.results.findings import Findings
+from prunetune.results.histories import read_gammas
 from prunetune.results.network_figures import channels_figure, gamma_figures
-from prunetune.results.records import read_gammas
 
 Builder = Any
 

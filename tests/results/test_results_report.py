@@ -27,8 +27,8 @@ from prunetune.results import (
 )
 from prunetune.results.certainty import CONFIRMATION
 from prunetune.results.findings import Findings
+from prunetune.results.histories import GammaHistogram, read_curves, read_gammas
 from prunetune.results.networks import ANIMATED, FRAMES, Networks, animation
-from prunetune.results.records import GammaHistogram, read_curves, read_gammas
 from prunetune.spaces import ConfigError, StoreError
 
 Builder = Any
