@@ -14,9 +14,10 @@ from rich.console import Console
 
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.ledger import Ledger
+from prunetune.pruning.pipeline import accuracy_curve
 from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.splicing import Donor, Kept, compose, splice, spliced_kept
-from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage, file_sha256
 from prunetune.pruning.surgery import ChannelGroup, channel_groups
@@ -207,6 +208,9 @@ class _Splicing:
             if recovered is not None:
                 stored["bytes"] = recovered.file(CHECKPOINT).stat().st_size
                 stored["checkpoint"] = workspace.keep_checkpoint(recovered, f"trial-{number}")
+                if curve := accuracy_curve(read_history(recovered)):
+                    curves = [{"round": 1, "map50_95": curve}]
+                    stored["curves"] = workspace.keep_records("curves", curves, f"trial-{number}")
             latencies = [stored["latencies"][target]["latency_ms"] for target in spec.judged]
             trial = create_trial(
                 values=[stored["accuracy"]["map50_95"], *latencies], user_attrs=stored, constraints=constraints or None

@@ -60,6 +60,8 @@ def test_it_is_a_trial_with_a_mark(folder: Path, spliced: FrozenTrial) -> None:
     assert (told["outcome"], told["rung"], told["feasible"]) == ("OK", 1, True)
     assert [stage["kind"] for stage in told["stages"]] == ["splicing", "recovery"]
     assert spliced.values == [told["accuracy"]["map50_95"], told["latencies"]["cpu"]["latency_ms"]]
+    (curve,) = json.loads((folder / told["curves"]).read_text())
+    assert len(curve["map50_95"]) == 2
     assert spliced.constraints == {"latency": pytest.approx(told["violation"])}
 
 
