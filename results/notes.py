@@ -128,8 +128,8 @@ def _facts(found: Findings, trial: FrozenTrial, item: Entry, link: Link) -> list
 
 def _decided(trial: FrozenTrial) -> list[str]:
     return [
-        f"after {item.epochs} epochs of recovery, at mAP50-95 {item.map50_95:.3f}: "
-        f"{'goes on' if item.goes_on else 'ended'}" + (f", {markdown_text(item.reason)}" if item.reason else "")
+        f"{'goes on' if item.goes_on else 'ended'} at mAP50-95 {item.map50_95:.3f}: "
+        + markdown_text(item.reason or f"after {item.epochs} epochs of recovery")
         for item in decisions(trial)
     ]
 

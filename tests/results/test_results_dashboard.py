@@ -108,7 +108,7 @@ def test_a_trial_s_note_has_recipe_figures_budget_and_the_trial_that_it_equals(c
     assert "Recipe: pull 0.3" in notes[0]
     assert "within the budget, 10.0 % below 0.900 ms" not in notes[0]
     assert "within the budget, 10.0 % below 1.00 ms" in notes[0]
-    assert "after 2 epochs of recovery, at mAP50-95 0.300: goes on, among the best" in notes[0]
+    assert "goes on at mAP50-95 0.300: among the best" in notes[0]
     assert "over the budget, 40.0 % above 1.00 ms" in notes[2]
     assert f"equals [trial 1](/dashboard/studies/{client.study._study_id}/trials?numbers=1)" in notes[3]
     assert notes[4].startswith("**diverged**")
