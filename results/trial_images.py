@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial
 
 from prunetune.results.entries import channels, text
 from prunetune.results.findings import Findings
+from prunetune.results.histories import read_gammas
 from prunetune.results.networks import region_of, threshold
-from prunetune.results.records import read_gammas
 from prunetune.results.recoveries import decisions, last_curve
 from prunetune.results.style import CONTROL, FAINT, FRONT, LIMIT, REGIONS
 
