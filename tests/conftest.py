@@ -106,7 +106,9 @@ def nondominated() -> Callable[[Path], set[tuple[float, float]]]:
         points = [
             (
                 trial.user_attrs["accuracy"]["map50_95"],
-                again.get(widths[trial.number], trial.user_attrs["latencies"])["cpu"]["latency_ms"],
+                confirmed.get(str(trial.number), again.get(widths[trial.number], trial.user_attrs["latencies"]))["cpu"][
+                    "latency_ms"
+                ],
             )
             for trial in trials
         ]

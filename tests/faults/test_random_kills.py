@@ -42,7 +42,7 @@ STUDY: dict[str, Any] = {
     "sampler": "random",
     "controls": [],
     "early_stopping": False,  # every trial is to end OK, whatever its accuracy
-    "trials": 4,
+    "trials": 3,
 }
 
 ENGINES: dict[str, Callable[[int], list[list[str]]]] = {"local": lambda workers: [[] for _ in range(workers)]}
@@ -191,8 +191,10 @@ def test_a_study_survives_kills_at_random_moments(
     assert all(store.find(name) is not None for name in study.stages)
     verified = start("store", "verify", "--runs", runs)
     assert verified.wait() == 0, verified.said
-    for folder in ("drafts", "claims", "progress"):
-        assert list((study.store / folder).iterdir()) == []
+    assert list((study.store / "drafts").iterdir()) == []
+    # Who died between storing a stage and giving up its claim left a file that nobody will ask for.
+    left = [item.name.split(".")[0] for folder in ("claims", "progress") for item in (study.store / folder).iterdir()]
+    assert set(left) <= set(study.stages)
     document = json.loads((study.folder / "front.json").read_text(encoding="utf-8"))
     points = {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]}
     assert points == nondominated(study.file)
