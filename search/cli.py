@@ -196,6 +196,22 @@ def report(
         print(write_front_image(found, png))
 
 
+@app.command()
+def dashboard(
+    study: StudyArgument,
+    host: Annotated[str, typer.Option(help="The address to listen at. There is no password.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 for any that is free.")] = 8080,
+    runs: RunsOption = "runs",
+) -> None:
+    """Show a study in optuna-dashboard, with notes, pictures and our front, while it runs or later."""
+    from prunetune.results.storage import find_study
+    from prunetune.search.dashboard import serve
+
+    found, folder = find_study(study, runs)
+    _quiet_optuna()
+    serve(found, folder, host, port, lambda line: print(line, flush=True))
+
+
 app.command()(export)
 app.command()(verify)
 app.command()(recover)

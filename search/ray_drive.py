@@ -102,6 +102,11 @@ class Drive:
             self._given_up = 0
             tell_progress(self.study, self.spec, TrialResult.of(frozen), self.progress)
 
+    def recover(self, name: str) -> None:
+        """Says that a trial's process died and that Ray starts another one for it."""
+        if (trial := self.trials.get(name)) is not None:
+            self.progress.say(f"trial {trial.number}: its process died; another one goes on with it")
+
     def give_all_back(self) -> None:
         """Gives back what still runs: Ray ends it with the experiment."""
         for trial in self.trials.values():
@@ -149,3 +154,11 @@ class StopWhenAsked(tune.Stopper):
     def stop_all(self) -> bool:
         """Never: it would not wait for the reports."""
         return False
+
+
+class TellRecovered(tune.Callback):
+    """Says what Ray mends. Ray itself logs a traceback."""
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """See `Drive.recover`."""
+        Drive.current.recover(trial.trial_id)

@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("ray", "ray") from error
 
-from prunetune.search.ray_drive import Drive, StopWhenAsked, StudySearcher
+from prunetune.search.ray_drive import Drive, StopWhenAsked, StudySearcher, TellRecovered
 from prunetune.search.ray_experiments import Experiments
 from prunetune.search.ray_worker import finish_study, prepare_study, prunetune_trial
 
@@ -65,6 +65,7 @@ class RayEngine:
 
     def __enter__(self) -> RayEngine:
         os.environ.update(_ENVIRONMENT)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker's death is told in a line
         console = self._progress.console
         if console is None or not console.is_terminal:
             os.environ["RAY_COLOR_PREFIX"] = "0"
@@ -134,6 +135,7 @@ class RayEngine:
                 name=name,
                 storage_path=str(Experiments(self._spec.folder).folder),
                 stop=StopWhenAsked(),
+                callbacks=[TellRecovered()],
                 failure_config=tune.FailureConfig(max_failures=settings.max_failures),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 verbose=0,

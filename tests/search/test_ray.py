@@ -86,6 +86,8 @@ def test_a_study_outlives_its_workers_and_its_driver(scene: Scene, start: StartC
     assert done.user_attrs["worker"]["pid"] != first.user_attrs["worker"]["pid"]
     assert done.user_attrs["driver"]["pid"] == run.pid
     assert done.user_attrs["epochs"]["trained"] < 9, "what the first one finished was read back"
+    assert "trial 0: its process died; another one goes on with it" in run.said
+    assert "Traceback" not in run.said, run.said
 
     # The driver dies, and with it all that it started. The same command goes on with Ray's experiment.
     run.until(lambda: bool(scene.training()))

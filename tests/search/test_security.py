@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import sqlalchemy
 import torch
@@ -53,6 +55,24 @@ def test_a_password_reaches_neither_the_data_base_nor_the_folder(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(SECRET.encode() in path.read_bytes() for path in files)
     assert SECRET not in repr(spec)
+
+
+def test_the_dashboard_tells_no_password(write_study: WriteStudy, address: str, start: Callable[..., Any]) -> None:
+    pytest.importorskip("optuna_dashboard")
+    file = write_study(storage=address)
+    spec = StudySpec.read(file, [])
+    study = open_study(spec)
+    assert next_trial(study, spec) is not None
+    served = start("dashboard", file, "--port", 0)
+    served.until(lambda: "/dashboard/studies/" in served.said)
+    page = served.said.split()[-1].replace("/dashboard/", "/api/")
+    with urllib.request.urlopen(page) as answer:
+        told = answer.read().decode()
+    assert "**running**" in told
+    assert SECRET not in told
+    assert SECRET not in served.said
+    process = psutil.Process(served.pid)
+    assert not any(SECRET in part for one in (process, *process.children()) for part in one.cmdline())
 
 
 def test_a_password_that_an_older_version_stored_is_removed(make_spec: MakeSpec, address: str) -> None:
