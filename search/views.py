@@ -19,10 +19,11 @@ from prunetune.search.events import (
     Said,
     Standing,
     TrialEnded,
+    WorkBegun,
 )
 
 PLAIN_SECONDS = 20.0
-"""Without a terminal, an epoch's line at most this often."""
+"""Without a terminal, a line of what goes on at most this often."""
 
 
 def view_of(console: Console) -> Listener:
@@ -47,9 +48,12 @@ class PlainView:
 
     def hear(self, event: Event) -> None:
         """Writes the event's lines, if it has some."""
-        if isinstance(event, EpochEnded) and time.monotonic() - self._said_at >= PLAIN_SECONDS:
+        passing = event.what if isinstance(event, WorkBegun) else None
+        if isinstance(event, EpochEnded):
+            passing = epoch_text(event)
+        if passing is not None and time.monotonic() - self._said_at >= PLAIN_SECONDS:
             self._said_at = time.monotonic()
-            self.write(f"  {epoch_text(event)}")
+            self.write(f"  {passing}")
         for line in lines(event):
             self.write(line)
 
