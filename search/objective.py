@@ -24,6 +24,7 @@ from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import memory, patiently_store, recent_trials, set_attributes, together
+from prunetune.search.store_limit import keep_within_limit
 from prunetune.search.workspace import Workspace
 from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
@@ -51,9 +52,10 @@ def carry_out(
     Raises:
         StageClaimedError: Another process trains a stage of the recipe. The trial stays open for another attempt.
         TrialLostError: The trial was given to another process meanwhile. What this one made of it is not stored.
-        StoreError: Nothing can be stored any more; the trial stays open and is taken up by the next run.
+        StoreError: Nothing more can be stored, or may be; the trial stays open and is taken up by the next run.
         StopAskedError: A stop was asked for, and came to a safe point.
     """
+    keep_within_limit(workspace.spec)
     ledger = workspace.stages.ledger = ledger or Ledger()
     ledger.begin_attempt()
     stored: dict[str, Any] = {}

@@ -36,7 +36,7 @@ LIMITS = ("trials", "epochs", "hours")
 """Keys that say how much the whole study may spend; it ends with the first that is reached."""
 
 CHANGEABLE = frozenset(
-    {*LIMITS, "device", "workers", "cache", "storage", "runs", "engine", "ray", "allow_new_device", "trust"}
+    {*LIMITS, "device", "workers", "cache", "storage", "runs", "store_gb", "engine", "ray", "allow_new_device", "trust"}
 )
 """Keys that may differ when a study is resumed: they change how far and where it runs, not what it finds."""
 
@@ -168,6 +168,8 @@ class StudySpec(BaseModel):
     """Optuna storage; by default an SQLite file in the study's folder."""
     runs: str = Field(default="runs", min_length=1)
     """Folder for studies and stages."""
+    store_gb: float | None = Field(strict=True, default=None, gt=0)
+    """Most that the stages of all studies in `runs` may take, in GB of 10^9 bytes. No trial is begun above it."""
     trust: bool = False
     """Whether `model`, a checkpoint, may run code when it is loaded: ultralytics' checkpoints are pickles."""
     allow_new_device: bool = False

@@ -92,6 +92,7 @@ def test_only_how_far_and_where_may_change(written: Written, published: str) -> 
         "cache=disk",
         "storage=sqlite:///x.db",
         "runs=elsewhere",
+        "store_gb=50",
         "engine=ray",
         "ray.gpus=0.5",
         "allow_new_device=true",
