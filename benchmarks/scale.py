@@ -97,7 +97,10 @@ class Trained:
         self.accuracy = Accuracy.from_dict({name: float(chance.random()) for name in ACCURACY})
         self.checkpoint = workspace.checkpoint
         digest = f"pruning-{chance.integers(1 << 62):x}"
-        self.stage = SimpleNamespace(digest=digest, record={"parent": "none", "kind": "pruning"})
+        no_file = workspace.folder / "none.json"
+        self.stage = SimpleNamespace(
+            digest=digest, record={"parent": "none", "kind": "pruning"}, file=lambda _: no_file
+        )
         self.plan = SimpleNamespace(threshold=recipe.threshold)
         workspace.stages.ledger.count("recovery" if recovered else "pruning", digest, 10 * recovered, 0, False)
 
@@ -137,8 +140,8 @@ class Workspace:
     def keep_checkpoint(self, _: Any, name: str) -> str:
         return f"candidates/{name}.pt"
 
-    def keep_gammas(self, _: Any, name: str) -> str:
-        return f"gammas/{name}.json"
+    def keep_records(self, kind: str, _: Any, name: str) -> str:
+        return f"{kind}/{name}.json"
 
     def forget(self, _: str) -> None:
         raise AssertionError("no worker dies here, so none loses its trial")
@@ -276,10 +279,10 @@ def real_trials(folder: Path, cores: list[int], trials: int, seed: int) -> float
         "seed": 0,
         "runs": str(folder / "runs"),
         "space": {
-            "sparsity": 0.3,
-            "sparse_epochs": 0,
-            "threshold": {"low": 0.5 + seed / 1000, "high": 0.5005 + seed / 1000},  # networks of one size, never equal
-            "recovery_epochs": 4,
+            "sparsity": {"low": 0.2 + seed / 1000, "high": 0.2005 + seed / 1000},  # no trial shares another's stages
+            "sparse_epochs": 2,
+            "threshold": 0.5,
+            "recovery_epochs": 8,
         },
         "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 6, "tolerance": 0.9}],
         "budget": {"latency": "<= 100 x dense"},

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -73,8 +74,12 @@ def output_tolerance(factor: float = 1.0) -> dict[str, float]:
     return {name: factor * TOLERANCES[name] for name in ("boxes_px", "scores")}
 
 
-def require_place(out: Path) -> None:
-    """Refuses a folder that holds something else than a bundle.
+def require_place(out: Path, title: str | None = None) -> None:
+    """Refuses a folder that holds something else than a bundle of a network.
+
+    Args:
+        out: The folder.
+        title: What the network's bundle is called; any bundle may be there if None.
 
     Raises:
         ConfigError: It does.
@@ -83,6 +88,11 @@ def require_place(out: Path) -> None:
         raise ConfigError(f"--out: {out}: is not empty and holds no bundle; give another folder")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out: {out}: is a file; give a folder")
+    if title is not None and (out / DESCRIPTION).is_file():
+        with suppress(verify.NoBundleError):
+            there = verify.read_description(out).get("title")
+            if there != title:
+                raise ConfigError(f"--out: {out}: holds the bundle of {there}; remove it, or give another folder")
 
 
 def versions() -> dict[str, str]:
@@ -120,7 +130,7 @@ def write_bundle(
         `out`.
 
     Raises:
-        ConfigError: `out` holds something else than a bundle.
+        ConfigError: `out` holds something else than a bundle of this network.
         StoreError: It cannot be written.
     """
     require_place(out)
@@ -148,6 +158,7 @@ def write_bundle(
             _write(draft / name, text)
         shutil.copyfile(Path(verify.__file__), draft / VERIFY)
         _write(draft / SUMS, "".join(f"{verify.sha256(draft / name)}  {name}\n" for name in verify.files_of(draft)))
+        require_place(out, str(description.get("title")))
         _put(draft, out)
     except OSError as error:
         raise storage_error(out, error) from error

@@ -32,7 +32,7 @@ Run = Callable[[Any], Any]
 
 
 class NoBundleError(Exception):
-    """The folder is no bundle, or what describes it is damaged."""
+    """There is nothing to check: no bundle, a damaged description, or no data."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,11 @@ def verify(folder: Path, data: str | None = None, device: str = "cpu") -> Iterat
         device: ultralytics' device for that.
 
     Raises:
-        NoBundleError: There is none, or its description cannot be read.
+        NoBundleError: There is none, or its description cannot be read; or there is no `data`.
     """
     description = read_description(folder)
+    if data is not None and not Path(data).is_file():
+        raise NoBundleError(f"--data {data}: no such file")
     sums = list(check_sums(folder))
     yield from sums
     wrong = {check.file for check in sums if check.state == FAILS}

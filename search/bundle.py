@@ -83,8 +83,8 @@ def export_bundle(study: optuna.Study, folder: Path, name: str, out: Path | None
     except ConfigError as error:
         raise ConfigError(f"--trial {error}") from error
     out = out or folder / "export" / _file_name(candidate)
-    require_place(out)
     export = _Export(study, folder, candidate, forms)
+    require_place(out, export.title)
     return write_bundle(
         out,
         candidate.checkpoint,
@@ -222,7 +222,7 @@ class _Export:
         sure = confirmation(self._found)
         network = None if sure is None or sure.split != "test" else sure.of(self._candidate.name)
         return {
-            "title": f"{self._found.name}, {self._title}",
+            "title": self.title,
             "study": self._found.name,
             "trial": entry.trial,
             "control": None if entry.trial is not None else self._candidate.name,
@@ -249,6 +249,11 @@ class _Export:
             "trained_with": self._detector.record.get("versions", {}),
             "fingerprints": self._fingerprints(),
         }
+
+    @property
+    def title(self) -> str:
+        """What the bundle is called."""
+        return f"{self._found.name}, {self._title}"
 
     @property
     def _title(self) -> str:

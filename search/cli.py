@@ -188,6 +188,8 @@ def report(
     from prunetune.results import write_report
     from prunetune.results.record import find_findings
 
+    if png is not None and png.suffix.lower() != ".png":
+        raise ConfigError(f"--png: {png}: is drawn as PNG; call it {png.with_suffix('.png')}")
     found, folder = find_findings(study, runs)
     print(write_report(found, folder, out or folder / "report.html", trial))
     if png is not None:

@@ -46,6 +46,8 @@ def make_pictures(
         ConfigError: The trial has no network.
         StoreError: The folder cannot be written.
     """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out: {out}: is a file; give a folder")
     if trial is None:
         if study.best is None or study.best.trial is None:
             raise ConfigError("--trial: the front is empty; give the number of a trial that has a network")

@@ -20,7 +20,9 @@ import torch
 
 from prunetune.pruning.detector import Detector
 from prunetune.results import verify
+from prunetune.results.bundle import require_place
 from prunetune.search.study import find_study
+from prunetune.spaces import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -203,6 +205,26 @@ def test_another_folder_is_not_overwritten(finished_study: Path, prunetune: Prun
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     message = prunetune("export", finished_study, "--trial", 1, "--out", tmp_path / "thesis.txt").complaint
     assert "is a file" in message
+
+
+def _describe(folder: Path) -> None:
+    told = {"title": "tiny, trial 1", "imgsz": 64, "batch": 8, "classes": []}
+    empty: dict[str, Any] = {"files": {}, "figures": {}, "tolerances": {}}
+    (folder / "bundle.json").write_text(json.dumps({**told, **empty}))
+
+
+def test_the_bundle_of_another_network_stays(tmp_path: Path) -> None:
+    _describe(tmp_path)
+    require_place(tmp_path, "tiny, trial 1")
+    with pytest.raises(ConfigError, match="holds the bundle of tiny, trial 1; remove it, or give another folder"):
+        require_place(tmp_path, "tiny, trial 2")
+
+
+def test_data_that_are_not_there_are_no_fault_of_the_bundle(prunetune: Prunetune, tmp_path: Path) -> None:
+    _describe(tmp_path)
+    answer = prunetune("verify", tmp_path, "--data", tmp_path / "no.yaml")
+    assert answer.code == 2
+    assert answer.complaint == f"--data {tmp_path / 'no.yaml'}: no such file"
 
 
 def test_networks_that_are_not_there(finished_study: Path, prunetune: Prunetune) -> None:

@@ -215,6 +215,13 @@ def test_report_of_one_trial(whole: Path, prunetune: Prunetune, tmp_path: Path) 
     assert (tmp_path / "report.html").is_file()
     assert answer.out.split() == [str(tmp_path / "report.html"), str(picture)]
     assert picture.read_bytes().startswith(b"\x89PNG")
+    refused = prunetune("report", whole, "--png", tmp_path / "front.jpg")
+    assert refused.code == 2
+    assert "--png: " in refused.complaint
+    (tmp_path / "a-file").touch()
+    refused = prunetune("pictures", whole, "--out", tmp_path / "a-file")
+    assert refused.code == 2
+    assert "is a file; give a folder" in refused.complaint
 
 
 # The same command again
