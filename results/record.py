@@ -7,7 +7,6 @@ that is named below; any other is left to Optuna, and so is every data base that
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import sqlite3
@@ -25,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.findings import Findings
 from prunetune.results.place import SPEC, choose_name, place_of
+from prunetune.spaces.garbage import no_garbage_collection
 
 SCHEMA = "v3.2.0.a"
 """Optuna's revision of the tables that the queries are written for."""
@@ -54,7 +54,8 @@ def find_findings(name: str | Path, runs: str | Path = "runs", storage: str | No
     folder, address = place_of(name, runs, storage)
     connect = _from_file(folder / "study.db") if address is None else _from_address(address)
     try:
-        with _no_garbage_collection(), connect as query:
+        # All that is read is kept: to look for garbage in it takes a third of the time and finds none.
+        with no_garbage_collection(), connect as query:
             return _read(query, folder), folder
     except _NotReadError:
         from prunetune.results.storage import find_study
@@ -164,18 +165,6 @@ def _numbers(rows: Iterable[Sequence[Any]]) -> dict[int, dict[int, float]]:
 def _time(told: str | datetime | None) -> datetime | None:
     """A time; SQLite has texts for them."""
     return datetime.fromisoformat(told) if isinstance(told, str) else told
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """All that is read is kept: to look for garbage in it takes a third of the time and finds none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @cache

@@ -24,7 +24,8 @@ from prunetune.results.escapes import printable
 from prunetune.results.findings import Findings
 from prunetune.results.tables import significant, with_interval
 from prunetune.search.attributes import FINISHED
-from prunetune.search.confirmation import measure_together, move_to_these_devices, store_latencies
+from prunetune.search.confirmation import measure_together, store_latencies
+from prunetune.search.engine import measure_references
 from prunetune.search.finish import export_members, write_results
 from prunetune.search.interruption import Interruption
 from prunetune.search.progress import Progress
@@ -63,9 +64,7 @@ def confirm_study(study: optuna.Study, folder: Path, resamples: int, console: Co
         try:
             progress.begin("checking model and data")
             workspace = Workspace(spec, progress.epochs)
-            if moved := workspace.prepare(study):
-                progress.begin("measuring the kept networks on this device")
-                move_to_these_devices(study, workspace, moved)
+            measure_references(study, workspace, progress)
             return _confirm(study, workspace, resamples, progress)
         finally:
             progress.end()

@@ -48,12 +48,21 @@ def prepare(spec: StudySpec, progress: Progress) -> tuple[optuna.Study, Workspac
     workspace = Workspace(spec, progress.epochs)
     study = open_study(spec)
     with storage_errors(spec.folder, spec.storage):
-        progress.begin("measuring the reference networks")
-        if moved := workspace.prepare(study):
-            progress.begin("measuring the kept networks on this device")
-            move_to_these_devices(study, workspace, moved)
+        measure_references(study, workspace, progress)
         _train_original(workspace, progress)
     return study, workspace
+
+
+def measure_references(study: optuna.Study, workspace: Workspace, progress: Progress) -> None:
+    """Fixes what a study's latencies are told by; all is measured again where its device is another one.
+
+    Raises:
+        ConfigError: As `Workspace.prepare` does.
+    """
+    progress.begin("measuring the reference networks")
+    if moved := workspace.prepare(study):
+        progress.begin("measuring the kept networks on this device")
+        move_to_these_devices(study, workspace, moved)
 
 
 def _train_original(workspace: Workspace, progress: Progress) -> None:

@@ -112,6 +112,8 @@ class RayEngine:
                 self._progress.say(f"going on with Ray's experiment {name}, whose driver died")
                 try:
                     tune.Tuner.restore(str(experiments.folder / name), trainable).fit()
+                except PrunetuneError:
+                    raise
                 # What is left of it may be anything. Nothing is lost: the study has the recipes, the store the stages.
                 except Exception as error:
                     self._progress.say(f"it cannot be restored ({type(error).__name__}: {error}); starting another one")

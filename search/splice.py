@@ -27,7 +27,7 @@ from prunetune.results.findings import Findings
 from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.search.aside import patiently
 from prunetune.search.attributes import FINISHED
-from prunetune.search.confirmation import move_to_these_devices
+from prunetune.search.engine import measure_references
 from prunetune.search.finish import finish
 from prunetune.search.interruption import Interruption
 from prunetune.search.objective import describe, excess
@@ -77,9 +77,7 @@ def splice_networks(
         try:
             progress.begin("checking model and data")
             workspace = Workspace(spec, progress.epochs)
-            if moved := workspace.prepare(study):
-                progress.begin("measuring the kept networks on this device")
-                move_to_these_devices(study, workspace, moved)
+            measure_references(study, workspace, progress)
             trial = _Splicing(study, workspace, progress).carry_out(wanted, *donors)
             if study.user_attrs.get(FINISHED) is not None:  # else its end will do it
                 finish(study, workspace, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 """How a run ends."""
 
 
-class TrackingCallback(StudyCallback):
+class TrackingCallback(StudyCallback, ABC):
     """Turns events into runs with parameters, metrics and an end. A subclass writes them to a tracker.
 
     A run's metrics are counted by the epochs that this process has trained for it. Where trials are carried out
@@ -24,17 +25,17 @@ class TrackingCallback(StudyCallback):
 
     # What a subclass does
 
+    @abstractmethod
     def begin(self, run: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Begins a run of the study."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log(self, run: str, metrics: Mapping[str, float], step: int | None) -> None:
         """Adds figures to a run: of a step, or of its end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, run: str, how: str, tags: Mapping[str, str]) -> None:
         """Ends a run."""
-        raise NotImplementedError
 
     # What happens
 

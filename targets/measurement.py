@@ -7,12 +7,12 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
+from prunetune.spaces.garbage import no_garbage_collection
 from prunetune.targets.latency import Latency
 from prunetune.targets.network import Form, Network
 from prunetune.targets.occupancy import exclusive
@@ -155,7 +155,8 @@ def interleave(
     shuffle = random.Random(_ORDER_SEED).shuffle
     samples: dict[str, list[float]] = {name: [] for name in runners}
     start = clock()
-    with _no_garbage_collection():
+    gc.collect()
+    with no_garbage_collection():
         for _ in range(pace.warmup):
             for run in runners.values():
                 run()
@@ -178,15 +179,3 @@ def _turn(run: Runner, pace: Pace) -> float:
 
 def _latencies(samples: Samples, reference: str) -> dict[str, Latency]:
     return {name: Latency.from_samples(times, samples[reference]) for name, times in samples.items()}
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
