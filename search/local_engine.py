@@ -10,7 +10,7 @@ from prunetune.search.engine import prepare
 from prunetune.search.finish import finish
 from prunetune.search.heartbeat import GRACE_S, Heartbeat, TrialLostError
 from prunetune.search.interruption import safe_point
-from prunetune.search.objective import carry_out
+from prunetune.search.objective import carry_out, forget_lost
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.taking import Claim, give_trial_back, next_trial
@@ -68,7 +68,7 @@ class LocalEngine:
                     aside.put(_name(claim), claim, claimed)
                     continue
                 except TrialLostError:
-                    self._lost(claim)
+                    self._lost(study, claim)
                 heartbeat.end(claim.trial)
                 safe_point()
         except (KeyboardInterrupt, PrunetuneError) as error:
@@ -103,8 +103,8 @@ class LocalEngine:
     def _give_back(self, study: optuna.Study, claim: Claim, reason: str) -> None:
         give_trial_back(study, claim.trial.number, reason, ledger=claim.ledger)
 
-    def _lost(self, claim: Claim) -> None:
-        self.workspace.forget(f"trial-{claim.trial.number}")
+    def _lost(self, study: optuna.Study, claim: Claim) -> None:
+        forget_lost(study, claim.trial.number, self.workspace)
         self._progress.end()
         self._progress.say(
             f"{_name(claim)}: this process gave no sign of life for {GRACE_S} s, and the trial was given to another. "

@@ -101,6 +101,15 @@ def carry_out(
     return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
 
 
+def forget_lost(study: optuna.Study, number: int, workspace: Workspace) -> None:
+    """Removes what a process kept of a trial that it lost, where no other one has told a result.
+
+    A trial that has its values keeps its files: a driver's successor has Ray carry out what had just ended.
+    """
+    if study.get_trials(deepcopy=False)[number].state is TrialState.FAIL:
+        workspace.forget(f"trial-{number}")
+
+
 def _is_told(study: optuna.Study, trial: Trial, stored: Mapping[str, Any]) -> bool:
     """Whether the data base has a result already: its answer was lost with the connection.
 

@@ -31,7 +31,7 @@ from prunetune.search.engine import prepare
 from prunetune.search.finish import finish
 from prunetune.search.heartbeat import Heartbeat, TrialLostError, clock_ahead_s
 from prunetune.search.interruption import Interruption
-from prunetune.search.objective import carry_out
+from prunetune.search.objective import carry_out, forget_lost
 from prunetune.search.outcome import TrialResult
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
@@ -127,7 +127,7 @@ class _Desk:
                     act = partial(carry_out, self.study, trial, recipe, self.workspace, ledger)
                     return patiently(act, f"trial {number}", self.workspace.store, self.progress)
             except (TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
-                self.workspace.forget(f"trial-{number}")
+                forget_lost(self.study, number, self.workspace)
                 return None
 
 

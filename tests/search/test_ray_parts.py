@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from prunetune.pruning.processes import this_process
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
+from prunetune.search.study import find_study, open_study, stored_spec
 from prunetune.search.workers import reap
-from prunetune.spaces import ConfigError
+from prunetune.spaces import ConfigError, Recipe
 
 pytest.importorskip("ray")
 
@@ -27,7 +28,7 @@ from prunetune.search import ray_engine
 from prunetune.search.ray_drive import MOST_GIVEN_UP, Drive, StudySearcher
 from prunetune.search.ray_engine import RayEngine
 from prunetune.search.ray_experiments import Experiments
-from prunetune.search.ray_worker import PROBLEM
+from prunetune.search.ray_worker import PROBLEM, _Desk
 
 MakeSpec = Callable[..., StudySpec]
 FINISHED = StudySearcher.FINISHED
@@ -124,6 +125,19 @@ def test_the_next_driver_adopts_the_trials_that_ran(make_scene: Callable[..., Sc
     assert reap(after.study) == []
     after.drive.give_all_back()
     assert after.states() == ["FAIL", "FAIL", "WAITING"]
+
+
+def test_a_trial_that_ray_starts_again_after_its_end_stays_as_it_is(finished_study: Path, tmp_path: Path) -> None:
+    """A driver dies when a trial's result is told, and before Ray has noted it: its successor has it done again."""
+    runs = shutil.copytree(finished_study.parent, tmp_path / "runs")
+    stored = stored_spec(find_study(str(runs / finished_study.name))[0])
+    desk = _Desk(stored.model_copy(update={"runs": str(runs)}))
+    done = desk.study.trials[1]
+    kept = {path: path.read_bytes() for path in desk.workspace.folder.glob("*/trial-1.*")}
+    assert {path.parent.name for path in kept} == {"candidates", "curves", "gammas"}
+    assert desk.carry_out(1, Recipe.from_dict(done.user_attrs["recipe"])) is None
+    assert {path: path.read_bytes() for path in kept if path.is_file()} == kept
+    assert desk.study.trials[1] == done
 
 
 def test_only_the_experiment_of_a_dead_driver_is_taken_up(tmp_path: Path) -> None:
