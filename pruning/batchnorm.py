@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunetune.pruning.surgery import region_of
 from prunetune.spaces.errors import DatasetError, ModelError
+from prunetune.spaces.recipe import Region
 
 HISTOGRAM_TOP = 1.5
 """Upper edge of gamma histograms. Larger gammas count in the last bin."""
@@ -75,7 +76,7 @@ def gamma_histogram(model: nn.Module, bins: int = 60) -> dict[str, Any]:
         bins: Bins of equal width between 0 and 1.5; what lies above counts in the last one.
 
     Returns:
-        `edges`, `bins` + 1 numbers; `counts` for `backbone` and `head`; `quantiles` of all gammas by percent;
+        `edges`, `bins` + 1 numbers; `counts` for each region; `quantiles` of all gammas by percent;
         `below`, the fractions of all gammas below 0.001, 0.01 and 0.1. The last two are empty if there is no
         finite gamma.
 
@@ -83,7 +84,7 @@ def gamma_histogram(model: nn.Module, bins: int = 60) -> dict[str, Any]:
         ModelError: The detector has no BatchNorm.
     """
     edges = np.linspace(0.0, HISTOGRAM_TOP, bins + 1)
-    counts = {region: np.zeros(bins, dtype=np.int64) for region in ("backbone", "head")}
+    counts = {region: np.zeros(bins, dtype=np.int64) for region in get_args(Region)}
     finite = []
     for name, gamma in gammas(model).items():
         values = gamma.double().numpy()

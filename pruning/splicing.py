@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_config, 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ModelError
 from prunetune.spaces.recipe import Region, Threshold
+
+Part: TypeAlias = Literal["backbone", "head"]
+"""A splice has two: the neck comes with the head."""
 
 Kept = Mapping[str, tuple[int, ...]]
 """Root of each group of layers to the dense network's channels that are left of it, in ascending order. A group that is
@@ -79,8 +83,8 @@ def spliced_kept(backbone: Kept, head: Kept, dense: nn.Module, groups: Sequence[
         ModelError: Layers of both parts share channels.
     """
     regions = layer_regions(dense)
-    parts: dict[Region, Kept] = {"backbone": backbone, "head": head}
-    found = {group.root: parts[_region(group, regions)].get(group.root) for group in groups}
+    parts: dict[Part, Kept] = {"backbone": backbone, "head": head}
+    found = {group.root: parts[_part(group, regions)].get(group.root) for group in groups}
     return {root: kept for root, kept in found.items() if kept is not None}
 
 
@@ -114,12 +118,12 @@ def splice(dense: nn.Module, backbone: Donor, head: Donor, groups: Sequence[Chan
     state: dict[str, Tensor] = {}
     for key, fresh in spliced.state_dict().items():
         layer, _, kind = key.rpartition(".")
-        region = region_of(dense, layer)
-        given = weights[region][key].to(fresh.device, fresh.dtype)
+        part = _part_of(region_of(dense, layer))
+        given = weights[part][key].to(fresh.device, fresh.dtype)
         if kind == "weight" and layer in readers:
             # A part that was trained by itself has nothing in common with what it reads of the other.
-            common = None if backbone.is_pruned and head.is_pruned else region
-            wanted, there = (_inputs(groups, layer, left, regions, common) for left in (kept, chosen[region]))
+            common = None if backbone.is_pruned and head.is_pruned else part
+            wanted, there = (_inputs(groups, layer, left, regions, common) for left in (kept, chosen[part]))
             dim = 0 if isinstance(spliced.get_submodule(layer), nn.ConvTranspose2d) else 1
             given = _with_inputs(given, fresh, wanted, there, dim)
         state[key] = given
@@ -149,11 +153,11 @@ def _with_inputs(
 
 
 def _inputs(
-    groups: Sequence[ChannelGroup], layer: str, kept: Kept, regions: Mapping[str, Region], common: Region | None
+    groups: Sequence[ChannelGroup], layer: str, kept: Kept, regions: Mapping[str, Region], common: Part | None
 ) -> list[int | None]:
     """The input channels of a layer that are left, by their positions in the dense layer.
 
-    With `common`, those that come from the other region are None.
+    With `common`, those that come from the other part are None.
     """
     left: dict[int, int | None] = {}
     for group in groups:
@@ -161,7 +165,7 @@ def _inputs(
         for reader in (reader for reader in group.readers if reader.layer == layer):
             for position, channel in zip(reader.positions, reader.channels, strict=True):
                 if channel in staying:
-                    is_other = common is not None and regions[group.root] != common
+                    is_other = common is not None and _part_of(regions[group.root]) != common
                     left[position] = None if is_other else position
     return [left[position] for position in sorted(left)]
 
@@ -174,8 +178,12 @@ def _widths(dense: nn.Module, kept: Kept, groups: Sequence[ChannelGroup]) -> Cha
     return ChannelConfig(widths)
 
 
-def _region(group: ChannelGroup, regions: Mapping[str, Region]) -> Region:
-    found = {regions[layer] for layer in group.layers}
+def _part_of(region: Region) -> Part:
+    return "backbone" if region == "backbone" else "head"
+
+
+def _part(group: ChannelGroup, regions: Mapping[str, Region]) -> Part:
+    found = {_part_of(regions[layer]) for layer in group.layers}
     if len(found) > 1:
         raise ModelError(f"{group.root}: shares its channels with layers of backbone and head, so it cannot be spliced")
     return found.pop()

@@ -66,7 +66,7 @@ def channel_config(model: nn.Module) -> ChannelConfig:
 
 
 def layer_regions(model: nn.Module) -> dict[str, Region]:
-    """The region of every convolution: `backbone` by the detector's yaml, `head` for the neck and Detect.
+    """The region of every convolution: `backbone` by the detector's yaml, `head` for the last block, else `neck`.
 
     Raises:
         ModelError: The model is no ultralytics detector.
@@ -80,8 +80,10 @@ def region_of(model: nn.Module, name: str) -> Region:
     Raises:
         ModelError: The model is no ultralytics detector.
     """
-    backbone = len(_description(model)["backbone"])
-    return "backbone" if int(name.split(".")[1]) < backbone else "head"
+    block, description = int(name.split(".")[1]), _description(model)
+    if block < len(description["backbone"]):
+        return "backbone"
+    return "head" if block == len(_blocks(model)) - 1 else "neck"
 
 
 @torch.inference_mode(False)

@@ -76,7 +76,7 @@ class PlanLadder:
             raise ConfigError(f"balance: {balance!r} is not from 0.001 to 1000")
         self._scores, self._balance = scores, balance
         steps = {
-            _least_above(score, min(balance if region == "head" else 1.0 for region in item.regions))
+            _least_above(score, min(1.0 if region == "backbone" else balance for region in item.regions))
             for item in scores.groups
             for score in _opening(item)
         }

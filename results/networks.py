@@ -170,13 +170,15 @@ def threshold(recipe: Mapping[str, Any] | None, region: str, round_number: int) 
     told = (recipe or {}).get("threshold")
     if isinstance(found, list) and 0 < round_number <= len(found):
         told = found[round_number - 1]
-    return number(told.get(region)) if isinstance(told, Mapping) else number(told)
+    if isinstance(told, Mapping):
+        return number(told.get("head" if region == "neck" and "neck" not in told else region))
+    return number(told)
 
 
 def region_of(found: Findings, layer: str) -> str:
-    """`backbone`, `head`, or an empty string where the study does not say."""
+    """`backbone`, `neck`, `head`, or an empty string where the study does not say."""
     region = mapping(found.attributes.get("regions")).get(layer)
-    return region if region in ("backbone", "head") else ""
+    return region if region in REGIONS else ""
 
 
 def _figures(

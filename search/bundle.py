@@ -341,7 +341,7 @@ INT8_NOTE = (
 
 def _space_of(recipe: Recipe, found: Any, spec: StudySpec) -> dict[str, Any] | None:
     """The space that holds a recipe alone; None where the recipe would not mean the same in it."""
-    if recipe.sparse_epochs != spec.space.longest_sparse_epochs or recipe.extra:
+    if recipe.sparse_epochs != spec.space.longest_sparse_epochs:
         return None  # the learning rate of gammas, and what `pull` means, go by the longest sparse phase
     if isinstance(recipe.threshold, LatencyShare) and recipe.rounds == 1 and found:
         recipe = replace(recipe, threshold=Threshold.parse(found[0]))  # the same cut, on whatever machine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -26,7 +26,20 @@ from prunetune.spaces.parameters import (
     parse_shorthand,
 )
 from prunetune.spaces.presets import PRESETS
-from prunetune.spaces.recipe import LatencyShare, Recipe, Region, SparsityUnit, Threshold
+from prunetune.spaces.recipe import (
+    OPTIONS,
+    Importance,
+    LatencyShare,
+    Penalty,
+    PenaltyWeights,
+    Planner,
+    Recipe,
+    Region,
+    Shrinkage,
+    SparsityUnit,
+    Start,
+    Threshold,
+)
 
 _AnyParameter: TypeAlias = FloatParameter | IntParameter | ChoiceParameter | FixedParameter
 
@@ -46,17 +59,26 @@ class RegionThresholds(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Parameter
+    neck: Parameter | None = None
+    """The head's, if it is not given."""
     head: Parameter
 
-    @field_validator("backbone", "head", mode="before")
+    @field_validator("backbone", "neck", "head", mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
         return _real(value)
 
+    def parameters(self) -> Iterator[tuple[Region, _AnyParameter]]:
+        """The parameter of each region that has one, from the image on."""
+        yield "backbone", self.backbone
+        if self.neck is not None:
+            yield "neck", self.neck
+        yield "head", self.head
+
 
 def _threshold_kind(value: Any) -> str:
     regions = isinstance(value, RegionThresholds) or (
-        isinstance(value, Mapping) and ("backbone" in value or "head" in value)
+        isinstance(value, Mapping) and any(region in value for region in get_args(Region))
     )
     return "regions" if regions else "global"
 
@@ -70,6 +92,16 @@ ThresholdParameter = Annotated[
 _WHOLE = {"sparse_epochs": 0, "rounds": 1, "recovery_epochs": 0}
 """Parameters that take whole numbers, with the smallest that makes sense."""
 
+_WORDS: dict[str, tuple[str, ...]] = {
+    "shrinkage": get_args(Shrinkage),
+    "penalty": get_args(Penalty),
+    "penalty_weights": get_args(PenaltyWeights),
+    "importance": get_args(Importance),
+    "planner": get_args(Planner),
+    "start": get_args(Start),
+}
+"""Parameters that take words."""
+
 _BALANCES = (1e-3, 1e3)
 
 _EXCLUDES = {"threshold": "latency", "latency": "threshold"}
@@ -81,6 +113,7 @@ class SearchSpace(BaseModel):
 
     In YAML, `preset: NAME` fills in every key that is not given, and `unit` stands beside the bounds of
     `sparsity`: `sparsity: {low: 0.1, high: 1.0, log: true, unit: pull}`. A space has either `threshold` or `latency`.
+    The parameters from `shrinkage` on are options: each has the recipe's default where it is not given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,8 +126,19 @@ class SearchSpace(BaseModel):
     balance: Parameter | None = None
     """Beside `latency`: the threshold of neck and head in multiples of the backbone's; 1 if it is not given."""
     threshold: ThresholdParameter | None = Field(default=None, validate_default=True)
+    later_thresholds: tuple[ThresholdParameter, ...] = ()
+    """Beside `threshold`: those of the rounds from the second on. Further rounds have the last one."""
     rounds: Parameter = FixedParameter(value=1)
     recovery_epochs: Parameter
+    shrinkage: Parameter | None = None
+    penalty: Parameter | None = None
+    penalty_weights: Parameter | None = None
+    importance: Parameter | None = None
+    planner: Parameter | None = None
+    floor: Parameter | None = None
+    start: Parameter | None = None
+    distillation: Parameter | None = None
+    sparse_distillation: Parameter | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -114,10 +158,24 @@ class SearchSpace(BaseModel):
             given["sparsity_unit"] = sparsity["unit"]
         return given
 
-    @field_validator("sparsity", "threshold", "latency", "balance", mode="before")
+    @field_validator(
+        "sparsity", "threshold", "latency", "balance", "floor", "distillation", "sparse_distillation", mode="before"
+    )
     @classmethod
     def _real_shorthand(cls, value: Any) -> Any:
         return _real(value)
+
+    @field_validator("later_thresholds", mode="before")
+    @classmethod
+    def _real_shorthands(cls, values: Any) -> Any:
+        return [_real(value) for value in values] if isinstance(values, (list, tuple)) else values
+
+    @field_validator("later_thresholds")
+    @classmethod
+    def _check_later(cls, later: Any, info: ValidationInfo) -> Any:
+        if later and info.data.get("latency") is not None:
+            raise ValueError("and latency cannot both be given: with latency the threshold of each round is found")
+        return later
 
     @field_validator("threshold")
     @classmethod
@@ -134,7 +192,7 @@ class SearchSpace(BaseModel):
             raise ValueError("and balance cannot both be given; write threshold: {backbone: ..., head: ...}")
         return threshold
 
-    @field_validator("sparse_epochs", "rounds", "recovery_epochs", mode="before")
+    @field_validator("sparse_epochs", "rounds", "recovery_epochs", *_WORDS, mode="before")
     @classmethod
     def _whole_shorthand(cls, value: Any) -> Any:
         return parse_shorthand(value)
@@ -145,6 +203,9 @@ class SearchSpace(BaseModel):
             numbers = parameter.values or (getattr(parameter, "low", 0), parameter.largest)
             whole = name in _WHOLE
             smallest = _WHOLE.get(name, 0)
+            if name in _WORDS:
+                self._check_words(name, parameter)
+                continue
             for number in numbers:
                 if isinstance(number, bool) or not isinstance(number, (int, float)):
                     raise ValueError(f"{name}: {number!r} is not a number")
@@ -154,9 +215,24 @@ class SearchSpace(BaseModel):
                     raise ValueError(f"latency: {number!r} is no share of the budget, above 0 and at most 1")
                 if name == "balance" and not _BALANCES[0] <= number <= _BALANCES[1]:
                     raise ValueError(f"balance: {number!r} is not from {_BALANCES[0]:g} to {_BALANCES[1]:g}")
+                if name == "floor" and number >= 1:
+                    raise ValueError(f"floor: {number!r} is no share of a layer's channels, from 0 on and below 1")
                 if number < smallest:
                     raise ValueError(f"{name}: {number!r} is below {smallest}")
+        if self.latency is None and "knapsack" in ((self.planner and self.planner.values) or ()):
+            raise ValueError("planner: a knapsack has to know its size; give latency in the place of threshold")
+        if len(self.later_thresholds) >= int(self.rounds.largest):
+            raise ValueError(
+                f"later_thresholds: {len(self.later_thresholds)} for at most {self.rounds.largest} rounds, of which "
+                "the first has threshold"
+            )
         return self
+
+    @staticmethod
+    def _check_words(name: str, parameter: _AnyParameter) -> None:
+        for word in parameter.values or (getattr(parameter, "low", None),):
+            if word not in _WORDS[name]:
+                raise ValueError(f"{name}: {word!r} is none of {', '.join(_WORDS[name])}")
 
     def parameters(self) -> Iterator[tuple[str, _AnyParameter]]:
         """Every parameter by the name that the study knows it under."""
@@ -165,13 +241,17 @@ class SearchSpace(BaseModel):
         if self.latency is not None:
             yield "latency", self.latency
             yield "balance", self.balance or FixedParameter(value=1.0)
-        elif isinstance(self.threshold, RegionThresholds):
-            yield "threshold_backbone", self.threshold.backbone
-            yield "threshold_head", self.threshold.head
-        elif self.threshold is not None:
-            yield "threshold", self.threshold
+        for number, threshold in enumerate((self.threshold, *self.later_thresholds), start=1):
+            name = "threshold" if number == 1 else f"threshold_round{number}"
+            if isinstance(threshold, RegionThresholds):
+                yield from ((f"{name}_{region}", parameter) for region, parameter in threshold.parameters())
+            elif threshold is not None:
+                yield name, threshold
         yield "rounds", self.rounds
         yield "recovery_epochs", self.recovery_epochs
+        for name in OPTIONS:
+            if (option := getattr(self, name)) is not None:
+                yield name, option
 
     def suggest(self, trial: SuggestingTrial) -> Recipe:
         """Asks a trial for one recipe."""
@@ -186,21 +266,26 @@ class SearchSpace(BaseModel):
         """
         fixed = {name: item.value for name, item in self.parameters() if isinstance(item, FixedParameter)}
         known: dict[str, Any] = {**fixed, **values}
-        threshold: Threshold | LatencyShare
-        if self.latency is not None:
-            threshold = LatencyShare(float(known["latency"]), float(known["balance"]))
-        elif isinstance(self.threshold, RegionThresholds):
-            regions: tuple[Region, Region] = ("backbone", "head")
-            threshold = Threshold(*(float(known[f"threshold_{region}"]) for region in regions))
-        else:
-            threshold = Threshold.everywhere(float(known["threshold"]))
+        rounds = int(known["rounds"])
+        cuts: list[Any] = [LatencyShare(float(known["latency"]), float(known["balance"]))] if self.latency else []
+        for number, item in enumerate((self.threshold, *self.later_thresholds), start=1):
+            name = "threshold" if number == 1 else f"threshold_round{number}"
+            if isinstance(item, RegionThresholds):
+                cuts.append(Threshold(**{region: float(known[f"{name}_{region}"]) for region, _ in item.parameters()}))
+            elif item is not None:
+                cuts.append(Threshold.everywhere(float(known[name])))
+        options: dict[str, Any] = {
+            name: known[name] if name in _WORDS else float(known[name]) for name in OPTIONS if name in known
+        }
         return Recipe(
             sparsity=float(known["sparsity"]),
             sparse_epochs=int(known["sparse_epochs"]),
-            threshold=threshold,
-            rounds=int(known["rounds"]),
+            threshold=cuts[0],
+            later_thresholds=tuple(cuts[1:rounds]),
+            rounds=rounds,
             recovery_epochs=int(known["recovery_epochs"]),
             sparsity_unit=self.sparsity_unit,
+            **options,
         )
 
     @property
@@ -215,4 +300,5 @@ class SearchSpace(BaseModel):
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, without what is not set, that `SearchSpace` reads back."""
-        return self.model_dump(mode="json", exclude_none=True)
+        unset = None if self.later_thresholds else {"later_thresholds"}
+        return self.model_dump(mode="json", exclude_none=True, exclude=unset)

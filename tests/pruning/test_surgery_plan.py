@@ -269,14 +269,15 @@ def test_a_layer_without_batchnorm_protects_those_it_is_tied_to(nano: Any) -> No
     assert plan_pruning(nano, HALF, 8, groups=[tied]).keep == ()
 
 
-@pytest.mark.parametrize("region", ["backbone", "head"])
+@pytest.mark.parametrize("region", ["backbone", "neck", "head"])
 def test_a_region_can_be_pruned_alone(detector: Any, groups: tuple[ChannelGroup, ...], region: str) -> None:
-    threshold = Threshold(backbone=0.6 * (region == "backbone"), head=0.6 * (region == "head"))
+    threshold = Threshold(*(0.6 * (region == part) for part in ("backbone", "head", "neck")))
     plan = plan_pruning(detector, threshold, 8, groups=groups)
     dense, regions = channel_config(detector), layer_regions(detector)
     assert {regions[name] for name in dense if plan.channels[name] < dense[name]} == {region}
     assert regions["model.9.cv2.conv"] == "backbone"
-    assert regions["model.10.conv"] == "head"
+    assert regions["model.10.conv"] == "neck"
+    assert regions["model.24.cv2.0.0.conv"] == "head"
 
 
 def test_a_group_in_both_regions_gets_the_lower_threshold(nano: Any) -> None:

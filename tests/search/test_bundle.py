@@ -101,7 +101,7 @@ def test_all_that_ships(bundle: Path, finished_study: Path) -> None:
     assert any(told["width"] < told["dense"] for told in layers.values())
     pruned = {name: told["width"] for name, told in layers.items() if told["width"] < told["dense"]}
     assert not {name for name, width in pruned.items() if width % 8}, "kept in multiples of the alignment"
-    assert {told["region"] for told in layers.values()} == {"backbone", "head"}
+    assert {told["region"] for told in layers.values()} == {"backbone", "neck", "head"}
 
 
 def test_the_onnx_files_say_what_they_are(bundle: Path) -> None:

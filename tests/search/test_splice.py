@@ -47,10 +47,14 @@ def spliced(folder: Path) -> FrozenTrial:
     return splice_networks(study, folder, "0", "1", 2, Console(quiet=True))
 
 
-def widths(folder: Path, trial: int, region: str) -> dict[str, int]:
+def widths(folder: Path, trial: int, part: str) -> dict[str, int]:
     model = Detector.load(folder / "candidates" / f"trial-{trial}.pt").model
     places = layer_regions(model)
-    return {name: width for name, width in Detector(model, "").channels.items() if places[name] == region}
+    return {
+        name: width
+        for name, width in Detector(model, "").channels.items()
+        if (places[name] == "backbone") == (part == "backbone")
+    }
 
 
 def test_it_is_a_trial_with_a_mark(folder: Path, spliced: FrozenTrial) -> None:

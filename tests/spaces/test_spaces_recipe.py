@@ -12,19 +12,25 @@ from hypothesis import strategies as st
 from prunetune.spaces import LatencyShare, Recipe, Threshold
 
 STRENGTH = st.floats(0, 10, allow_nan=False)
+THRESHOLDS = st.builds(Threshold, STRENGTH, STRENGTH, st.none() | STRENGTH) | STRENGTH.map(Threshold.everywhere)
 RECIPES = st.builds(
     Recipe,
     sparsity=STRENGTH,
     sparse_epochs=st.integers(0, 800),
-    threshold=st.builds(Threshold, STRENGTH, STRENGTH)
-    | STRENGTH.map(Threshold.everywhere)
-    | st.builds(LatencyShare, st.floats(0.1, 1), st.floats(0.1, 10)),
+    threshold=THRESHOLDS | st.builds(LatencyShare, st.floats(0.1, 1), st.floats(0.1, 10)),
+    later_thresholds=st.lists(THRESHOLDS, max_size=2).map(tuple),
     rounds=st.integers(1, 3),
     recovery_epochs=st.integers(0, 800),
     sparsity_unit=st.sampled_from(["lambda", "pull"]),
-    extra=st.dictionaries(st.sampled_from(["distillation", "teacher"]), st.integers()).map(
-        lambda values: tuple(sorted(values.items()))
-    ),
+    shrinkage=st.sampled_from(["proximal", "subgradient"]),
+    penalty=st.sampled_from(["gamma", "group"]),
+    penalty_weights=st.sampled_from(["uniform", "latency"]),
+    importance=st.sampled_from(["gamma", "l1", "l2", "taylor", "lamp"]),
+    planner=st.sampled_from(["threshold", "knapsack"]),
+    floor=st.floats(0, 0.9),
+    start=st.sampled_from(["current", "rewind", "scratch"]),
+    distillation=STRENGTH,
+    sparse_distillation=STRENGTH,
 )
 
 
@@ -99,3 +105,28 @@ def test_a_threshold_in_plain_values() -> None:
 def test_a_threshold_lacking_a_region() -> None:
     with pytest.raises(KeyError, match="head"):
         Threshold.parse({"backbone": 0.1})
+
+
+def test_options_are_told_where_they_differ_from_what_is_usual() -> None:
+    recipe = Recipe(0.5, 4, Threshold.everywhere(0.05), recovery_epochs=6, start="rewind", distillation=6.0)
+    assert recipe.as_dict() == {
+        **Recipe(0.5, 4, Threshold.everywhere(0.05), recovery_epochs=6).as_dict(),
+        "start": "rewind",
+        "distillation": 6.0,
+    }
+    assert str(recipe).endswith("threshold 0.05, recover 6, start rewind, distillation 6)")
+
+
+def test_the_last_threshold_holds_for_all_further_rounds() -> None:
+    first, second = Threshold.everywhere(0.1), Threshold(0.2, 0.3)
+    recipe = Recipe(0.5, 4, first, rounds=3, later_thresholds=(second,))
+    assert [recipe.cut(number) for number in (1, 2, 3)] == [first, second, second]
+    assert "threshold 0.1, then 0.2 / 0.3" in str(recipe)
+
+
+def test_the_neck_has_the_heads_threshold_where_it_has_none() -> None:
+    assert Threshold(0.1, 0.2).for_region("neck") == 0.2
+    own = Threshold(0.1, 0.2, neck=0.3)
+    assert [own.for_region(region) for region in ("backbone", "neck", "head")] == [0.1, 0.3, 0.2]
+    assert own.as_json() == {"backbone": 0.1, "neck": 0.3, "head": 0.2}
+    assert str(own) == "0.1 / 0.3 / 0.2"

@@ -21,6 +21,7 @@ from prunetune.spaces import (
     SearchSpace,
     Threshold,
 )
+from prunetune.spaces.recipe import OPTIONS
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -102,6 +103,56 @@ def test_one_threshold_for_the_whole_detector() -> None:
     recipe = space.suggest(trial)
     assert recipe.threshold == Threshold.everywhere(trial.params["threshold"])
     assert set(trial.params) == {"sparsity", "sparse_epochs", "threshold", "rounds"}
+
+
+OPTIONS_SPACE = {
+    **LATENCY,
+    "shrinkage": {"choices": ["proximal", "subgradient"]},
+    "penalty": {"choices": ["gamma", "group"]},
+    "penalty_weights": "latency",
+    "importance": {"choices": ["gamma", "taylor"]},
+    "planner": {"choices": ["threshold", "knapsack"]},
+    "floor": {"low": 0, "high": 0.5},
+    "start": {"choices": ["current", "rewind", "scratch"]},
+    "distillation": {"choices": [0, 3, 6]},
+    "sparse_distillation": {"low": 0.0, "high": 6.0},
+}
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 10_000))
+def test_options_are_parameters_like_the_others(seed: int) -> None:
+    space, trial = SearchSpace(**OPTIONS_SPACE), new_trial(seed)
+    recipe = space.suggest(trial)
+    assert recipe == space.recipe(trial.params)
+    assert set(trial.params) == set(OPTIONS_SPACE) - {"recovery_epochs", "penalty_weights"}
+    assert recipe.penalty_weights == "latency"
+    assert {name: getattr(recipe, name) for name in OPTIONS if name in trial.params} == {
+        name: value for name, value in trial.params.items() if name in OPTIONS
+    }
+    assert SearchSpace.model_validate(space.as_json()) == space
+
+
+def test_a_space_without_options_is_what_it_was() -> None:
+    space = SearchSpace(**SPACE)
+    assert set(space.as_json()) == {*SPACE, "sparsity_unit"}
+    assert not {*OPTIONS} & {name for name, _ in space.parameters()} - {"sparsity", "sparse_epochs"}
+
+
+def test_a_threshold_for_each_round_and_region() -> None:
+    later = [0.3, {"backbone": {"low": 0.4, "high": 0.5}, "neck": 0.6, "head": 0.7}]
+    space = SearchSpace(**{**SPACE, "rounds": {"low": 1, "high": 4}, "later_thresholds": later})
+    assert SearchSpace.model_validate(space.as_json()) == space
+    values = {"sparsity": 0.1, "sparse_epochs": 2, "threshold": 0.2, "threshold_round3_backbone": 0.45}
+    recipe = space.recipe({**values, "rounds": 4})
+    assert [recipe.cut(number) for number in (1, 2)] == [Threshold.everywhere(0.2), Threshold.everywhere(0.3)]
+    assert recipe.cut(3) == recipe.cut(4) == Threshold(0.45, 0.7, 0.6)
+    assert space.recipe({**values, "rounds": 1}).later_thresholds == (), "recipes of one round are equal"
+
+
+def test_later_thresholds_are_not_found() -> None:
+    with pytest.raises(ValidationError, match=r"later_thresholds\n.*latency cannot both be given"):
+        SearchSpace(**{**LATENCY, "later_thresholds": [0.1]})
 
 
 def test_a_threshold_for_each_region() -> None:
@@ -236,7 +287,15 @@ def test_json_and_back(description: dict[str, Any]) -> None:
         ({"threshold": {"low": -0.5, "high": 0.5}}, "threshold: -0.5 is below 0"),
         ({"threshold": {"backbone": 0.1}}, r"threshold.*head\n.*Field required"),
         ({"threshold": {"backbone": 0.1, "head": -1}}, "threshold_head: -1 is below 0"),
-        ({"threshold": {"backbone": 0.1, "head": 0.1, "neck": 0.1}}, r"threshold.*neck\n.*Extra inputs"),
+        ({"threshold": {"backbone": 0.1, "head": 0.1, "tail": 0.1}}, r"threshold.*tail\n.*Extra inputs"),
+        ({"importance": "l3"}, "importance: 'l3' is none of gamma, l1, l2, taylor, lamp"),
+        ({"start": {"choices": ["current", 2]}}, "start: 2 is none of current, rewind, scratch"),
+        ({"start": {"low": 0, "high": 2}}, "start: 0 is none of current, rewind, scratch"),
+        ({"floor": {"low": 0, "high": 1}}, "floor: 1.0 is no share of a layer's channels"),
+        ({"distillation": -1}, "distillation: -1 is below 0"),
+        ({"planner": {"choices": ["threshold", "knapsack"]}}, "planner: a knapsack has to know its size; give latency"),
+        ({"later_thresholds": [0.1, 0.2]}, "later_thresholds: 2 for at most 2 rounds"),
+        ({"later_thresholds": 0.1}, "later_thresholds"),
         ({"treshold": 0.1}, "treshold\n.*Extra inputs"),
         ({"sparsity": None}, "sparsity"),
     ],
