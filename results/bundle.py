@@ -84,9 +84,9 @@ def require_place(out: Path, title: str | None = None) -> None:
     Raises:
         ConfigError: It does.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+    if os.path.isdir(out) and os.listdir(out) and not (out / DESCRIPTION).is_file():
         raise ConfigError(f"--out: {out}: is not empty and holds no bundle; give another folder")
-    if out.exists() and not out.is_dir():
+    if os.path.isfile(out):
         raise ConfigError(f"--out: {out}: is a file; give a folder")
     if title is not None and (out / DESCRIPTION).is_file():
         with suppress(verify.NoBundleError):

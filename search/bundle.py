@@ -35,10 +35,11 @@ from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.results.table_formats import markdown_rows
 from prunetune.results.tables import limit_text, row, rows
 from prunetune.results.verify import CHECKPOINT
+from prunetune.search.options import named
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import spec_here, stored_spec
 from prunetune.search.workspace import Workspace
-from prunetune.spaces import ConfigError, MissingExtraError, Recipe
+from prunetune.spaces import MissingExtraError, Recipe
 from prunetune.spaces.recipe import LatencyShare, Threshold
 from prunetune.targets import (
     Network,
@@ -78,10 +79,8 @@ def export_bundle(study: optuna.Study, folder: Path, name: str, out: Path | None
         MissingExtraError, TargetError: A runtime or device that a form needs is missing. Nothing was written.
         ModelError, StoreError: The network cannot be read, or the bundle not be written.
     """
-    try:
+    with named("--trial"):
         candidate = StudyResults(Findings.of(study), folder).candidate(name)
-    except ConfigError as error:
-        raise ConfigError(f"--trial {error}") from error
     out = out or folder / "export" / _file_name(candidate)
     export = _Export(study, folder, candidate, forms)
     require_place(out, export.title)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from prunetune.search.options import require_folder
 from prunetune.search.output import console, write_json
 from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument
 from prunetune.spaces import PrunetuneError
@@ -29,6 +30,8 @@ def export(
     from prunetune.search.bundle import Forms, export_bundle
     from prunetune.search.study import find_study
 
+    if out is not None:
+        require_folder("--out", out)
     found, folder = find_study(study, runs)
     written = export_bundle(found, folder, trial, out, Forms(openvino, tensorrt, int8))
     for path in sorted(written.iterdir()):
@@ -77,6 +80,8 @@ def recover(
     from prunetune.search.interruption import Interruption, StopAskedError
     from prunetune.search.recover import recover as carry_out
 
+    if out is not None:
+        require_folder("--out", out)
     try:
         with Interruption():
             written = carry_out(network, overrides or (), out, Console(stderr=True))

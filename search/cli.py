@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from prunetune.search.bundle_commands import export, recover, splice, verify
+from prunetune.search.options import named, require_file
 from prunetune.search.output import ErrorsNow
 from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
@@ -188,10 +189,13 @@ def report(
     from prunetune.results import write_report
     from prunetune.results.record import find_findings
 
-    if png is not None and png.suffix.lower() != ".png":
-        raise ConfigError(f"--png: {png}: is drawn as PNG; call it {png.with_suffix('.png')}")
+    if out is not None:
+        require_file("--out", out, (".html", ".htm"))
+    if png is not None:
+        require_file("--png", png, (".png",))
     found, folder = find_findings(study, runs)
-    print(write_report(found, folder, out or folder / "report.html", trial))
+    with named("--trial"):
+        print(write_report(found, folder, out or folder / "report.html", trial))
     if png is not None:
         from prunetune.results.front_image import write_front_image
 
@@ -237,6 +241,8 @@ def prune(
     """Prune a detector once, without a study and without training."""
     from prunetune.search.tools import prune_once, write_pruned
 
+    if out is not None:
+        require_file("--out", out, (".pt",))
     pruned = prune_once(model, threshold, head_threshold, align, imgsz, out)
     if as_json:
         _write_json(pruned)
@@ -265,6 +271,8 @@ def measure(
     from prunetune.search.target_option import read_target
     from prunetune.search.tools import measure_models, write_measured
 
+    if plot is not None:
+        require_file("--plot", plot, (".html", ".htm"))
     described = {"threads": threads, "device": device, "precision": precision}
     spec = read_target(target, described, {"runs": repeats, "tolerance": tolerance}, option)
     measured = measure_models(models, spec, against, imgsz, plot)
@@ -292,6 +300,8 @@ def align_probe(
     from prunetune.search.align import probe, write_probe
     from prunetune.search.target_option import read_target
 
+    if out is not None:
+        require_file("--out", out, (".yaml", ".yml"))
     described = {"threads": threads, "device": device, "precision": precision}
     found = probe(read_target(target, described, more=option), imgsz, out, repeats)
     if as_json:
@@ -319,6 +329,7 @@ def profile(
     from prunetune.search.profiling import profile_model, write_profiled
     from prunetune.search.target_option import read_target
 
+    require_file("--out", out, (".json",))
     spec = read_target(target, {"threads": threads, "precision": precision, "alignment": align}, more=option)
     console = Console(stderr=True)
     profiled = profile_model(model, spec, imgsz, networks, out, console)
