@@ -53,10 +53,12 @@ def verify(
     prepare_ultralytics()
     found = []
     try:
-        for check in checks.verify(folder, data, device):
+        for check in checks.verify(folder, data, device, _fingerprint):
             found.append(check)
             if not as_json:
-                colour = {checks.HOLDS: "green", checks.FAILS: "bold red"}.get(check.state, "dim")
+                colour = {checks.HOLDS: "green", checks.FAILS: "bold red", checks.NOTE: "yellow"}.get(
+                    check.state, "dim"
+                )
                 detail = f": {check.detail}" if check.detail else ""
                 line = f"[{colour}]{check.state:8}[/] {escape(f'{check.file}: {check.what}{detail}')}"
                 console().print(line, highlight=False, soft_wrap=True)
@@ -64,8 +66,20 @@ def verify(
         raise PrunetuneError(str(error)) from error
     if as_json:
         write_json([check.as_dict() for check in found])
+    else:
+        print(checks.summary([check.state for check in found]))
     if any(check.state == checks.FAILS for check in found):
         raise typer.Exit(1)
+
+
+def _fingerprint(data: str) -> str | None:
+    from prunetune.pruning.dataset import inspect_dataset
+    from prunetune.spaces import DatasetError
+
+    try:
+        return inspect_dataset(data).fingerprint
+    except DatasetError:
+        return None
 
 
 def recover(

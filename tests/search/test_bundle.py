@@ -119,6 +119,7 @@ def test_it_holds(bundle: Path, finished_study: Path, prunetune: Prunetune) -> N
     assert answer.code == 0, answer.out
     checks = json.loads(answer.out)
     assert {check["state"] for check in checks} == {"holds"}
+    assert checks[-5]["what"] == "fingerprint of the data"
     told = {(check["file"], check["what"]) for check in checks}
     for file in ("model.pt", "model-dynamic.onnx"):
         assert {(file, "map50_95 on val"), (file, "map50_95 on test")} <= told
@@ -207,8 +208,8 @@ def test_another_folder_is_not_overwritten(finished_study: Path, prunetune: Prun
     assert "is a file" in message
 
 
-def _describe(folder: Path) -> None:
-    told = {"title": "tiny, trial 1", "imgsz": 64, "batch": 8, "classes": []}
+def _describe(folder: Path, **changes: Any) -> None:
+    told = {"title": "tiny, trial 1", "imgsz": 64, "batch": 8, "classes": [], **changes}
     empty: dict[str, Any] = {"files": {}, "figures": {}, "tolerances": {}}
     (folder / "bundle.json").write_text(json.dumps({**told, **empty}))
 
@@ -225,6 +226,24 @@ def test_data_that_are_not_there_are_no_fault_of_the_bundle(prunetune: Prunetune
     answer = prunetune("verify", tmp_path, "--data", tmp_path / "no.yaml")
     assert answer.code == 2
     assert answer.complaint == f"--data {tmp_path / 'no.yaml'}: no such file"
+
+
+def test_data_of_other_classes_are_no_data_of_the_bundle(prunetune: Prunetune, tmp_path: Path, shapes: Path) -> None:
+    _describe(tmp_path, classes=["disc", "star"])
+    answer = prunetune("verify", tmp_path, "--data", shapes)
+    assert answer.complaint == (
+        f"--data {shapes}: has the classes square, disc, and the bundle disc, star; give the data that it was made for"
+    )
+
+
+def test_data_that_cannot_be_used_are_told_once(prunetune: Prunetune, tmp_path: Path, data: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    _describe(bundle)
+    shutil.rmtree(data.parent / "images")
+    assert prunetune("verify", bundle, "--data", data).complaint.startswith(f"--data {data}: cannot be used (")
+    data.write_text("no yaml: [")
+    assert prunetune("verify", bundle, "--data", data).complaint.startswith(f"--data {data}: cannot be used (")
 
 
 def test_networks_that_are_not_there(finished_study: Path, prunetune: Prunetune) -> None:
@@ -259,6 +278,23 @@ def test_a_file_that_was_changed_or_lost(own: Path, prunetune: Prunetune) -> Non
     assert "skipped  notes.txt" in answer.out
     assert "model.onnx: loads" not in answer.out
     assert "holds    model-dynamic.onnx: computes what model.pt does" in answer.out
+    assert answer.out.splitlines()[-1] == "14 holds, 2 fails, 1 skipped"
+
+
+def test_damaged_channels(own: Path) -> None:
+    (own / "channels.json").write_text("{")
+    resum(own)
+    assert failures(own) == [("channels.json", "can be read")]
+
+
+def test_images_that_are_others_are_noted(bundle: Path, data: Path, prunetune: Prunetune) -> None:
+    """They are no fault of the bundle; that its figures are not found again may be one of the images."""
+    label = sorted((data.parent / "labels" / "val").glob("*.txt"))[0]
+    label.write_text(label.read_text() + "0 0.5 0.5 0.2 0.2\n")
+    checks = json.loads(prunetune("verify", bundle, "--data", data, "--json").out)
+    (noted,) = [check for check in checks if check["state"] == "note"]
+    assert (noted["file"], noted["what"]) == (str(data), "fingerprint of the data")
+    assert noted["detail"].endswith("the bundle's figures are of other images or labels")
 
 
 def test_a_wrong_checkpoint_is_not_loaded(own: Path) -> None:
