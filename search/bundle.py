@@ -31,6 +31,7 @@ from prunetune.results.certainty import confirmation
 from prunetune.results.entries import Entry, mapping, splice_of, text
 from prunetune.results.findings import Findings
 from prunetune.results.model_card import command_line
+from prunetune.results.standing import standing
 from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.results.table_formats import markdown_rows
 from prunetune.results.tables import limit_text, row, rows
@@ -223,6 +224,7 @@ class _Export:
         return {
             "title": self.title,
             "study": self._found.name,
+            "standing": standing(self._found, entry),
             "trial": entry.trial,
             "control": None if entry.trial is not None else self._candidate.name,
             "classes": list(self._detector.names),
@@ -244,6 +246,7 @@ class _Export:
             "latencies": self._latencies(),
             "recipe": entry.recipe,
             "commands": self._commands(),
+            "places": {"data": spec.data, **({"model": spec.model} if spec.model.endswith(".pt") else {})},
             "versions": versions(),
             "trained_with": self._detector.record.get("versions", {}),
             "fingerprints": self._fingerprints(),

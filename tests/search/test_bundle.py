@@ -21,6 +21,7 @@ import torch
 from prunetune.pruning.detector import Detector
 from prunetune.results import verify
 from prunetune.results.bundle import require_place
+from prunetune.results.escapes import markdown_text
 from prunetune.search.study import find_study
 from prunetune.spaces import ConfigError
 
@@ -84,6 +85,10 @@ def stock(script: str | Path, *arguments: object, code: str | None = None) -> su
     command = [sys.executable, *(["-c", code] if code else []), str(script), *map(str, arguments)]
     environment = {**os.environ, "YOLO_OFFLINE": "True", "YOLO_AUTOINSTALL": "False"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def told_data(folder: Path) -> str:
+    return str(json.loads((folder / "bundle.json").read_text())["data"])
 
 
 # A right one
@@ -158,6 +163,12 @@ def test_the_card_tells_all(bundle: Path, finished_study: Path) -> None:
         study.user_attrs["data_fingerprint"], "sha256sum -c SHA256SUMS", "prunetune run study.yaml", "threshold 0.",
     ):  # fmt: skip
         assert words in card, words
+    assert "It is on the front of its study" in card or "It is not on the front of its study: trial 0 is" in card
+    assert (
+        f"`study.yaml` names `data` as {markdown_text(told_data(bundle))}, where its maker had it: add `data=...`"
+        in card
+    )
+    assert "&lt;=" not in card
 
 
 def test_its_commands_make_the_same_network(
