@@ -34,7 +34,9 @@ def load_study(study: str | Path, runs: str | Path = "runs", storage: str | None
 
     Raises:
         StoreError: There is no such study, or its storage cannot be read.
-        ConfigError: The description cannot be read.
+        ConfigError: The description cannot be read, or the storage's address not be used.
+        MissingExtraError: The driver of its storage is not installed.
+            All are kinds of `prunetune.spaces.PrunetuneError`, with a message of one line.
     """
     return StudyResults(*find_findings(study, runs, storage))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +20,9 @@ from prunetune.search.output import write_json as _write_json
 from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
 from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError
+
+if TYPE_CHECKING:
+    from prunetune.search.spec import StudySpec
 
 app = typer.Typer(
     help="Search over pruning recipes for YOLO detectors.",
@@ -82,9 +86,12 @@ def run(
 ) -> None:
     """Run a study, or go on with it: the same command resumes, and joins one that runs."""
     from prunetune.search.interruption import Interruption, StopAskedError
+    from prunetune.search.json_lines import STDOUT
     from prunetune.search.reporting import Reporting
     from prunetune.search.spec import StudySpec
 
+    if log_json not in (None, STDOUT):
+        require_file("--log-json", Path(str(log_json)))
     reporting = Reporting(quiet, log_json, tuple(callback or ()))
     console = _console() if reporting.is_shown else None
     try:
@@ -92,6 +99,8 @@ def run(
             spec = StudySpec.read(file, [*(overrides or ()), *([f"engine={engine}"] if engine else ())])
             if spec.engine == "ray" and workers is not None:
                 raise ConfigError("--workers: Ray decides how many; ray.concurrent=N limits them")
+            if spec.engine != "ray":
+                _ray_does_not_count(spec, overrides or (), console)
             from prunetune.search.local_workers import run_here
 
             _quiet_optuna()
@@ -103,6 +112,15 @@ def run(
         _say("interrupted; the same command goes on from here", console)
         raise typer.Exit(128 + (error.args[0] if error.args else 2)) from None
     _show_end(study, spec.folder, console)
+
+
+def _ray_does_not_count(spec: StudySpec, overrides: Sequence[str], console: Console | None) -> None:
+    """What was given for Ray alone: refused if it is meant for this run, noted if the description has it for others."""
+    given = [name for name, _, _ in (override.partition("=") for override in overrides) if name.split(".")[0] == "ray"]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: counts with a Ray cluster only; add --engine ray, or leave it out")
+    if spec.ray.model_fields_set:
+        _say("ray: what the description says of a Ray cluster counts with --engine ray only", console)
 
 
 def _say(text: str, console: Console | None) -> None:

@@ -62,6 +62,16 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
         load_study(tmp_path / "foreign")
 
 
+def test_who_reads_is_not_told_of_a_run(runs: Path) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(StoreError) as caught:
+        load_study("barcodes", runs, storage="postgresql+psycopg://nobody@127.0.0.1:1/none")
+    assert str(caught.value).endswith("; start it, or correct the address")
+    (runs / "barcodes" / "study.db").write_text("damaged")
+    with pytest.raises(StoreError, match=r"restore it from a copy$"):
+        load_study("barcodes", runs)
+
+
 def test_it_tells_what_the_study_found(runs: Path) -> None:
     study = load_study("barcodes", runs)
     assert list(study.frame()["outcome"]) == ["OK", "OK", "DIVERGED"]
