@@ -118,7 +118,9 @@ class _Export:
 
     @cached_property
     def _workspace(self) -> Workspace:
-        return Workspace(spec_here(self._study, self._folder))
+        workspace = Workspace(spec_here(self._study, self._folder))
+        workspace.require_same_data(self._study)
+        return workspace
 
     # The files
 

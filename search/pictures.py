@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detections import Box, detect, labelled
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.training import TrainingSetup
@@ -14,6 +15,7 @@ from prunetune.results.pictures import Picture, draw, evenly, most_different
 from prunetune.results.study_results import StudyResults
 from prunetune.search.options import named
 from prunetune.search.spec import StudySpec
+from prunetune.search.store_usage import STORE
 from prunetune.search.study import DATA, spec_here
 from prunetune.spaces import ConfigError
 from prunetune.spaces.files import publish
@@ -62,6 +64,8 @@ def make_pictures(
     for candidate in candidates:
         candidate.load()  # a damaged one is told before anything is drawn
     loaders = _loaders(spec, folder)
+    if _are_others(study, folder):
+        console.print("note: these images or labels are others than the study's figures are of", soft_wrap=True)
     images = labelled(loaders, "test" if loaders.has_test else "val")
     files = [file for file, _ in images]
     found: dict[str, list[tuple[Box, ...]]] = {}
@@ -82,6 +86,12 @@ def make_pictures(
                 draw(picture, names).save(draft, "JPEG", quality=QUALITY)
             written.append(path)
     return written
+
+
+def _are_others(study: Findings, folder: Path) -> bool:
+    store = folder.parent / STORE
+    found = inspect_dataset(folder / DATA, store / "datasets.json" if store.is_dir() else None)
+    return found.fingerprint != study.attributes.get("data_fingerprint")
 
 
 def _loaders(spec: StudySpec, folder: Path) -> DataLoaders:
