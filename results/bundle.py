@@ -5,10 +5,14 @@ A bundle appears at once and whole. Whoever receives it needs no prunetune: `ver
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,6 +42,9 @@ FIXED, DYNAMIC, INT8, OPENVINO, TENSORRT = (
 
 TOLERANCES = {"map50_95": 0.001, "boxes_px": 0.05, "scores": 0.0001}
 """How far what a receiver finds may be off: map50_95 on the same data, outputs on the same images."""
+
+NEWBORN_S = 60
+"""A draft that is younger than this may not be locked yet."""
 
 _PACKAGES = ("prunetune", "torch", "ultralytics", "torch-pruning", "onnx", "onnxruntime", "openvino", "tensorrt")
 
@@ -84,9 +91,9 @@ def require_place(out: Path, title: str | None = None) -> None:
     Raises:
         ConfigError: It does.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+    if os.path.isdir(out) and os.listdir(out) and not (out / DESCRIPTION).is_file():
         raise ConfigError(f"--out: {out}: is not empty and holds no bundle; give another folder")
-    if out.exists() and not out.is_dir():
+    if os.path.isfile(out):
         raise ConfigError(f"--out: {out}: is a file; give a folder")
     if title is not None and (out / DESCRIPTION).is_file():
         with suppress(verify.NoBundleError):
@@ -139,6 +146,7 @@ def write_bundle(
         draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     except OSError as error:
         raise storage_error(out, error) from error
+    held = _hold(draft)
     try:
         shutil.copyfile(checkpoint, draft / CHECKPOINT)
         files: dict[str, Any] = {CHECKPOINT: {"format": "pt", "precision": "fp32", "batch": None}}
@@ -160,11 +168,37 @@ def write_bundle(
         _write(draft / SUMS, "".join(f"{verify.sha256(draft / name)}  {name}\n" for name in verify.files_of(draft)))
         require_place(out, str(description.get("title")))
         _put(draft, out)
+        _sweep(out)
     except OSError as error:
         raise storage_error(out, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        if held is not None:
+            os.close(held)
     return out
+
+
+def _hold(draft: Path) -> int | None:
+    """Locks a draft as long as its process lives; None where another one has it, or nothing can be locked."""
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(out: Path) -> None:
+    """Removes what processes left that were killed while they wrote this bundle."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*"):
+        is_draft = re.fullmatch(r"[a-z0-9_]{8}", left.name.rpartition(".")[2]) is not None
+        with suppress(OSError):
+            if not is_draft or not left.is_dir() or time.time() - left.stat().st_mtime < NEWBORN_S:
+                continue
+            if (held := _hold(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(held)
 
 
 def _write(file: Path, text: str) -> None:

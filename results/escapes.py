@@ -29,10 +29,15 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+_MARKUP = re.compile(r"([\\`*\[\]|$~]|(?<![^\W_])_+|_+(?![^\W_])|^>|^[#+-]+(?=\s|$))")
+"""What Markdown takes for markup: an underscore only at the edge of a word, some signs only in front."""
+
+
 def markdown_text(text: str) -> str:
-    """Text as one cell of a Markdown table, without markup, HTML or mathematics."""
-    marked = re.sub(r"([\\`*_\[\]|$~])", r"\\\1", printable(" ".join(text.splitlines())))
-    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Text in one line or cell of Markdown, without markup, HTML or mathematics, and as readable as it is without."""
+    line = printable(" ".join(text.splitlines()))
+    marked = _MARKUP.sub(lambda found: "".join(f"\\{sign}" for sign in found[0]), line)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", marked))
 
 
 def latex_text(text: str) -> str:

@@ -6,6 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from optuna.study import Study
 from prunetune.results.certainty import Interval, confirmation
 from prunetune.results.entries import Entry, is_candidate, outcome
 from prunetune.results.findings import Findings
+from prunetune.results.labels import Label, place_labels
 from prunetune.results.style import CONTROL, FAINT, FRONT, INK, LIMIT
 from prunetune.results.tables import limit_text
 from prunetune.spaces.files import publish
@@ -72,7 +74,7 @@ def write_front_image(study: Study | Findings, path: Path, target: str | None = 
     target_name, budget_ms = "" if drawn is None else drawn.name, None if drawn is None else drawn.budget_ms
     _tested(axes, found, target_name)
     _line(axes, front, target_name)
-    _controls(axes, controls, target_name, budget_ms)
+    _controls(axes, controls, target_name)
     if drawn is not None and budget_ms is not None:
         for axis in {axes, strip}:
             axis.axvline(budget_ms, color=LIMIT, linestyle="--", linewidth=1.2)
@@ -88,8 +90,12 @@ def write_front_image(study: Study | Findings, path: Path, target: str | None = 
         axis.margins(x=0.08)
     if found.trials or controls:
         figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    drawn_items = [*complete, *ended("STOPPED_EARLY"), *front, *controls.values()]
+    points = [_place(item) for item in drawn_items if _is_known(item)]
     with publish(path) as draft, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that matplotlib's font lacks
+        lines = [_steps(front), [] if budget_ms is None else [(budget_ms, end) for end in axes.get_ylim()]]
+        place_labels(axes, _labels(front, controls, budget_ms), points, [line for line in lines if line])
         figure.savefig(draft, format="png", dpi=DPI)
     return path
 
@@ -97,31 +103,42 @@ def write_front_image(study: Study | Findings, path: Path, target: str | None = 
 def _line(axes: Axes, front: Sequence[Entry], target: str) -> None:
     if not front:
         return
-    latencies, accuracies = [item.latency_ms or 0.0 for item in front], [item.map50_95 or 0.0 for item in front]
-    if accuracies == sorted(accuracies):  # members that are ahead on another target only have no step here
-        axes.step(latencies, accuracies, where="post", color=FRONT, linewidth=1.6)
+    if steps := _steps(front):
+        axes.plot(*zip(*steps, strict=True), color=FRONT, linewidth=1.6)
     _bars(axes, front, target, FRONT)
     _dots(axes, front, "front", color=FRONT, s=60, zorder=3)
-    for item in front:
-        axes.annotate(
-            str(item.trial), (item.latency_ms or 0.0, item.map50_95 or 0.0), (-6, 6), textcoords="offset points",
-            color=FRONT, ha="right", fontsize=9,
-        )  # fmt: skip
 
 
-def _controls(axes: Axes, controls: Mapping[str, Entry], target: str, budget_ms: float | None) -> None:
+def _steps(front: Sequence[Entry]) -> list[tuple[float, float]]:
+    """The corners of the front's line; none if members are ahead on another target only."""
+    places = [_place(item) for item in front]
+    if [accuracy for _, accuracy in places] != sorted(accuracy for _, accuracy in places):
+        return []
+    corners = [(after, accuracy) for (_, accuracy), (after, _) in pairwise(places)]
+    return [place for pair in zip_longest(places, corners) for place in pair if place is not None]
+
+
+def _controls(axes: Axes, controls: Mapping[str, Entry], target: str) -> None:
     known = {name: item for name, item in controls.items() if _is_known(item)}
     _bars(axes, list(known.values()), target, CONTROL)
     _dots(axes, list(known.values()), "controls", color=CONTROL, marker="D", s=60, zorder=3)
+
+
+def _labels(front: Sequence[Entry], controls: Mapping[str, Entry], budget_ms: float | None) -> list[Label]:
+    """The names of the controls, below their bars, and the numbers of the front, above its line."""
+    known = {name: item for name, item in controls.items() if _is_known(item)}
     slowest = max((item.latency_ms or 0.0 for item in known.values()), default=0.0)
+    named = []
     for name, item in known.items():
         latency = item.latency_ms or 0.0
-        # Below the bars, and on the side of the budget's line that the control is on.
+        # On the side of the budget's line that the control is on.
         is_left = latency > 0.8 * slowest or budget_ms is None or latency <= budget_ms
-        axes.annotate(
-            _plain(name), (latency, item.map50_95 or 0.0), (-8 if is_left else 8, -8), textcoords="offset points",
-            color=CONTROL, ha="right" if is_left else "left", va="top",
-        )  # fmt: skip
+        named.append(Label(_plain(name), _place(item), (-1 if is_left else 1, -1), CONTROL))
+    return [*named, *(Label(str(item.trial), _place(item), (-1, 1), FRONT, 9) for item in front)]
+
+
+def _place(item: Entry) -> tuple[float, float]:
+    return item.latency_ms or 0.0, item.map50_95 or 0.0
 
 
 def _tested(axes: Axes, found: Findings, target: str) -> None:

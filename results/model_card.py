@@ -65,6 +65,7 @@ def _summary(told: Mapping[str, Any]) -> str:
         + (f", {percent(removed)} of the dense network's parameters removed" if removed is not None else "")
         + ". `channels.json` has the width of every layer"
         + (f", in multiples of {told['alignment']}." if told.get("alignment") else ".")
+        + (f"\n\n{_text(told['standing'])}" if told.get("standing") else "")
     )
 
 
@@ -154,7 +155,17 @@ def _how_to_check(told: Mapping[str, Any]) -> str:
 def _how_to_make(told: Mapping[str, Any]) -> str:
     recipe = recipe_text(told.get("recipe"))
     commands = "\n".join(told["commands"])
-    return (f"Recipe: {_text(recipe)}.\n\n" if recipe else "") + (f"```\n{commands}\n```" if commands else "")
+    parts = [f"Recipe: {_text(recipe)}." if recipe else "", f"```\n{commands}\n```" if commands else "", _places(told)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _places(told: Mapping[str, Any]) -> str:
+    """What a reader elsewhere has to change in `study.yaml`."""
+    if not told.get("places"):
+        return ""
+    named = " and ".join(f"`{key}` as {_text(str(place))}" for key, place in told["places"].items())
+    changes = " ".join(f"{key}=..." for key in told["places"])
+    return f"`study.yaml` names {named}, where its maker had it: add `{changes}` with your own path."
 
 
 def _provenance(told: Mapping[str, Any]) -> str:

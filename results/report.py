@@ -15,6 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
+from prunetune.results.choice import find_trial
 from prunetune.results.cost_figures import progress_figure, time_figure
 from prunetune.results.costs import Costs, progress
 from prunetune.results.entries import integer, is_predicted, outcome, recipe_text, text
@@ -29,7 +30,6 @@ from prunetune.results.recoveries import DRAWN, recoveries, recoveries_figure
 from prunetune.results.style import CONTROL, FRONT, LIMIT, REGIONS, canvas
 from prunetune.results.tables import REMARKS, caption, columns, decimals, latencies_text, latency, rows
 from prunetune.results.trials import seconds
-from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.files import write_text
 
 _HERE = Path(__file__).parent
@@ -152,13 +152,7 @@ def as_json(value: Any) -> Markup:
 
 def _choose(found: Findings, wanted: int | None) -> FrozenTrial | None:
     if wanted is not None:
-        trial = found.trial(wanted)
-        if trial is None:
-            members = ", ".join(str(item.trial) for item in found.front) or "none yet"
-            raise ConfigError(
-                f"trial: {wanted} is none of the study's {len(found.trials)} trials; on the front: {members}"
-            )
-        return trial
+        return find_trial(found, wanted)
     default = found.best or found.nearest
     if default is not None and default.trial is not None:
         return found.trial(default.trial)

@@ -48,7 +48,7 @@ def find_study(
         StoreError: There is none, its database cannot be read, or prunetune did not start it.
     """
     folder, address = place_of(name, runs, storage)
-    with storage_errors(folder, address):
+    with storage_errors(folder, address, runs=False):
         opened = (opener or open_storage)(address or sqlite_url(folder))
         wanted = choose_name(folder, optuna.get_all_study_names(storage=opened))
         study = optuna.load_study(study_name=wanted, storage=opened)
@@ -58,27 +58,39 @@ def find_study(
 
 
 @contextmanager
-def storage_errors(folder: Path, storage: str | None = None) -> Iterator[None]:
-    """Names the study's folder, or its storage where that is elsewhere, when the database cannot be used."""
+def storage_errors(folder: Path, storage: str | None = None, *, runs: bool = True) -> Iterator[None]:
+    """Names the study's folder, or its storage where that is elsewhere, when the database cannot be used.
+
+    Args:
+        folder: The study's.
+        storage: The address of its data base, if that is elsewhere.
+        runs: Whether the study is carried out, so that the same command goes on with it, or only read.
+    """
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
         text = str(error.__cause__ or error).splitlines()[0]
         if storage is None and not folder.is_dir():
-            raise StoreError(
-                f"{folder}: the study's folder was removed while it ran; its stages are in the store, and the same "
-                "command starts the study anew"
-            ) from error
+            told = "the study's folder was removed while it was read"
+            if runs:
+                told = (
+                    "the study's folder was removed while it ran; its stages are in the store, and the same command "
+                    "starts the study anew"
+                )
+            raise StoreError(f"{folder}: {told}") from error
         if storage is not None and not storage.startswith("sqlite"):
-            raise StoreError(
-                f"storage: {public_address(storage)} cannot be used ({text}); what was finished is kept there and in "
-                "the store, and the same command goes on when it can be reached"
-            ) from error
+            remedy = "start it, or correct the address"
+            if runs:
+                remedy = (
+                    "what was finished is kept there and in the store, and the same command goes on when it can be "
+                    "reached"
+                )
+            raise StoreError(f"storage: {public_address(storage)} cannot be used ({text}); {remedy}") from error
         if "full" in text:
             raise storage_error(folder, OSError(28, "No space left on device")) from error
         if "readonly" in text or "unable to open" in text:
             raise storage_error(folder, OSError(13, "Permission denied")) from error
-        remedy = "restore it from a copy, or remove the study's folder to start anew"
+        remedy = "restore it from a copy" + (", or remove the study's folder to start anew" if runs else "")
         if "locked" in text:
             remedy = "another program holds it; end that, and run the same command again"
         raise StoreError(f"{folder / 'study.db'}: the study's database cannot be used ({text}); {remedy}") from error

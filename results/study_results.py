@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from optuna.trial import FrozenTrial
-
 from prunetune.results.certainty import Confirmation, confirmation
-from prunetune.results.entries import Entry, channels, mapping, text, widths
+from prunetune.results.choice import find_trial, no_network
+from prunetune.results.entries import Entry, channels, mapping, widths
 from prunetune.results.findings import Findings
 from prunetune.results.histories import read_gammas
 from prunetune.results.record import find_findings
 from prunetune.results.table_formats import table_frame
 from prunetune.results.trials import trial_table
-from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,7 +34,9 @@ def load_study(study: str | Path, runs: str | Path = "runs", storage: str | None
 
     Raises:
         StoreError: There is no such study, or its storage cannot be read.
-        ConfigError: The description cannot be read.
+        ConfigError: The description cannot be read, or the storage's address not be used.
+        MissingExtraError: The driver of its storage is not installed.
+            All are kinds of `prunetune.spaces.PrunetuneError`, with a message of one line.
     """
     return StudyResults(*find_findings(study, runs, storage))
 
@@ -99,10 +100,10 @@ class StudyResults:
             item = found.controls[str(name)]
             layers = widths(mapping(mapping(found.attributes.get("controls")).get(str(name))).get("channels"))
         else:
-            trial = _trial(found, name)
+            trial = find_trial(found, name, [*found.controls])
             item, layers = found.entry(trial), channels(trial)
         if item.checkpoint is None:
-            raise ConfigError(f"{name}: no network was kept of it; {_kept(found)}")
+            raise no_network(found, name)
         onnx = None if item.onnx is None else self.folder / item.onnx
         return Candidate(str(name), item, self.folder / item.checkpoint, onnx, layers)
 
@@ -130,7 +131,17 @@ class Candidate:
         """
         from prunetune.pruning.detector import Detector
 
-        return Detector.load(self.checkpoint)
+        if not self.checkpoint.is_file():
+            raise ModelError(f"{self.checkpoint}: no such file; {RESTORE}")
+        try:
+            return Detector.load(self.checkpoint)
+        except ModelError as error:
+            reason = str(error).rpartition("; ")[0] or str(error)
+            raise ModelError(f"{reason}; {RESTORE}") from error
+
+
+RESTORE = "copy it from where the study ran, or ask for another network"
+"""What to do about a network's file that is missing or damaged."""
 
 
 class Figures:
@@ -150,9 +161,17 @@ class Figures:
         Args:
             trial: The trial to mark; the most accurate member of the front if None.
             target: The target's name; the main one if None.
+
+        Raises:
+            ConfigError: There is no such trial, or no such target.
         """
         from prunetune.results.figures import front_figure
 
+        if trial is not None:
+            find_trial(self._findings, trial)
+        names = [item.name for item in self._findings.targets]
+        if target is not None and target not in names:
+            raise ConfigError(f"target: {target}: is none of this study's; there are {', '.join(names)}")
         return front_figure(self._findings, trial, target)
 
     def time(self) -> go.Figure | None:
@@ -163,7 +182,13 @@ class Figures:
         return time_figure(Costs.of(self._findings))
 
     def progress(self, over: Literal["epochs", "hours"] = "epochs") -> go.Figure | None:
-        """The hypervolume over what the trials took."""
+        """The hypervolume over what the trials took.
+
+        Raises:
+            ConfigError: It is drawn over something else than `epochs` and `hours`.
+        """
+        if over not in ("epochs", "hours"):
+            raise ConfigError(f"over: takes epochs or hours, not {over!r}")
         from prunetune.results.cost_figures import progress_figure
         from prunetune.results.costs import progress
 
@@ -208,7 +233,7 @@ class Figures:
         """
         from prunetune.results.network_figures import channels_figure
 
-        return channels_figure(self._findings, _trial(self._findings, trial))
+        return channels_figure(self._findings, find_trial(self._findings, trial))
 
     def gammas(self, trial: int) -> dict[tuple[int, str], go.Figure]:
         """The gammas over a trial's sparse phases, by round and region; empty where they were not kept.
@@ -218,19 +243,5 @@ class Figures:
         """
         from prunetune.results.network_figures import gamma_figures
 
-        found = _trial(self._findings, trial)
+        found = find_trial(self._findings, trial)
         return gamma_figures(read_gammas(found, self._folder), self._findings.entry(found).recipe)
-
-
-def _trial(found: Findings, name: int | str) -> FrozenTrial:
-    trial = found.trial(int(name)) if str(name).isdecimal() else None
-    if trial is None:
-        raise ConfigError(f"{name}: is no trial of this study, and no control; {_kept(found)}")
-    return trial
-
-
-def _kept(found: Findings) -> str:
-    """The networks that there are, as a sentence."""
-    names = [*(name for name, item in found.controls.items() if item.checkpoint)]
-    names += [str(trial.number) for trial in found.trials if text(trial.user_attrs.get("checkpoint"))]
-    return f"networks were kept of {', '.join(names)}" if names else "no network was kept yet"

@@ -18,21 +18,21 @@ import os
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 SUMS, DESCRIPTION, CHANNELS, CHECKPOINT = "SHA256SUMS", "bundle.json", "channels.json", "model.pt"
 
-HOLDS, FAILS, SKIPPED = "holds", "fails", "skipped"
+HOLDS, FAILS, SKIPPED, NOTE = "holds", "fails", "skipped", "note"
 
 Run = Callable[[Any], Any]
 """Computes Detect's output (batch, 4 + classes, boxes) of images (batch, 3, height, width), fp32, 0 to 1."""
 
 
 class NoBundleError(Exception):
-    """There is nothing to check: no bundle, a damaged description, or no data."""
+    """There is nothing to check: no bundle, a damaged description, or no data for it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Check:
     Attributes:
         file: The file that was checked.
         what: What was checked.
-        state: `holds`, `fails` or `skipped`.
+        state: `holds`, `fails`, `skipped`, or `note`: to be known, and no fault of the bundle.
         detail: Figures, or the reason.
     """
 
@@ -56,20 +56,26 @@ class Check:
         return asdict(self)
 
 
-def verify(folder: Path, data: str | None = None, device: str = "cpu") -> Iterator[Check]:
+def verify(
+    folder: Path,
+    data: str | None = None,
+    device: str = "cpu",
+    fingerprint: Callable[[str], str | None] | None = None,
+) -> Iterator[Check]:
     """Checks a bundle, one yield for each check. A file whose sum is wrong is not loaded.
 
     Args:
         folder: The bundle.
         data: A data.yaml, to evaluate the accuracy that the bundle states on its `val` and `test`.
         device: ultralytics' device for that.
+        fingerprint: Gives the fingerprint of a data.yaml as prunetune does, to compare it with the stated one.
 
     Raises:
-        NoBundleError: There is none, or its description cannot be read; or there is no `data`.
+        NoBundleError: There is none, or its description cannot be read; or `data` cannot be used, or has other classes.
     """
     description = read_description(folder)
-    if data is not None and not Path(data).is_file():
-        raise NoBundleError(f"--data {data}: no such file")
+    if data is not None:
+        _require_classes(data, description["classes"])
     sums = list(check_sums(folder))
     yield from sums
     wrong = {check.file for check in sums if check.state == FAILS}
@@ -82,7 +88,42 @@ def verify(folder: Path, data: str | None = None, device: str = "cpu") -> Iterat
             continue
         yield from _check_export(folder, name, told, description, reference)
     if data is not None:
+        if fingerprint is not None and (stated := description.get("data_fingerprint")):
+            yield _same_data(data, fingerprint(data), stated)
         yield from _check_accuracy(folder, description, wrong, data, device)
+
+
+def summary(states: Sequence[str]) -> str:
+    """How many checks came out how, on one line."""
+    return ", ".join(f"{states.count(state)} {state}" for state in (HOLDS, FAILS, SKIPPED))
+
+
+def _require_classes(data: str, stated: Sequence[str]) -> None:
+    if not Path(data).is_file():
+        raise NoBundleError(f"--data {data}: no such file")
+    _prepare()
+    from ultralytics.data.utils import check_det_dataset
+
+    try:
+        told = check_det_dataset(data, autodownload=False)["names"]
+    # Whatever ultralytics raises, these data cannot be evaluated on.
+    except Exception as error:
+        raise NoBundleError(f"--data {data}: cannot be used ({_reason(error)})") from error
+    names = [str(told[index]) for index in sorted(told)]
+    if names != list(stated):
+        raise NoBundleError(
+            f"--data {data}: has the classes {', '.join(names)}, and the bundle {', '.join(stated)}; give the data "
+            "that it was made for"
+        )
+
+
+def _same_data(data: str, found: str | None, stated: str) -> Check:
+    what = "fingerprint of the data"
+    if found == stated:
+        return Check(data, what, HOLDS)
+    if found is None:
+        return Check(data, what, SKIPPED, "something is wrong with the data set")
+    return Check(data, what, NOTE, f"{found}, stated {stated}: the bundle's figures are of other images or labels")
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -182,8 +223,13 @@ def _check_checkpoint(folder: Path, description: Mapping[str, Any], wrong: set[s
     yield _equal(CHECKPOINT, "precision", sorted(map(str, kinds)), ["torch.float32"])
     layers = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
     found = {name: part.out_channels for name, part in model.named_modules() if isinstance(part, layers)}
-    stated = json.loads((folder / CHANNELS).read_text(encoding="utf-8"))["layers"]
-    yield _equal(CHECKPOINT, "widths of all layers", found, {name: told["width"] for name, told in stated.items()})
+    try:
+        layers = json.loads((folder / CHANNELS).read_text(encoding="utf-8"))["layers"]
+        stated = {name: told["width"] for name, told in layers.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Check(CHANNELS, "can be read", FAILS, _reason(error))
+    else:
+        yield _equal(CHECKPOINT, "widths of all layers", found, stated)
     model.float().eval()
 
     def run(images: Any) -> Any:
@@ -360,7 +406,7 @@ def main() -> int:
     except NoBundleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(", ".join(f"{states.count(state)} {state}" for state in (HOLDS, FAILS, SKIPPED)))
+    print(summary(states))
     return 1 if FAILS in states else 0
 
 

@@ -31,14 +31,16 @@ from prunetune.results.certainty import confirmation
 from prunetune.results.entries import Entry, mapping, splice_of, text
 from prunetune.results.findings import Findings
 from prunetune.results.model_card import command_line
+from prunetune.results.standing import standing
 from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.results.table_formats import markdown_rows
 from prunetune.results.tables import limit_text, row, rows
 from prunetune.results.verify import CHECKPOINT
+from prunetune.search.options import named
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import spec_here, stored_spec
 from prunetune.search.workspace import Workspace
-from prunetune.spaces import ConfigError, MissingExtraError, Recipe
+from prunetune.spaces import MissingExtraError, Recipe
 from prunetune.spaces.recipe import LatencyShare, Threshold
 from prunetune.targets import (
     Network,
@@ -78,10 +80,8 @@ def export_bundle(study: optuna.Study, folder: Path, name: str, out: Path | None
         MissingExtraError, TargetError: A runtime or device that a form needs is missing. Nothing was written.
         ModelError, StoreError: The network cannot be read, or the bundle not be written.
     """
-    try:
+    with named("--trial"):
         candidate = StudyResults(Findings.of(study), folder).candidate(name)
-    except ConfigError as error:
-        raise ConfigError(f"--trial {error}") from error
     out = out or folder / "export" / _file_name(candidate)
     export = _Export(study, folder, candidate, forms)
     require_place(out, export.title)
@@ -118,7 +118,9 @@ class _Export:
 
     @cached_property
     def _workspace(self) -> Workspace:
-        return Workspace(spec_here(self._study, self._folder))
+        workspace = Workspace(spec_here(self._study, self._folder))
+        workspace.require_same_data(self._study)
+        return workspace
 
     # The files
 
@@ -224,6 +226,7 @@ class _Export:
         return {
             "title": self.title,
             "study": self._found.name,
+            "standing": standing(self._found, entry),
             "trial": entry.trial,
             "control": None if entry.trial is not None else self._candidate.name,
             "classes": list(self._detector.names),
@@ -245,6 +248,7 @@ class _Export:
             "latencies": self._latencies(),
             "recipe": entry.recipe,
             "commands": self._commands(),
+            "places": {"data": spec.data, **({"model": spec.model} if spec.model.endswith(".pt") else {})},
             "versions": versions(),
             "trained_with": self._detector.record.get("versions", {}),
             "fingerprints": self._fingerprints(),

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from prunetune.search.options import require_folder
 from prunetune.search.output import console, write_json
 from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument
 from prunetune.spaces import PrunetuneError
@@ -29,6 +30,8 @@ def export(
     from prunetune.search.bundle import Forms, export_bundle
     from prunetune.search.study import find_study
 
+    if out is not None:
+        require_folder("--out", out)
     found, folder = find_study(study, runs)
     written = export_bundle(found, folder, trial, out, Forms(openvino, tensorrt, int8))
     for path in sorted(written.iterdir()):
@@ -50,10 +53,12 @@ def verify(
     prepare_ultralytics()
     found = []
     try:
-        for check in checks.verify(folder, data, device):
+        for check in checks.verify(folder, data, device, _fingerprint):
             found.append(check)
             if not as_json:
-                colour = {checks.HOLDS: "green", checks.FAILS: "bold red"}.get(check.state, "dim")
+                colour = {checks.HOLDS: "green", checks.FAILS: "bold red", checks.NOTE: "yellow"}.get(
+                    check.state, "dim"
+                )
                 detail = f": {check.detail}" if check.detail else ""
                 line = f"[{colour}]{check.state:8}[/] {escape(f'{check.file}: {check.what}{detail}')}"
                 console().print(line, highlight=False, soft_wrap=True)
@@ -61,8 +66,20 @@ def verify(
         raise PrunetuneError(str(error)) from error
     if as_json:
         write_json([check.as_dict() for check in found])
+    else:
+        print(checks.summary([check.state for check in found]))
     if any(check.state == checks.FAILS for check in found):
         raise typer.Exit(1)
+
+
+def _fingerprint(data: str) -> str | None:
+    from prunetune.pruning.dataset import inspect_dataset
+    from prunetune.spaces import DatasetError
+
+    try:
+        return inspect_dataset(data).fingerprint
+    except DatasetError:
+        return None
 
 
 def recover(
@@ -77,6 +94,8 @@ def recover(
     from prunetune.search.interruption import Interruption, StopAskedError
     from prunetune.search.recover import recover as carry_out
 
+    if out is not None:
+        require_folder("--out", out)
     try:
         with Interruption():
             written = carry_out(network, overrides or (), out, Console(stderr=True))

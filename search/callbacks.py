@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from importlib import import_module
 
 from prunetune.search.events import (
@@ -20,7 +21,7 @@ from prunetune.search.events import (
     TrialEnded,
     WorkBegun,
 )
-from prunetune.spaces import ConfigError
+from prunetune.spaces import ConfigError, PrunetuneError
 
 KNOWN = {
     "mlflow": "prunetune.search.mlflow_callback:MlflowCallback",
@@ -94,8 +95,23 @@ def create_callback(name: str) -> Listener:
         raise ConfigError(f"--callback: {name}: {module} cannot be imported ({error})") from error
     except AttributeError as error:
         raise ConfigError(f"--callback: {name}: {module} has no {kind}") from error
-    made = create()
+    # It is the user's code: whatever it raises is theirs to mend, before a study begins.
+    except Exception as error:
+        raise ConfigError(f"--callback: {name}: {module} cannot be imported ({_said(error)})") from error
+    try:
+        made = create()
+    except PrunetuneError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"--callback: {name}: {kind}() cannot be made ({_said(error)})") from error
     if not callable(getattr(made, "hear", None)):
         raise ConfigError(f"--callback: {name}: is no callback; derive it from prunetune.search.StudyCallback")
     listener: Listener = made
     return listener
+
+
+def _said(error: Exception) -> str:
+    """An error and where it arose, in a line."""
+    steps = traceback.extract_tb(error.__traceback__)
+    where = f", {steps[-1].filename}:{steps[-1].lineno}" if len(steps) > 1 else ""
+    return f"{type(error).__name__}: {error}{where}"

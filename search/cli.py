@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from prunetune.search.bundle_commands import export, recover, splice, verify
+from prunetune.search.options import named, require_file
 from prunetune.search.output import ErrorsNow
 from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
 from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
 from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError
+
+if TYPE_CHECKING:
+    from prunetune.search.spec import StudySpec
 
 app = typer.Typer(
     help="Search over pruning recipes for YOLO detectors.",
@@ -81,9 +86,12 @@ def run(
 ) -> None:
     """Run a study, or go on with it: the same command resumes, and joins one that runs."""
     from prunetune.search.interruption import Interruption, StopAskedError
+    from prunetune.search.json_lines import STDOUT
     from prunetune.search.reporting import Reporting
     from prunetune.search.spec import StudySpec
 
+    if log_json not in (None, STDOUT):
+        require_file("--log-json", Path(str(log_json)))
     reporting = Reporting(quiet, log_json, tuple(callback or ()))
     console = _console() if reporting.is_shown else None
     try:
@@ -91,6 +99,8 @@ def run(
             spec = StudySpec.read(file, [*(overrides or ()), *([f"engine={engine}"] if engine else ())])
             if spec.engine == "ray" and workers is not None:
                 raise ConfigError("--workers: Ray decides how many; ray.concurrent=N limits them")
+            if spec.engine != "ray":
+                _ray_does_not_count(spec, overrides or (), console)
             from prunetune.search.local_workers import run_here
 
             _quiet_optuna()
@@ -102,6 +112,15 @@ def run(
         _say("interrupted; the same command goes on from here", console)
         raise typer.Exit(128 + (error.args[0] if error.args else 2)) from None
     _show_end(study, spec.folder, console)
+
+
+def _ray_does_not_count(spec: StudySpec, overrides: Sequence[str], console: Console | None) -> None:
+    """What was given for Ray alone: refused if it is meant for this run, noted if the description has it for others."""
+    given = [name for name, _, _ in (override.partition("=") for override in overrides) if name.split(".")[0] == "ray"]
+    if given:
+        raise ConfigError(f"{', '.join(given)}: counts with a Ray cluster only; add --engine ray, or leave it out")
+    if spec.ray.model_fields_set:
+        _say("ray: what the description says of a Ray cluster counts with --engine ray only", console)
 
 
 def _say(text: str, console: Console | None) -> None:
@@ -188,10 +207,13 @@ def report(
     from prunetune.results import write_report
     from prunetune.results.record import find_findings
 
-    if png is not None and png.suffix.lower() != ".png":
-        raise ConfigError(f"--png: {png}: is drawn as PNG; call it {png.with_suffix('.png')}")
+    if out is not None:
+        require_file("--out", out, (".html", ".htm"))
+    if png is not None:
+        require_file("--png", png, (".png",))
     found, folder = find_findings(study, runs)
-    print(write_report(found, folder, out or folder / "report.html", trial))
+    with named("--trial"):
+        print(write_report(found, folder, out or folder / "report.html", trial))
     if png is not None:
         from prunetune.results.front_image import write_front_image
 
@@ -237,6 +259,8 @@ def prune(
     """Prune a detector once, without a study and without training."""
     from prunetune.search.tools import prune_once, write_pruned
 
+    if out is not None:
+        require_file("--out", out, (".pt",))
     pruned = prune_once(model, threshold, head_threshold, align, imgsz, out)
     if as_json:
         _write_json(pruned)
@@ -265,6 +289,8 @@ def measure(
     from prunetune.search.target_option import read_target
     from prunetune.search.tools import measure_models, write_measured
 
+    if plot is not None:
+        require_file("--plot", plot, (".html", ".htm"))
     described = {"threads": threads, "device": device, "precision": precision}
     spec = read_target(target, described, {"runs": repeats, "tolerance": tolerance}, option)
     measured = measure_models(models, spec, against, imgsz, plot)
@@ -292,6 +318,8 @@ def align_probe(
     from prunetune.search.align import probe, write_probe
     from prunetune.search.target_option import read_target
 
+    if out is not None:
+        require_file("--out", out, (".yaml", ".yml"))
     described = {"threads": threads, "device": device, "precision": precision}
     found = probe(read_target(target, described, more=option), imgsz, out, repeats)
     if as_json:
@@ -319,6 +347,7 @@ def profile(
     from prunetune.search.profiling import profile_model, write_profiled
     from prunetune.search.target_option import read_target
 
+    require_file("--out", out, (".json",))
     spec = read_target(target, {"threads": threads, "precision": precision, "alignment": align}, more=option)
     console = Console(stderr=True)
     profiled = profile_model(model, spec, imgsz, networks, out, console)

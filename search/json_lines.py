@@ -12,6 +12,7 @@ from typing import Any
 
 from prunetune.results.entries import jsonable
 from prunetune.search.events import Event, StudyStarted
+from prunetune.spaces import ConfigError
 from prunetune.spaces.files import storage_error
 
 STDOUT = "-"
@@ -29,6 +30,7 @@ class JsonLines:
         worker: The process's index, of several that work for one command.
 
     Raises:
+        ConfigError: The file holds something else.
         StoreError: The file cannot be written.
     """
 
@@ -42,6 +44,8 @@ class JsonLines:
         path = Path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file() and not _is_log(path):
+                raise ConfigError(f"--log-json: {path}: is no log of events; give another file")
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         except OSError as error:
             raise storage_error(path, error) from error
@@ -55,3 +59,8 @@ class JsonLines:
         line = memoryview((json.dumps(jsonable(told), allow_nan=False) + "\n").encode())
         while line:  # as a rule all at once: the end of a file moves with each write
             line = line[os.write(self._file, line) :]
+
+
+def _is_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) in (b"", b"{")

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detections import Box, detect, labelled
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.training import TrainingSetup
 from prunetune.results.findings import Findings
 from prunetune.results.pictures import Picture, draw, evenly, most_different
 from prunetune.results.study_results import StudyResults
+from prunetune.search.options import named
 from prunetune.search.spec import StudySpec
+from prunetune.search.store_usage import STORE
 from prunetune.search.study import DATA, spec_here
 from prunetune.spaces import ConfigError
 from prunetune.spaces.files import publish
@@ -44,10 +47,9 @@ def make_pictures(
 
     Raises:
         ConfigError: The trial has no network.
+        ModelError: A network's file is missing or damaged.
         StoreError: The folder cannot be written.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out: {out}: is a file; give a folder")
     if trial is None:
         if study.best is None or study.best.trial is None:
             raise ConfigError("--trial: the front is empty; give the number of a trial that has a network")
@@ -56,8 +58,14 @@ def make_pictures(
     candidates = [results.candidate(name) for name, item in results.controls.items() if item.checkpoint]
     networks = {item.name: item.checkpoint for item in candidates}
     chosen = f"trial {trial}"
-    networks[chosen] = results.candidate(trial).checkpoint
+    with named("--trial"):
+        candidates.append(results.candidate(trial))
+    networks[chosen] = candidates[-1].checkpoint
+    for candidate in candidates:
+        candidate.load()  # a damaged one is told before anything is drawn
     loaders = _loaders(spec, folder)
+    if _are_others(study, folder):
+        console.print("note: these images or labels are others than the study's figures are of", soft_wrap=True)
     images = labelled(loaders, "test" if loaders.has_test else "val")
     files = [file for file, _ in images]
     found: dict[str, list[tuple[Box, ...]]] = {}
@@ -78,6 +86,12 @@ def make_pictures(
                 draw(picture, names).save(draft, "JPEG", quality=QUALITY)
             written.append(path)
     return written
+
+
+def _are_others(study: Findings, folder: Path) -> bool:
+    store = folder.parent / STORE
+    found = inspect_dataset(folder / DATA, store / "datasets.json" if store.is_dir() else None)
+    return found.fingerprint != study.attributes.get("data_fingerprint")
 
 
 def _loaders(spec: StudySpec, folder: Path) -> DataLoaders:

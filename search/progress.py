@@ -47,6 +47,10 @@ class Progress:
         """Passes an event on. A listener that raises hears no more; the study goes on."""
         if self._view is not None:
             self._view.hear(event)
+        self.pass_on(event)
+
+    def pass_on(self, event: Event) -> None:
+        """Passes on what the console shows already, because another process writes it there."""
         for listener in tuple(self._listeners):
             try:
                 listener.hear(event)

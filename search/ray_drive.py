@@ -12,15 +12,17 @@ from optuna.trial import Trial, TrialState
 from ray import tune
 from ray.tune.search import Searcher
 
+from prunetune.search.events import TrialBegun
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import stop_is_asked
 from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.progress import Progress
-from prunetune.search.ray_worker import PROBLEM
+from prunetune.search.ray_worker import PROBLEM, reported_epoch
 from prunetune.search.spec import StudySpec
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.telling import tell_progress
 from prunetune.search.workers import DRIVER, this_worker
+from prunetune.spaces import Recipe
 
 MOST_GIVEN_UP = 3
 """After so many trials in a row whose processes died, the run ends."""
@@ -63,7 +65,7 @@ class Drive:
             return None
         claim = next_trial(self.study, self.spec)
         if claim is not None:
-            self._own(name, claim.trial)
+            self._own(name, claim.trial, claim.recipe)
             return {"trial": claim.trial.number, "recipe": claim.recipe.as_dict()}
         self._ask_at = time.monotonic() + ASK_AGAIN_S
         self.is_exhausted = not self.trials
@@ -74,7 +76,8 @@ class Drive:
         trials = self.study.get_trials(deepcopy=False)
         for name, number in numbers.items():
             if trials[number].state == TrialState.RUNNING:
-                self._own(name, Trial(self.study, trials[number]._trial_id))
+                recipe = Recipe.from_dict(trials[number].user_attrs["recipe"])
+                self._own(name, Trial(self.study, trials[number]._trial_id), recipe)
 
     def complete(self, name: str, result: dict[str, Any] | None) -> None:
         """Notes that a trial's process reported for the last time, or died too often."""
@@ -114,10 +117,17 @@ class Drive:
             give_trial_back(self.study, trial.number, "the run was interrupted")
         self.trials.clear()
 
-    def _own(self, name: str, trial: Trial) -> None:
+    def hear(self, name: str, result: dict[str, Any]) -> None:
+        """Passes an epoch on that a trial's process reported."""
+        trial = self.trials.get(name)
+        if trial is not None and (epoch := reported_epoch(trial.number, result)) is not None:
+            self.progress.pass_on(epoch)
+
+    def _own(self, name: str, trial: Trial, recipe: Recipe) -> None:
         trial.set_user_attr(DRIVER, this_worker(self.spec.device))
         self.trials[name] = trial
         self.heartbeat.begin(trial)
+        self.progress.pass_on(TrialBegun(trial.number, recipe))
 
 
 class StudySearcher(Searcher):
@@ -156,8 +166,14 @@ class StopWhenAsked(tune.Stopper):
         return False
 
 
-class TellRecovered(tune.Callback):
-    """Says what Ray mends. Ray itself logs a traceback."""
+class Listen(tune.Callback):
+    """Hears every epoch, and what Ray mends. Ray itself logs a traceback."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """See `Drive.hear`."""
+        Drive.current.hear(trial.trial_id, result)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """See `Drive.recover`."""

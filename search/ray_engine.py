@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("ray", "ray") from error
 
-from prunetune.search.ray_drive import Drive, StopWhenAsked, StudySearcher, TellRecovered
+from prunetune.search.ray_drive import Drive, Listen, StopWhenAsked, StudySearcher
 from prunetune.search.ray_experiments import Experiments
 from prunetune.search.ray_worker import finish_study, prepare_study, prunetune_trial
 
@@ -137,7 +137,7 @@ class RayEngine:
                 name=name,
                 storage_path=str(Experiments(self._spec.folder).folder),
                 stop=StopWhenAsked(),
-                callbacks=[TellRecovered()],
+                callbacks=[Listen()],
                 failure_config=tune.FailureConfig(max_failures=settings.max_failures),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 verbose=0,

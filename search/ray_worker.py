@@ -12,8 +12,9 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from ray import tune
 from rich.console import Console
 
 from prunetune.pruning.ledger import Ledger
-from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.pruning.training import Accuracy, EpochListener, EpochRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.aside import patiently
 from prunetune.search.engine import prepare
+from prunetune.search.events import EpochEnded
 from prunetune.search.finish import finish
 from prunetune.search.heartbeat import Heartbeat, TrialLostError, clock_ahead_s
 from prunetune.search.interruption import Interruption
@@ -45,6 +47,25 @@ STAGES = "stages.json"
 
 PROBLEM = "problem"
 """The figure by which a process says what it cannot go on for. An exception would only make Ray start again."""
+
+
+def epoch_figures(stage: str, epochs: int, record: EpochRecord) -> dict[str, Any]:
+    """An epoch as a process reports it to Ray, without its gamma histogram and its classes."""
+    told = {**record.as_dict(), "stage": stage, "epochs": epochs}
+    del told["gammas"]
+    if record.accuracy is not None:
+        told["accuracy"] = replace(record.accuracy, classes=None).as_dict()
+        told["map50_95"] = record.accuracy.map50_95  # as a trial's last report calls it
+    return told
+
+
+def reported_epoch(number: int, told: Mapping[str, Any]) -> EpochEnded | None:
+    """The epoch of a trial that was reported; None if the report is of something else."""
+    if "losses" not in told:
+        return None
+    accuracy = told["accuracy"] and Accuracy.from_dict(told["accuracy"])
+    record = EpochRecord(told["epoch"], told["losses"], told["train_s"], told["validate_s"], accuracy)
+    return EpochEnded(f"trial {number}", number, told["stage"], told["epochs"], record)
 
 
 class RayProgress(Progress):
@@ -77,8 +98,7 @@ class RayProgress(Progress):
 
         def listen(record: EpochRecord) -> None:
             say(record)
-            accuracy = {"map50_95": record.accuracy.map50_95} if record.accuracy else {}
-            self.report({"stage": kind, "epoch": record.epoch, **record.losses, **accuracy})
+            self.report(epoch_figures(kind, epochs, record))
 
         return listen
 

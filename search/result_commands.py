@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from prunetune.search.options import require_file, require_folder
 from prunetune.search.output import console, write_json
 from prunetune.spaces import ConfigError
 
@@ -50,6 +51,8 @@ def table(
             raise ConfigError(f"--out: {out}: ends in none of {', '.join(_SUFFIXES)}; give --format")
     if form is Form.PARQUET and out is None:
         raise ConfigError("--format parquet: is no text; give --out FILE")
+    if out is not None:
+        require_file("--out", out)
     found, _ = find_findings(study, runs)
     if form is None:
         screen = console()
@@ -97,6 +100,7 @@ def pictures(
     from prunetune.results.record import find_findings
     from prunetune.search.pictures import make_pictures
 
+    require_folder("--out", out)
     found, folder = find_findings(study, runs)
     for path in make_pictures(found, folder, trial, out, count, confidence, Console(stderr=True)):
         print(path)

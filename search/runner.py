@@ -35,8 +35,8 @@ def run_study(spec: StudySpec, console: Console | None = None, callbacks: Sequen
     Args:
         spec: The study's.
         console: Where progress is shown: a live view in a terminal, lines elsewhere. None: nowhere.
-        callbacks: Hear of all that happens; see `StudyCallback`. With `engine: ray` they are told what the driver does:
-            trials and the front, no epochs.
+        callbacks: Hear of all that happens; see `StudyCallback`. With `engine: ray` they are told what the driver
+            knows: trials with their epochs, and the front, but nothing of the dense network and the controls.
 
     Raises:
         PrunetuneError: Something the user must mend; what was finished is kept.

@@ -31,6 +31,7 @@ from prunetune.search.engine import measure_references
 from prunetune.search.finish import finish
 from prunetune.search.interruption import Interruption
 from prunetune.search.objective import describe, excess
+from prunetune.search.options import named
 from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
 from prunetune.search.rungs import UNFINISHED
@@ -89,10 +90,8 @@ def splice_networks(
 
 
 def _candidate(study: optuna.Study, folder: Path, option: str, name: str) -> Candidate:
-    try:
+    with named(f"--{option}"):
         return StudyResults(Findings.of(study), folder).candidate(name)
-    except ConfigError as error:
-        raise ConfigError(f"--{option} {error}") from error
 
 
 def _known(study: optuna.Study, wanted: Splice) -> FrozenTrial | None:

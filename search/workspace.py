@@ -169,6 +169,19 @@ class Workspace:
         network = self.network(yardstick.anchor, detector, yardstick, self.folder / "references")
         return network if name is None else replace(network, name=name)
 
+    def require_same_data(self, study: optuna.Study) -> None:
+        """Refuses data that are others than when the study began.
+
+        Raises:
+            ConfigError: They are.
+        """
+        attributes = study.user_attrs
+        if attributes.get("targets") and attributes["data_fingerprint"] != self.dataset.fingerprint:
+            raise ConfigError(
+                f"data: {self.spec.data} has changed since the study began; "
+                "restore it, or start another study with name=..."
+            )
+
     def prepare(self, study: optuna.Study) -> list[Yardstick]:
         """Fixes, once for the study, the reference latencies that every stated latency is a multiple of.
 
@@ -179,16 +192,12 @@ class Workspace:
         Raises:
             ConfigError: The data changed, or a device did and the description does not allow it.
         """
-        write_text(self.folder / DATA, self.dataset.as_yaml())
         with study_lock(self.folder):
+            self.require_same_data(study)
+            write_text(self.folder / DATA, self.dataset.as_yaml())
             register(self.store, study, self.spec)
             attributes = study.user_attrs
             stored = {target["name"]: target for target in attributes.get("targets", [])}
-            if stored and attributes["data_fingerprint"] != self.dataset.fingerprint:
-                raise ConfigError(
-                    f"data: {self.spec.data} has changed since the study began; "
-                    "restore it, or start another study with name=..."
-                )
             if stored and attributes.get("model_sha256") != self.model_sha256:
                 raise ConfigError(
                     f"model: {self.spec.model} is another file than when the study began; "

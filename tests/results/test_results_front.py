@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from prunetune.results import Entry, best, entry, front, front_document, hypervolume, nearest
+from prunetune.results import Entry, Findings, best, entry, front, front_document, hypervolume, nearest
 
 FIELDS = [
     "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "latencies",
@@ -320,3 +320,13 @@ def test_a_predicted_latency_never_enters_the_front(builder: Builder) -> None:
     builder.trial(0.99, 0.1, latencies=predicted)
     builder.trial(0.7, 0.1, latencies=predicted, outcome="OVER_BUDGET", violation=0.3)
     assert numbers(front(builder.study)) == [0]
+
+
+def test_latencies_are_multiples_of_the_dense_network_as_it_is_shown(builder: Builder) -> None:
+    """Nothing was confirmed where no trial met the budget; the control was measured after the reference."""
+    measured = {"cpu": {"latency_ms": 1.9, "latency_ratio": 0.95}}
+    builder.context(controls={"dense": {"map50_95": 0.9, "latencies": measured}})
+    builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3)
+    found = Findings.of(builder.study)
+    assert found.controls["dense"].latency_ratio == 1
+    assert found.entry(found.trials[0]).latency_ratio == pytest.approx(1.3 / 1.9)

@@ -62,6 +62,16 @@ def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
         load_study(tmp_path / "foreign")
 
 
+def test_who_reads_is_not_told_of_a_run(runs: Path) -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(StoreError) as caught:
+        load_study("barcodes", runs, storage="postgresql+psycopg://nobody@127.0.0.1:1/none")
+    assert str(caught.value).endswith("; start it, or correct the address")
+    (runs / "barcodes" / "study.db").write_text("damaged")
+    with pytest.raises(StoreError, match=r"restore it from a copy$"):
+        load_study("barcodes", runs)
+
+
 def test_it_tells_what_the_study_found(runs: Path) -> None:
     study = load_study("barcodes", runs)
     assert list(study.frame()["outcome"]) == ["OK", "OK", "DIVERGED"]
@@ -91,6 +101,10 @@ def test_its_figures_are_drawn(runs: Path) -> None:
     assert figures.gammas(0) == {}
     with pytest.raises(ConfigError, match="7: is no trial"):
         figures.channels(7)
+    with pytest.raises(ConfigError, match="target: gpu: is none of this study's; there are cpu"):
+        figures.front(target="gpu")
+    with pytest.raises(ConfigError, match="over: takes epochs or hours"):
+        figures.progress("days")  # type: ignore[arg-type]
 
 
 def test_parameters_are_drawn_where_they_varied(write_study: WriteStudy, tmp_path: Path) -> None:
@@ -115,6 +129,9 @@ def test_a_network_is_loaded(runs: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         candidate.load()
     candidate.checkpoint.parent.mkdir(parents=True)
+    candidate.checkpoint.write_bytes(b"half a file")
+    with pytest.raises(ModelError, match=r"cannot be read .*; copy it from where the study ran"):
+        candidate.load()
     detector = Detector.load("yolov5n.yaml", names=("disc",))
     detector.save(candidate.checkpoint, {}, {"task": "detect", "imgsz": 64})
     assert study.candidate("0").load().channels == detector.channels
@@ -130,8 +147,8 @@ def test_a_control_is_a_candidate_too(write_study: WriteStudy, tmp_path: Path) -
 
 def test_what_is_no_candidate_names_those_that_are(runs: Path) -> None:
     study = load_study("barcodes", runs)
-    for wrong in (7, -1, "tense", 2):
-        with pytest.raises(ConfigError, match=f"^{wrong}: .*; networks were kept of 0, 1"):
+    for wrong, there in ((7, "there are 0 to 2"), (-1, "dense, half-width"), ("tense", "dense"), (2, "of 0 to 1")):
+        with pytest.raises(ConfigError, match=f"^{wrong}: .*{there}"):
             study.candidate(wrong)
 
 

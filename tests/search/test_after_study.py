@@ -166,6 +166,18 @@ def test_pictures_show_what_all_networks_find(study: Path, shapes: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_data_that_have_changed_are_told(study: Path, tmp_path: Path, prunetune: Prunetune) -> None:
+    folder = Path(shutil.copytree(study, tmp_path / study.name))
+    trial = load_study(study).front()[0].trial
+    arguments = ("--trial", trial, "--out", tmp_path / "pictures", "--images", 1)
+    assert "note:" not in prunetune("pictures", folder, *arguments).err
+    find_study(str(folder))[0].set_user_attr("data_fingerprint", "of other images")
+    assert "note: these images or labels are others" in prunetune("pictures", folder, *arguments).err
+    assert "has changed since the study began" in prunetune("export", folder, "--trial", trial, "--int8").complaint
+    assert "has changed since the study began" in prunetune("confirm", folder).complaint
+
+
+@pytest.mark.slow
 def test_detections_are_those_of_stock_ultralytics(study: Path, shapes: Path) -> None:
     from ultralytics import YOLO
 

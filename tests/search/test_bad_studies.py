@@ -188,3 +188,16 @@ def test_a_spec_that_differs_from_the_stored_studys(
     assert re.search("batch +8 +4", message)
     assert "name=tiny-2" in message
     assert sorted(path.name for path in spec.folder.iterdir()) == before
+
+
+def test_what_is_meant_for_ray_is_not_taken_silently(
+    write_study: Callable[..., Path], prunetune: Callable[..., Any]
+) -> None:
+    file = write_study(data="nowhere.yaml")
+    message = prunetune("run", file, "ray.gpus=0.5", "ray.cpus=2").complaint
+    assert message == "ray.gpus, ray.cpus: counts with a Ray cluster only; add --engine ray, or leave it out"
+    noted = "ray: what the description says of a Ray cluster counts with --engine ray only"
+    assert noted not in prunetune("run", file).out
+    file = write_study(data="nowhere.yaml", ray={"gpus": 0.5})
+    assert noted in prunetune("run", file).out
+    assert prunetune("run", file, "--quiet").out == ""

@@ -19,8 +19,10 @@ import pytest
 import torch
 
 from prunetune.pruning.detector import Detector
+from prunetune.results import bundle as bundles
 from prunetune.results import verify
 from prunetune.results.bundle import require_place
+from prunetune.results.escapes import markdown_text
 from prunetune.search.study import find_study
 from prunetune.spaces import ConfigError
 
@@ -86,6 +88,10 @@ def stock(script: str | Path, *arguments: object, code: str | None = None) -> su
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+def told_data(folder: Path) -> str:
+    return str(json.loads((folder / "bundle.json").read_text())["data"])
+
+
 # A right one
 
 
@@ -119,6 +125,7 @@ def test_it_holds(bundle: Path, finished_study: Path, prunetune: Prunetune) -> N
     assert answer.code == 0, answer.out
     checks = json.loads(answer.out)
     assert {check["state"] for check in checks} == {"holds"}
+    assert checks[-5]["what"] == "fingerprint of the data"
     told = {(check["file"], check["what"]) for check in checks}
     for file in ("model.pt", "model-dynamic.onnx"):
         assert {(file, "map50_95 on val"), (file, "map50_95 on test")} <= told
@@ -157,6 +164,12 @@ def test_the_card_tells_all(bundle: Path, finished_study: Path) -> None:
         study.user_attrs["data_fingerprint"], "sha256sum -c SHA256SUMS", "prunetune run study.yaml", "threshold 0.",
     ):  # fmt: skip
         assert words in card, words
+    assert "It is on the front of its study" in card or "It is not on the front of its study: trial 0 is" in card
+    assert (
+        f"`study.yaml` names `data` as {markdown_text(told_data(bundle))}, where its maker had it: add `data=...`"
+        in card
+    )
+    assert "&lt;=" not in card
 
 
 def test_its_commands_make_the_same_network(
@@ -195,6 +208,21 @@ def test_a_control_and_more_forms(finished_study: Path, prunetune: Prunetune, tm
     assert (written / "bundle.json").read_text() != kept
 
 
+def test_what_a_killed_export_left_is_swept(tmp_path: Path) -> None:
+    """Drafts of the living, stages of a recovery and whatever else is there stay."""
+    out = tmp_path / "one"
+    names = ".one.a1b2c3d4", ".one.livinggg", ".one.newborn_", ".one.stages", ".one.x", ".two.a1b2c3d4", "one.a1b2c3d4"
+    for name in names:
+        (tmp_path / name).mkdir()
+        if "newborn" not in name:
+            os.utime(tmp_path / name, (0, 0))
+    held = bundles._hold(tmp_path / names[1])
+    assert held is not None
+    bundles._sweep(out)
+    assert {path.name for path in tmp_path.iterdir()} == {*names} - {names[0]}
+    os.close(held)
+
+
 # What is refused
 
 
@@ -207,8 +235,8 @@ def test_another_folder_is_not_overwritten(finished_study: Path, prunetune: Prun
     assert "is a file" in message
 
 
-def _describe(folder: Path) -> None:
-    told = {"title": "tiny, trial 1", "imgsz": 64, "batch": 8, "classes": []}
+def _describe(folder: Path, **changes: Any) -> None:
+    told = {"title": "tiny, trial 1", "imgsz": 64, "batch": 8, "classes": [], **changes}
     empty: dict[str, Any] = {"files": {}, "figures": {}, "tolerances": {}}
     (folder / "bundle.json").write_text(json.dumps({**told, **empty}))
 
@@ -227,11 +255,29 @@ def test_data_that_are_not_there_are_no_fault_of_the_bundle(prunetune: Prunetune
     assert answer.complaint == f"--data {tmp_path / 'no.yaml'}: no such file"
 
 
+def test_data_of_other_classes_are_no_data_of_the_bundle(prunetune: Prunetune, tmp_path: Path, shapes: Path) -> None:
+    _describe(tmp_path, classes=["disc", "star"])
+    answer = prunetune("verify", tmp_path, "--data", shapes)
+    assert answer.complaint == (
+        f"--data {shapes}: has the classes square, disc, and the bundle disc, star; give the data that it was made for"
+    )
+
+
+def test_data_that_cannot_be_used_are_told_once(prunetune: Prunetune, tmp_path: Path, data: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    _describe(bundle)
+    shutil.rmtree(data.parent / "images")
+    assert prunetune("verify", bundle, "--data", data).complaint.startswith(f"--data {data}: cannot be used (")
+    data.write_text("no yaml: [")
+    assert prunetune("verify", bundle, "--data", data).complaint.startswith(f"--data {data}: cannot be used (")
+
+
 def test_networks_that_are_not_there(finished_study: Path, prunetune: Prunetune) -> None:
     for name in ("9", "quarter-width", "-1"):
         message = prunetune("export", finished_study, f"--trial={name}").complaint
         assert f"--trial {name}" in message
-        assert "dense, 0, 1" in message
+        assert "is no trial of this study (there are 0 to 1), and no control (dense)" in message
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
@@ -259,6 +305,23 @@ def test_a_file_that_was_changed_or_lost(own: Path, prunetune: Prunetune) -> Non
     assert "skipped  notes.txt" in answer.out
     assert "model.onnx: loads" not in answer.out
     assert "holds    model-dynamic.onnx: computes what model.pt does" in answer.out
+    assert answer.out.splitlines()[-1] == "14 holds, 2 fails, 1 skipped"
+
+
+def test_damaged_channels(own: Path) -> None:
+    (own / "channels.json").write_text("{")
+    resum(own)
+    assert failures(own) == [("channels.json", "can be read")]
+
+
+def test_images_that_are_others_are_noted(bundle: Path, data: Path, prunetune: Prunetune) -> None:
+    """They are no fault of the bundle; that its figures are not found again may be one of the images."""
+    label = sorted((data.parent / "labels" / "val").glob("*.txt"))[0]
+    label.write_text(label.read_text() + "0 0.5 0.5 0.2 0.2\n")
+    checks = json.loads(prunetune("verify", bundle, "--data", data, "--json").out)
+    (noted,) = [check for check in checks if check["state"] == "note"]
+    assert (noted["file"], noted["what"]) == (str(data), "fingerprint of the data")
+    assert noted["detail"].endswith("the bundle's figures are of other images or labels")
 
 
 def test_a_wrong_checkpoint_is_not_loaded(own: Path) -> None:

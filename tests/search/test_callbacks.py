@@ -56,11 +56,17 @@ class Mine(StudyCallback):
 
 class Other:
     pass
+
+
+class Needs:
+    def __init__(self, server):
+        pass
 """
 
 
 def test_a_class_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_callbacks.py").write_text(MINE)
+    (tmp_path / "my_broken_callbacks.py").write_text("raise ValueError('no key')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "my_callbacks", raising=False)
@@ -68,6 +74,8 @@ def test_a_class_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pyt
     for name, problem in (
         ("my_callbacks:Nobody", "my_callbacks has no Nobody"),
         ("my_callbacks:Other", "is no callback"),
+        ("my_callbacks:Needs", r"Needs\(\) cannot be made \(TypeError: .*server.*\)"),
+        ("my_broken_callbacks:Mine", r"cannot be imported \(ValueError: no key, .*my_broken_callbacks.py:1\)"),
         ("nowhere_at_all:Mine", "nowhere_at_all cannot be imported"),
         ("mlfow", "takes mlflow, wandb, or MODULE:CLASS"),
     ):

@@ -32,7 +32,7 @@ from prunetune.search.live_view import LiveView
 from prunetune.search.output import ErrorsNow
 from prunetune.search.progress import Progress
 from prunetune.search.views import PlainView, view_of
-from prunetune.spaces import StoreError
+from prunetune.spaces import ConfigError, StoreError
 
 
 class Heard:
@@ -256,6 +256,17 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="file"):
         JsonLines(str(tmp_path / "file" / "run.jsonl"))
+
+
+def test_a_file_of_something_else_is_not_appended_to(tmp_path: Path) -> None:
+    description = tmp_path / "study.yaml"
+    description.write_text("name: barcodes\n")
+    with pytest.raises(ConfigError, match=r"--log-json: .*study\.yaml: is no log of events"):
+        JsonLines(str(description))
+    assert description.read_text() == "name: barcodes\n"
+    for _ in range(2):
+        JsonLines(str(tmp_path / "run.jsonl")).hear(Said("on"))
+    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_documentation_names_every_event_with_its_fields() -> None:

@@ -72,7 +72,8 @@ def outcomes(trials: list[FrozenTrial]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_study_outlives_its_workers_and_its_driver(scene: Scene, start: StartCommand) -> None:
-    ray_options = ("ray.address=local", "ray.concurrent=1")
+    log = scene.folder.parent / "log.jsonl"
+    ray_options = ("ray.address=local", "ray.concurrent=1", "--log-json", log)
 
     # A worker dies: Ray has another one carry on with the same trial.
     run = start("run", scene.file, *ray_options)
@@ -105,6 +106,13 @@ def test_a_study_outlives_its_workers_and_its_driver(scene: Scene, start: StartC
     assert "Traceback" not in run.said, run.said
     assert all(trial.state != TrialState.RUNNING for trial in scene.trials())
     assert list((scene.folder / "ray").glob("*.driver.json")) == []
+
+    # Whoever listens has heard of every epoch.
+    heard = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    epochs = [told for told in heard if told["event"] == "epoch_ended" and told["trial"] == 0]
+    assert {told["stage"] for told in epochs} == {"sparse", "recovery"}
+    assert all(told["losses"] and told["what"] == "trial 0" for told in epochs)
+    assert [told["trial"] for told in heard if told["event"] == "trial_begun"][:2] == [0, 1]
 
     # Another engine ends it.
     last = start("run", scene.file, "engine=local")

@@ -6,7 +6,9 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -15,6 +17,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.processes import this_process
+from prunetune.pruning.training import Accuracy, EpochRecord
+from prunetune.search.events import EpochEnded, Event, TrialBegun
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
@@ -25,10 +29,10 @@ from prunetune.spaces import ConfigError, Recipe
 pytest.importorskip("ray")
 
 from prunetune.search import ray_engine
-from prunetune.search.ray_drive import MOST_GIVEN_UP, Drive, StudySearcher
+from prunetune.search.ray_drive import MOST_GIVEN_UP, Drive, Listen, StudySearcher
 from prunetune.search.ray_engine import RayEngine
 from prunetune.search.ray_experiments import Experiments
-from prunetune.search.ray_worker import PROBLEM, _Desk
+from prunetune.search.ray_worker import PROBLEM, _Desk, epoch_figures
 
 MakeSpec = Callable[..., StudySpec]
 FINISHED = StudySearcher.FINISHED
@@ -40,9 +44,14 @@ class Scene:
 
     def __init__(self, spec: StudySpec) -> None:
         self.spec, self.study, self.out = spec, open_study(spec), io.StringIO()
-        self.progress = Progress(Console(file=self.out, width=200), spec.trials)
+        self.heard: list[Event] = []
+        self.progress = Progress(Console(file=self.out, width=200), spec.trials, [self])
         self.drive = Drive.current = Drive(self.study, spec, self.progress, Heartbeat(self.study))
         self.searcher = StudySearcher()
+
+    def hear(self, event: Event) -> None:
+        """What a callback, or the log, is told."""
+        self.heard.append(event)
 
     def tell(self, number: int) -> None:
         """What a worker does at a trial's end."""
@@ -74,6 +83,23 @@ def test_trials_are_the_studys_and_ray_knows_them_by_number(make_scene: Callable
     scene.searcher.on_trial_complete("b", {"done": True})
     assert scene.searcher.suggest("c") == FINISHED
     assert "trial 1 [2/2] ERROR" in scene.out.getvalue()
+
+
+@pytest.mark.parametrize("accuracy", [None, Accuracy(0.6, 0.4, 0.7, 0.5, 0.55, {"disc": {"map50": 0.6}})])
+def test_listeners_hear_of_trials_and_their_epochs(make_scene: Callable[..., Scene], accuracy: Accuracy | None) -> None:
+    scene = make_scene(trials=2)
+    scene.searcher.suggest("a")
+    (begun,) = scene.heard
+    assert begun == TrialBegun(0, Recipe.from_dict(scene.study.trials[0].user_attrs["recipe"]))
+    record = EpochRecord(2, {"box_loss": 1.5, "sl_loss": 0.1}, 3.0, 1.0, accuracy, {"counts": [1]})
+    reported = json.loads(json.dumps(epoch_figures("sparse", 4, record)))
+    assert "gammas" not in reported
+    for name, told in (("a", reported), ("a", {"outcome": "OK"}), ("unknown", reported)):
+        Listen().on_trial_result(1, [], SimpleNamespace(trial_id=name), {**told, "trial_number": 0, "done": False})
+    (epoch,) = scene.heard[1:]
+    kept = None if accuracy is None else replace(accuracy, classes=None)
+    assert epoch == EpochEnded("trial 0", 0, "sparse", 4, replace(record, accuracy=kept, gammas=None))
+    assert scene.out.getvalue() == "", "the console shows what the worker writes"
 
 
 def test_a_dead_worker_is_rays_to_replace_as_long_as_the_driver_lives(make_scene: Callable[..., Scene]) -> None:
