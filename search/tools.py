@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.plan import plan_pruning
-from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.plan import Scores
+from prunetune.pruning.separation import unseparated
+from prunetune.pruning.surgery import apply_plan, channel_groups
 from prunetune.results.distribution import write_distribution
 from prunetune.spaces import ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
@@ -28,7 +29,8 @@ def prune_once(
 
     Returns:
         `params`, `gflops` and `channels` (layer to width) of the pruned network, with `params_dense`,
-        `gflops_dense` and `channels_removed`, and `out` where it was written.
+        `gflops_dense` and `channels_removed`, `warning` if the threshold lies where no gammas separate, and `out` where
+        it was written.
 
     Raises:
         ModelError: The model cannot be loaded or pruned.
@@ -36,10 +38,12 @@ def prune_once(
     dense = Detector.load(model)
     wanted = Threshold(threshold, threshold if head_threshold is None else head_threshold)
     try:
-        plan = plan_pruning(dense.model, wanted, align)
+        groups = channel_groups(dense.model)
+        scores = Scores.of(dense.model, align, groups)
+        plan = scores.plan(wanted)
     except ModelError as error:
         raise ModelError(f"{model}: {error}") from error
-    pruned = Detector(apply_plan(dense.model, plan), dense.source)
+    pruned = Detector(apply_plan(dense.model, plan, groups=groups), dense.source)
     if out is not None:
         record = {"plan": plan.as_dict(), "channels": pruned.channels.as_dict()}
         with publish(out) as draft:
@@ -52,6 +56,7 @@ def prune_once(
         "gflops_dense": dense.gflops(imgsz),
         "channels_removed": pruned.channels.removed(dense.channels),
         "imgsz": imgsz,
+        "warning": unseparated(scores, wanted),
         "out": None if out is None else str(out),
     }
 
@@ -64,6 +69,8 @@ def write_pruned(pruned: Mapping[str, Any], console: Console) -> None:
     table.add_row(f"GFLOPs at {pruned['imgsz']} px", f"{pruned['gflops_dense']:.2f}", f"{gflops:.2f}")
     table.add_row("channels removed", "", f"{pruned['channels_removed']:.1%}")
     console.print(table)
+    if pruned["warning"] is not None:
+        console.print(Text(pruned["warning"]), soft_wrap=True)
     if pruned["out"] is not None:
         console.print(Text(pruned["out"]), soft_wrap=True)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -65,6 +67,10 @@ class MadeUp:
     def predicted(self, channels: ChannelConfig) -> float | None:
         share = self._law(channels)
         return None if self._off is None else share * self._off(share)
+
+    def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> Any:
+        shares = [self.predicted(ChannelConfig(widths)) for widths in networks]
+        return None if None in shares else numpy.array(shares)[:, None]
 
     def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
         self.measurements.append(channels)
