@@ -271,10 +271,15 @@ def _opening(item: ScoredGroup) -> list[float]:
     return ordered[item.least : item.group.width : item.alignment]
 
 
+LEAST = 1e4 * sys.float_info.min
+"""A threshold above 0 in every region, whatever the balance."""
+
+
 def _least_above(score: float, factor: float) -> float:
     """The smallest number whose product with a factor is above a score."""
-    # Scores come from fp32 and are 0 or far above this; from 0 it would be many steps through denormal numbers.
-    score = max(score, sys.float_info.min)
+    # Scores come from fp32 and are 0 or far above this. Just above 0 is one place, whatever the factor.
+    if score < LEAST:
+        return LEAST
     value = score / factor
     while value * factor > score:
         value = math.nextafter(value, 0.0)

@@ -83,6 +83,16 @@ def test_prune_with_a_threshold_for_the_head(prunetune: Prunetune, checkpoint: P
     assert head_only["out"] is None
 
 
+def test_prune_tells_a_threshold_where_nothing_separates(
+    prunetune: Prunetune, checkpoint: Path, tmp_path: Path
+) -> None:
+    spread = spread_gammas(checkpoint, tmp_path / "spread.pt")
+    said = prunetune("prune", spread, "--threshold", 0.5, "--imgsz", 64)
+    assert "nothing separates at threshold 0.5: " in said.out
+    untouched = prunetune("prune", spread, "--threshold", 0, "--imgsz", 64, "--json")
+    assert json.loads(untouched.out)["warning"] is None
+
+
 def test_prune_as_a_table(prunetune: Prunetune) -> None:
     answer = prunetune("prune", "yolov5n.yaml", "--threshold", 0.5, "--imgsz", 64)
     assert answer.code == 0, answer.err
