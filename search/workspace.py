@@ -68,9 +68,9 @@ class Workspace:
     def __init__(self, spec: StudySpec, listener: StageListener | None = None) -> None:
         self.spec, self.folder = spec, spec.folder
         self.safe_point: Callable[[], None] = safe_point
+        """Called whenever all is stored; may raise to stop there. Whoever carries out trials may ask more there."""
         self.has_warned = False
         """Whether this process has said that a trial's threshold lies where nothing separates."""
-        """Called whenever all is stored; may raise to stop there. Whoever carries out trials may ask more there."""
         problems: list[str] = []
         problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
         if problem := device_problem(spec.device):
