@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--recover", type=int, default=3, help="epochs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, help="keeps the stages here, for another run")
+    parser.add_argument("--table", type=Path, help="the latency table: read where it is there, else written")
     options = parser.parse_args()
     if options.data is None:
         print("skipped: give the yaml of a data set")
@@ -91,11 +92,12 @@ def compare(options: argparse.Namespace, store: Path, folder: Path) -> dict[str,
     original = pipeline().original()
     dense = Detector.load(original.file(CHECKPOINT))
     half = Detector.build(pipeline().narrow_description("half-width"), data.names)
-    dense.export_onnx(folder / "dense.onnx", options.imgsz)
-    table = profile(create_target(parse_target_spec({**PACE, "kind": "onnxruntime"})), folder / "dense.onnx")
+    table = latency_table(dense, options, folder)
     latencies = Predicted(table, dense.channels, half.channels)
     recipe = Recipe(options.pull, options.sparse_epochs, LatencyShare(1.0), recovery_epochs=options.recover)
-    print(f"dense {latencies.dense:.2f} x half-width, map50_95 {original.record['accuracy']['map50_95']:.3f}")
+    print(
+        f"dense {latencies.dense:.2f} x half-width, map50_95 {original.record['accuracy']['map50_95']:.3f}", flush=True
+    )
     print(f"{'importance':<12}{'planner':<11}{'cut':>7}{'recovered':>11}{'latency':>9}{'removed':>9}{'plan':>8}")
     rows = [
         row(pipeline(latencies), recipe, importance, planner, latencies, dense.channels)
@@ -108,6 +110,17 @@ def compare(options: argparse.Namespace, store: Path, folder: Path) -> dict[str,
         "table_error": round(table.error, 4),
         "rows": rows,
     }
+
+
+def latency_table(dense: Detector, options: argparse.Namespace, folder: Path) -> LatencyTable:
+    """The table that was given, or one that is measured."""
+    if options.table is not None and options.table.is_file():
+        return LatencyTable.load(options.table)
+    dense.export_onnx(folder / "dense.onnx", options.imgsz)
+    table = profile(create_target(parse_target_spec({**PACE, "kind": "onnxruntime"})), folder / "dense.onnx")
+    if options.table is not None:
+        table.save(options.table)
+    return table
 
 
 def row(

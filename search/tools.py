@@ -12,20 +12,28 @@ from rich.table import Table
 from rich.text import Text
 
 from prunetune.pruning.detector import Detector
+from prunetune.pruning.importance import create_judge
 from prunetune.pruning.plan import Scores
 from prunetune.pruning.separation import unseparated
 from prunetune.pruning.surgery import apply_plan, channel_groups
 from prunetune.results.distribution import write_distribution
 from prunetune.spaces import ModelError, TargetError, Threshold
 from prunetune.spaces.files import publish
+from prunetune.spaces.recipe import Importance
 from prunetune.targets import Network, TargetSpec, create_target
 from prunetune.targets.spec import MINIMUM_ROUNDS
 
 
 def prune_once(
-    model: str, threshold: float, head_threshold: float | None, align: int, imgsz: int, out: Path | None
+    model: str,
+    threshold: Threshold,
+    align: int,
+    imgsz: int,
+    out: Path | None,
+    importance: Importance = "gamma",
+    floor: float = 0.0,
 ) -> dict[str, Any]:
-    """Prunes a detector by its gammas as they are.
+    """Prunes a detector as it is.
 
     Returns:
         `params`, `gflops` and `channels` (layer to width) of the pruned network, with `params_dense`,
@@ -33,14 +41,15 @@ def prune_once(
         it was written.
 
     Raises:
+        ConfigError: The importance needs training images, or the floor is no share.
         ModelError: The model cannot be loaded or pruned.
     """
+    judge = create_judge(importance)
     dense = Detector.load(model)
-    wanted = Threshold(threshold, threshold if head_threshold is None else head_threshold)
     try:
         groups = channel_groups(dense.model)
-        scores = Scores.of(dense.model, align, groups)
-        plan = scores.plan(wanted)
+        scores = Scores.of(dense.model, align, groups, judge, floor)
+        plan = scores.plan(threshold)
     except ModelError as error:
         raise ModelError(f"{model}: {error}") from error
     pruned = Detector(apply_plan(dense.model, plan, groups=groups), dense.source)
@@ -56,7 +65,7 @@ def prune_once(
         "gflops_dense": dense.gflops(imgsz),
         "channels_removed": pruned.channels.removed(dense.channels),
         "imgsz": imgsz,
-        "warning": unseparated(scores, wanted),
+        "warning": unseparated(scores, threshold) if importance == "gamma" else None,
         "out": None if out is None else str(out),
     }
 
