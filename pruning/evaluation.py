@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,6 +55,29 @@ def evaluate(
         _listen(validator, listener)
         validator(model=model)
         return replace(accuracy_from(validator), classes=classes_from(validator))
+
+
+def losses(model: Any, setup: TrainingSetup, loaders: DataLoaders) -> Iterator[torch.Tensor]:
+    """The loss per image, in evaluation mode, on each batch of the training images that BatchNorm is recalibrated on.
+
+    Gradients flow to the weights that require them.
+
+    Args:
+        model: ultralytics' `DetectionModel`, in evaluation mode. Is moved to the study's device, and gets the loss and
+            the arguments of training.
+        setup: The study's data and sizes.
+        loaders: The study's loaders.
+    """
+    prepare_ultralytics()
+    from ultralytics.cfg import get_cfg
+
+    model.args, model.criterion = get_cfg(overrides=arguments(setup)), None
+    device = f"cuda:{setup.device}" if setup.device.isdigit() else setup.device
+    model.to(device)
+    for batch in loaders.labelled():
+        moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        loss, _ = model.loss(moved)
+        yield loss.sum() / len(moved["img"])
 
 
 def evaluate_predictor(

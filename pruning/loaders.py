@@ -34,7 +34,7 @@ class DataLoaders:
         self._options = get_cfg(overrides=arguments(setup))
         self.data: dict[str, Any] = check_det_dataset(setup.data, autodownload=False)
         self._evaluation: dict[tuple[str, bool], Any] = {}
-        self._calibration: list[torch.Tensor] | None = None
+        self._calibration: list[dict[str, Any]] | None = None
         self._train: Any = None
 
     @property
@@ -73,10 +73,15 @@ class DataLoaders:
 
     def calibration(self) -> Iterator[torch.Tensor]:
         """Batches of training images without augmentation: (batch, 3, imgsz, imgsz), from 0 to 1."""
+        for batch in self.labelled():
+            yield batch["img"]
+
+    def labelled(self) -> Iterator[dict[str, Any]]:
+        """The same as ultralytics' batches, with the images' labels. They are always the same."""
         if self._calibration is None:
             self._calibration = list(self._read_calibration())
-        for images in self._calibration:
-            yield images.float() / 255
+        for batch in self._calibration:
+            yield {**batch, "img": batch["img"].float() / 255}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -85,7 +90,7 @@ class DataLoaders:
             self._train = self._build(self.data["train"], "train", self._setup.batch)
         return len(self._train)
 
-    def _read_calibration(self) -> Iterator[torch.Tensor]:
+    def _read_calibration(self) -> Iterator[dict[str, Any]]:
         from ultralytics.data.build import build_yolo_dataset
 
         options = copy(self._options)
@@ -96,9 +101,9 @@ class DataLoaders:
             )
         count = min(CALIBRATION_IMAGES, len(dataset))
         chosen = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
-        images = [dataset[index]["img"] for index in chosen]
+        images = [dataset[index] for index in chosen]
         for start in range(0, count, self._setup.batch):
-            yield torch.stack(images[start : start + self._setup.batch])
+            yield dataset.collate_fn(images[start : start + self._setup.batch])
 
     def _build(self, path: Any, mode: str, batch: int, rect: bool = False) -> Any:
         from ultralytics.data.build import build_dataloader, build_yolo_dataset

@@ -15,14 +15,15 @@ from typing import Any
 
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.loaders import arguments
-from prunetune.pruning.plan import PruningPlan, plan_pruning
+from prunetune.pruning.plan import PruningPlan
+from prunetune.pruning.planning import Planning
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.stage_runner import StageRunner, Untrained
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage, file_sha256
-from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_groups
-from prunetune.pruning.threshold_search import LatencyShares, PlanLadder, find_plan, round_goal
+from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.threshold_search import LatencyShares
 from prunetune.pruning.training import (
     Accuracy,
     Choice,
@@ -31,7 +32,7 @@ from prunetune.pruning.training import (
     RecoveryStoppedError,
     recovery_phase,
 )
-from prunetune.spaces import Alignment, ConfigError, LatencyShare, ModelError, Recipe, Threshold
+from prunetune.spaces import Alignment, LatencyShare, ModelError, Recipe, Threshold
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Candidate:
         recovered: Whether recovery is done.
         plan: The surgery that made it, with its threshold: the one that was found, where the recipe has none.
         accuracy: On the validation split. After surgery: with recalibrated BatchNorm, before any training.
+        warning: After surgery: why its threshold may have cut at random (`prunetune.pruning.separation`).
     """
 
     stage: StoredStage
@@ -73,6 +75,7 @@ class Candidate:
     recovered: bool
     plan: PruningPlan
     accuracy: Accuracy
+    warning: str | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -117,7 +120,7 @@ class Pipeline:
         self.source, self.stages = source, stages
         self.alignment, self.choose = Alignment.parse(alignment), choose
         self._longest_sparse_epochs = longest_sparse_epochs
-        self._latencies = latencies
+        self._planning = Planning(stages, self.alignment, latencies)
 
     def sparsity(self, recipe: Recipe) -> Sparsity:
         """The recipe's sparsity in both units."""
@@ -181,8 +184,8 @@ class Pipeline:
             last = number == recipe.rounds
             if recipe.sparse_epochs:
                 parent = self.stages.train("sparse", parent, sparse_phase(recipe.sparse_epochs, sparsity))
-            pruned, plan = self._prune(parent, recipe.threshold, number / recipe.rounds)
-            yield Candidate(pruned, number, last, False, plan, _accuracy(pruned))
+            pruned, plan, warning = self._prune(parent, recipe, recipe.threshold, number / recipe.rounds)
+            yield Candidate(pruned, number, last, False, plan, _accuracy(pruned), warning)
             parent = pruned
             if recipe.recovery_epochs:
                 parent = self._recover(pruned, recipe.recovery_epochs, number, goes_on)
@@ -217,15 +220,15 @@ class Pipeline:
         plain = json.loads(json.dumps(description))
         return Untrained(plain, self.source.names, self.stages.setup.seed)
 
-    def _prune(self, parent: StoredStage, cut: Threshold | LatencyShare, way: float) -> tuple[StoredStage, PruningPlan]:
+    def _prune(
+        self, parent: StoredStage, recipe: Recipe, cut: Threshold | LatencyShare, way: float
+    ) -> tuple[StoredStage, PruningPlan, str | None]:
         detector = self.stages.load(parent)
         clock = self.stages.ledger.clock
+        dense = self.original().record["channels"] if recipe.floor else None
         with clock.part("surgery"):
             groups = channel_groups(detector.model)
-            if isinstance(cut, Threshold):
-                plan = plan_pruning(detector.model, cut, self.alignment, groups=groups)
-            else:
-                plan = self._find_plan(detector, groups, cut, way)
+            plan, warning = self._planning.plan(detector, groups, recipe, cut, way, dense)
 
         def build() -> Detector:
             with clock.part("surgery"):
@@ -233,23 +236,10 @@ class Pipeline:
             self.stages.recalibrate(pruned)
             return pruned
 
-        # Named by the plan, not by the threshold: two thresholds that keep the same channels are one surgery.
+        # Named by what is kept, not by what chose it: two thresholds that keep the same channels are one surgery.
         settings = {"plan": plan.digest(), "setup": self.stages.setup.identity()}
-        return self.stages.make(Stage("pruning", parent.digest, settings), build, {"plan": plan.as_dict()}), plan
-
-    def _find_plan(
-        self, detector: Detector, groups: Sequence[ChannelGroup], cut: LatencyShare, way: float
-    ) -> PruningPlan:
-        """The plan that just meets a latency, or what a round aims at on its way there."""
-        if self._latencies is None:
-            raise ConfigError(f"{cut}: a threshold can be found where latencies are known; give the pipeline latencies")
-
-        def build(plan: PruningPlan) -> Detector:
-            return Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
-
-        goal = round_goal(self._latencies.dense, cut.share, way)
-        ladder = PlanLadder.of(detector.model, self.alignment, groups, cut.balance)
-        return find_plan(ladder, self._latencies, build, goal, exact=way >= 1)
+        stage = self.stages.make(Stage("pruning", parent.digest, settings), build, {"plan": plan.as_dict()})
+        return stage, plan, warning
 
 
 def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:

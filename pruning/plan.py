@@ -1,6 +1,7 @@
-"""The pruning plan: from a detector's gammas, a threshold and an alignment to the channels that stay.
+"""The pruning plan: from the scores of a detector's channels, a threshold and an alignment to the channels that stay.
 
-Channels are judged by the absolute value of their BatchNorm scale, as in network slimming (arXiv 1708.06519).
+Channels are judged by the absolute value of their BatchNorm scale, as in network slimming (arXiv 1708.06519), or by
+another importance (`prunetune.pruning.importance`).
 """
 
 from __future__ import annotations
@@ -8,16 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, round_channels
+from prunetune.pruning.importance import Gamma, Judge
 from prunetune.pruning.surgery import ChannelGroup, channel_config, channel_groups, layer_regions
 from prunetune.spaces.alignment import Alignment, LayerKind
-from prunetune.spaces.errors import ConfigError, ModelError
-from prunetune.spaces.recipe import Region, Threshold
+from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.recipe import OPTIONS, Importance, Planner, Region, Threshold
+
+GAMMA: Judge = Gamma()
 
 
 @dataclass(frozen=True)
@@ -28,20 +33,27 @@ class PruningPlan:
     """Root of each group that loses channels, and the indices that it keeps, both in ascending order."""
     channels: ChannelConfig
     """What the whole network will have afterwards."""
-    threshold: Threshold
+    threshold: Threshold | None
+    """None if no threshold chose the channels, but a planner that fills a latency."""
     alignment: Alignment
+    importance: Importance = "gamma"
+    """What the channels were judged by."""
+    planner: Planner = "threshold"
+    """Who chose them."""
 
     def digest(self) -> str:
-        """A name for the surgery: two thresholds that keep the same channels are the same surgery."""
+        """A name for the surgery: whatever threshold, importance and planner came to these channels."""
         return digest_of({"keep": self.keep, "alignment": self.alignment.as_json()})
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON. Importance and planner are left out where they are the recipe's defaults."""
+        options = {"importance": self.importance, "planner": self.planner}
         return {
             "keep": {root: list(kept) for root, kept in self.keep},
             "channels": self.channels.as_dict(),
-            "threshold": self.threshold.as_json(),
+            **({} if self.threshold is None else {"threshold": self.threshold.as_json()}),
             "alignment": self.alignment.as_json(),
+            **{name: value for name, value in options.items() if value != OPTIONS[name]},
         }
 
     @classmethod
@@ -50,8 +62,10 @@ class PruningPlan:
         return cls(
             keep=_in_order({root: tuple(kept) for root, kept in values["keep"].items()}),
             channels=ChannelConfig.from_dict(values["channels"]),
-            threshold=Threshold.parse(values["threshold"]),
+            threshold=Threshold.parse(values["threshold"]) if "threshold" in values else None,
             alignment=Alignment.parse(values["alignment"]),
+            importance=values.get("importance", OPTIONS["importance"]),
+            planner=values.get("planner", OPTIONS["planner"]),
         )
 
 
@@ -61,15 +75,16 @@ def plan_pruning(
     alignment: Alignment | int,
     imgsz: int = 64,
     groups: Sequence[ChannelGroup] | None = None,
+    judge: Judge = GAMMA,
 ) -> PruningPlan:
     """Chooses the channels that stay. The detector is left exactly as it was.
 
-    A channel's score is the largest |gamma| of all BatchNorms that scale it: a channel that skip connections
+    By default a channel's score is the largest |gamma| of all BatchNorms that scale it: a channel that skip connections
     tie goes only if all of its gammas are below the threshold. The number of survivors is rounded up to the
     group's alignment (`group_alignment`, `round_channels`) and filled with the highest scores; of equal scores the
     lower index stays. A higher threshold therefore keeps a subset. Groups with a layer that no BatchNorm scales,
-    such as transposed convolutions and Detect's outputs, keep their full width: nothing judges what it writes. A
-    group with layers in both regions gets the lower of the two thresholds; YOLOv5 has none.
+    such as transposed convolutions and Detect's outputs, keep their full width, whatever the importance. A group with
+    layers in several regions gets the lowest of their thresholds; YOLOv5 has none.
 
     Args:
         model: An ultralytics `DetectionModel`, not fused.
@@ -77,6 +92,7 @@ def plan_pruning(
         alignment: Kept channels are multiples of it, or the full width. A number holds for all kinds of layers.
         imgsz: Side of the image to trace with, in px; a multiple of the largest stride.
         groups: What `channel_groups(model)` returned, to trace only once for plan and surgery.
+        judge: Gives the channels their scores; by their gammas if it is not given.
 
     Raises:
         ModelError: The detector cannot be pruned (`channel_groups`), or has gammas that are not finite.
@@ -84,7 +100,7 @@ def plan_pruning(
     """
     if groups is None:
         groups = channel_groups(model, imgsz)
-    return Scores.of(model, alignment, groups).plan(threshold)
+    return Scores.of(model, alignment, groups, judge).plan(threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +114,17 @@ class ScoredGroup:
     """Where its layers are: the lowest of these regions' thresholds decides."""
     alignment: int
     """It keeps a multiple of this, or its full width."""
+    least: int
+    """Channels that it keeps in any case: a multiple of the alignment, or its full width."""
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """The channels from the most important to the least. Of equal scores the lower index comes first."""
+        return tuple(torch.sort(self.scores, descending=True, stable=True).indices.tolist())
+
+    def limit(self, threshold: Threshold) -> float:
+        """What a score must reach for its channel to stay."""
+        return min(threshold.for_region(region) for region in self.regions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,33 +136,55 @@ class Scores:
     channels: ChannelConfig
     """The detector's."""
     alignment: Alignment
+    importance: Importance = "gamma"
 
     @classmethod
-    def of(cls, model: nn.Module, alignment: Alignment | int, groups: Sequence[ChannelGroup]) -> Scores:
-        """Reads a detector's gammas.
+    def of(
+        cls,
+        model: nn.Module,
+        alignment: Alignment | int,
+        groups: Sequence[ChannelGroup],
+        judge: Judge = GAMMA,
+        floor: float = 0.0,
+        dense: Mapping[str, int] | None = None,
+    ) -> Scores:
+        """Judges a detector's channels.
 
         Args:
             model: An ultralytics `DetectionModel`, not fused.
             alignment: Kept channels are multiples of it, or the full width.
             groups: What `channel_groups(model)` returned.
+            judge: Gives the channels their scores.
+            floor: The least share of its channels that every layer keeps, from 0 on and below 1, rounded up to the
+                alignment.
+            dense: Layer name to the output channels that the floor is a share of: those that the first round began
+                with. The model's own if they are not given.
 
         Raises:
             ModelError: The detector has gammas that are not finite.
-            ConfigError: The alignment is no whole number above 0.
+            ConfigError: The alignment is no whole number above 0, or the floor not from 0 on and below 1.
         """
+        if not 0 <= floor < 1:
+            raise ConfigError(f"floor: {floor!r} is no share of a layer's channels, from 0 on and below 1")
         alignment = Alignment.parse(alignment)
         kinds, regions = layer_kinds(model, groups), layer_regions(model)
-        scored = tuple(
-            ScoredGroup(
-                group,
-                torch.stack([_gamma(model, name) for name in group.norms]).amax(dim=0),
-                frozenset(regions[layer] for layer in group.layers),
-                group_alignment(group, kinds, alignment),
+        channels = channel_config(model)
+        judged = [group for group in groups if len(group.norms) >= len(group.layers)]
+        scored = []
+        for group, scores in zip(judged, judge.scores(model, judged), strict=True):
+            block = group_alignment(group, kinds, alignment)
+            whole = (dense or channels)[group.root]
+            scored.append(
+                ScoredGroup(
+                    group,
+                    scores,
+                    frozenset(regions[layer] for layer in group.layers),
+                    block,
+                    # What floating point adds to a product such as 0.1 * 30 is no channel.
+                    round_channels(math.ceil(floor * whole - 1e-9), group.width, block),
+                )
             )
-            for group in groups
-            if len(group.norms) >= len(group.layers)
-        )
-        return cls(scored, channel_config(model), alignment)
+        return cls(tuple(scored), channels, alignment, judge.importance)
 
     def plan(self, threshold: Threshold) -> PruningPlan:
         """The channels that stay at a threshold.
@@ -143,20 +192,34 @@ class Scores:
         Raises:
             ConfigError: The threshold is not finite or below 0.
         """
-        if not all(math.isfinite(value) and value >= 0 for value in (threshold.backbone, threshold.head)):
+        if not all(math.isfinite(value) and value >= 0 for value in threshold.values):
             raise ConfigError(f"threshold: {threshold} is not a finite number from 0 on")
+        kept = {
+            item.group.root: max(
+                item.least,
+                round_channels(int((item.scores >= item.limit(threshold)).sum()), item.group.width, item.alignment),
+            )
+            for item in self.groups
+        }
+        return self.keeping(kept, threshold)
+
+    def keeping(self, kept: Mapping[str, int], threshold: Threshold | None = None) -> PruningPlan:
+        """The plan that keeps so many channels of each group, the most important ones.
+
+        Args:
+            kept: Root of a group to the channels that it keeps; a group that is not named keeps all.
+            threshold: What chose them; None if that was the planner that fills a latency.
+        """
         widths = self.channels.as_dict()
         keep: dict[str, tuple[int, ...]] = {}
         for item in self.groups:
-            limit = min(threshold.for_region(region) for region in item.regions)
-            width = item.group.width
-            kept = round_channels(int((item.scores >= limit).sum()), width, item.alignment)
-            if kept == width:
+            count = kept.get(item.group.root, item.group.width)
+            if count == item.group.width:
                 continue
-            best = torch.sort(item.scores, descending=True, stable=True).indices[:kept]
-            keep[item.group.root] = tuple(sorted(best.tolist()))
-            widths.update(dict.fromkeys(item.group.layers, kept))
-        return PruningPlan(_in_order(keep), ChannelConfig(widths), threshold, self.alignment)
+            keep[item.group.root] = tuple(sorted(item.order[:count]))
+            widths.update(dict.fromkeys(item.group.layers, count))
+        planner: Planner = "knapsack" if threshold is None else "threshold"
+        return PruningPlan(_in_order(keep), ChannelConfig(widths), threshold, self.alignment, self.importance, planner)
 
 
 def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, LayerKind]:
@@ -185,14 +248,3 @@ def group_alignment(group: ChannelGroup, kinds: Mapping[str, LayerKind], alignme
 
 def _in_order(keep: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((root, keep[root]) for root in sorted(keep, key=natural_order))
-
-
-def _gamma(model: nn.Module, name: str) -> Tensor:
-    """|gamma| of one BatchNorm, in double precision, as the threshold is."""
-    norm = model.get_submodule(name)
-    if not isinstance(norm, nn.BatchNorm2d) or not norm.affine:
-        raise ModelError(f"{name}: the BatchNorm has no gamma; build it with affine=True")
-    gamma = norm.weight.detach().to("cpu", torch.float64).abs()
-    if not bool(torch.isfinite(gamma).all()):
-        raise ModelError(f"{name}: gammas are not finite, the training diverged; prune an earlier checkpoint")
-    return gamma

@@ -7,7 +7,7 @@ others. Both read back what is stored, and note in the ledger what they took.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -15,10 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from torch import Tensor, nn
+
 from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.claims import StageClaim
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.evaluation import Listener, Predictor, evaluate, evaluate_predictor
+from prunetune.pruning.evaluation import Listener, Predictor, evaluate, evaluate_predictor, losses
 from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_state, save_state, write_history
@@ -125,6 +127,12 @@ class StageRunner:
         loaders = self.loaders
         with self.ledger.clock.part("recalibrate"), self._occupy():
             recalibrate(detector.model, loaders.calibration())
+
+    def losses(self, model: nn.Module) -> Iterator[Tensor]:
+        """A network's loss per image on batches of training images that are always the same; gradients flow."""
+        loaders = self.loaders
+        with self._occupy():
+            yield from losses(model, self.setup, loaders)
 
     def evaluate(self, detector: Detector, split: str = "val", listener: Listener | None = None) -> Accuracy:
         """The accuracy of a network on `val` or `test`."""

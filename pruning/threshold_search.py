@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from prunetune.pruning.surgery import ChannelGroup
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.recipe import Threshold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CLOSE = 0.01
 """A measured latency that is below the wanted one by no more than this share ends the search: measurements are not
@@ -49,6 +52,13 @@ class LatencyShares(Protocol):
     def predicted(self, channels: ChannelConfig) -> float | None:
         """Without measuring, in a millisecond or less; None where only a measurement can tell."""
 
+    def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> NDArray[Any] | None:
+        """Of many networks at once, at each limit apart: networks by limits. None where `predicted` is.
+
+        Args:
+            networks: Layer name to channels.
+        """
+
     def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
         """As it is measured, or was.
 
@@ -58,8 +68,17 @@ class LatencyShares(Protocol):
         """
 
 
+class Ladder(Protocol):
+    """The plans of one detector, from nothing removed to all that may be, each a part of the one before."""
+
+    def __len__(self) -> int: ...
+
+    def plan(self, index: int) -> PruningPlan:
+        """The plan on a rung, from 0."""
+
+
 class PlanLadder:
-    """The plans of one detector, from nothing removed to one block everywhere, each a part of the one before.
+    """The plans of a threshold, from nothing removed to one block, or the floor, everywhere; each in the one before.
 
     The threshold rises from rung to rung, in the head `balance` times as high as in the backbone.
 
@@ -88,7 +107,7 @@ class PlanLadder:
     def of(
         cls, model: nn.Module, alignment: Alignment | int, groups: Sequence[ChannelGroup], balance: float = 1.0
     ) -> PlanLadder:
-        """The plans of a detector; see `plan_pruning`.
+        """The plans of a detector by its gammas; see `plan_pruning`.
 
         Raises:
             ModelError: The detector has gammas that are not finite.
@@ -114,14 +133,14 @@ class PlanLadder:
 
 
 def find_plan(
-    ladder: PlanLadder,
+    ladder: Ladder,
     latencies: LatencyShares,
     build: Callable[[PruningPlan], Detector],
     goal: float,
     *,
     exact: bool = True,
 ) -> PruningPlan:
-    """The plan that removes least of those found to meet a latency; its threshold does it again.
+    """The plan that removes least of those found to meet a latency; its threshold, if it has one, does it again.
 
     Where latencies are predicted, the choice is measured, and corrected by what the prediction was off: the measured
     latency is what must meet the goal. A detector that meets the goal as it is loses nothing, or what makes no percent
@@ -249,13 +268,18 @@ def _aim(
 def _opening(item: ScoredGroup) -> list[float]:
     """The scores that a threshold must be above for the group to lose a block more."""
     ordered: list[float] = torch.sort(item.scores, descending=True).values.tolist()
-    return ordered[item.alignment : item.group.width : item.alignment]
+    return ordered[item.least : item.group.width : item.alignment]
+
+
+LEAST = 1e4 * sys.float_info.min
+"""A threshold above 0 in every region, whatever the balance."""
 
 
 def _least_above(score: float, factor: float) -> float:
     """The smallest number whose product with a factor is above a score."""
-    # Scores come from fp32 and are 0 or far above this; from 0 it would be many steps through denormal numbers.
-    score = max(score, sys.float_info.min)
+    # Scores come from fp32 and are 0 or far above this. Just above 0 is one place, whatever the factor.
+    if score < LEAST:
+        return LEAST
     value = score / factor
     while value * factor > score:
         value = math.nextafter(value, 0.0)

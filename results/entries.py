@@ -21,6 +21,9 @@ FOUND = "threshold_found"
 """The trial's attribute, and the key beside its recipe's, of the thresholds that were found for a latency: one for
 each round that came to its surgery."""
 
+UNSEPARATED = "unseparated"
+"""The trial's attribute of the thresholds that lie where no gammas separate: a line with a histogram for each."""
+
 SPLICE = "splice"
 """The attribute that marks a spliced trial: `Splice.as_dict`. It has no parameters: no sampler proposed it."""
 
@@ -233,6 +236,12 @@ def found_text(found: Any) -> str:
         return ""
     thresholds = ", ".join(str(Threshold.parse(value)) for value in found)
     return f", found threshold{'s' if len(found) > 1 else ''} {thresholds}"
+
+
+def unseparated(trial: FrozenTrial) -> str | None:
+    """The warning that a trial's thresholds lie where no gammas separate, if they do."""
+    told = trial.user_attrs.get(UNSEPARATED)
+    return "; ".join(map(str, told)) if isinstance(told, list) and told else None
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

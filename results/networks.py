@@ -21,6 +21,7 @@ from prunetune.results.entries import (
     outcome,
     recipe_text,
     text,
+    unseparated,
     widths,
 )
 from prunetune.results.findings import Findings
@@ -29,6 +30,7 @@ from prunetune.results.recoveries import last_curve
 from prunetune.results.style import REGIONS, escape
 from prunetune.results.tables import decimals, percent, reading_text, significant, size
 from prunetune.results.trials import seconds
+from prunetune.spaces.recipe import OPTIONS
 
 ANIMATED = 24
 """So many networks have their gammas in the report: the one that is shown first, the front, the nearest miss."""
@@ -88,6 +90,7 @@ class Networks:
             {
                 "recipe": recipe_text(item.recipe),
                 "reason": text(attributes.get("reason")),
+                "warning": unseparated(trial),
                 "ended": _ending(trial, is_member),
                 **_figures(self.found, str(trial.number), item, confirmed, predicted=is_predicted(trial)),
                 **_spent(trial),
@@ -165,7 +168,12 @@ def animation(histograms: Sequence[GammaHistogram], recipe: Mapping[str, Any] | 
 
 
 def threshold(recipe: Mapping[str, Any] | None, region: str, round_number: int) -> float | None:
-    """Where a recipe cuts a region's gammas in a round: what it says, or what was found in its place."""
+    """Where a recipe cuts a region's gammas in a round: what it says, or what was found in its place.
+
+    None where it cuts by another importance than gammas, or by no threshold.
+    """
+    if (recipe or {}).get("importance", OPTIONS["importance"]) != "gamma":
+        return None
     found = (recipe or {}).get(FOUND)
     told = (recipe or {}).get("threshold")
     if isinstance(found, list) and 0 < round_number <= len(found):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import Entry, integer, mapping, number, outcome, recipe_text, text
+from prunetune.results.entries import Entry, integer, mapping, number, outcome, recipe_text, text, unseparated
 from prunetune.results.escapes import markdown_text
 from prunetune.results.findings import Findings
 from prunetune.results.headline import summary
@@ -109,6 +109,8 @@ def _facts(found: Findings, trial: FrozenTrial, item: Entry, link: Link) -> list
     if facts and len(found.targets) > 1:
         facts.append(markdown_text(budget_text(found)))
     equals, latency_from = integer(told.get("equals")), integer(told.get("latency_from"))
+    if (warning := unseparated(trial)) is not None:
+        facts.append(markdown_text(warning))
     if equals is not None:
         facts.append(f"equals {_link(equals, link)}: the same network from the same parent")
     if latency_from is not None:

@@ -19,7 +19,8 @@ from prunetune.search.output import console as _console
 from prunetune.search.output import write_json as _write_json
 from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
 from prunetune.search.store_commands import store_app
-from prunetune.spaces import ConfigError, PrunetuneError
+from prunetune.spaces import ConfigError, PrunetuneError, Threshold
+from prunetune.spaces.recipe import Importance
 
 if TYPE_CHECKING:
     from prunetune.search.spec import StudySpec
@@ -245,10 +246,14 @@ app.command()(splice)
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="A .pt, or a yaml.")],
-    threshold: Annotated[float, typer.Option(help="Channels with a BatchNorm gamma below it go.")],
+    threshold: Annotated[float, typer.Option(help="Channels with an importance below it go.")],
     head_threshold: Annotated[
         float | None, typer.Option(help="Another threshold for neck and head; by default the same.")
     ] = None,
+    importance: Annotated[
+        Importance, typer.Option(help="What channels are judged by: gamma is absolute, others relative to a mean of 1.")
+    ] = "gamma",
+    floor: Annotated[float, typer.Option(help="The least share of its channels that every layer keeps.")] = 0.0,
     align: Annotated[int, typer.Option(min=1, help="Keep channels in multiples of this.")] = 8,
     imgsz: Annotated[
         int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px for GFLOPs.")
@@ -261,7 +266,8 @@ def prune(
 
     if out is not None:
         require_file("--out", out, (".pt",))
-    pruned = prune_once(model, threshold, head_threshold, align, imgsz, out)
+    wanted = Threshold(threshold, threshold if head_threshold is None else head_threshold)
+    pruned = prune_once(model, wanted, align, imgsz, out, importance, floor)
     if as_json:
         _write_json(pruned)
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy
 
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector
@@ -11,6 +13,8 @@ from prunetune.search.yardstick import Yardstick
 from prunetune.targets import Latency
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from prunetune.search.workspace import Workspace
 
 
@@ -42,25 +46,31 @@ class StudyLatencies:
 
     def predicted(self, channels: ChannelConfig) -> float | None:
         """By the latency tables; by multiply-adds where a target has none, or None if they cannot be counted."""
+        shares = self.predicted_many([channels])
+        return None if shares is None else float(shares.max())
+
+    def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> NDArray[Any] | None:
+        """The same of many networks at once, at each target with a budget: networks by targets."""
         if not self.is_calibrated and self._workspace.skeleton is None:
             return None
-        return max(yardstick.share(self._ratio(yardstick, channels)) for yardstick in self._limited)
+        return numpy.stack([item.share(1.0) * self._ratios(item, networks) for item in self._limited], axis=1)
 
-    def _ratio(self, yardstick: Yardstick, channels: ChannelConfig) -> float:
-        """A network's latency in multiples of the anchor's: by the table, or on a straight line through the anchor's
+    def _ratios(self, yardstick: Yardstick, networks: Sequence[Mapping[str, int]]) -> NDArray[Any]:
+        """Networks' latencies in multiples of the anchor's: by the table, or on a straight line through the anchor's
         multiply-adds and the dense network's."""
         known = self._workspace.reference_channels
         anchor = known[yardstick.anchor]
-        if (latency := yardstick.predict(channels, anchor)) is not None:
-            return latency.ratio
+        if (table := yardstick.table) is not None:
+            ratios = table.predict_many(table.as_array([anchor, *networks]))
+            return ratios[1:] / ratios[0]
         skeleton = self._workspace.skeleton
-        assert skeleton is not None  # `predicted` has looked
-        work, most, least = map(skeleton.multiply_adds, (channels, known["dense"], anchor))
+        assert skeleton is not None  # `predicted_many` has looked
+        most, least, *work = map(skeleton.multiply_adds, (known["dense"], anchor, *networks))
         dense = yardstick.references["dense"] / yardstick.references[yardstick.anchor]
         slope = (dense - 1) / (most / least - 1) if most > least else 1.0
         if not 0 < slope <= 1:  # by noise: a part of the time depends on no channels, and the rest grows with them
             slope = 1.0
-        return 1 + slope * (work / least - 1)
+        return 1 + slope * (numpy.array(work) / least - 1)
 
     def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
         """As measured now or before in this study.

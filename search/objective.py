@@ -16,7 +16,7 @@ from prunetune.pruning.pipeline import Candidate, accuracy_curve
 from prunetune.pruning.stage_files import read_history
 from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
-from prunetune.results.entries import FOUND
+from prunetune.results.entries import FOUND, UNSEPARATED
 from prunetune.search import equal_networks
 from prunetune.search.heartbeat import TrialLostError, require_owned
 from prunetune.search.interruption import StopAskedError, stop_is_asked
@@ -151,8 +151,10 @@ def _attempt(
                 curves.append({"round": candidate.round, "map50_95": curve})
             if not candidate.recovered:
                 gammas += _gammas(workspace, candidate)
-                if isinstance(recipe.threshold, LatencyShare):
+                if isinstance(recipe.threshold, LatencyShare) and candidate.plan.threshold is not None:
                     stored.setdefault(FOUND, []).append(candidate.plan.threshold.as_json())
+                if candidate.warning is not None:
+                    _warn(workspace, trial, candidate, stored)
             if not candidate.last:
                 continue
             ships = candidate.recovered and workspace.quantises
@@ -175,6 +177,15 @@ def _attempt(
         stored["reason"] = rungs.decisions[-1].reason
         return Outcome.STOPPED_EARLY
     raise AssertionError("a recipe ends with a recovered candidate")
+
+
+def _warn(workspace: Workspace, trial: Trial, candidate: Candidate, stored: dict[str, Any]) -> None:
+    """Stores that a surgery cut where nothing separates, and says it of the first trial: often it is true of all."""
+    where = "" if candidate.last and candidate.round == 1 else f"round {candidate.round}: "
+    stored.setdefault(UNSEPARATED, []).append(f"{where}{candidate.warning}")
+    if not workspace.has_warned:
+        workspace.has_warned = True
+        _log.warning("trial %d: %s; train sparse for longer, or with more sparsity", trial.number, candidate.warning)
 
 
 def _gate(

@@ -69,6 +69,8 @@ class Workspace:
         self.spec, self.folder = spec, spec.folder
         self.safe_point: Callable[[], None] = safe_point
         """Called whenever all is stored; may raise to stop there. Whoever carries out trials may ask more there."""
+        self.has_warned = False
+        """Whether this process has said that a trial's threshold lies where nothing separates."""
         problems: list[str] = []
         problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
         if problem := device_problem(spec.device):

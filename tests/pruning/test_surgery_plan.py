@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from prunetune.pruning import surgery
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.plan import PruningPlan, group_alignment, layer_kinds, plan_pruning
+from prunetune.pruning.stages import Stage
 from prunetune.pruning.surgery import ChannelGroup, Reader, apply_plan, channel_config, channel_groups, layer_regions
+from prunetune.pruning.training import TrainingSetup
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError, ModelError
 from prunetune.spaces.recipe import Threshold
@@ -210,6 +212,20 @@ def test_a_plan_survives_json_and_is_named_by_what_it_keeps(nano: Any) -> None:
     assert neighbour.digest() == plan.digest()
     assert plan_pruning(nano, Threshold.everywhere(0.7), 8).digest() != plan.digest()
     assert plan_pruning(nano, HALF, 16).digest() != plan.digest()
+
+
+def test_surgeries_have_the_names_that_stores_know_them_by(nano: Any) -> None:
+    model = copy.deepcopy(nano)
+    for norm in norms_of(model).values():
+        order = torch.arange(norm.num_features)
+        norm.weight.data = (order * 37 % norm.num_features + 0.5) / norm.num_features
+    plan = plan_pruning(model, Threshold(0.45, 0.6), 8)
+    assert plan.digest() == "d701299cbc4b0248"
+    settings = {"plan": plan.digest(), "setup": TrainingSetup("data.yaml", "shapes", imgsz=64, batch=8).identity()}
+    assert Stage("pruning", "parent", settings).digest == "pruning-fe2eb2aa0d950b03b54d"
+    stored = plan.as_dict()
+    assert set(stored) == {"keep", "channels", "threshold", "alignment"}, "what it wrote before there were options"
+    assert PruningPlan.from_dict(stored) == plan
 
 
 def test_a_plan_knows_the_alignment_of_each_kind(nano: Any) -> None:

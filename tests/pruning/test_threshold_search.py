@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +16,7 @@ from torch import nn
 
 from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, find_plan, plan_pruning
 from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.plan import Scores
 from prunetune.pruning.surgery import ChannelGroup, channel_groups
 from prunetune.pruning.threshold_search import CLOSE, first_within, round_goal
 from prunetune.spaces import Alignment, ConfigError
@@ -65,6 +68,10 @@ class MadeUp:
     def predicted(self, channels: ChannelConfig) -> float | None:
         share = self._law(channels)
         return None if self._off is None else share * self._off(share)
+
+    def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> Any:
+        shares = [self.predicted(ChannelConfig(widths)) for widths in networks]
+        return None if None in shares else numpy.array(shares)[:, None]
 
     def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
         self.measurements.append(channels)
@@ -150,6 +157,42 @@ def test_no_plan_is_left_out(detector: Detector, groups: Groups, ladder: PlanLad
         threshold = ladder.threshold(1)
         cut = type(threshold)(score, score)
         assert plan_pruning(detector.model, cut, 8, groups=groups).channels in on_ladder
+
+
+@settings(max_examples=8, deadline=None)
+@given(floor=st.floats(0, 0.99), alignment=st.sampled_from([1, 8, 16]), balance=BALANCES)
+def test_every_layer_keeps_the_floor(
+    detector: Detector, groups: Groups, floor: float, alignment: int, balance: float
+) -> None:
+    scores = Scores.of(detector.model, alignment, groups, floor=floor)
+    ladder = PlanLadder(scores, balance)
+    step = max(1, len(ladder) // 20)
+    plans = [ladder.plan(index) for index in sorted({*range(0, len(ladder), step), len(ladder) - 1})]
+    assert plans[0].channels == detector.channels
+    for weaker, stronger in pairwise(plans):
+        assert stronger.channels != weaker.channels
+        assert all(stronger.channels[name] <= width for name, width in weaker.channels.items())
+    for item in scores.groups:
+        width = item.group.width
+        for plan in plans:
+            kept = plan.channels[item.group.root]
+            assert kept == width or kept % alignment == 0
+            assert kept >= floor * width - 1e-6
+        assert plans[-1].channels[item.group.root] - floor * width <= alignment, "and no more than that at the end"
+
+
+def test_the_floor_is_a_share_of_the_dense_network(detector: Detector, groups: Groups) -> None:
+    whole = {name: 2 * width for name, width in detector.channels.items()}
+    scores = Scores.of(detector.model, 8, groups, floor=0.25, dense=whole)
+    assert all(item.least == max(8, -(-item.group.width // 16) * 8) for item in scores.groups)
+    everything = Scores.of(detector.model, 8, groups, floor=0.9, dense=whole)
+    assert len(PlanLadder(everything)) == 1
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.0, math.nan])
+def test_a_floor_that_makes_no_sense_is_refused(detector: Detector, groups: Groups, floor: float) -> None:
+    with pytest.raises(ConfigError, match="floor"):
+        Scores.of(detector.model, 8, groups, floor=floor)
 
 
 def test_a_threshold_is_told_in_few_digits(ladder: PlanLadder) -> None:

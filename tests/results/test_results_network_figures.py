@@ -45,6 +45,14 @@ def test_gamma_figures_end_with_the_last_epoch_and_mark_the_threshold(filled: Bu
     assert sum(head.data[-1].y[:-1]) == pytest.approx(100)
 
 
+def test_only_gammas_have_a_threshold_among_gammas(filled: Builder, tmp_path: Path) -> None:
+    histograms = read_gammas(filled.study.trials[0], tmp_path)
+    recipes = [{"threshold": 0.1, "importance": "l1"}, {"latency": 0.8, "planner": "knapsack"}]
+    for recipe in recipes:
+        assert all(not figure.layout.shapes for figure in gamma_figures(histograms, recipe).values())
+    assert all(figure.layout.shapes for figure in gamma_figures(histograms, {"threshold": 0.1}).values())
+
+
 def test_gamma_figures_mark_what_was_found_in_each_round(filled: Builder, tmp_path: Path) -> None:
     histograms = read_gammas(filled.study.trials[0], tmp_path)
     figures = gamma_figures(histograms, {"latency": 0.8, "threshold_found": [0.1, {"backbone": 0.2, "head": 0.3}]})

@@ -29,6 +29,7 @@ from prunetune.results.certainty import CONFIRMATION
 from prunetune.results.findings import Findings
 from prunetune.results.histories import GammaHistogram, read_curves, read_gammas
 from prunetune.results.networks import ANIMATED, FRAMES, Networks, animation
+from prunetune.results.notes import trial_note
 from prunetune.spaces import ConfigError, StoreError
 
 Builder = Any
@@ -253,6 +254,20 @@ def test_panels_know_every_layer_and_the_removed_share(filled: Builder, tmp_path
     assert told["networks"]["1"]["kept"] == [9, *[None] * 35], "layers that the trial does not know are missing"
     assert told["networks"]["half-width"]["kept"][0] == 8
     assert told["networks"]["half-width"]["facts"]["ended"] == "control, trained for 90 epochs in all"
+
+
+def test_panels_and_notes_tell_where_a_threshold_separates_nothing(builder: Builder, tmp_path: Path) -> None:
+    told = ["round 1: nothing separates at threshold 0.5: 20% of the gammas are within 0.1 of it 0 ▁█|█▁ 1"]
+    builder.context()
+    builder.trial(0.9, 0.8, unseparated=told)
+    builder.trial(0.9, 0.8)
+    shown = networks(builder, tmp_path)["networks"]
+    assert shown["0"]["facts"]["warning"] == told[0]
+    assert "warning" not in shown["1"]["facts"]
+    found = Findings.of(builder.study)
+    notes = [trial_note(found, trial, lambda number: f"#{number}") for trial in found.trials]
+    assert "nothing separates at threshold 0.5" in notes[0]
+    assert "nothing separates" not in notes[1]
 
 
 def test_panels_need_no_widths(builder: Builder, tmp_path: Path) -> None:

@@ -134,6 +134,22 @@ def test_a_found_threshold_stands_beside_its_recipe(builder: Builder, found: lis
     assert row["recipe_threshold_found"] == found
 
 
+def test_where_it_was_pruned_stands_in_tables(builder: Builder) -> None:
+    builder.context()
+    recipe = Recipe(0.3, 4, LatencyShare(0.8), recovery_epochs=6, importance="taylor", planner="knapsack", floor=0.25)
+    builder.trial(0.9, 0.8, recipe=recipe.as_dict())
+    builder.trial(0.8, 0.7)
+    told = "latency 0.8 x budget, recover 6, importance taylor, planner knapsack, floor 0.25"
+    assert any(told in line for line in markdown(builder.study).splitlines())
+    table = trial_table(builder.study)
+    assert table.loc[0, ["recipe_importance", "recipe_planner", "recipe_floor"]].tolist() == [
+        "taylor",
+        "knapsack",
+        0.25,
+    ]
+    assert table.loc[1, ["recipe_importance", "recipe_planner", "recipe_floor"]].isna().all()
+
+
 def test_trial_table_says_what_was_known_before(builder: Builder) -> None:
     builder.context()
     builder.trial(0.9, 0.8)

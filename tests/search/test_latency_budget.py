@@ -183,6 +183,42 @@ def test_the_found_threshold_is_shown_and_does_it_again(
     assert trial.user_attrs["epochs"]["trained"] == 0
 
 
+def test_a_knapsack_fills_the_latency_that_it_is_given(studies: Studies, board: dict[str, Any]) -> None:
+    space = {**STUDY["space"], "latency": 0.9, "planner": "knapsack", "importance": {"choices": ["gamma", "taylor"]}}
+    study, said = studies.run("knapsack", targets=[board], space={**space, "floor": 0.1}, trials=4, sampler="random")
+    kept = set()
+    for trial in study.trials:
+        attributes = trial.user_attrs
+        assert attributes["outcome"] == "OK"
+        assert 0.88 <= share_of(trial, study) <= 0.9, "the table is a law: no measurement is off"
+        assert attributes["recipe"]["planner"] == "knapsack"
+        assert "threshold_found" not in attributes
+        assert "unseparated" not in attributes, "no threshold cuts"
+        assert all(
+            width >= 0.1 * study.user_attrs["channels_dense"][name] for name, width in attributes["channels"].items()
+        )
+        kept.add((attributes["recipe"].get("importance", "gamma"), tuple(attributes["channels"].values())))
+    assert len(kept) == 2, "each importance keeps its own channels, and always the same"
+    assert "planner knapsack, floor 0.1" in said
+    page = (studies.runs / "knapsack" / "report.html").read_text(encoding="utf-8")
+    assert "planner knapsack, floor 0.1" in page
+
+
+def test_a_threshold_that_separates_nothing_is_stored_and_said_once(
+    studies: Studies, board: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    study, _ = studies.run("blurred", targets=[board], space=STUDY["space"], trials=2)
+    for trial in study.trials:
+        (told,) = trial.user_attrs["unseparated"]
+        assert told.startswith("nothing separates at threshold 0.")
+    said = [record.getMessage() for record in caplog.records if "nothing separates" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("trial 0: ")
+    assert said[0].endswith("train sparse for longer, or with more sparsity")
+    page = (studies.runs / "blurred" / "report.html").read_text(encoding="utf-8")
+    assert "nothing separates at threshold" in page
+
+
 def test_rounds_come_nearer_by_equal_factors(studies: Studies, board: dict[str, Any], table: LatencyTable) -> None:
     space = {**STUDY["space"], "latency": 0.9, "rounds": 2}
     study, said = studies.run("rounds", targets=[board], space=space, trials=1)

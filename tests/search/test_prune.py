@@ -83,6 +83,36 @@ def test_prune_with_a_threshold_for_the_head(prunetune: Prunetune, checkpoint: P
     assert head_only["out"] is None
 
 
+def test_prune_tells_a_threshold_where_nothing_separates(
+    prunetune: Prunetune, checkpoint: Path, tmp_path: Path
+) -> None:
+    spread = spread_gammas(checkpoint, tmp_path / "spread.pt")
+    said = prunetune("prune", spread, "--threshold", 0.5, "--imgsz", 64)
+    assert "nothing separates at threshold 0.5: " in said.out
+    untouched = prunetune("prune", spread, "--threshold", 0, "--imgsz", 64, "--json")
+    assert json.loads(untouched.out)["warning"] is None
+
+
+def test_prune_by_another_importance_with_a_floor(prunetune: Prunetune, checkpoint: Path) -> None:
+    def removed(*options: Any) -> float:
+        answer = prunetune("prune", checkpoint, "--threshold", 1, "--imgsz", 64, "--json", *options)
+        assert answer.code == 0, answer.err
+        pruned = json.loads(answer.out)
+        assert pruned["warning"] is None
+        share: float = pruned["channels_removed"]
+        return share
+
+    assert 0.1 < removed("--importance", "l1") < 0.7
+    assert removed("--importance", "l1", "--floor", 0.9) < 0.05
+    refused = prunetune("prune", checkpoint, "--threshold", 1, "--importance", "taylor")
+    assert refused.code == 2
+    assert "importance: taylor needs training images; choose gamma, l1, l2 or lamp" in refused.err
+    unknown = prunetune("prune", checkpoint, "--threshold", 1, "--importance", "size")
+    assert unknown.code == 2
+    too_much = prunetune("prune", checkpoint, "--threshold", 1, "--floor", 1)
+    assert (too_much.code, "floor: 1.0 is no share" in too_much.err) == (2, True)
+
+
 def test_prune_as_a_table(prunetune: Prunetune) -> None:
     answer = prunetune("prune", "yolov5n.yaml", "--threshold", 0.5, "--imgsz", 64)
     assert answer.code == 0, answer.err

@@ -1,0 +1,229 @@
+"""The planner that knows what layers cost: importance per microsecond over aligned blocks (HALP, arXiv 2110.10811).
+
+A global threshold removes where scores are low, wherever time is spent. Here blocks of channels go one after the other,
+each time the one that gives up least importance for the latency that it saves, until the network is as fast as it
+should be. What a block saves depends on its neighbours' widths, because a convolution costs by inputs times outputs, so
+it is predicted anew whenever one of them has changed. Blocks leave a layer from the least important channel on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy
+import torch
+from torch import nn
+
+from prunetune.pruning.plan import PruningPlan, ScoredGroup, Scores
+from prunetune.pruning.surgery import ChannelGroup
+from prunetune.spaces.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[numpy.float64]"
+
+Costs: TypeAlias = Callable[[Sequence[Mapping[str, int]]], Array]
+"""From networks, each layer name to channels, to their latencies in any unit: networks by limits. The largest of a
+network's is what counts."""
+
+AT_ONCE = (1, 2, 4)
+"""How many blocks may go in one step. One block may save nothing, where two reach a layout that one would spoil."""
+
+MOST_BLOCKS = 64
+"""A group is divided into so many blocks or fewer. Wider ones are as many times the alignment as it takes."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a group may lose next."""
+
+    kept: int
+    """Channels that it would keep."""
+    lost: float
+    """The importance of what goes."""
+    costs: Array
+    """The change of each limit's latency: below 0 where it becomes faster."""
+
+    def rank(self, current: Array) -> tuple[bool, float, float]:
+        """The order in which steps are taken: by importance per latency, then the larger one.
+
+        Args:
+            current: The latency at each limit now.
+        """
+        saved = float(current.max() - (current + self.costs).max())
+        return (False, self.lost / saved, -saved) if saved > 0 else (True, self.lost, 0.0)
+
+
+class KnapsackLadder:
+    """The plans of the knapsack planner, from nothing removed to one block or the floor everywhere.
+
+    From rung to rung one group loses a block, or up to four.
+
+    Args:
+        scores: The detector's.
+        costs: Predicts latencies.
+        balance: The scores of neck and head are divided by it, as if their threshold were so many times the backbone's.
+
+    Raises:
+        ConfigError: The balance is not from 0.001 to 1000.
+    """
+
+    def __init__(self, scores: Scores, costs: Costs, balance: float = 1.0) -> None:
+        if not 1e-3 <= balance <= 1e3:
+            raise ConfigError(f"balance: {balance!r} is not from 0.001 to 1000")
+        self._scores = scores
+        self._rungs = _descend(scores, costs, balance)
+        """After each step, the root of the group that lost channels, and what it keeps."""
+
+    def __len__(self) -> int:
+        return 1 + len(self._rungs)
+
+    def plan(self, index: int) -> PruningPlan:
+        """The plan on a rung, from 0."""
+        return self._scores.keeping(dict(self._rungs[:index]))
+
+
+def _descend(scores: Scores, costs: Costs, balance: float) -> list[tuple[str, int]]:
+    items = {item.group.root: item for item in scores.groups}
+    levels = {root: _levels(item) for root, item in items.items()}
+    kept = {root: item.group.width for root, item in items.items()}
+    worth = {root: _worth(item, balance) for root, item in items.items()}
+    neighbours = _neighbours(scores.groups)
+    widths = scores.channels.as_dict()
+    current = costs([widths])[0]
+    steps: dict[str, list[_Step]] = {}
+    stale = set(items)
+    rungs: list[tuple[str, int]] = []
+    while True:
+        proposals = [(root, count) for root in sorted(stale) for count in _next(levels[root], kept[root])]
+        if proposals:
+            networks = [{**widths, **dict.fromkeys(items[root].group.layers, count)} for root, count in proposals]
+            changes = costs(networks) - current
+            steps.update({root: [] for root in stale})
+            for (root, count), change in zip(proposals, changes, strict=True):
+                lost = worth[root][kept[root]] - worth[root][count]
+                steps[root].append(_Step(count, lost, change))
+        best = min(
+            ((step.rank(current), root, step) for root, found in steps.items() for step in found),
+            key=lambda entry: entry[:2],
+            default=None,
+        )
+        if best is None:
+            return rungs
+        _, root, step = best
+        kept[root] = step.kept
+        widths.update(dict.fromkeys(items[root].group.layers, step.kept))
+        current = current + step.costs
+        rungs.append((root, step.kept))
+        stale = neighbours[root]
+        steps.update({other: [] for other in stale})
+
+
+def _levels(item: ScoredGroup) -> list[int]:
+    """The numbers of channels that a group may keep, falling from its width."""
+    width, alignment = item.group.width, item.alignment
+    block = alignment * max(1, -(-width // (alignment * MOST_BLOCKS)))
+    highest = (width - 1) // block * block
+    between = range(highest, item.least, -block)
+    return [width, *between, item.least] if item.least < width else [width]
+
+
+def _next(levels: Sequence[int], kept: int) -> list[int]:
+    """What a group may keep after its next step."""
+    place = levels.index(kept)
+    return [levels[place + blocks] for blocks in AT_ONCE if place + blocks < len(levels)]
+
+
+def _worth(item: ScoredGroup, balance: float) -> list[float]:
+    """The importance of a group that keeps 0, 1, 2, ... channels, the best ones."""
+    # As with a threshold, of several regions' the one that spares the group most decides.
+    factor = min(1.0 if region == "backbone" else balance for region in item.regions)
+    ordered = torch.sort(item.scores, descending=True).values / factor
+    return list(accumulate(ordered.tolist(), initial=0.0))
+
+
+def _neighbours(groups: Sequence[ScoredGroup]) -> dict[str, set[str]]:
+    """The groups, itself among them, whose savings change when a group loses channels.
+
+    Those are the ones that some layer joins with it: it writes for the one and reads the other, or reads both.
+    """
+    touched: dict[str, set[str]] = {}
+    for item in groups:
+        for layer in (*item.group.layers, *(reader.layer for reader in item.group.readers)):
+            touched.setdefault(layer, set()).add(item.group.root)
+    found = {item.group.root: {item.group.root} for item in groups}
+    for roots in touched.values():
+        for root in roots:
+            found[root] |= roots
+    return found
+
+
+class MultiplyAdds:
+    """Multiply-adds of a detector's convolutions in the place of latencies, where nothing predicts those.
+
+    Args:
+        model: The detector.
+        groups: All of its groups.
+        imgsz: Side of the image to count at, in px: a multiple of the largest stride. The shares of the layers do not
+            depend on it.
+    """
+
+    @torch.inference_mode(False)
+    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], imgsz: int = 64) -> None:
+        positions = _positions(model, imgsz)
+        self._kernels: dict[str, float] = {}
+        self._reads: dict[str, tuple[float, list[tuple[str, float]]]] = {}
+        parts: dict[str, list[tuple[str, float]]] = {}
+        read: dict[str, int] = {}
+        for group in groups:
+            for reader in group.readers:
+                parts.setdefault(reader.layer, []).append((group.root, len(reader.positions) / group.width))
+                read[reader.layer] = read.get(reader.layer, 0) + len(reader.positions)
+        for name, count in positions.items():
+            layer = model.get_submodule(name)
+            assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))  # by `_positions`
+            self._kernels[name] = count * math.prod(layer.kernel_size)
+            depthwise = layer.groups > 1
+            constant = layer.in_channels / layer.groups - (0 if depthwise else read.get(name, 0))
+            self._reads[name] = (constant, [] if depthwise else parts.get(name, []))
+
+    def __call__(self, networks: Sequence[Mapping[str, int]]) -> Array:
+        """Of each network, as a column."""
+        return numpy.array([[self._count(widths)] for widths in networks])
+
+    def _count(self, widths: Mapping[str, int]) -> float:
+        total = 0.0
+        for name, kernel in self._kernels.items():
+            constant, parts = self._reads[name]
+            inputs = constant + sum(share * widths[root] for root, share in parts)
+            total += kernel * inputs * widths[name]
+        return total
+
+
+def _positions(model: nn.Module, imgsz: int) -> dict[str, int]:
+    """How often each convolution applies its kernel, by running the detector once."""
+    found: dict[str, int] = {}
+    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))}
+
+    def count(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        features = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        found[names[layer]] = math.prod(features.shape[2:])
+
+    hooks = [layer.register_forward_hook(count) for layer in names]
+    modes = [(module, module.training) for module in model.modules()]
+    weight = next(model.parameters())
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, 3, imgsz, imgsz, device=weight.device, dtype=weight.dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    return found

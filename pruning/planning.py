@@ -1,0 +1,118 @@
+"""From a recipe to its plan: who judges the channels, who chooses among them, and what both need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.importance import create_judge
+from prunetune.pruning.knapsack import Array, KnapsackLadder, MultiplyAdds
+from prunetune.pruning.plan import PruningPlan, Scores
+from prunetune.pruning.separation import unseparated
+from prunetune.pruning.stage_runner import StageRunner
+from prunetune.pruning.surgery import ChannelGroup, apply_plan
+from prunetune.pruning.threshold_search import Ladder, LatencyShares, PlanLadder, find_plan, round_goal
+from prunetune.spaces import Alignment, ConfigError, LatencyShare, Recipe, Threshold
+
+
+@dataclass(frozen=True)
+class Planning:
+    """Plans surgeries by recipes.
+
+    Attributes:
+        stages: Gives the training images, where the importance needs them.
+        alignment: Channels are kept in multiples of this.
+        latencies: What networks take, for recipes that give a latency in the place of a threshold.
+    """
+
+    stages: StageRunner
+    alignment: Alignment
+    latencies: LatencyShares | None = None
+
+    def scores(
+        self, detector: Detector, groups: Sequence[ChannelGroup], recipe: Recipe, dense: Mapping[str, int] | None
+    ) -> Scores:
+        """The channels as the recipe judges them.
+
+        Args:
+            detector: Is judged.
+            groups: What `channel_groups` returned for it.
+            recipe: Says how, and what every layer keeps.
+            dense: The channels of the study's dense detector, of which the recipe's floor is a share.
+        """
+        judge = create_judge(recipe.importance, self.stages.losses)
+        return Scores.of(detector.model, self.alignment, groups, judge, recipe.floor, dense)
+
+    def plan(
+        self,
+        detector: Detector,
+        groups: Sequence[ChannelGroup],
+        recipe: Recipe,
+        cut: Threshold | LatencyShare,
+        way: float,
+        dense: Mapping[str, int] | None = None,
+    ) -> tuple[PruningPlan, str | None]:
+        """The plan of one round, and a warning if its threshold lies where no gammas separate.
+
+        Args:
+            detector: Is to be pruned.
+            groups: What `channel_groups` returned for it.
+            recipe: What is carried out.
+            cut: The round's threshold, or the latency of the last round.
+            way: The round's number over the number of rounds: 1 for the last.
+            dense: As in `scores`.
+
+        Raises:
+            ConfigError: The cut is a latency, and no latencies are known; or the planner needs a latency and has none.
+        """
+        scores = self.scores(detector, groups, recipe, dense)
+        if not isinstance(cut, Threshold):
+            plan = self._fill(detector, groups, recipe, cut, way, scores)
+        elif recipe.planner == "threshold":
+            plan = scores.plan(cut)
+        else:
+            raise ConfigError(
+                f"planner: {recipe.planner} has to know its size; give latency in the place of threshold {cut}"
+            )
+        if plan.threshold is None or recipe.importance != "gamma":
+            return plan, None
+        return plan, unseparated(scores, plan.threshold)
+
+    def _fill(
+        self,
+        detector: Detector,
+        groups: Sequence[ChannelGroup],
+        recipe: Recipe,
+        cut: LatencyShare,
+        way: float,
+        scores: Scores,
+    ) -> PruningPlan:
+        """The plan that just meets a latency, or what a round aims at on its way there."""
+        if self.latencies is None:
+            raise ConfigError(f"{cut}: a plan can be found where latencies are known; give the pipeline latencies")
+
+        def build(plan: PruningPlan) -> Detector:
+            return Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
+
+        goal = round_goal(self.latencies.dense, cut.share, way)
+        return find_plan(
+            self._ladder(detector, groups, recipe, cut, scores), self.latencies, build, goal, exact=way >= 1
+        )
+
+    def _ladder(
+        self, detector: Detector, groups: Sequence[ChannelGroup], recipe: Recipe, cut: LatencyShare, scores: Scores
+    ) -> Ladder:
+        if recipe.planner == "threshold":
+            return PlanLadder(scores, cut.balance)
+        assert self.latencies is not None  # `_fill` has looked
+        predict = self.latencies.predicted_many
+        if predict([scores.channels]) is None:  # only a measurement can tell latencies, but work can be counted
+            return KnapsackLadder(scores, MultiplyAdds(detector.model, groups), cut.balance)
+
+        def costs(networks: Sequence[Mapping[str, int]]) -> Array:
+            shares = predict(networks)
+            assert shares is not None  # it was not for another network of the same detector
+            return shares
+
+        return KnapsackLadder(scores, costs, cut.balance)

@@ -1,0 +1,165 @@
+"""Recipes that say where to prune, carried out on tiny images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from prunetune.pruning import Candidate, Detector, Pipeline, PruningPlan, Source, StageRunner, StageStore, TrainingSetup
+from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.spaces import ConfigError, LatencyShare, Recipe, Threshold
+from prunetune.spaces.recipe import Importance
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("square", "disc")
+RECIPE = Recipe(0.3, 1, Threshold.everywhere(0.9))
+"""It has no recovery: what matters here is decided before."""
+
+
+class ByChannels:
+    """Latencies that fall with every channel; the dense network's is twice the limit.
+
+    Args:
+        dense: The dense network's channels.
+        is_predicted: Whether they are known without measuring.
+    """
+
+    is_calibrated = True
+    dense = 2.0
+
+    def __init__(self, dense: Mapping[str, int], is_predicted: bool = True) -> None:
+        self._whole, self._is_predicted = sum(dense.values()), is_predicted
+        self.measured_channels: list[ChannelConfig] = []
+
+    def share(self, channels: Mapping[str, int]) -> float:
+        return 2 * sum(channels.values()) / self._whole
+
+    def predicted(self, channels: ChannelConfig) -> float | None:
+        return self.share(channels) if self._is_predicted else None
+
+    def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> Any:
+        return numpy.array([[self.share(widths)] for widths in networks]) if self._is_predicted else None
+
+    def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
+        assert build().channels == channels
+        self.measured_channels.append(channels)
+        return self.share(channels)
+
+
+@pytest.fixture(scope="module")
+def stages(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> StageRunner:
+    setup = TrainingSetup(str(shapes), "shapes", imgsz=64, batch=8)
+    return StageRunner(setup, StageStore(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="module")
+def pipeline(stages: StageRunner) -> Callable[..., Pipeline]:
+    def make(latencies: ByChannels | None = None) -> Pipeline:
+        source = Source("yolov5n.yaml", NAMES, dense_epochs=1)
+        return Pipeline(source, stages, alignment=8, longest_sparse_epochs=1, latencies=latencies)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def dense(pipeline: Callable[..., Pipeline]) -> dict[str, int]:
+    found: dict[str, int] = pipeline().original().record["channels"]
+    return found
+
+
+def pruned(pipeline: Pipeline, recipe: Recipe) -> Candidate:
+    """The candidate right after the last surgery."""
+    return [item for item in pipeline.run(recipe) if not item.recovered][-1]
+
+
+def judged(candidate: Candidate, dense: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """The channels now and before, of the groups that lost some."""
+    return {root: (candidate.plan.channels[root], dense[root]) for root, _ in candidate.plan.keep}
+
+
+@pytest.mark.parametrize("importance", ["l1", "l2", "taylor", "lamp"])
+def test_each_importance_cuts_its_own_channels(importance: Importance, pipeline: Callable[..., Pipeline]) -> None:
+    by_gamma = pruned(pipeline(), RECIPE)
+    recipe = replace(RECIPE, importance=importance, threshold=Threshold.everywhere(1.0))
+    candidate = pruned(pipeline(), recipe)
+    assert candidate.stage.record["parent"] == by_gamma.stage.record["parent"], "the sparse phase is shared"
+    assert candidate.plan.keep not in ((), by_gamma.plan.keep)
+    stored = candidate.stage.record["plan"]
+    assert stored["importance"] == importance
+    assert PruningPlan.from_dict(stored) == candidate.plan
+    assert candidate.warning is None, "only gammas have a place where they should part"
+    again = pruned(pipeline(), recipe)
+    assert (again.plan, again.stage.reused) == (candidate.plan, True)
+
+
+def test_a_default_recipe_stores_what_it_did_before_there_were_choices(pipeline: Callable[..., Pipeline]) -> None:
+    candidate = pruned(pipeline(), RECIPE)
+    assert set(candidate.stage.record["plan"]) == {"keep", "channels", "threshold", "alignment"}
+    assert set(candidate.stage.record["settings"]) == {"plan", "setup"}
+
+
+def test_every_layer_keeps_the_floor_of_what_the_first_round_began_with(
+    pipeline: Callable[..., Pipeline], dense: dict[str, int]
+) -> None:
+    strong = replace(RECIPE, threshold=Threshold.everywhere(9.0), floor=0.5, rounds=2)
+    found = judged(pruned(pipeline(), strong), dense)
+    first = judged(next(pipeline().run(strong)), dense)
+    assert found == {}, "the second round has nothing to remove"
+    assert first
+    assert all(kept == min(before, max(8, -(-before // 16) * 8)) for kept, before in first.values())
+
+
+@pytest.mark.parametrize("is_predicted", [True, False])
+def test_the_knapsack_meets_the_latency(
+    pipeline: Callable[..., Pipeline], dense: dict[str, int], is_predicted: bool
+) -> None:
+    recipe = replace(RECIPE, threshold=LatencyShare(0.9), planner="knapsack", importance="l2", floor=0.2)
+    latencies = ByChannels(dense, is_predicted)
+    candidate = pruned(pipeline(latencies), recipe)
+    assert 0.88 <= latencies.share(candidate.plan.channels) <= 0.9
+    assert candidate.plan.channels in latencies.measured_channels, "what counts is measured"
+    assert candidate.plan.threshold is None
+    assert (candidate.plan.planner, candidate.plan.importance) == ("knapsack", "l2")
+    assert all(kept >= 0.2 * before for kept, before in judged(candidate, dense).values())
+    by_threshold = pruned(pipeline(latencies), replace(recipe, planner="threshold"))
+    assert by_threshold.plan.channels != candidate.plan.channels
+
+
+def test_rounds_of_a_knapsack_come_nearer(pipeline: Callable[..., Pipeline], dense: dict[str, int]) -> None:
+    recipe = replace(RECIPE, threshold=LatencyShare(0.5), planner="knapsack", rounds=2)
+    latencies = ByChannels(dense)
+    shares = [latencies.share(item.plan.channels) for item in pipeline(latencies).run(recipe) if not item.recovered]
+    assert shares == pytest.approx([1.0, 0.5], rel=0.02)
+    assert max(shares) <= 1.0
+
+
+def test_a_knapsack_without_its_size_is_refused(pipeline: Callable[..., Pipeline]) -> None:
+    with pytest.raises(ConfigError, match="planner: knapsack has to know its size; give latency"):
+        pruned(pipeline(), replace(RECIPE, planner="knapsack"))
+    with pytest.raises(ConfigError, match="give the pipeline latencies"):
+        pruned(pipeline(), replace(RECIPE, threshold=LatencyShare(0.5), planner="knapsack"))
+
+
+def test_a_threshold_in_the_midst_of_the_gammas_is_told(pipeline: Callable[..., Pipeline]) -> None:
+    sparse = next(pipeline().run(RECIPE)).stage.record["parent"]
+    stage = pipeline().stages.store.find(sparse)
+    assert stage is not None
+    norms = [
+        layer.weight
+        for layer in Detector.load(stage.file(CHECKPOINT)).model.modules()
+        if isinstance(layer, torch.nn.BatchNorm2d)
+    ]
+    middle = float(torch.cat(norms).abs().median())
+    candidate = pruned(pipeline(), replace(RECIPE, threshold=Threshold.everywhere(middle)))
+    assert candidate.warning is not None
+    assert candidate.warning.startswith(f"nothing separates at threshold {middle:.3g}: ")
+    assert "|" in candidate.warning
+    assert pruned(pipeline(), replace(RECIPE, threshold=Threshold.everywhere(0.0))).warning is None
