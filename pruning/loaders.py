@@ -156,6 +156,9 @@ def hyperparameter_problems(hyperparameters: Mapping[str, Any]) -> list[str]:
 
     problems = []
     for key, value in hyperparameters.items():
+        if key == "distill_model":
+            problems.append("distill_model: the dense original teaches; give space.distillation, its weight")
+            continue
         if key not in DEFAULT_CFG_DICT:
             close = difflib.get_close_matches(key, list(DEFAULT_CFG_DICT), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""

@@ -27,6 +27,7 @@ from prunetune.pruning.training import (
     Accuracy,
     Choice,
     GoesOn,
+    Phase,
     RecoveryProgress,
     RecoveryStoppedError,
     recovery_phase,
@@ -176,20 +177,22 @@ class Pipeline:
             ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`.
         """
         sparsity = self.sparsity(recipe)
-        parent = self.original()
+        original = parent = self.original()
         for number in range(1, recipe.rounds + 1):
             last = number == recipe.rounds
             if recipe.sparse_epochs:
-                parent = self.stages.train("sparse", parent, sparse_phase(recipe.sparse_epochs, sparsity))
+                phase = sparse_phase(recipe.sparse_epochs, sparsity).taught(recipe.sparse_distillation, original.digest)
+                parent = self.stages.train("sparse", parent, phase)
             pruned, plan = self._prune(parent, recipe.threshold, number / recipe.rounds)
             yield Candidate(pruned, number, last, False, plan, _accuracy(pruned))
             parent = pruned
             if recipe.recovery_epochs:
-                parent = self._recover(pruned, recipe.recovery_epochs, number, goes_on)
+                recovery = recovery_phase(recipe.recovery_epochs, self.choose)
+                parent = self._recover(pruned, recovery.taught(recipe.distillation, original.digest), number, goes_on)
             yield Candidate(parent, number, last, True, plan, _accuracy(parent))
 
-    def _recover(self, pruned: StoredStage, epochs: int, number: int, goes_on: GoesOn | None) -> StoredStage:
-        phase = recovery_phase(epochs, self.choose)
+    def _recover(self, pruned: StoredStage, phase: Phase, number: int, goes_on: GoesOn | None) -> StoredStage:
+        epochs = phase.epochs
         if goes_on is None:
             return self.stages.train("recovery", pruned, phase)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
 Choice: TypeAlias = Literal["map50_95", "f1", "last"]
@@ -87,6 +87,14 @@ class Phase:
     """L1 coefficient lambda on BatchNorm gammas (arXiv 1708.06519); 0 trains without."""
     gamma_lr: float | None = None
     """Learning rate of the gammas, in a parameter group of their own; None: that of the rest."""
+    distillation: float = 0.0
+    """Weight of the distance to the teacher's features in the loss (ultralytics' `dis`); 0 trains without a teacher."""
+    teacher: str = ""
+    """Digest of the stage whose network teaches."""
+
+    def taught(self, weight: float, teacher: str) -> Phase:
+        """The same phase under a teacher; without one if the weight is 0."""
+        return replace(self, distillation=weight, teacher=teacher) if weight else self
 
     @property
     def sparse(self) -> bool:

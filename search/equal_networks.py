@@ -1,6 +1,6 @@
 """What a study's earlier trials know of a network, so that nothing is recovered twice.
 
-Equal surgery of the same parent, recovered for as many epochs, gives the same network: the later trial copies the
+Equal surgery of the same parent, recovered in the same way, gives the same network: the later trial copies the
 earlier one's result. Equal channels alone give the same latency only: the weights are others, and so is the accuracy.
 """
 
@@ -14,12 +14,16 @@ from optuna.trial import FrozenTrial
 from prunetune.results.entries import is_predicted
 from prunetune.search.outcome import Outcome
 from prunetune.search.workspace import Workspace
+from prunetune.spaces import Recipe
 
 EQUALS = "equals"
 """The trial's attribute with the number of the earlier one that ended with the same network."""
 
 LATENCY_FROM = "latency_from"
 """The trial's attribute with the number of the earlier one whose channels, and so whose latency, it has."""
+
+_RECOVERY = ("recovery_epochs", "distillation", "start")
+"""What of a recipe decides a recovery."""
 
 
 class EqualNetworks:
@@ -31,7 +35,7 @@ class EqualNetworks:
         self._by_channels: dict[frozenset[tuple[str, int]], FrozenTrial] = {}
 
     def known(
-        self, finished: Sequence[FrozenTrial], surgery: str, recovery_epochs: int, described: Mapping[str, Any]
+        self, finished: Sequence[FrozenTrial], surgery: str, wanted: Recipe, described: Mapping[str, Any]
     ) -> dict[str, int]:
         """As the function of this name."""
         for trial in finished:
@@ -40,14 +44,9 @@ class EqualNetworks:
                 self._learn(trial)
         for trial in self._by_surgery.get(surgery, ()):
             outcome = trial.user_attrs.get("outcome")
-            recipe = trial.user_attrs.get("recipe", {})
             if not described["feasible"] and outcome == Outcome.OVER_BUDGET.value:
                 return {EQUALS: trial.number}
-            if (
-                described["feasible"]
-                and outcome == Outcome.OK.value
-                and recipe.get("recovery_epochs") == recovery_epochs
-            ):
+            if described["feasible"] and outcome == Outcome.OK.value and _recovers_alike(trial, wanted):
                 return {EQUALS: trial.number}
         if any(told.get("predicted") for told in described["latencies"].values()):
             return {}
@@ -64,7 +63,7 @@ class EqualNetworks:
 def known(
     finished: Sequence[FrozenTrial],
     surgery: str,
-    recovery_epochs: int,
+    wanted: Recipe,
     described: Mapping[str, Any],
     networks: EqualNetworks | None = None,
 ) -> dict[str, int]:
@@ -73,11 +72,19 @@ def known(
     Args:
         finished: The study's complete trials, by number.
         surgery: The digest of the stage that the last surgery made: it stands for its parent and its plan.
-        recovery_epochs: The recipe's.
+        wanted: The trial's recipe.
         described: What is known of the network; `feasible`, `channels` and `latencies` are read.
         networks: What was learned of the same study's trials before.
     """
-    return (networks or EqualNetworks()).known(finished, surgery, recovery_epochs, described)
+    return (networks or EqualNetworks()).known(finished, surgery, wanted, described)
+
+
+def _recovers_alike(trial: FrozenTrial, wanted: Recipe) -> bool:
+    stored = trial.user_attrs.get("recipe")
+    if stored is None:
+        return False
+    recipe = Recipe.from_dict(stored)
+    return all(getattr(recipe, name) == getattr(wanted, name) for name in _RECOVERY)
 
 
 def _channels_key(channels: Mapping[str, int]) -> frozenset[tuple[str, int]]:

@@ -397,6 +397,41 @@ def test_a_recipe_that_was_put_aside_counts_each_epoch_once(
     ]
 
 
+# Under a teacher
+
+
+def test_the_dense_original_teaches(pipeline: Pipeline, candidates: list[Candidate], store: StageStore) -> None:
+    original = pipeline.original().digest
+    taught, ledger = carry_out(pipeline, replace(RECIPE, distillation=6.0))
+    assert [stage["kind"] for stage in ledger.stages] == ["sparse", "pruning", "recovery"]
+    assert taught[0].stage.digest == candidates[0].stage.digest, "the sparse phase is the other recipe's"
+    assert taught[-1].stage.digest != candidates[-1].stage.digest
+    phase = taught[-1].stage.record["settings"]["phase"]
+    assert (phase["distillation"], phase["teacher"]) == (6.0, original)
+    assert "distillation" not in candidates[-1].stage.record["settings"]["phase"]
+    assert "dis_loss" in read_history(taught[-1].stage)[-1]["losses"]
+    assert not same_weights(taught[-1].checkpoint, candidates[-1].checkpoint)
+
+
+def test_a_sparse_phase_under_a_teacher_goes_on_from_a_shorter_one(pipeline: Pipeline, store: StageStore) -> None:
+    recipe = replace(RECIPE, sparse_distillation=2.0, recovery_epochs=0)
+    carry_out(pipeline, recipe)
+    longer, ledger = carry_out(pipeline, replace(recipe, sparse_epochs=2))
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 1)
+    phase = parent_of(longer[0].stage, store).record["settings"]["phase"]
+    assert (phase["distillation"], phase["teacher"]) == (2.0, pipeline.original().digest)
+
+
+def test_a_teacher_that_is_gone_is_missed_at_once(
+    setup: TrainingSetup, store: StageStore, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    original = pipeline.original()
+    other = StageStore(tmp_path / "store")
+    phase = recovery_phase(1, "map50_95").taught(6.0, original.digest)
+    with pytest.raises(StoreError, match=r"original-.*, whose network teaches, was removed; run the same command"):
+        StageRunner(setup, other).train("recovery", original, phase)
+
+
 # What is recorded
 
 
