@@ -26,7 +26,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.distillation import projections_of, student_of, with_teacher, without_teacher
 from prunetune.pruning.evaluation import accuracy_from
 from prunetune.pruning.loaders import DataLoaders, arguments
-from prunetune.pruning.sparsity import gamma_parameters, l1, shrink
+from prunetune.pruning.penalty import add_subgradient, penalty, penalty_blocks, penalty_layers, shrink
 from prunetune.pruning.training import (
     EpochListener,
     EpochRecord,
@@ -42,6 +42,9 @@ from prunetune.spaces.errors import ModelError
 prepare_ultralytics()
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils.torch_utils import ModelEMA, init_seeds, unwrap_model  # noqa: E402
+
+MOST_GRADIENT = 10.0
+"""Norm to which a step's gradient is clipped, as in ultralytics."""
 
 
 @dataclass
@@ -166,6 +169,7 @@ class _Loop(DetectionTrainer):
         self._best = state.best if state else None
         self._history = list(state.history) if state else []
         self._channels = detector.channels
+        self._layers = penalty_layers(detector.model, phase) if phase.sparse else ()
         self._clock = self._validated_s = 0.0
         options = {
             **arguments(setup),
@@ -236,7 +240,7 @@ class _Loop(DetectionTrainer):
 
     def resume_training(self, ckpt: Any) -> None:
         """Starts from the given state. Called when optimizer and average exist."""
-        self._gammas = gamma_parameters(self._network)
+        self._blocks = penalty_blocks(self._network, self._layers, dict(self._phase.weights))
         if self._teacher is not None:  # only what ships is averaged
             self.ema = ModelEMA(self._network)
         if self._phase.sparse:
@@ -263,12 +267,18 @@ class _Loop(DetectionTrainer):
         self._clock, self._validated_s = time.perf_counter(), 0.0
 
     def optimizer_step(self) -> None:
-        average, self.ema = self.ema, None
-        super().optimizer_step()
-        self.ema = average
-        if self._phase.penalty:
+        """ultralytics' own, with the penalty: a subgradient has to come after unscaling and before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        is_proximal = self._phase.shrinkage == "proximal"
+        if self._phase.penalty and not is_proximal:
+            add_subgradient(self._blocks, self._phase.penalty)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=MOST_GRADIENT)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self._phase.penalty and is_proximal:
             lr = next(group["lr"] for group in self.optimizer.param_groups if group.get("param_group") == "bn")
-            shrink(self._gammas, self._phase.penalty * lr)
+            shrink(self._blocks, self._phase.penalty * lr)
         self.ema.update(self._network)
 
     def validate(self) -> tuple[dict[str, Any], float]:
@@ -310,7 +320,7 @@ class _Loop(DetectionTrainer):
     def _losses(self) -> dict[str, float]:
         losses = {name: float(value) for name, value in (self.tloss or {}).items()}
         if self._phase.sparse:
-            losses["sl_loss"] = self._phase.penalty * l1(self._gammas)
+            losses["sl_loss"] = self._phase.penalty * penalty(self._blocks)
         return losses
 
     def state(self) -> TrainingState:

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
+from prunetune.spaces.recipe import Shrinkage
+
 Choice: TypeAlias = Literal["map50_95", "f1", "last"]
 """Which epoch's weights a phase ends with."""
 
@@ -87,6 +89,12 @@ class Phase:
     """L1 coefficient lambda on BatchNorm gammas (arXiv 1708.06519); 0 trains without."""
     gamma_lr: float | None = None
     """Learning rate of the gammas, in a parameter group of their own; None: that of the rest."""
+    shrinkage: Shrinkage = "proximal"
+    """How the penalty acts."""
+    tied: bool = False
+    """Whether gammas of channels that additions tie are shrunk together, by their norm."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """What lambda is multiplied by for a BatchNorm, by its name; 1 for those that are not there."""
     distillation: float = 0.0
     """Weight of the distance to the teacher's features in the loss (ultralytics' `dis`); 0 trains without a teacher."""
     teacher: str = ""

@@ -38,6 +38,18 @@ def test_the_name_holds_weight_and_teacher(changes: dict[str, Any]) -> None:
     assert len({digest(RECOVERY), digest(taught), digest(replace(taught, **changes))}) == 3
 
 
+@pytest.mark.parametrize(
+    "option", [{"shrinkage": "subgradient"}, {"tied": True}, {"weights": (("model.0.bn", 2.0),)}], ids=str
+)
+def test_the_name_holds_how_gammas_are_penalised(option: dict[str, Any]) -> None:
+    assert digest(replace(SPARSE, **option)) != digest(SPARSE)
+    unpenalised = replace(SPARSE, penalty=0.0)
+    assert digest(replace(unpenalised, **option)) == digest(unpenalised), "there is nothing that it changes"
+    assert trunk("sparse", "p", SETUP, replace(SPARSE, **option)) == trunk(
+        "sparse", "p", SETUP, replace(SPARSE, epochs=9, **option)
+    )
+
+
 def test_all_lengths_of_a_sparse_phase_under_a_teacher_share_a_trunk() -> None:
     taught = SPARSE.taught(6.0, "original-1")
     longer = replace(taught, epochs=4)

@@ -16,8 +16,9 @@ from prunetune.pruning import trainer
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders
+from prunetune.pruning.penalty import Block, shrink
 from prunetune.pruning.plan import plan_pruning
-from prunetune.pruning.sparsity import Sparsity, gamma_parameters, resolve, shrink, sparse_phase
+from prunetune.pruning.sparsity import Sparsity, gamma_parameters, resolve, sparse_phase
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
@@ -64,9 +65,9 @@ class Sparse:
         self.steps: list[float] = []
         self.groups: list[dict[str, Any]] = []
 
-        def shrinking(gammas: list[torch.Tensor], step: float) -> None:
+        def shrinking(blocks: list[Block], step: float) -> None:
             self.steps.append(step)
-            shrink(gammas, step)
+            shrink(blocks, step)
 
         class Loop(trainer._Loop):
             def build_optimizer(loop, model: Any, **options: Any) -> torch.optim.Optimizer:
