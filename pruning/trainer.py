@@ -5,6 +5,11 @@ data set, plots, and validates once more for every short phase; keeps its checkp
 when memory runs out. Here the given network is trained as it is, on loaders that stay, and after every epoch the
 whole state goes to the caller, who can continue it later: an epoch's result depends on the state before it and on
 its number, not on when the process started.
+
+Which weights a phase ends with is decided here. A sparse phase ends with the raw ones: pruning reads their gammas,
+which the moving average only follows (after 130 steps its median gamma was 0.0066 where the raw one was 0), so that a
+threshold near 0 would find nothing. Every other phase ends with the average: it is what ultralytics validates and
+ships, and so what the kept epoch was chosen by. Both are fp32 in mixed precision as well.
 """
 
 from __future__ import annotations
@@ -128,7 +133,8 @@ def train(
                 raise
             state = loop.state()
     trained = detector.copy()
-    weights = state.best["weights"] if state.best else state.model
+    last = state.model if phase.sparse else state.ema
+    weights = state.best["weights"] if state.best else last
     trained.model.load_state_dict(weights)
     if trained.channels != detector.channels:
         raise ModelError(f"{detector.source}: training changed the network's channels")
@@ -244,7 +250,6 @@ class _Loop(DetectionTrainer):
         if self._teacher is not None:  # only what ships is averaged
             self.ema = ModelEMA(self._network)
         if self._phase.sparse:
-            # Pruning reads the raw gammas, which a moving average only follows.
             self.ema.decay = _no_decay
         state = self._start_state
         if state is None:

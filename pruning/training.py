@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 from prunetune.spaces.recipe import Shrinkage
 
-Choice: TypeAlias = Literal["map50_95", "f1", "last"]
-"""Which epoch's weights a phase ends with."""
+Choice: TypeAlias = Literal["map50_95", "f1", "both", "last"]
+"""Which epoch's weights a phase ends with: the best by map50_95, by F1, or by both, their geometric mean, in which a
+percent of one is worth a percent of the other; or the last."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,25 @@ class Accuracy:
     recall: float
     f1: float
     """Precision, recall and F1 are those at the confidence where the classes' mean F1 is best."""
+    confidence: float | None = None
+    """That confidence, a threshold to begin with; None where it is not known, or nothing was found."""
     classes: Mapping[str, Mapping[str, float]] | None = field(default=None, hash=False)
     """`map50` and `map50_95` of each class that the split has, by its name; None where they were not kept."""
 
     def as_dict(self) -> dict[str, Any]:
-        """All five figures, and those of the classes where they are known."""
-        told = asdict(self)
-        return told if self.classes is not None else {name: told[name] for name in told if name != "classes"}
+        """All five figures, and the confidence and those of the classes where they are known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Accuracy:
         """The accuracy that `as_dict` wrote."""
-        figures = {item.name: values[item.name] for item in fields(cls) if item.name != "classes"}
-        return cls(**figures, classes=values.get("classes"))
+        figures = {item.name: values[item.name] for item in fields(cls) if item.name not in ("confidence", "classes")}
+        return cls(**figures, confidence=values.get("confidence"), classes=values.get("classes"))
 
     def score(self, choice: Choice) -> float:
         """The figure that a checkpoint is chosen by."""
+        if choice == "both":
+            return math.sqrt(self.f1 * self.map50_95)
         return self.f1 if choice == "f1" else self.map50_95
 
 

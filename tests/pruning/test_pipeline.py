@@ -622,6 +622,9 @@ def test_stock_ultralytics_gets_the_recorded_accuracy(
     assert stock["metrics/precision(B)"] == pytest.approx(candidate.accuracy.precision, abs=0.001)
     assert stock["metrics/recall(B)"] == pytest.approx(candidate.accuracy.recall, abs=0.001)
     assert stock["f1"] == pytest.approx(candidate.accuracy.f1, abs=0.001)
+    confidence = candidate.accuracy.confidence
+    assert confidence is not None
+    assert stock["f1_curve"][round(999 * confidence)] == pytest.approx(candidate.accuracy.f1, abs=0.005)
     assert stock["dtype"] == "torch.float32"
 
 

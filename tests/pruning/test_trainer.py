@@ -222,6 +222,8 @@ def test_every_sparse_epoch_records_penalty_and_histogram(sparse: Sparse, sparsi
 def test_sparse_training_ends_with_the_raw_weights(sparse: Sparse) -> None:
     assert differences(sparse.detector.model.state_dict(), sparse.end.model) == []
     assert sparse.end.best is None
+    for name, value in sparse.end.ema.items():
+        assert not value.is_floating_point() or torch.equal(value, sparse.end.model[name]), "nothing lags behind"
 
 
 # What stays as it is
@@ -287,12 +289,12 @@ def test_loaders_with_processes_serve_one_stage_after_the_other(
 # Which epoch is kept
 
 
-@pytest.mark.parametrize(("choice", "best"), [("map50_95", 2), ("f1", 1)], ids=["the best map50_95", "the best F1"])
+@pytest.mark.parametrize(("choice", "best"), [("map50_95", 2), ("f1", 1), ("both", 3)])
 def test_the_best_epoch_is_kept(
     dense: Detector, setup: TrainingSetup, loaders: DataLoaders, monkeypatch: pytest.MonkeyPatch, choice: Any, best: int
 ) -> None:
     scores = iter(
-        [Accuracy(0.5, 0.1, 0.9, 0.9, 0.9), Accuracy(0.5, 0.4, 0.6, 0.6, 0.6), Accuracy(0.5, 0.3, 0.1, 0.1, 0.1)],
+        [Accuracy(0.5, 0.1, 0.9, 0.9, 0.9), Accuracy(0.5, 0.4, 0.2, 0.2, 0.2), Accuracy(0.5, 0.3, 0.6, 0.6, 0.6)],
     )
     monkeypatch.setattr(trainer, "accuracy_from", lambda metrics: next(scores))
     averages: list[dict[str, torch.Tensor]] = []
@@ -302,14 +304,15 @@ def test_the_best_epoch_is_kept(
     assert end.best is not None
     assert end.best["epoch"] == best
     assert differences(trained.model.state_dict(), averages[best - 1]) == []
-    assert differences(trained.model.state_dict(), averages[2]) != []
+    assert differences(trained.model.state_dict(), averages[best - 2]) != []
 
 
 def test_the_last_epoch_is_kept_without_validation(dense: Detector, setup: TrainingSetup, loaders: DataLoaders) -> None:
     trained, end = train(dense, recovery_phase(1, "last"), setup, loaders)
     assert end.best is None
     assert end.history[0]["accuracy"] is None
-    assert differences(trained.model.state_dict(), end.model) == []
+    assert differences(trained.model.state_dict(), end.ema) == [], "the average is what ships"
+    assert differences(end.model, end.ema) != []
 
 
 # Failures
