@@ -49,6 +49,16 @@ def projections_of(model: Any) -> nn.Module | None:
     return projections
 
 
+def average_of(model: Any) -> Any:
+    """ultralytics' moving average of what ships, which catches no features."""
+    from ultralytics.utils.torch_utils import ModelEMA
+
+    average = ModelEMA(student_of(model))
+    for module in average.ema.modules():
+        module._forward_hooks.clear()
+    return average
+
+
 def without_teacher(model: Any) -> Any:
     """What an optimizer trains: student and projections under ultralytics' names for them."""
     projections = projections_of(model)

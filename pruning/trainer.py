@@ -28,7 +28,7 @@ import torch
 from prunetune.pruning.batchnorm import gamma_histogram
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.distillation import projections_of, student_of, with_teacher, without_teacher
+from prunetune.pruning.distillation import average_of, projections_of, student_of, with_teacher, without_teacher
 from prunetune.pruning.evaluation import accuracy_from
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.penalty import add_subgradient, penalty, penalty_blocks, penalty_layers, shrink
@@ -46,7 +46,7 @@ from prunetune.spaces.errors import ModelError
 
 prepare_ultralytics()
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
-from ultralytics.utils.torch_utils import ModelEMA, init_seeds, unwrap_model  # noqa: E402
+from ultralytics.utils.torch_utils import init_seeds, unwrap_model  # noqa: E402
 
 MOST_GRADIENT = 10.0
 """Norm to which a step's gradient is clipped, as in ultralytics."""
@@ -248,7 +248,7 @@ class _Loop(DetectionTrainer):
         """Starts from the given state. Called when optimizer and average exist."""
         self._blocks = penalty_blocks(self._network, self._layers, dict(self._phase.weights))
         if self._teacher is not None:  # only what ships is averaged
-            self.ema = ModelEMA(self._network)
+            self.ema = average_of(unwrap_model(self.model))
         if self._phase.sparse:
             self.ema.decay = _no_decay
         state = self._start_state

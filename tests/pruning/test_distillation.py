@@ -146,6 +146,7 @@ class Watched:
 
             def optimizer_step(loop) -> None:
                 super().optimizer_step()
+                self.hooks = [hook for module in loop.ema.ema.modules() for hook in module._forward_hooks.values()]
                 self.steps.append({name: value.clone() for name, value in loop._network.state_dict().items()})
 
         with pytest.MonkeyPatch.context() as patch:
@@ -176,6 +177,7 @@ def test_the_average_is_that_of_the_student(watched: Watched, student: Detector)
                 average[name].lerp_(weights[name], 1 - decay)
     for name, value in watched.end.ema.items():
         assert torch.allclose(value, average[name], atol=1e-6), name
+    assert watched.hooks == [], "it holds no features of the images that it was validated on"
 
 
 def test_the_teacher_is_approached(
