@@ -6,10 +6,11 @@ when memory runs out. Here the given network is trained as it is, on loaders tha
 whole state goes to the caller, who can continue it later: an epoch's result depends on the state before it and on
 its number, not on when the process started.
 
-Which weights a phase ends with is decided here. A sparse phase ends with the raw ones: pruning reads their gammas,
-which the moving average only follows (after 130 steps its median gamma was 0.0066 where the raw one was 0), so that a
-threshold near 0 would find nothing. Every other phase ends with the average: it is what ultralytics validates and
-ships, and so what the kept epoch was chosen by. Both are fp32 in mixed precision as well.
+Which weights a phase ends with is decided here. A phase that chooses among its epochs, as every training of a candidate
+does, ends with the moving average: it is what ultralytics validates and ships, and so what the choice was made by. A
+phase that keeps its last epoch ends with the raw weights. That is meant for sparse phases: pruning reads the gammas,
+and the average only follows them (after 130 steps its median gamma was 0.0066 where the raw one was 0), so that a
+threshold near 0 would find nothing. Both are fp32 in mixed precision as well.
 """
 
 from __future__ import annotations
@@ -133,8 +134,7 @@ def train(
                 raise
             state = loop.state()
     trained = detector.copy()
-    last = state.model if phase.sparse else state.ema
-    weights = state.best["weights"] if state.best else last
+    weights = state.best["weights"] if state.best else state.model
     trained.model.load_state_dict(weights)
     if trained.channels != detector.channels:
         raise ModelError(f"{detector.source}: training changed the network's channels")
