@@ -13,6 +13,7 @@ _HOME = {
     "Accuracy": "training",
     "Candidate": "pipeline",
     "ChannelConfig": "channels",
+    "ChannelCosts": "channel_costs",
     "Dataset": "dataset",
     "Detector": "detector",
     "LatencyShares": "threshold_search",

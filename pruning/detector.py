@@ -1,6 +1,6 @@
 """The adapter over ultralytics' detectors: load, count, save, export.
 
-With `export`, `loaders`, `trainer` and `evaluation` this is the only place that knows ultralytics.
+With `distillation`, `export`, `loaders`, `trainer` and `evaluation` this is the only place that knows ultralytics.
 """
 
 from __future__ import annotations

@@ -138,7 +138,17 @@ def accuracy_from(validator: Any) -> Accuracy:
         precision=float(boxes.mp),
         recall=float(boxes.mr),
         f1=float(sum(boxes.f1) / len(boxes.f1)) if len(boxes.f1) else 0.0,
+        confidence=_best_confidence(boxes),
     )
+
+
+def _best_confidence(boxes: Any) -> float | None:
+    """The confidence at which ultralytics reads precision, recall and F1."""
+    from ultralytics.utils.metrics import smooth
+
+    if not len(boxes.f1) or not sum(boxes.f1):
+        return None
+    return round(float(boxes.px[smooth(boxes.f1_curve.mean(0), 0.1).argmax()]), 3)
 
 
 def classes_from(validator: Any) -> dict[str, dict[str, float]] | None:

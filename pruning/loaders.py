@@ -134,7 +134,7 @@ def arguments(setup: TrainingSetup) -> dict[str, Any]:
         "plots": False,
         "verbose": False,
         "patience": 0,
-        "amp": setup.device not in ("cpu", "mps") and bool(setup.hyperparameters.get("amp", False)),
+        "amp": setup.device not in ("cpu", "mps") and setup.hyperparameters.get("amp", False),
         "exist_ok": True,
         **{key: value for key, value in setup.hyperparameters.items() if key != "amp"},
     }
@@ -161,6 +161,9 @@ def hyperparameter_problems(hyperparameters: Mapping[str, Any]) -> list[str]:
 
     problems = []
     for key, value in hyperparameters.items():
+        if key in ("distill_model", "dis"):
+            problems.append(f"{key}: the dense original teaches; give distillation, its weight, in the space")
+            continue
         if key not in DEFAULT_CFG_DICT:
             close = difflib.get_close_matches(key, list(DEFAULT_CFG_DICT), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""

@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from prunetune.pruning.channel_costs import ChannelCosts, penalty_weights
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.loaders import arguments
 from prunetune.pruning.plan import PruningPlan
@@ -28,6 +29,7 @@ from prunetune.pruning.training import (
     Accuracy,
     Choice,
     GoesOn,
+    Phase,
     RecoveryProgress,
     RecoveryStoppedError,
     recovery_phase,
@@ -105,6 +107,7 @@ class Pipeline:
         longest_sparse_epochs: The run over which sparsity in the unit `pull` is meant.
         choose: Which epoch of a dense training or recovery is kept.
         latencies: What networks take, for recipes whose threshold is found from it.
+        costs: What networks take, for recipes whose sparsity goes where time is spent.
     """
 
     def __init__(
@@ -116,11 +119,12 @@ class Pipeline:
         longest_sparse_epochs: int,
         choose: Choice = "map50_95",
         latencies: LatencyShares | None = None,
+        costs: ChannelCosts | None = None,
     ) -> None:
         self.source, self.stages = source, stages
         self.alignment, self.choose = Alignment.parse(alignment), choose
         self._longest_sparse_epochs = longest_sparse_epochs
-        self._planning = Planning(stages, self.alignment, latencies)
+        self._planning, self._costs = Planning(stages, self.alignment, latencies), costs
 
     def sparsity(self, recipe: Recipe) -> Sparsity:
         """The recipe's sparsity in both units."""
@@ -176,23 +180,37 @@ class Pipeline:
             TrainingFailureError: A training diverged or ran out of memory.
             RecoveryStoppedError: `goes_on` said no.
             StageClaimedError: Another process trains one of its stages. The same call later goes on from there.
-            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`.
+            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`; or asks for
+                its layers' costs, and they cannot be told.
         """
-        sparsity = self.sparsity(recipe)
-        parent = self.original()
+        original = parent = self.original()
         for number in range(1, recipe.rounds + 1):
             last = number == recipe.rounds
             if recipe.sparse_epochs:
-                parent = self.stages.train("sparse", parent, sparse_phase(recipe.sparse_epochs, sparsity))
+                phase = self._sparse_phase(recipe, parent).taught(recipe.sparse_distillation, original.digest)
+                parent = self.stages.train("sparse", parent, phase)
             pruned, plan, warning = self._prune(parent, recipe, recipe.threshold, number / recipe.rounds)
             yield Candidate(pruned, number, last, False, plan, _accuracy(pruned), warning)
             parent = pruned
             if recipe.recovery_epochs:
-                parent = self._recover(pruned, recipe.recovery_epochs, number, goes_on)
+                recovery = recovery_phase(recipe.recovery_epochs, self.choose)
+                parent = self._recover(pruned, recovery.taught(recipe.distillation, original.digest), number, goes_on)
             yield Candidate(parent, number, last, True, plan, _accuracy(parent))
 
-    def _recover(self, pruned: StoredStage, epochs: int, number: int, goes_on: GoesOn | None) -> StoredStage:
-        phase = recovery_phase(epochs, self.choose)
+    def _sparse_phase(self, recipe: Recipe, parent: StoredStage) -> Phase:
+        sparsity = self.sparsity(recipe)
+        weights = self._penalty_weights(parent, sparsity) if recipe.penalty_weights == "latency" else ()
+        tied = recipe.penalty == "group"
+        return sparse_phase(recipe.sparse_epochs, sparsity, shrinkage=recipe.shrinkage, tied=tied, weights=weights)
+
+    def _penalty_weights(self, parent: StoredStage, sparsity: Sparsity) -> tuple[tuple[str, float], ...]:
+        if self._costs is None:
+            raise ConfigError("penalty_weights: latency needs to know what channels cost; give the pipeline costs")
+        detector = self.stages.load(parent)
+        return penalty_weights(channel_groups(detector.model), detector.channels, self._costs, sparsity.coefficient)
+
+    def _recover(self, pruned: StoredStage, phase: Phase, number: int, goes_on: GoesOn | None) -> StoredStage:
+        epochs = phase.epochs
         if goes_on is None:
             return self.stages.train("recovery", pruned, phase)
 

@@ -6,19 +6,23 @@ short run or an adaptive optimizer:
 - A gamma moves by at most the sum of its learning rates. Fifty steps at 0.001 separate nothing, so gammas have a
   parameter group of their own, whose learning rate lets them travel `TRAVEL` over the longest sparse phase.
 - Adam divides a gradient by its own size, which turns any lambda into the same step. The penalty is therefore
-  applied beside the optimizer, as a proximal (soft-threshold) step of `lambda * learning rate`.
+  applied beside the optimizer, as a proximal (soft-threshold) step of `lambda * learning rate`; as a subgradient
+  only where a recipe asks for it.
+
+lambda stays the same from the first step to the last. One that grew with the epochs, up to a cap, would keep a shorter
+phase a checkpoint of a longer one as well; but the pull of a phase of few epochs would then be the start of the rise,
+and what is left to choose, how much is pulled in how many epochs, `sparsity` and `sparse_epochs` already say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from prunetune.pruning.training import Phase, warmup_steps
-from prunetune.spaces import SparsityUnit
+from prunetune.spaces.recipe import Shrinkage, SparsityUnit
 
 TRAVEL = 1.3
 """How far a gamma should be able to move over the longest sparse phase. Gammas start near 1."""
@@ -68,8 +72,23 @@ def schedule_sum(epochs: int, steps_per_epoch: int) -> float:
     )
 
 
-def sparse_phase(epochs: int, sparsity: Sparsity) -> Phase:
-    """The training phase: warm-up, then constant, so that a longer phase extends a shorter one."""
+def sparse_phase(
+    epochs: int,
+    sparsity: Sparsity,
+    *,
+    shrinkage: Shrinkage = "proximal",
+    tied: bool = False,
+    weights: Sequence[tuple[str, float]] = (),
+) -> Phase:
+    """The training phase: warm-up, then constant, so that a longer phase extends a shorter one.
+
+    Args:
+        epochs: Its length.
+        sparsity: The recipe's.
+        shrinkage: How the penalty acts.
+        tied: Whether the gammas of channels that additions tie are shrunk together.
+        weights: Of BatchNorms' gammas by name, as `penalty_weights` gives them; none pulls all alike.
+    """
     return Phase(
         epochs,
         "constant",
@@ -77,6 +96,9 @@ def sparse_phase(epochs: int, sparsity: Sparsity) -> Phase:
         choose="last",
         penalty=sparsity.coefficient,
         gamma_lr=sparsity.gamma_lr,
+        shrinkage=shrinkage,
+        tied=tied,
+        weights=tuple(weights),
     )
 
 
@@ -85,16 +107,3 @@ def gamma_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [
         module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.weight is not None
     ]
-
-
-@torch.no_grad()
-def shrink(gammas: Iterable[torch.Tensor], step: float) -> None:
-    """Soft-thresholds gammas in place: the proximal step of `step * |gamma|`."""
-    for gamma in gammas:
-        gamma.copy_(gamma.sign() * (gamma.abs() - step).clamp_(min=0))
-
-
-@torch.no_grad()
-def l1(gammas: Iterable[torch.Tensor]) -> float:
-    """Sum of the absolute gammas."""
-    return float(sum(gamma.abs().sum() for gamma in gammas))

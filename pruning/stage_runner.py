@@ -193,7 +193,7 @@ class StageRunner:
         state = self._furthest_state(training)
         done = state.epoch if state else 0
         history = list(state.history) if state else []
-        detector = self.load(training.parent)
+        detector, teacher = self.load(training.parent), self._teacher(training.phase)
         clock = self.ledger.clock
 
         def keep(state: TrainingState) -> None:
@@ -223,6 +223,7 @@ class StageRunner:
                     training.phase,
                     self.setup,
                     loaders,
+                    teacher=teacher,
                     state=state,
                     on_state=keep,
                     on_epoch=told,
@@ -246,6 +247,17 @@ class StageRunner:
         self.ledger.note(published, training.phase.epochs - done, done)
         self._safe_point()
         return published
+
+    def _teacher(self, phase: Phase) -> Detector | None:
+        if not phase.distillation:
+            return None
+        found = self.store.find(phase.teacher)
+        if found is None:
+            raise StoreError(
+                f"{self.store.root}: {phase.teacher}, whose network teaches, was removed; run the same command again, "
+                "which makes it anew"
+            )
+        return self.load(found)
 
     def _keep(self, training: _Training, claim: StageClaim, start: Detector, state: TrainingState) -> None:
         """Stores an epoch before the last, and the stage of whoever stops there."""

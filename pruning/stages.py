@@ -59,10 +59,21 @@ def recorded_trunk(digest: str, record: Mapping[str, Any]) -> str:
 
 def _plain(phase: Phase) -> dict[str, Any]:
     # Rounded, because lambda and learning rate are quotients: the last bit must not make another stage.
+    # An option that is not used is left out: the names of stages outlive the options that came later.
+    options: dict[str, Any] = {}
+    if phase.penalty and phase.shrinkage != "proximal":
+        options["shrinkage"] = phase.shrinkage
+    if phase.penalty and phase.tied:
+        options["tied"] = True
+    if phase.penalty and phase.weights:
+        options["weights"] = dict(phase.weights)
+    if phase.distillation:
+        options |= {"distillation": float(f"{phase.distillation:.9g}"), "teacher": phase.teacher}
     return {
         "schedule": phase.schedule,
         "warmup_epochs": round(phase.warmup_epochs, 6),
         "choose": phase.choose,
         "penalty": float(f"{phase.penalty:.9g}"),
         "gamma_lr": None if phase.gamma_lr is None else float(f"{phase.gamma_lr:.9g}"),
+        **options,
     }

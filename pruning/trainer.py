@@ -5,6 +5,12 @@ data set, plots, and validates once more for every short phase; keeps its checkp
 when memory runs out. Here the given network is trained as it is, on loaders that stay, and after every epoch the
 whole state goes to the caller, who can continue it later: an epoch's result depends on the state before it and on
 its number, not on when the process started.
+
+Which weights a phase ends with is decided here. A phase that chooses among its epochs, as every training of a candidate
+does, ends with the moving average: it is what ultralytics validates and ships, and so what the choice was made by. A
+phase that keeps its last epoch ends with the raw weights. That is meant for sparse phases: pruning reads the gammas,
+and the average only follows them (after 130 steps its median gamma was 0.0066 where the raw one was 0), so that a
+threshold near 0 would find nothing. Both are fp32 in mixed precision as well.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy, deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +29,10 @@ import torch
 from prunetune.pruning.batchnorm import gamma_histogram
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
+from prunetune.pruning.distillation import average_of, projections_of, student_of, with_teacher, without_teacher
 from prunetune.pruning.evaluation import accuracy_from
 from prunetune.pruning.loaders import DataLoaders, arguments
-from prunetune.pruning.sparsity import gamma_parameters, l1, shrink
+from prunetune.pruning.penalty import add_subgradient, penalty, penalty_blocks, penalty_layers, shrink
 from prunetune.pruning.training import (
     EpochListener,
     EpochRecord,
@@ -42,6 +49,9 @@ prepare_ultralytics()
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.utils.torch_utils import init_seeds, unwrap_model  # noqa: E402
 
+MOST_GRADIENT = 10.0
+"""Norm to which a step's gradient is clipped, as in ultralytics."""
+
 
 @dataclass
 class TrainingState:
@@ -54,6 +64,7 @@ class TrainingState:
         optimizer: The optimizer's state, with the scaler's and the average's count.
         best: The chosen epoch so far: `epoch`, `score` and fp32 `weights`; None before the first.
         history: A record for each finished epoch.
+        projections: fp32 weights of what joins student and teacher; empty without a teacher.
     """
 
     epoch: int
@@ -62,6 +73,7 @@ class TrainingState:
     optimizer: dict[str, Any]
     best: dict[str, Any] | None
     history: list[dict[str, Any]]
+    projections: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For `torch.save`: tensors and plain values only."""
@@ -82,6 +94,7 @@ def train(
     setup: TrainingSetup,
     loaders: DataLoaders,
     *,
+    teacher: Detector | None = None,
     state: TrainingState | None = None,
     on_state: StateSaver | None = None,
     on_epoch: EpochListener | None = None,
@@ -94,6 +107,7 @@ def train(
         phase: What to do.
         setup: What all trainings share.
         loaders: The study's loaders.
+        teacher: Whose features guide the training, where the phase has `distillation`. It is not changed.
         state: Goes on from here, if given.
         on_state: Gets the state after every epoch.
         on_epoch: Gets the record of every epoch.
@@ -109,7 +123,7 @@ def train(
     start = detector.copy()
     if state is None or state.epoch < phase.epochs:
         with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-            loop = _Loop(start, phase, setup, loaders, state, on_state, on_epoch, Path(folder))
+            loop = _Loop(start, phase, setup, loaders, state, on_state, on_epoch, Path(folder), teacher)
             try:
                 with loop.hold_for_batches(occupy):
                     loop.train()
@@ -151,12 +165,17 @@ class _Loop(DetectionTrainer):
         on_state: StateSaver | None,
         on_epoch: EpochListener | None,
         folder: Path,
+        teacher: Detector | None = None,
     ) -> None:
         self._detector, self._phase, self._setup, self._loaders = detector, phase, setup, loaders
+        if phase.distillation and teacher is None:
+            raise ValueError("a phase with distillation needs a teacher")
+        self._teacher = teacher.copy() if teacher is not None and phase.distillation else None
         self._start_state, self._on_state, self._on_epoch = state, on_state, on_epoch
         self._best = state.best if state else None
         self._history = list(state.history) if state else []
         self._channels = detector.channels
+        self._layers = penalty_layers(detector.model, phase) if phase.sparse else ()
         self._clock = self._validated_s = 0.0
         options = {
             **arguments(setup),
@@ -166,7 +185,10 @@ class _Loop(DetectionTrainer):
             "val": phase.choose != "last",
             "save_dir": str(folder),
             "model": detector.source,
+            "distill_model": None,  # `setup_model` brings the teacher
         }
+        if self._teacher is not None:
+            options |= {"dis": phase.distillation, "compile": False}
         super().__init__(overrides=options)
         self.model = detector.model
         self.add_callback("on_train_epoch_start", _Loop._begin_epoch)
@@ -190,12 +212,20 @@ class _Loop(DetectionTrainer):
         for parameter in self.model.parameters():
             parameter.requires_grad = parameter.dtype.is_floating_point
         self.model.criterion = None
+        if self._teacher is not None:
+            self.model.args = self.args
+            self.model = with_teacher(self.model, self._teacher.model, self._setup.seed)
+
+    @property
+    def _network(self) -> Any:
+        """The network that ships."""
+        return student_of(unwrap_model(self.model))
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         return self._loaders.train() if mode == "train" else self._loaders.evaluation("val")
 
     def build_optimizer(self, model: Any, **options: Any) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = super().build_optimizer(model, **options)
+        optimizer: torch.optim.Optimizer = super().build_optimizer(without_teacher(model), **options)
         if self._phase.gamma_lr is not None:
             for group in optimizer.param_groups:
                 if group.get("param_group") == "bn":  # ultralytics' group of all norm scales, without decay
@@ -216,14 +246,17 @@ class _Loop(DetectionTrainer):
 
     def resume_training(self, ckpt: Any) -> None:
         """Starts from the given state. Called when optimizer and average exist."""
-        self._gammas = gamma_parameters(self.model)
+        self._blocks = penalty_blocks(self._network, self._layers, dict(self._phase.weights))
+        if self._teacher is not None:  # only what ships is averaged
+            self.ema = average_of(unwrap_model(self.model))
         if self._phase.sparse:
-            # Pruning reads the raw gammas, which a moving average only follows.
             self.ema.decay = _no_decay
         state = self._start_state
         if state is None:
             return
-        unwrap_model(self.model).load_state_dict(state.model)
+        self._network.load_state_dict(state.model)
+        if (projections := projections_of(unwrap_model(self.model))) is not None:
+            projections.load_state_dict(state.projections)
         self.ema.ema.load_state_dict(state.ema)
         self.ema.updates = state.optimizer["updates"]
         self.optimizer.load_state_dict(deepcopy(state.optimizer["optimizer"]))
@@ -239,13 +272,19 @@ class _Loop(DetectionTrainer):
         self._clock, self._validated_s = time.perf_counter(), 0.0
 
     def optimizer_step(self) -> None:
-        average, self.ema = self.ema, None
-        super().optimizer_step()
-        self.ema = average
-        if self._phase.penalty:
+        """ultralytics' own, with the penalty: a subgradient has to come after unscaling and before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        is_proximal = self._phase.shrinkage == "proximal"
+        if self._phase.penalty and not is_proximal:
+            add_subgradient(self._blocks, self._phase.penalty)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=MOST_GRADIENT)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self._phase.penalty and is_proximal:
             lr = next(group["lr"] for group in self.optimizer.param_groups if group.get("param_group") == "bn")
-            shrink(self._gammas, self._phase.penalty * lr)
-        self.ema.update(self.model)
+            shrink(self._blocks, self._phase.penalty * lr)
+        self.ema.update(self._network)
 
     def validate(self) -> tuple[dict[str, Any], float]:
         if self._phase.choose == "last":
@@ -269,7 +308,7 @@ class _Loop(DetectionTrainer):
             train_s=time.perf_counter() - self._clock - self._validated_s,
             validate_s=self._validated_s,
             accuracy=accuracy_from(self.validator) if self._phase.choose != "last" else None,
-            gammas=gamma_histogram(unwrap_model(self.model)) if self._phase.sparse else None,
+            gammas=gamma_histogram(self._network) if self._phase.sparse else None,
         )
         check_finite(record.losses, record.epoch)
         self._history.append(record.as_dict())
@@ -286,12 +325,12 @@ class _Loop(DetectionTrainer):
     def _losses(self) -> dict[str, float]:
         losses = {name: float(value) for name, value in (self.tloss or {}).items()}
         if self._phase.sparse:
-            losses["sl_loss"] = self._phase.penalty * l1(self._gammas)
+            losses["sl_loss"] = self._phase.penalty * penalty(self._blocks)
         return losses
 
     def state(self) -> TrainingState:
         """The state after the last finished epoch."""
-        model = unwrap_model(self.model)
+        model, projections = self._network, projections_of(unwrap_model(self.model))
         if Detector(model, self._detector.source).channels != self._channels:
             raise ModelError(f"{self._detector.source}: training changed the network's channels")
         return TrainingState(
@@ -305,6 +344,7 @@ class _Loop(DetectionTrainer):
             },
             best=self._best,
             history=list(self._history),
+            projections={} if projections is None else _weights(projections),
         )
 
     # What is left out

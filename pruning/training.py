@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
-Choice: TypeAlias = Literal["map50_95", "f1", "last"]
-"""Which epoch's weights a phase ends with."""
+from prunetune.spaces.recipe import Shrinkage
+
+Choice: TypeAlias = Literal["map50_95", "f1", "both", "last"]
+"""Which epoch's weights a phase ends with: the best by map50_95, by F1, or by both, their geometric mean, in which a
+percent of one is worth a percent of the other; or the last."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +25,25 @@ class Accuracy:
     recall: float
     f1: float
     """Precision, recall and F1 are those at the confidence where the classes' mean F1 is best."""
+    confidence: float | None = None
+    """That confidence, a threshold to begin with; None where it is not known, or nothing was found."""
     classes: Mapping[str, Mapping[str, float]] | None = field(default=None, hash=False)
     """`map50` and `map50_95` of each class that the split has, by its name; None where they were not kept."""
 
     def as_dict(self) -> dict[str, Any]:
-        """All five figures, and those of the classes where they are known."""
-        told = asdict(self)
-        return told if self.classes is not None else {name: told[name] for name in told if name != "classes"}
+        """All five figures, and the confidence and those of the classes where they are known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Accuracy:
         """The accuracy that `as_dict` wrote."""
-        figures = {item.name: values[item.name] for item in fields(cls) if item.name != "classes"}
-        return cls(**figures, classes=values.get("classes"))
+        figures = {item.name: values[item.name] for item in fields(cls) if item.name not in ("confidence", "classes")}
+        return cls(**figures, confidence=values.get("confidence"), classes=values.get("classes"))
 
     def score(self, choice: Choice) -> float:
         """The figure that a checkpoint is chosen by."""
+        if choice == "both":
+            return math.sqrt(self.f1 * self.map50_95)
         return self.f1 if choice == "f1" else self.map50_95
 
 
@@ -87,6 +93,20 @@ class Phase:
     """L1 coefficient lambda on BatchNorm gammas (arXiv 1708.06519); 0 trains without."""
     gamma_lr: float | None = None
     """Learning rate of the gammas, in a parameter group of their own; None: that of the rest."""
+    shrinkage: Shrinkage = "proximal"
+    """How the penalty acts."""
+    tied: bool = False
+    """Whether gammas of channels that additions tie are shrunk together, by their norm."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """What lambda is multiplied by for a BatchNorm, by its name; 1 for those that are not there."""
+    distillation: float = 0.0
+    """Weight of the distance to the teacher's features in the loss (ultralytics' `dis`); 0 trains without a teacher."""
+    teacher: str = ""
+    """Digest of the stage whose network teaches."""
+
+    def taught(self, weight: float, teacher: str) -> Phase:
+        """The same phase under a teacher; without one if the weight is 0."""
+        return replace(self, distillation=weight, teacher=teacher) if weight else self
 
     @property
     def sparse(self) -> bool:

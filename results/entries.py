@@ -54,6 +54,8 @@ class Entry:
     precision: float | None
     recall: float | None
     f1: float | None
+    confidence: float | None
+    """The confidence threshold at which F1 is best."""
     latency_ms: float | None
     """Median latency in ms, on the study's main target."""
     latency_ratio: float | None
@@ -145,6 +147,7 @@ def _entry(
         precision=number(found.get("precision")),
         recall=number(found.get("recall")),
         f1=number(found.get("f1")),
+        confidence=number(found.get("confidence")),
         latency_ms=None if reading is None else reading.latency_ms,
         latency_ratio=None if reading is None else reading.latency_ratio,
         latencies=latencies,

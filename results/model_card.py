@@ -19,7 +19,7 @@ _KINDS = {
     "openvino": "OpenVINO IR: `YOLO({name!r})`",
     "tensorrt": "TensorRT engine, for the GPU that built it: `YOLO({name!r})`",
 }
-_METRICS = ("map50", "map50_95", "precision", "recall", "f1")
+_METRICS = ("map50", "map50_95", "precision", "recall", "f1", "confidence")
 
 
 def model_card(description: Mapping[str, Any], table: str = "") -> str:
@@ -77,6 +77,10 @@ def _accuracy(told: Mapping[str, Any]) -> str:
             lines.append(f"| {file} | {split} | {values} |")
     splits = {split for figures in told["figures"].values() for split in figures}
     notes = [told.get("accuracy_note", "")]
+    if any(figures.get("confidence") is not None for found in told["figures"].values() for figures in found.values()):
+        notes.append(
+            "Precision, recall and F1 are those at the confidence where F1 is best: a threshold to begin with."
+        )
     if "test" in splits:
         notes.append("No decision saw the test split.")
     else:

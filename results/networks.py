@@ -210,6 +210,7 @@ def _figures(
         "precision": decimals(item.precision),
         "recall": decimals(item.recall),
         "F1": decimals(item.f1),
+        "at confidence": decimals(item.confidence),
         **latencies,
         "GFLOPs": significant(item.gflops),
         "parameters": size(item.params),

@@ -79,6 +79,7 @@ def _figures(item: Entry) -> str:
         "mAP50": decimals(item.map50),
         "mmAP": decimals(item.map50_95),
         "F1": decimals(item.f1),
+        "at confidence": decimals(item.confidence),
         **{
             "latency" if len(item.latencies) == 1 else f"latency@{name}": reading_text(reading)
             for name, reading in item.latencies.items()

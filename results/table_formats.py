@@ -124,7 +124,18 @@ def table_records(study: Source) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _fields(table: list[Row]) -> dict[str, Callable[[Row], Any]]:
-    left = ("model", "kind", "trial", "map50", "map50_change", "map50_95", "map50_95_change", "f1", "params")
+    left = (
+        "model",
+        "kind",
+        "trial",
+        "map50",
+        "map50_change",
+        "map50_95",
+        "map50_95_change",
+        "f1",
+        "confidence",
+        "params",
+    )
     fields: dict[str, Callable[[Row], Any]] = {name: attrgetter(name) for name in left}
     measured = targets(table)
     for target in measured:

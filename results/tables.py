@@ -26,6 +26,8 @@ class Row:
     map50_95: float | None
     map50_95_change: float | None
     f1: float | None
+    confidence: float | None
+    """The confidence threshold at which F1 is best."""
     params: int | None
     latencies: Mapping[str, Reading] = field(hash=False)
     """By target."""
@@ -244,6 +246,7 @@ def _row(found: Findings, known: Confirmation | None, model: str, name: str, ite
         map50_95=item.map50_95,
         map50_95_change=_change(item.map50_95, dense.map50_95) if dense and name != "dense" else None,
         f1=item.f1,
+        confidence=item.confidence,
         params=item.params,
         latencies=item.latencies,
         gflops=item.gflops,

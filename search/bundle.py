@@ -52,7 +52,7 @@ from prunetune.targets import (
     quantise,
 )
 
-METRICS = ("map50", "map50_95", "precision", "recall", "f1")
+METRICS = ("map50", "map50_95", "precision", "recall", "f1", "confidence")
 
 
 @dataclass(frozen=True)

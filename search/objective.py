@@ -201,7 +201,7 @@ def _gate(
     stored |= describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
     finished = recent_trials(study, (TrialState.COMPLETE,))
     networks = memory(study, equal_networks.EqualNetworks)
-    stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe.recovery_epochs, stored, networks)
+    stored |= equal_networks.known(finished, candidate.stage.digest, rungs.recipe, stored, networks)
     if not stored["feasible"]:
         stored["reason"] = excess(stored)
         return Outcome.OVER_BUDGET

@@ -137,7 +137,7 @@ class StudySpec(BaseModel):
     """Epochs of the dense training of a yaml, and the head start of the narrow controls."""
     seed: int = Field(strict=True, default=0, ge=0, le=10**9)
     """Initial weights, order of images, sampler."""
-    choose: Literal["map50_95", "f1"] = "map50_95"
+    choose: Literal["map50_95", "f1", "both"] = "map50_95"
     """Which epoch's checkpoint a training keeps."""
     train: dict[str, float | int | bool | str] = Field(default_factory=dict)
     """Further training arguments of ultralytics, such as `optimizer`, `lr0` or `mosaic`."""

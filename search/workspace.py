@@ -29,6 +29,7 @@ from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import Accuracy, StageListener, TrainingSetup
+from prunetune.search.channel_costs import StudyCosts
 from prunetune.search.interruption import safe_point
 from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.spec import StudySpec
@@ -118,6 +119,7 @@ class Workspace:
             longest_sparse_epochs=spec.space.longest_sparse_epochs,
             choose=spec.choose,
             latencies=StudyLatencies(self),
+            costs=StudyCosts(self),
         )
 
     @contextmanager

@@ -17,7 +17,8 @@ fifty steps and in one of a hundred thousand."""
 
 
 Shrinkage: TypeAlias = Literal["proximal", "subgradient"]
-"""How the penalty acts: a soft-threshold step beside the optimizer's, or `lambda * sign(gamma)` in the gradient."""
+"""How the penalty acts: a soft-threshold step beside the optimizer's, or `lambda * sign(gamma)` in the gradient, which
+only an optimizer such as SGD takes for what it is: Adam divides by its size."""
 
 Penalty: TypeAlias = Literal["gamma", "group"]
 """What is penalised: each gamma by its absolute value, or the gammas of a channel that additions tie together, by

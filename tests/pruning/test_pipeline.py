@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from prunetune.pruning import Candidate, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
+from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.evaluation import evaluate, evaluate_predictor
 from prunetune.pruning.ledger import Ledger
@@ -24,7 +25,7 @@ from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_histo
 from prunetune.pruning.stages import training_stage, trunk
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import Accuracy, EpochRecord, RecoveryProgress, RecoveryStoppedError, recovery_phase
-from prunetune.spaces import ModelError, Recipe, StoreError, Threshold
+from prunetune.spaces import ConfigError, ModelError, Recipe, StoreError, Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 
 pytestmark = pytest.mark.slow
@@ -397,6 +398,71 @@ def test_a_recipe_that_was_put_aside_counts_each_epoch_once(
     ]
 
 
+# Under a teacher
+
+
+def test_the_dense_original_teaches(pipeline: Pipeline, candidates: list[Candidate], store: StageStore) -> None:
+    original = pipeline.original().digest
+    taught, ledger = carry_out(pipeline, replace(RECIPE, distillation=6.0))
+    assert [stage["kind"] for stage in ledger.stages] == ["sparse", "pruning", "recovery"]
+    assert taught[0].stage.digest == candidates[0].stage.digest, "the sparse phase is the other recipe's"
+    assert taught[-1].stage.digest != candidates[-1].stage.digest
+    phase = taught[-1].stage.record["settings"]["phase"]
+    assert (phase["distillation"], phase["teacher"]) == (6.0, original)
+    assert "distillation" not in candidates[-1].stage.record["settings"]["phase"]
+    assert "dis_loss" in read_history(taught[-1].stage)[-1]["losses"]
+    assert not same_weights(taught[-1].checkpoint, candidates[-1].checkpoint)
+
+
+def test_a_sparse_phase_under_a_teacher_goes_on_from_a_shorter_one(pipeline: Pipeline, store: StageStore) -> None:
+    recipe = replace(RECIPE, sparse_distillation=2.0, recovery_epochs=0)
+    carry_out(pipeline, recipe)
+    longer, ledger = carry_out(pipeline, replace(recipe, sparse_epochs=2))
+    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 1)
+    phase = parent_of(longer[0].stage, store).record["settings"]["phase"]
+    assert (phase["distillation"], phase["teacher"]) == (2.0, pipeline.original().digest)
+
+
+def test_a_teacher_that_is_gone_is_missed_at_once(
+    setup: TrainingSetup, store: StageStore, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    original = pipeline.original()
+    other = StageStore(tmp_path / "store")
+    phase = recovery_phase(1, "map50_95").taught(6.0, original.digest)
+    with pytest.raises(StoreError, match=r"original-.*, whose network teaches, was removed; run the same command"):
+        StageRunner(setup, other).train("recovery", original, phase)
+
+
+# How gammas are penalised
+
+
+class Widths:
+    """Costs by which each channel of the first layer takes as long as a hundred others."""
+
+    def time(self, channels: ChannelConfig) -> float:
+        return float(sum(channels.values()) + 100 * channels["model.0.conv"])
+
+
+def test_the_recipe_says_how_gammas_are_penalised(setup: TrainingSetup, store: StageStore) -> None:
+    source, stages = Source("yolov5n.yaml", NAMES, dense_epochs=1), StageRunner(setup, store)
+    pipeline = Pipeline(source, stages, alignment=8, longest_sparse_epochs=3, costs=Widths())
+    recipe = replace(
+        RECIPE, sparsity=0.02, recovery_epochs=0, shrinkage="subgradient", penalty="group", penalty_weights="latency"
+    )
+    candidates, _ = carry_out(pipeline, recipe)
+    phase = parent_of(candidates[0].stage, store).record["settings"]["phase"]
+    assert (phase["shrinkage"], phase["tied"]) == ("subgradient", True)
+    assert max(phase["weights"], key=phase["weights"].get) == "model.0.bn"
+    again, ledger = carry_out(pipeline, recipe)
+    assert again[0].stage.digest == candidates[0].stage.digest
+    assert ledger.epochs_trained == 0
+
+
+def test_layers_cannot_be_weighed_without_costs(pipeline: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="penalty_weights: latency needs to know what channels cost"):
+        carry_out(pipeline, replace(RECIPE, penalty_weights="latency"))
+
+
 # What is recorded
 
 
@@ -556,6 +622,9 @@ def test_stock_ultralytics_gets_the_recorded_accuracy(
     assert stock["metrics/precision(B)"] == pytest.approx(candidate.accuracy.precision, abs=0.001)
     assert stock["metrics/recall(B)"] == pytest.approx(candidate.accuracy.recall, abs=0.001)
     assert stock["f1"] == pytest.approx(candidate.accuracy.f1, abs=0.001)
+    confidence = candidate.accuracy.confidence
+    assert confidence is not None
+    assert stock["f1_curve"][round(999 * confidence)] == pytest.approx(candidate.accuracy.f1, abs=0.005)
     assert stock["dtype"] == "torch.float32"
 
 

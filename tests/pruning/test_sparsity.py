@@ -1,4 +1,4 @@
-"""The arithmetic of sparse training: both units, the schedule, the proximal step."""
+"""The arithmetic of sparse training: both units, and the schedule."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from prunetune.pruning.penalty import Block, shrink
 from prunetune.pruning.sparsity import (
     MOST_GAMMA_LR,
     TRAVEL,
     WARMUP_EPOCHS,
     Sparsity,
     gamma_parameters,
-    l1,
     resolve,
     schedule_sum,
-    shrink,
     sparse_phase,
 )
 from prunetune.pruning.training import warmup_steps
@@ -62,7 +61,7 @@ def test_a_gamma_without_gradient_shrinks_by_the_pull(pull: float, epochs: int, 
     gammas = torch.tensor([2.0, -2.0], dtype=torch.float64)
     for factor in ultralytics_factors(epochs, steps):
         assert phase.gamma_lr is not None
-        shrink([gammas], phase.penalty * phase.gamma_lr * factor)
+        shrink([Block((gammas,))], phase.penalty * phase.gamma_lr * factor)
     assert gammas.tolist() == pytest.approx([2.0 - pull, pull - 2.0])
 
 
@@ -98,28 +97,6 @@ def test_a_shorter_phase_is_a_checkpoint_of_a_longer_one(epochs: int, more: int,
         longer.warmup_epochs,
     )
     assert ultralytics_factors(epochs, 10) == ultralytics_factors(epochs + more, 10)[: epochs * 10]
-
-
-@given(st.floats(-2, 2), st.floats(0, 1))
-def test_shrinking_is_the_proximal_operator(gamma: float, step: float) -> None:
-    """It minimises step * |x| + (x - gamma)^2 / 2, found here by trying every x."""
-    candidates = np.linspace(-2, 2, 40_001)
-    best = candidates[np.argmin(step * np.abs(candidates) + (candidates - gamma) ** 2 / 2)]
-    value = torch.tensor([gamma], dtype=torch.float64)
-    shrink([value], step)
-    assert float(value) == pytest.approx(best, abs=1.01e-4)
-
-
-def test_a_shrunk_gamma_is_exactly_zero_and_stays() -> None:
-    gamma = nn.Parameter(torch.tensor([0.01, -0.01, 0.5]))
-    shrink([gamma], 0.02)
-    assert gamma.tolist() == pytest.approx([0.0, 0.0, 0.48])
-    assert gamma.requires_grad
-    assert gamma.grad is None
-
-
-def test_the_penalty_is_the_sum_of_absolute_gammas() -> None:
-    assert l1([torch.tensor([1.0, -2.0]), torch.tensor([0.5])]) == pytest.approx(3.5)
 
 
 def test_gammas_are_the_scales_of_batchnorm_alone() -> None:

@@ -16,8 +16,9 @@ from prunetune.pruning import trainer
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders
+from prunetune.pruning.penalty import Block, shrink
 from prunetune.pruning.plan import plan_pruning
-from prunetune.pruning.sparsity import Sparsity, gamma_parameters, resolve, shrink, sparse_phase
+from prunetune.pruning.sparsity import Sparsity, gamma_parameters, resolve, sparse_phase
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
@@ -64,9 +65,9 @@ class Sparse:
         self.steps: list[float] = []
         self.groups: list[dict[str, Any]] = []
 
-        def shrinking(gammas: list[torch.Tensor], step: float) -> None:
+        def shrinking(blocks: list[Block], step: float) -> None:
             self.steps.append(step)
-            shrink(gammas, step)
+            shrink(blocks, step)
 
         class Loop(trainer._Loop):
             def build_optimizer(loop, model: Any, **options: Any) -> torch.optim.Optimizer:
@@ -221,6 +222,8 @@ def test_every_sparse_epoch_records_penalty_and_histogram(sparse: Sparse, sparsi
 def test_sparse_training_ends_with_the_raw_weights(sparse: Sparse) -> None:
     assert differences(sparse.detector.model.state_dict(), sparse.end.model) == []
     assert sparse.end.best is None
+    for name, value in sparse.end.ema.items():
+        assert not value.is_floating_point() or torch.equal(value, sparse.end.model[name]), "nothing lags behind"
 
 
 # What stays as it is
@@ -286,12 +289,12 @@ def test_loaders_with_processes_serve_one_stage_after_the_other(
 # Which epoch is kept
 
 
-@pytest.mark.parametrize(("choice", "best"), [("map50_95", 2), ("f1", 1)], ids=["the best map50_95", "the best F1"])
+@pytest.mark.parametrize(("choice", "best"), [("map50_95", 2), ("f1", 1), ("both", 3)])
 def test_the_best_epoch_is_kept(
     dense: Detector, setup: TrainingSetup, loaders: DataLoaders, monkeypatch: pytest.MonkeyPatch, choice: Any, best: int
 ) -> None:
     scores = iter(
-        [Accuracy(0.5, 0.1, 0.9, 0.9, 0.9), Accuracy(0.5, 0.4, 0.6, 0.6, 0.6), Accuracy(0.5, 0.3, 0.1, 0.1, 0.1)],
+        [Accuracy(0.5, 0.1, 0.9, 0.9, 0.9), Accuracy(0.5, 0.4, 0.2, 0.2, 0.2), Accuracy(0.5, 0.3, 0.6, 0.6, 0.6)],
     )
     monkeypatch.setattr(trainer, "accuracy_from", lambda metrics: next(scores))
     averages: list[dict[str, torch.Tensor]] = []
@@ -301,7 +304,7 @@ def test_the_best_epoch_is_kept(
     assert end.best is not None
     assert end.best["epoch"] == best
     assert differences(trained.model.state_dict(), averages[best - 1]) == []
-    assert differences(trained.model.state_dict(), averages[2]) != []
+    assert differences(trained.model.state_dict(), averages[best - 2]) != []
 
 
 def test_the_last_epoch_is_kept_without_validation(dense: Detector, setup: TrainingSetup, loaders: DataLoaders) -> None:
@@ -309,6 +312,7 @@ def test_the_last_epoch_is_kept_without_validation(dense: Detector, setup: Train
     assert end.best is None
     assert end.history[0]["accuracy"] is None
     assert differences(trained.model.state_dict(), end.model) == []
+    assert differences(end.model, end.ema) != []
 
 
 # Failures

@@ -54,7 +54,8 @@ def main(task: str, checkpoint: str, *rest: str) -> dict[str, object]:
     options = {"data": data, "imgsz": int(imgsz), "batch": int(batch)}
     metrics = model.val(**options, device="cpu", plots=False, verbose=False)
     figures = {name: float(value) for name, value in metrics.results_dict.items()}
-    return {**figures, "f1": float(metrics.box.f1.mean()), "dtype": dtype}
+    curve = metrics.box.f1_curve.mean(0).tolist()  # over confidences from 0 to 1
+    return {**figures, "f1": float(metrics.box.f1.mean()), "f1_curve": curve, "dtype": dtype}
 
 
 if __name__ == "__main__":

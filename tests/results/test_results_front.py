@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from prunetune.results import Entry, Findings, best, entry, front, front_document, hypervolume, nearest
 
 FIELDS = [
-    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "latencies",
-    "gflops", "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence", "latency_ms", "latency_ratio",
+    "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
 ]  # fmt: skip
 
 Builder = Any

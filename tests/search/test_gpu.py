@@ -32,6 +32,15 @@ def test_a_study_trains_and_measures_on_a_gpu(
         device=0,
         batch=4,  # so that processes read the images: a single batch would be read without
         train={"amp": amp},
+        space={
+            "sparsity": 0.3,
+            "sparse_epochs": 1,
+            "threshold": {"low": 0.3, "high": 1.1},
+            "recovery_epochs": 1,
+            "penalty": "group",
+            "distillation": 6.0,
+            "sparse_distillation": 2.0,
+        },
         targets=TARGETS,
         objectives=["map50_95", "latency@graph"],
         budget=budgets,

@@ -36,7 +36,7 @@ BAD = [
     ("hours: true", "hours", "valid number, not True"),
     ("seed: -1", "seed", "not -1"),
     ("sampler: tpee", "sampler", "did you mean tpe?"),
-    ("choose: map", "choose", "'map50_95' or 'f1'"),
+    ("choose: map", "choose", "'map50_95', 'f1' or 'both'"),
     ("cache: yes", "cache", "'ram'"),
     ("device: cpu,0", "device", "GPU numbers such as 0"),
     ("device: true", "device", "string"),

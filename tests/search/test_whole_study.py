@@ -25,8 +25,8 @@ Prunetune = Callable[..., Any]
 Points = Callable[[Path], set[tuple[float, float]]]
 
 FRONT_FIELDS = [
-    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "latency_ms", "latency_ratio", "latencies",
-    "gflops", "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence", "latency_ms", "latency_ratio",
+    "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
 ]  # fmt: skip
 
 WHOLE: dict[str, Any] = {

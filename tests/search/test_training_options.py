@@ -1,0 +1,52 @@
+"""A real study whose space says how gammas are penalised and who teaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunetune.pruning import StageStore
+from prunetune.search.study import find_study
+from prunetune.search.workspace import STORE
+
+pytestmark = pytest.mark.slow
+
+SPACE: dict[str, Any] = {
+    "sparsity": 0.005,
+    "sparse_epochs": 1,
+    "threshold": 2.0,
+    "recovery_epochs": 1,
+    "penalty": "group",
+    "penalty_weights": "latency",
+    "distillation": {"choices": [0.0, 6.0]},
+    "sparse_distillation": 2.0,
+}
+
+
+def test_a_study_searches_the_teachers_weight(
+    tmp_path: Path, shapes: Path, write_study: Callable[..., Path], prunetune: Callable[..., Any]
+) -> None:
+    file = write_study(data=str(shapes), space=SPACE, sampler="random", trials=6, early_stopping=False)
+    done = prunetune("run", file)
+    assert done.code == 0, done.err
+    study, _ = find_study(str(tmp_path / "runs" / "tiny"))
+    told = study.get_trials()
+    assert {trial.user_attrs["outcome"] for trial in told} == {"OK"}
+    store = StageStore(tmp_path / "runs" / STORE)
+    ends: dict[float, set[str]] = {}
+    for trial in told:
+        stages = [store.find(stage["digest"]) for stage in trial.user_attrs["stages"]]
+        sparse, surgery, recovery = (stage for stage in stages if stage is not None)
+        penalised = sparse.record["settings"]["phase"]
+        assert (penalised["tied"], penalised["distillation"]) == (True, 2.0)
+        assert penalised["weights"]["model.0.bn"] > 2 > 0.5 > penalised["weights"]["model.9.cv2.bn"]
+        assert sparse.record["parent"] == penalised["teacher"]
+        assert recovery.record["parent"] == surgery.digest
+        weight = trial.params["distillation"]
+        assert recovery.record["settings"]["phase"].get("distillation", 0.0) == weight
+        ends.setdefault(weight, set()).add(recovery.digest)
+        assert 0 <= trial.user_attrs["accuracy"].get("confidence", 0) <= 1
+    assert {weight: len(digests) for weight, digests in ends.items()} == {0.0: 1, 6.0: 1}
