@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
+
+EARLY = 0.1
+"""The share of a dense training whose weights count as early."""
 
 Choice: TypeAlias = Literal["map50_95", "f1", "last"]
 """Which epoch's weights a phase ends with."""
@@ -87,6 +90,13 @@ class Phase:
     """L1 coefficient lambda on BatchNorm gammas (arXiv 1708.06519); 0 trains without."""
     gamma_lr: float | None = None
     """Learning rate of the gammas, in a parameter group of their own; None: that of the rest."""
+    until: int | None = None
+    """Ends after so many of its epochs, in the middle of its schedule; None: after all."""
+
+    @property
+    def end(self) -> int:
+        """The epoch that it ends with."""
+        return self.epochs if self.until is None else self.until
 
     @property
     def sparse(self) -> bool:
@@ -101,6 +111,16 @@ class Phase:
 def warmup_steps(warmup_epochs: float, steps_per_epoch: int) -> int:
     """Optimizer steps over which the learning rate rises from 0."""
     return round(warmup_epochs * steps_per_epoch)
+
+
+def early_phase(phase: Phase) -> Phase | None:
+    """The beginning of a training, whose weights a recovery can go back to; None if that is all of it.
+
+    Not the initial weights, from which networks of any size do not find back, but those after a first share of the
+    training (Frankle et al. 2019, arXiv 1903.01611).
+    """
+    until = max(1, round(EARLY * phase.epochs))
+    return replace(phase, choose="last", until=until) if until < phase.epochs else None
 
 
 def recovery_phase(epochs: int, choose: Choice) -> Phase:

@@ -116,6 +116,7 @@ class Workspace:
             longest_sparse_epochs=spec.space.longest_sparse_epochs,
             choose=spec.choose,
             latencies=StudyLatencies(self),
+            rewinds=spec.space.may("start", "rewind"),
         )
 
     @contextmanager
