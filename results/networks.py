@@ -168,6 +168,9 @@ def threshold(recipe: Mapping[str, Any] | None, region: str, round_number: int) 
     """Where a recipe cuts a region's gammas in a round: what it says, or what was found in its place."""
     found = (recipe or {}).get(FOUND)
     told = (recipe or {}).get("threshold")
+    later = (recipe or {}).get("later_thresholds")
+    if isinstance(later, list) and later and round_number > 1:
+        told = later[min(round_number - 2, len(later) - 1)]
     if isinstance(found, list) and 0 < round_number <= len(found):
         told = found[round_number - 1]
     if isinstance(told, Mapping):
