@@ -2,7 +2,8 @@
 
 Rewinding goes back to early weights of the dense training (Lottery Ticket; Frankle et al. 2019, arXiv 1903.01611); from
 scratch are new ones (Liu et al. 2018, "Rethinking the Value of Network Pruning", arXiv 1810.05270). Such a network is
-known by its channels: prunings that keep the same ones, however they came to them, share what follows.
+known by its channels: prunings that keep the same ones, however they came to them, share what follows. Rewound weights
+get statistics of BatchNorm that fit what is left of the network; new weights begin with those of a new network.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,26 +13,33 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from rich.console import Console
 
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.training import Accuracy
 from prunetune.results import Findings
 from prunetune.results.entries import ROUND_OF, ROUNDS_ASKED, is_asked_for, recipe_text, round_of
+from prunetune.results.headline import summary
+from prunetune.results.notes import trial_note
 from prunetune.results.recoveries import decisions, last_curve
+from prunetune.search.bundle import _space_of
 from prunetune.search.design import first_recipe
 from prunetune.search.equal_networks import EqualNetworks
 from prunetune.search.interruption import StopAskedError
 from prunetune.search.limits import spent
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome, TrialResult
+from prunetune.search.progress import Progress
 from prunetune.search.rungs import RUNGS, UNFINISHED, TrialRungs
 from prunetune.search.samplers import next_sampler
 from prunetune.search.search_trials import searched
 from prunetune.search.spec import EarlyStopping, StudySpec
+from prunetune.search.status import study_status, write_status
 from prunetune.search.study import open_study
 from prunetune.search.taking import give_trial_back, next_trial
+from prunetune.search.telling import tell_progress
 from prunetune.search.workspace import Workspace
-from prunetune.spaces import ConfigError, LatencyShare, Recipe, Threshold
+from prunetune.spaces import ConfigError, LatencyShare, Recipe, SearchSpace, Threshold
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -128,7 +136,20 @@ def test_a_round_on_the_way_is_a_trial(bench: Callable[..., Bench]) -> None:
     assert [trial.number for trial in it.trials if is_asked_for(trial)] == [0]
     assert recipe_text(Findings.of(it.study).entry(first).recipe).endswith("recover 1, round 1 of trial 0")
 
-    # Whoever asks for it is told
+    # It is told
+    console = Console(file=(said := io.StringIO()), width=200)
+    tell_progress(it.study, it.spec, result, Progress(console, it.spec.trials))
+    assert said.getvalue().splitlines()[1].startswith("trial 1, round 1 of trial 0: OK  map50_95 ")
+    status = study_status(it.study, it.spec.folder)
+    assert (status["finished"], status["outcomes"], status["rounds"]) == (1, {"OK": 1}, 1)
+    write_status(status, console)
+    assert "1 of 8 trials (1 OK), and 1 round on the way" in said.getvalue()
+    assert summary(Findings.of(it.study)).searched.startswith("1 trial with 1 round on the way over threshold, rounds;")
+    notes = [trial_note(Findings.of(it.study), trial, "#{}".format) for trial in it.trials]
+    assert "on its way to [trial 1](#1)" in notes[0]
+    assert "the network of [trial 0](#0) after one of its rounds" in notes[1]
+
+    # Whoever asks for it is told that, too
     again = it.carry_out(threshold=2.0, rounds=1)
     assert again.attributes["equals"] == 1
     assert again.attributes["accuracy"] == told["accuracy"]
@@ -311,6 +332,17 @@ def test_samplers_learn_from_it_and_the_design_goes_on(make_spec: MakeSpec) -> N
     assert recipe == spec.space.recipe(first_recipe(spec.space, spec.seed, 6)), "the seventh of the design"
 
 
+@pytest.mark.parametrize("name", ["cost-aware", "tpe", "gp", "nsga2", "nsga3", "random"])
+def test_every_sampler_goes_on_beside_rounds(name: str, make_spec: MakeSpec) -> None:
+    spec = make_spec(space=SPACE, sampler=name, trials=12)
+    study = a_study(spec, round_of=3)
+    study.add_trial(recovered([0.9, 1.0], "outside", round_of=3))
+    study.sampler = next_sampler(spec, study.get_trials())
+    trial = study.ask()
+    spec.space.suggest(trial)
+    assert set(trial.params) == {"threshold", "rounds"}
+
+
 def test_equal_surgeries_recovered_otherwise_are_not_equal() -> None:
     recipe = Recipe(0.3, 1, Threshold.everywhere(0.5), recovery_epochs=3)
     told = {
@@ -333,6 +365,17 @@ def test_equal_surgeries_recovered_otherwise_are_not_equal() -> None:
     assert networks.known(study.trials, "cut", recipe, over) == {"latency_from": 0}, "that one was recovered"
     assert networks.with_stage(study.trials, "done") == 0
     assert networks.with_stage(study.trials, "cut") is None
+
+
+def test_the_thresholds_that_were_found_make_a_recipe_of_their_own(make_spec: MakeSpec) -> None:
+    spec = make_spec(space={**ONCE, "latency": {"low": 0.5, "high": 1.0}, "rounds": 2})
+    recipe = spec.space.recipe({"latency": 0.8})
+    found = [0.2, {"backbone": 0.3, "head": 0.4}]
+    alone = _space_of(recipe, found, spec)
+    assert alone is not None
+    cuts = SearchSpace.model_validate(alone).recipe({})
+    assert (cuts.threshold, cuts.later_thresholds) == (Threshold.everywhere(0.2), (Threshold(0.3, 0.4),))
+    assert cuts.rounds == 2
 
 
 # Refusals
