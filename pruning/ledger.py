@@ -8,6 +8,9 @@ from typing import Any
 from prunetune.pruning.clock import Clock
 from prunetune.pruning.store import StoredStage
 
+DENSE = ("original", "early")
+"""The kinds of stages that belong to the dense training."""
+
 
 @dataclass
 class Ledger:
@@ -34,10 +37,10 @@ class Ledger:
     def note(self, stage: StoredStage, trained: int, reused: int) -> None:
         """Notes a finished stage with its epochs, unless an earlier attempt has.
 
-        The original is left out: every recipe starts from it, and it is no part of any.
+        The original and its beginning are left out: recipes start from them, and they are no part of any.
         """
         kind = stage.record["kind"]
-        if kind != "original" and stage.digest not in self.noted_before:
+        if kind not in DENSE and stage.digest not in self.noted_before:
             self.count(kind, stage.digest, trained, reused, stage.reused)
 
     def count(self, kind: str, digest: str, trained_epochs: int, reused_epochs: int, reused: bool) -> None:

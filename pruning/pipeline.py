@@ -18,9 +18,10 @@ from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.loaders import arguments
 from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.planning import Planning
+from prunetune.pruning.restarts import Restarts
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
-from prunetune.pruning.stage_runner import StageRunner, Untrained
+from prunetune.pruning.stage_runner import Parent, StageRunner, Untrained
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage, file_sha256
 from prunetune.pruning.surgery import apply_plan, channel_groups
@@ -32,9 +33,10 @@ from prunetune.pruning.training import (
     Phase,
     RecoveryProgress,
     RecoveryStoppedError,
+    early_phase,
     recovery_phase,
 )
-from prunetune.spaces import Alignment, LatencyShare, ModelError, Recipe, Threshold
+from prunetune.spaces import Alignment, ConfigError, LatencyShare, ModelError, Recipe, Threshold
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Pipeline:
         choose: Which epoch of a dense training or recovery is kept.
         latencies: What networks take, for recipes whose threshold is found from it.
         costs: What networks take, for recipes whose sparsity goes where time is spent.
+        rewinds: Whether recipes may go back to early weights: a dense training then leaves them on its way.
     """
 
     def __init__(
@@ -120,11 +123,13 @@ class Pipeline:
         choose: Choice = "map50_95",
         latencies: LatencyShares | None = None,
         costs: ChannelCosts | None = None,
+        rewinds: bool = False,
     ) -> None:
         self.source, self.stages = source, stages
         self.alignment, self.choose = Alignment.parse(alignment), choose
         self._longest_sparse_epochs = longest_sparse_epochs
         self._planning, self._costs = Planning(stages, self.alignment, latencies), costs
+        self.rewinds = rewinds
 
     def sparsity(self, recipe: Recipe) -> Sparsity:
         """The recipe's sparsity in both units."""
@@ -143,7 +148,25 @@ class Pipeline:
             return self._imported()
         description = read_description(self.source.model)
         phase = recovery_phase(self.source.dense_epochs, self.choose)
-        return self.stages.train("original", self._untrained(description), phase)
+        passing = early_phase(phase) if self.rewinds else None
+        return self.stages.train("original", self._untrained(description), phase, passing=passing)
+
+    def early(self) -> StoredStage:
+        """The dense detector after the beginning of its training; the trained one if that has a single epoch.
+
+        An original that left none on its way has its beginning trained again.
+
+        Raises:
+            ConfigError: The detector was given as a checkpoint, whose training is not known.
+        """
+        if self.source.is_checkpoint:
+            raise ConfigError(
+                f"start: rewind needs a model that is trained here, unlike {self.source.model}; give a yaml"
+            )
+        phase = early_phase(recovery_phase(self.source.dense_epochs, self.choose))
+        if phase is None:
+            return self.original()
+        return self.stages.train("early", self._untrained(read_description(self.source.model)), phase)
 
     def control(self, name: str, epochs: int) -> StoredStage:
         """A network to compare with: the original trained on, or one with fewer channels in every layer.
@@ -184,17 +207,21 @@ class Pipeline:
                 its layers' costs, and they cannot be told.
         """
         original = parent = self.original()
+        restarts = None
+        if recipe.start != "current" and recipe.recovery_epochs:
+            restarts = Restarts(recipe.start, self.stages, original, self.early)
+        recovery = recovery_phase(recipe.recovery_epochs, self.choose).taught(recipe.distillation, original.digest)
         for number in range(1, recipe.rounds + 1):
             last = number == recipe.rounds
             if recipe.sparse_epochs:
                 phase = self._sparse_phase(recipe, parent).taught(recipe.sparse_distillation, original.digest)
                 parent = self.stages.train("sparse", parent, phase)
-            pruned, plan, warning = self._prune(parent, recipe, recipe.threshold, number / recipe.rounds)
+            pruned, plan, warning = self._prune(parent, recipe, recipe.cut(number), number / recipe.rounds)
             yield Candidate(pruned, number, last, False, plan, _accuracy(pruned), warning)
             parent = pruned
             if recipe.recovery_epochs:
-                recovery = recovery_phase(recipe.recovery_epochs, self.choose)
-                parent = self._recover(pruned, recovery.taught(recipe.distillation, original.digest), number, goes_on)
+                start = pruned if restarts is None else restarts.after(pruned, plan)
+                parent = self._recover(start, recovery, number, goes_on)
             yield Candidate(parent, number, last, True, plan, _accuracy(parent))
 
     def _sparse_phase(self, recipe: Recipe, parent: StoredStage) -> Phase:
@@ -209,17 +236,17 @@ class Pipeline:
         detector = self.stages.load(parent)
         return penalty_weights(channel_groups(detector.model), detector.channels, self._costs, sparsity.coefficient)
 
-    def _recover(self, pruned: StoredStage, phase: Phase, number: int, goes_on: GoesOn | None) -> StoredStage:
+    def _recover(self, start: Parent, phase: Phase, number: int, goes_on: GoesOn | None) -> StoredStage:
         epochs = phase.epochs
         if goes_on is None:
-            return self.stages.train("recovery", pruned, phase)
+            return self.stages.train("recovery", start, phase)
 
         def ask(history: Sequence[Mapping[str, Any]]) -> None:
             progress = RecoveryProgress(number, len(history), epochs, _best(history, self.choose))
             if progress.epoch < epochs and not goes_on(progress):
                 raise RecoveryStoppedError(progress, accuracy_curve(history))
 
-        stage = self.stages.train("recovery", pruned, phase, after_epoch=ask)
+        stage = self.stages.train("recovery", start, phase, after_epoch=ask)
         if stage.reused:
             history = read_history(stage)
             for epoch in range(1, epochs):

@@ -76,6 +76,22 @@ def compose(kept: Kept, plan: PruningPlan, groups: Sequence[ChannelGroup]) -> di
     return found
 
 
+def cut_to(dense: nn.Module, kept: Kept, groups: Sequence[ChannelGroup]) -> nn.Module:
+    """A copy of the dense network with what surgeries left of its channels, and its own weights.
+
+    Its statistics of BatchNorm are the dense network's: recalibrate them.
+
+    Args:
+        dense: A network with the dense network's channels.
+        kept: What was left.
+        groups: Those of the dense network.
+    """
+    plan = PruningPlan(
+        tuple(kept.items()), _widths(dense, kept, groups), Threshold.everywhere(0.0), Alignment.everywhere(1)
+    )
+    return apply_plan(dense, plan, groups=groups)
+
+
 def spliced_kept(backbone: Kept, head: Kept, dense: nn.Module, groups: Sequence[ChannelGroup]) -> Kept:
     """Which channels a spliced network has: those of one network in the backbone, of the other in neck and head.
 
@@ -107,10 +123,7 @@ def splice(dense: nn.Module, backbone: Donor, head: Donor, groups: Sequence[Chan
     for donor in (backbone, head):
         if channel_config(donor.model) != _widths(dense, donor.kept, groups):
             raise ModelError("a part was not pruned from the given dense network; splice prunings of one network")
-    plan = PruningPlan(
-        tuple(kept.items()), _widths(dense, kept, groups), Threshold.everywhere(0.0), Alignment.everywhere(1)
-    )
-    spliced = apply_plan(dense, plan, groups=groups)
+    spliced = cut_to(dense, kept, groups)
     weights = {"backbone": backbone.model.state_dict(), "head": head.model.state_dict()}
     chosen = {"backbone": backbone.kept, "head": head.kept}
     readers = {reader.layer for group in groups for reader in group.readers}

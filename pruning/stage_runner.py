@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.claims import StageClaim
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import Listener, Predictor, evaluate, evaluate_predictor, losses
-from prunetune.pruning.ledger import Ledger
+from prunetune.pruning.ledger import DENSE, Ledger
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_state, save_state, write_history
 from prunetune.pruning.stages import Stage, training_stage, trunk
@@ -68,7 +68,20 @@ class Untrained:
         return Detector.build(self.description, self.names, self.seed)
 
 
-Parent: TypeAlias = StoredStage | Untrained
+@dataclass(frozen=True)
+class Restart:
+    """A pruned network with other weights than its surgery left it, from which a recovery may start. Not stored.
+
+    Attributes:
+        digest: The name by which a stage knows it as its parent.
+        build: Makes the network.
+    """
+
+    digest: str
+    build: Callable[[], Detector] = field(compare=False)
+
+
+Parent: TypeAlias = StoredStage | Untrained | Restart
 """What a training starts from."""
 
 
@@ -111,7 +124,7 @@ class StageRunner:
 
     def load(self, parent: Parent) -> Detector:
         """The network of a stage."""
-        if isinstance(parent, Untrained):
+        if not isinstance(parent, StoredStage):
             return parent.build()
         with self.ledger.clock.part("load"):
             try:
@@ -165,28 +178,36 @@ class StageRunner:
         self._safe_point()
         return published
 
-    def train(self, kind: str, parent: Parent, phase: Phase, after_epoch: AfterEpoch | None = None) -> StoredStage:
+    def train(
+        self,
+        kind: str,
+        parent: Parent,
+        phase: Phase,
+        after_epoch: AfterEpoch | None = None,
+        passing: Phase | None = None,
+    ) -> StoredStage:
         """A training: read back, continued from its furthest epoch that is stored, or begun.
 
         Args:
-            kind: `original`, `sparse`, `recovery` or `control`.
+            kind: `original`, `early`, `sparse`, `recovery` or `control`.
             parent: What it starts from.
             phase: What to do.
             after_epoch: Called after every epoch, those that an earlier call has trained included. Not called where the
                 stage is read back whole.
+            passing: The beginning of `phase`: the stage of kind `early` that it gives is left on the way.
 
         Raises:
             TrainingFailureError: It diverged or ran out of memory.
             RecoveryStoppedError: `after_epoch` raised it. The last epoch is kept.
             StageClaimedError: Another process trains it. The same call later goes on from there.
         """
-        training = _Training(kind, parent, phase, self.setup)
-        found = self._find(training.stage, phase.epochs)
+        training = _Training(kind, parent, phase, self.setup, passing)
+        found = self._find(training.stage, phase.end)
         if found:
             return found
         with self.store.claim(training.trunk, training.stage.digest, parent.digest) as claim:
             # Again: who had the claim until now may have published it.
-            found = self._find(training.stage, phase.epochs)
+            found = self._find(training.stage, phase.end)
             return found or self._train_claimed(training, claim, after_epoch)
 
     def _train_claimed(self, training: _Training, claim: StageClaim, after_epoch: AfterEpoch | None) -> StoredStage:
@@ -198,18 +219,18 @@ class StageRunner:
 
         def keep(state: TrainingState) -> None:
             history[:] = state.history
-            if state.epoch < training.phase.epochs:
+            if state.epoch < training.phase.end:
                 with clock.part("store"):
                     self._keep(training, claim, detector, state)
             if after_epoch is not None:
                 after_epoch(history)
 
-        listener = self._listener(training.kind, training.phase.epochs, done) if self._listener else None
+        listener = self._listener(training.kind, training.phase.end, done) if self._listener else None
 
         def told(record: EpochRecord) -> None:
             if listener is not None:
                 listener(record)
-            if record.epoch < training.phase.epochs:  # the last one is not stored before the stage is
+            if record.epoch < training.phase.end:  # the last one is not stored before the stage is
                 self._safe_point()
 
         try:
@@ -235,16 +256,16 @@ class StageRunner:
             self.ledger.count(training.kind, training.trunk, ran, read_back, reused=False)
             raise
         except (KeyboardInterrupt, TrainingFailureError):
-            if training.kind != "original":  # which is no part of any recipe
+            if training.kind not in DENSE:  # which are no part of any recipe
                 self.ledger.count(training.kind, training.trunk, len(history) - done, done, reused=False)
             raise
         finally:
             for part in ("train", "validate"):
                 clock.move("setup", part, sum(record[f"{part}_s"] for record in history[done:]))
-        accuracy = None if training.kind == "sparse" else self.evaluate(trained)
+        accuracy = None if training.kind in ("sparse", "early") else self.evaluate(trained)
         published = self._publish(training.stage, trained, state, accuracy)
         self.store.forget_progress(training.trunk)
-        self.ledger.note(published, training.phase.epochs - done, done)
+        self.ledger.note(published, training.phase.end - done, done)
         self._safe_point()
         return published
 
@@ -265,9 +286,10 @@ class StageRunner:
         if claim.confirm() or not self._is_further(training, state.epoch):
             self.store.save_progress(training.trunk, partial(save_state, state))
         if training.phase.extensible() and state.epoch in self._checkpoints:
-            stopped = start.copy()
-            stopped.model.load_state_dict(state.model)
-            self._publish(training.shorter(state.epoch), stopped, state)
+            self._publish(training.shorter(state.epoch), _stopped(start, state), state)
+        if training.passing is not None and state.epoch == training.passing.end:
+            early = training_stage("early", training.parent.digest, training.setup, training.passing)
+            self._publish(early, _stopped(start, state), state)
 
     def _is_further(self, training: _Training, epoch: int) -> bool:
         """Whether the store has what a training would come to after an epoch, or more."""
@@ -278,7 +300,7 @@ class StageRunner:
         """The furthest state on the way to the end of a training, if any was kept."""
         states = []
         progress = read_state(self.store.progress(training.trunk))
-        if progress is not None and progress.epoch <= training.phase.epochs:
+        if progress is not None and progress.epoch <= training.phase.end:
             states.append(progress)
         if training.phase.extensible():
             for epochs in range(training.phase.epochs - 1, 0, -1):
@@ -336,6 +358,7 @@ class _Training:
     parent: Parent
     phase: Phase
     setup: TrainingSetup
+    passing: Phase | None = None
 
     @cached_property
     def stage(self) -> Stage:
@@ -347,3 +370,10 @@ class _Training:
 
     def shorter(self, epochs: int) -> Stage:
         return training_stage(self.kind, self.parent.digest, self.setup, replace(self.phase, epochs=epochs))
+
+
+def _stopped(start: Detector, state: TrainingState) -> Detector:
+    """The network as it was when a training had come to a state."""
+    stopped = start.copy()
+    stopped.model.load_state_dict(state.model)
+    return stopped

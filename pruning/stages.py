@@ -18,7 +18,7 @@ class Stage:
     """One step. Two stages with the same digest have the same result.
 
     Attributes:
-        kind: `original`, `sparse`, `pruning`, `recovery` or `control`.
+        kind: `original`, `early`, `sparse`, `pruning`, `recovery` or `control`.
         parent: Digest of the stage it starts from; empty for the first.
         settings: Plain values that decide the result.
     """
@@ -76,4 +76,5 @@ def _plain(phase: Phase) -> dict[str, Any]:
         "penalty": float(f"{phase.penalty:.9g}"),
         "gamma_lr": None if phase.gamma_lr is None else float(f"{phase.gamma_lr:.9g}"),
         **options,
+        **({} if phase.until is None else {"until": phase.until}),
     }

@@ -121,7 +121,7 @@ def train(
         ModelError: The network's channels changed during training.
     """
     start = detector.copy()
-    if state is None or state.epoch < phase.epochs:
+    if state is None or state.epoch < phase.end:
         with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
             loop = _Loop(start, phase, setup, loaders, state, on_state, on_epoch, Path(folder), teacher)
             try:
@@ -312,6 +312,7 @@ class _Loop(DetectionTrainer):
         )
         check_finite(record.losses, record.epoch)
         self._history.append(record.as_dict())
+        self.stop = record.epoch >= self._phase.end
         if record.accuracy is not None:
             score = record.accuracy.score(self._phase.choose)
             if self._best is None or score >= self._best["score"]:

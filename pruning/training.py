@@ -10,6 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 from prunetune.spaces.recipe import Shrinkage
 
+EARLY = 0.1
+"""The share of a dense training whose weights count as early."""
+
 Choice: TypeAlias = Literal["map50_95", "f1", "both", "last"]
 """Which epoch's weights a phase ends with: the best by map50_95, by F1, or by both, their geometric mean, in which a
 percent of one is worth a percent of the other; or the last."""
@@ -103,6 +106,13 @@ class Phase:
     """Weight of the distance to the teacher's features in the loss (ultralytics' `dis`); 0 trains without a teacher."""
     teacher: str = ""
     """Digest of the stage whose network teaches."""
+    until: int | None = None
+    """Ends after so many of its epochs, in the middle of its schedule; None: after all."""
+
+    @property
+    def end(self) -> int:
+        """The epoch that it ends with."""
+        return self.epochs if self.until is None else self.until
 
     def taught(self, weight: float, teacher: str) -> Phase:
         """The same phase under a teacher; without one if the weight is 0."""
@@ -121,6 +131,16 @@ class Phase:
 def warmup_steps(warmup_epochs: float, steps_per_epoch: int) -> int:
     """Optimizer steps over which the learning rate rises from 0."""
     return round(warmup_epochs * steps_per_epoch)
+
+
+def early_phase(phase: Phase) -> Phase | None:
+    """The beginning of a training, whose weights a recovery can go back to; None if that is all of it.
+
+    Not the initial weights, from which networks of any size do not find back, but those after a first share of the
+    training (Frankle et al. 2019, arXiv 1903.01611).
+    """
+    until = max(1, round(EARLY * phase.epochs))
+    return replace(phase, choose="last", until=until) if until < phase.epochs else None
 
 
 def recovery_phase(epochs: int, choose: Choice) -> Phase:

@@ -27,6 +27,12 @@ UNSEPARATED = "unseparated"
 SPLICE = "splice"
 """The attribute that marks a spliced trial: `Splice.as_dict`. It has no parameters: no sampler proposed it."""
 
+ROUND_OF = "round_of"
+"""The attribute of a trial whose network another trial had after a round that was not its last: that one's number."""
+
+ROUNDS_ASKED = "rounds_asked"
+"""The attribute of a trial that ended before its last round: how many rounds it was asked for."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -47,7 +53,8 @@ class Entry:
     trial: int | None
     """The trial's number; None for a control."""
     recipe: Mapping[str, Any] | None = field(hash=False)
-    """`Recipe.as_dict()`, with `threshold_found` where the recipe gives a latency instead of a threshold; None for a
+    """`Recipe.as_dict()`, with `threshold_found` where the recipe gives a latency instead of a threshold, `round_of`
+    where the network is a round of another trial, and `rounds_asked` where that ended before its last one; None for a
     control."""
     map50: float | None
     map50_95: float | None
@@ -104,7 +111,8 @@ def entry(trial: FrozenTrial, later: Mapping[str, Any] | None = None, main: str 
         found["map50_95"] = values[0]
     recipe = trial.user_attrs.get("recipe")
     if isinstance(recipe, Mapping):
-        recipe = {**recipe, **({FOUND: trial.user_attrs[FOUND]} if FOUND in trial.user_attrs else {})}
+        told = {key: trial.user_attrs[key] for key in _BESIDE if key in trial.user_attrs}
+        recipe = {**recipe, **told}
     item = _entry(trial.number, recipe if isinstance(recipe, Mapping) else None, found, later, main)
     return replace(item, latency_ms=values[1]) if item.latency_ms is None and len(values) > 1 else item
 
@@ -161,6 +169,9 @@ def _entry(
     )
 
 
+_BESIDE = (FOUND, ROUND_OF, ROUNDS_ASKED)
+"""The attributes that are told beside a recipe."""
+
 _COMPLETE = ("OK", "OVER_BUDGET", "STOPPED_EARLY")
 """The outcomes of trials that have values."""
 
@@ -184,6 +195,16 @@ def outcome(trial: FrozenTrial) -> str:
 def splice_of(trial: FrozenTrial) -> Splice | None:
     """How a trial was spliced; None for one that a search proposed."""
     return Splice.from_dict(mapping(trial.user_attrs.get(SPLICE)))
+
+
+def round_of(trial: FrozenTrial) -> int | None:
+    """The trial that had this one's network after a round that was not its last; None for any other."""
+    return integer(trial.user_attrs.get(ROUND_OF))
+
+
+def is_asked_for(trial: FrozenTrial) -> bool:
+    """Whether the search proposed a trial. It did neither for splices nor for rounds of other trials."""
+    return splice_of(trial) is None and round_of(trial) is None
 
 
 def is_feasible(trial: FrozenTrial) -> bool:
@@ -227,10 +248,23 @@ def recipe_text(recipe: Mapping[str, Any] | None) -> str:
     if (splice := Splice.from_dict(recipe)) is not None:
         return str(splice)
     try:
-        told = str(Recipe.from_dict({key: value for key, value in recipe.items() if key != FOUND}))
-        return (told[1:-1] if told.startswith("(") else told) + found_text(recipe.get(FOUND))
+        told = str(Recipe.from_dict({key: value for key, value in recipe.items() if key not in _BESIDE}))
+        whole = (told[1:-1] if told.startswith("(") else told) + found_text(recipe.get(FOUND))
+        return whole + rounds_text(recipe)
     except (KeyError, TypeError, ValueError):
         return ", ".join(f"{key}={value}" for key, value in recipe.items())
+
+
+def rounds_text(told: Mapping[str, Any]) -> str:
+    """Which round of which trial a network is, or of how many rounds it has had the first, as it follows the recipe.
+
+    Args:
+        told: A recipe, with what is told beside it.
+    """
+    other, asked = integer(told.get(ROUND_OF)), integer(told.get(ROUNDS_ASKED))
+    if other is not None:
+        return f", round {integer(told.get('rounds'))} of trial {other}"
+    return "" if asked is None else f", the first of {asked} rounds"
 
 
 def found_text(found: Any) -> str:

@@ -27,6 +27,7 @@ from prunetune.results.entries import (
     number,
     outcome,
     readings,
+    round_of,
     text,
     widths,
 )
@@ -36,7 +37,7 @@ from prunetune.results.studied_target import StudiedTarget, studied_targets
 NOISY = 0.05
 """From this uncertainty on a latency is marked: the device was too busy when it was measured."""
 
-_KINDS = ("complete", "over_budget", "stopped_early", "failed", "interrupted", "running")
+_KINDS = ("complete", "over_budget", "stopped_early", "failed", "interrupted", "running", "rounds")
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ class Findings:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many trials ended how. `interrupted` ones say nothing of their recipe, which is tried again."""
+        """How many trials ended how. `interrupted` ones say nothing of their recipe, which is tried again; `rounds` are
+        what others had on their way."""
         kinds = Counter(map(_kind, self.trials))
         return {name: kinds[name] for name in _KINDS}
 
@@ -289,6 +291,8 @@ def _key(trial: FrozenTrial) -> tuple[Any, ...]:
 
 
 def _kind(trial: FrozenTrial) -> str:
+    if round_of(trial) is not None:
+        return "rounds"
     told = outcome(trial)
     if told in ("WORKER_DIED", "INTERRUPTED"):
         return "interrupted"

@@ -63,8 +63,10 @@ def searched(found: Findings) -> str:
     """What the study searched: how many recipes, over which parameters, for which model, data and target."""
     spec = mapping(found.attributes.get("spec"))
     names = list(dict.fromkeys(name for trial in found.trials for name in trial.params))
-    count = len(found.trials)
+    rounds = found.counts["rounds"]
+    count = len(found.trials) - rounds
     words = f"{count} {'trial' if count == 1 else 'trials'}"
+    words += f" with {rounds} {'round' if rounds == 1 else 'rounds'} on the way" if rounds else ""
     if names:
         words += f" over {', '.join(name.replace('_', ' ') for name in names)}"
     if text(spec.get("model")):

@@ -176,6 +176,9 @@ def threshold(recipe: Mapping[str, Any] | None, region: str, round_number: int) 
         return None
     found = (recipe or {}).get(FOUND)
     told = (recipe or {}).get("threshold")
+    later = (recipe or {}).get("later_thresholds")
+    if isinstance(later, list) and later and round_number > 1:
+        told = later[min(round_number - 2, len(later) - 1)]
     if isinstance(found, list) and 0 < round_number <= len(found):
         told = found[round_number - 1]
     if isinstance(told, Mapping):

@@ -32,6 +32,8 @@ class Decision:
     """Of the best of them."""
     goes_on: bool
     reason: str
+    round: int | None = None
+    """The round whose end this was; None for a rung of the last recovery."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def last_curve(trial: FrozenTrial, folder: Path) -> tuple[tuple[int, float], ...
         step = max(1, -(-len(values) // POINTS))
         thinned = values[::step]
         return tuple(thinned if thinned[-1] == values[-1] else [*thinned, values[-1]])
-    known = {decision.epochs: decision.map50_95 for decision in decisions(trial)}
+    known = {decision.epochs: decision.map50_95 for decision in _within(trial)}
     if outcome(trial) == "OK":
         recipe, accuracy = mapping(trial.user_attrs.get("recipe")), mapping(trial.user_attrs.get("accuracy"))
         epochs, end = integer(recipe.get("recovery_epochs")), number(accuracy.get("map50_95"))
@@ -142,9 +144,14 @@ def decisions(trial: FrozenTrial) -> tuple[Decision, ...]:
     return tuple(item for item in parsed if item is not None)
 
 
+def _within(trial: FrozenTrial) -> tuple[Decision, ...]:
+    """What was decided within the last recovery."""
+    return tuple(decision for decision in decisions(trial) if decision.round is None)
+
+
 def _recovered(trial: FrozenTrial, folder: Path, kind: str) -> Recovered:
     usual = "complete" if outcome(trial) == "OK" else "stopped early"
-    return Recovered(trial.number, last_curve(trial, folder), decisions(trial), kind or usual)
+    return Recovered(trial.number, last_curve(trial, folder), _within(trial), kind or usual)
 
 
 def _decision(told: Mapping[str, Any]) -> Decision | None:
@@ -152,4 +159,5 @@ def _decision(told: Mapping[str, Any]) -> Decision | None:
     epochs, value = integer(told.get("epochs")), number(values[0]) if isinstance(values, list) and values else None
     if epochs is None or value is None:
         return None
-    return Decision(epochs, value, told.get("goes_on") is True, text(told.get("reason")) or "")
+    reason, number_of_round = text(told.get("reason")) or "", integer(told.get("round"))
+    return Decision(epochs, value, told.get("goes_on") is True, reason, number_of_round)

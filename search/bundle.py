@@ -347,8 +347,9 @@ def _space_of(recipe: Recipe, found: Any, spec: StudySpec) -> dict[str, Any] | N
     """The space that holds a recipe alone; None where the recipe would not mean the same in it."""
     if recipe.sparse_epochs != spec.space.longest_sparse_epochs:
         return None  # the learning rate of gammas, and what `pull` means, go by the longest sparse phase
-    if isinstance(recipe.threshold, LatencyShare) and recipe.rounds == 1 and found:
-        recipe = replace(recipe, threshold=Threshold.parse(found[0]))  # the same cut, on whatever machine
+    if isinstance(recipe.threshold, LatencyShare) and found and len(found) == recipe.rounds:
+        first, *later = map(Threshold.parse, found)  # the same cuts, on whatever machine
+        recipe = replace(recipe, threshold=first, later_thresholds=tuple(later))
     values = {key: value for key, value in recipe.as_dict().items() if key != "sparsity_unit"}
     values["sparsity"] = {"value": values["sparsity"], "unit": recipe.sparsity_unit}
     return values

@@ -68,6 +68,8 @@ def measure_references(study: optuna.Study, workspace: Workspace, progress: Prog
 def _train_original(workspace: Workspace, progress: Progress) -> None:
     try:
         stage = patiently(workspace.pipeline.original, "dense network", workspace.store, progress)
+        if workspace.pipeline.rewinds:  # a study that began without them has none yet
+            patiently(workspace.pipeline.early, "first epochs of the dense network", workspace.store, progress)
     except TrainingFailureError as error:
         raise PrunetuneError(
             f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from prunetune.results.entries import outcome, splice_of
+from prunetune.results.entries import is_asked_for, outcome
 from prunetune.search.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def spent(trials: Iterable[FrozenTrial], now: float) -> Spent:
     """Adds up what trials took.
 
     A trial whose worker died has no end of its own: it ended when that was noticed, and does not count as time. A
-    spliced trial was asked for by name: no limit counts it.
+    spliced trial was asked for by name, and a round is paid by the trial that came to it: no limit counts them.
 
     Args:
         trials: In any state. Of a running one it is assumed that its worker lives.
@@ -149,7 +149,7 @@ class Sum:
 
     def add(self, trial: FrozenTrial, now: float) -> None:
         """Adds a trial; `now` as for `spent`."""
-        if trial.datetime_start is None or splice_of(trial) is not None:
+        if trial.datetime_start is None or not is_asked_for(trial):
             return
         trained = trial.user_attrs.get("epochs", {}).get("trained", 0)
         self._epochs += trained
@@ -214,7 +214,7 @@ def forecast(limits: Limits, trials: Sequence[FrozenTrial], now: float) -> Forec
     """
     so_far = spent(trials, now)
     ended = sorted(
-        (trial for trial in trials if trial.state.is_finished() and counts(trial) and splice_of(trial) is None),
+        (trial for trial in trials if trial.state.is_finished() and counts(trial) and is_asked_for(trial)),
         key=lambda trial: trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0,
     )
     latest = spent(ended[-PACE:], now)

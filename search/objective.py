@@ -16,11 +16,12 @@ from prunetune.pruning.pipeline import Candidate, accuracy_curve
 from prunetune.pruning.stage_files import read_history
 from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import RecoveryStoppedError, TrainingFailureError
-from prunetune.results.entries import FOUND, UNSEPARATED
+from prunetune.results.entries import FOUND, ROUNDS_ASKED, UNSEPARATED
 from prunetune.search import equal_networks
 from prunetune.search.heartbeat import TrialLostError, require_owned
 from prunetune.search.interruption import StopAskedError, stop_is_asked
 from prunetune.search.outcome import Outcome, TrialResult
+from prunetune.search.rounds import Round, after_round, judged, take_params
 from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import memory, patiently_store, recent_trials, set_attributes, together
@@ -81,15 +82,14 @@ def carry_out(
             if not out_of_memory:
                 _log.warning("trial %d failed", trial.number, exc_info=True)
     sparsity = workspace.pipeline.sparsity(recipe)
-    stored |= {
-        "recipe": recipe.as_dict(),
+    told = {"recipe": recipe.as_dict(), "stages": ledger.stages} | stored  # where it ended early it knows better
+    stored |= told | {
         "sparsity_lambda": sparsity.coefficient,
         "sparsity_pull": sparsity.pull,
         "outcome": outcome.value,
         "reason": reason or stored.get("reason", ""),
         "seconds": {part: round(seconds, 3) for part, seconds in ledger.clock.seconds.items()},
         "epochs": {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused},
-        "stages": ledger.stages,
     }
 
     def tell() -> None:
@@ -98,7 +98,8 @@ def carry_out(
                 _tell(study, trial, outcome, stored, workspace.spec)
 
     patiently_store(study, tell)
-    return TrialResult(trial.number, recipe, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
+    done = Recipe.from_dict(stored["recipe"])
+    return TrialResult(trial.number, done, outcome, stored["reason"], stored, sum(ledger.clock.seconds.values()))
 
 
 def forget_lost(study: optuna.Study, number: int, workspace: Workspace) -> None:
@@ -134,8 +135,9 @@ def _tell(study: optuna.Study, trial: Trial, outcome: Outcome, stored: Mapping[s
     for target, violation in stored["violations"].items():
         trial.set_constraint(spec.latency_name(target), violation)
     if spec.early_stopping:
-        trial.set_constraint(UNFINISHED, 1.0 if outcome is Outcome.STOPPED_EARLY else 0.0)
-    study.tell(trial, [stored["accuracy"]["map50_95"], *_judged(stored, spec)])
+        is_whole = outcome is not Outcome.STOPPED_EARLY and (ROUNDS_ASKED not in stored or take_params(trial, stored))
+        trial.set_constraint(UNFINISHED, 0.0 if is_whole else 1.0)
+    study.tell(trial, [stored["accuracy"]["map50_95"], *judged(stored, spec)])
 
 
 def _attempt(
@@ -156,9 +158,13 @@ def _attempt(
                 if candidate.warning is not None:
                     _warn(workspace, trial, candidate, stored)
             if not candidate.last:
+                if candidate.recovered and (known := _figures(candidate, workspace)) is not None:
+                    found = Round(candidate, {**stored, **known}, gammas, curves)
+                    if (kept := after_round(study, trial, found, workspace, rungs)) is not None:
+                        stored |= kept
+                        return Outcome.OK if stored["feasible"] else Outcome.OVER_BUDGET
                 continue
-            ships = candidate.recovered and workspace.quantises
-            stored["accuracy"] = (workspace.evaluate(candidate.load()) if ships else candidate.accuracy).as_dict()
+            stored["accuracy"] = _accuracy(candidate, workspace)
             stored["rung"] = int(candidate.recovered)
             if candidate.recovered:
                 stored["bytes"] = candidate.checkpoint.stat().st_size
@@ -188,6 +194,23 @@ def _warn(workspace: Workspace, trial: Trial, candidate: Candidate, stored: dict
         _log.warning("trial %d: %s; train sparse for longer, or with more sparsity", trial.number, candidate.warning)
 
 
+def _accuracy(candidate: Candidate, workspace: Workspace) -> dict[str, Any]:
+    """A network's accuracy, once it is recovered as it ships."""
+    ships = candidate.recovered and workspace.quantises
+    return (workspace.evaluate(candidate.load()) if ships else candidate.accuracy).as_dict()
+
+
+def _figures(candidate: Candidate, workspace: Workspace) -> dict[str, Any] | None:
+    """What is known of a round's network that is not the last; None where the target gave no latency for it."""
+    detector = candidate.load()
+    try:
+        described = describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
+    except MeasurementError as error:  # that is this network's end, and not the trial's
+        _log.info("round %d: %s", candidate.round, error)
+        return None
+    return described | {"accuracy": _accuracy(candidate, workspace), "rung": 1}
+
+
 def _gate(
     study: optuna.Study,
     trial: Trial,
@@ -209,15 +232,10 @@ def _gate(
         return Outcome.OVER_BUDGET
     if equal_networks.copy_result(finished, stored, workspace, f"trial-{trial.number}"):
         return Outcome.OK
-    if not rungs.after_surgery(candidate.accuracy, _judged(stored, workspace.spec)):
+    if not rungs.after_surgery(candidate.accuracy, judged(stored, workspace.spec)):
         stored["reason"] = rungs.decisions[-1].reason
         return Outcome.STOPPED_EARLY
     return None
-
-
-def _judged(stored: Mapping[str, Any], spec: StudySpec) -> list[float]:
-    """A network's latencies in ms that are objectives."""
-    return [stored["latencies"][target]["latency_ms"] for target in spec.judged]
 
 
 def _gammas(workspace: Workspace, candidate: Candidate) -> list[dict[str, Any]]:

@@ -2,21 +2,23 @@
 
 Asynchronous successive halving (ASHA, arXiv 1810.05934) for several objectives (MO-ASHA, arXiv 2106.12639): of all
 candidates that reached a rung, the ones with the better non-dominated ranks go on. Latency is exact from the surgery
-on; accuracy is that at the rung. With accuracy as the only objective this is plain ASHA.
+on; accuracy is that at the rung. With accuracy as the only objective this is plain ASHA. Between two rounds of a recipe
+lies the highest rung: there the network is recovered, and is compared with all that are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prunetune.pruning.training import Accuracy, RecoveryProgress
 from prunetune.results.pareto import ranks
+from prunetune.search.outcome import Outcome
 from prunetune.search.spec import EarlyStopping
 from prunetune.spaces import Recipe
 
@@ -42,17 +44,21 @@ class Decision:
     reached: int
     """Candidates that reached this rung so far, this one included."""
     goes_on: bool
+    round: int | None = None
+    """The round whose end this is; None within the last one's recovery."""
 
     @property
     def reason(self) -> str:
         """One sentence fragment for tables."""
         where = "after surgery" if self.rung == 0 else f"after {self.epochs} epochs of recovery"
+        where = where if self.round is None else f"after round {self.round}"
         verdict = "among the best" if self.goes_on else "not among the best"
         return f"{where} {verdict}: {self.ahead} of {self.reached} are ahead"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a trial's attributes."""
-        return {**asdict(self), "values": list(self.values), "reason": self.reason}
+        told = {**asdict(self), "values": list(self.values), "reason": self.reason}
+        return told if self.round is not None else {key: told[key] for key in told if key != "round"}
 
 
 def rung_epochs(recovery_epochs: int, reduction: int, rungs: int) -> tuple[int, ...]:
@@ -136,6 +142,24 @@ class TrialRungs:
         self._latencies = tuple(latencies)
         return self._judge(0, accuracy)
 
+    def after_round(self, number: int, values: Sequence[float], own: Collection[str]) -> bool:
+        """Whether another round follows one that was recovered: its network is judged among all that are finished.
+
+        Args:
+            number: The round, from 1; not the last.
+            values: The network's map50_95 and latencies.
+            own: The stages of this trial. Networks that end with one of them are its own earlier rounds.
+        """
+        if self._settings is None:
+            return True
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        others = [trial.values for trial in trials if _is_recovered(trial) and _last_stage(trial) not in own]
+        decision = judge(
+            self._settings.rungs + 1, self.recipe.recovery_epochs, values, others, self._settings.reduction
+        )
+        self._store(replace(decision, round=number))
+        return decision.goes_on
+
     def goes_on(self, progress: RecoveryProgress) -> bool:
         """Whether the last round's recovery goes on after an epoch; the rounds before it always do."""
         return progress.round < self.recipe.rounds or self._judge(progress.epoch, progress.accuracy)
@@ -149,9 +173,12 @@ class TrialRungs:
         others = [stood_at(trial.user_attrs, rung) for trial in trials if trial.number != self._trial.number]
         values = (accuracy.map50_95, *self._latencies)
         decision = judge(rung, epochs, values, [other for other in others if other], self._settings.reduction)
+        self._store(decision)
+        return decision.goes_on
+
+    def _store(self, decision: Decision) -> None:
         self.decisions.append(decision)
         self._trial.set_user_attr(RUNGS, [told.as_dict() for told in self.decisions])
-        return decision.goes_on
 
 
 def stood_at(attributes: Mapping[str, Any], rung: int) -> tuple[float, ...] | None:
@@ -162,3 +189,14 @@ def stood_at(attributes: Mapping[str, Any], rung: int) -> tuple[float, ...] | No
         rung: Which one.
     """
     return next((tuple(told["values"]) for told in attributes.get(RUNGS, ()) if told["rung"] == rung), None)
+
+
+def _is_recovered(trial: FrozenTrial) -> bool:
+    """Whether a complete trial's accuracy is that of a recovered network."""
+    told = trial.user_attrs
+    return told.get("outcome") in (Outcome.OK.value, Outcome.OVER_BUDGET.value) and bool(told.get("rung"))
+
+
+def _last_stage(trial: FrozenTrial) -> str | None:
+    stages = trial.user_attrs.get("stages")
+    return stages[-1]["digest"] if stages else None

@@ -1,7 +1,7 @@
 """Keeps what nobody searched out of a sampler's sight.
 
-A spliced trial has no parameters. Optuna's samplers learn from the parameters that all trials share: one trial without
-any would leave them none.
+A spliced trial has no parameters, nor has a round of another trial whose recipe is not in the space. Optuna's samplers
+learn from the parameters that all trials share: one trial without any would leave them none.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import splice_of
+from prunetune.results.entries import is_asked_for, round_of
 
 
 def searched(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that a search proposed."""
-    return [trial for trial in trials if splice_of(trial) is None]
+    """The trials that a search proposed, and the rounds that it could have proposed."""
+    return [trial for trial in trials if is_asked_for(trial) or (round_of(trial) is not None and trial.params)]
 
 
 class SearchTrialsSampler(BaseSampler):
-    """Wraps a sampler, which sees the trials that a search proposed.
+    """Wraps a sampler, which sees the trials that a search proposed or could have.
 
     Args:
         wrapped: Who proposes.
@@ -64,7 +64,7 @@ class SearchTrialsSampler(BaseSampler):
 
 
 class _SearchTrials(optuna.Study):
-    """A study without its spliced trials. Optuna's Hyperband gives its samplers a filtered study in the same way."""
+    """A study without what no search can propose. Optuna's Hyperband gives its samplers a filtered study as well."""
 
     def __init__(self, study: optuna.Study) -> None:
         self.__dict__.update(study.__dict__)

@@ -240,6 +240,11 @@ class StudySpec(BaseModel):
                 "space.latency: is a share of the budget, and there is none; give budget: {latency: '<= half-width'}, "
                 "or space.threshold"
             )
+        if self.space.may("start", "rewind") and Path(self.model).suffix.lower() == ".pt":
+            raise ValueError(
+                "space.start: rewind goes back to the first epochs of a dense training, and model is trained already; "
+                "give a yaml, or leave rewind out"
+            )
         idle = next((name for name in names if self.limit_of(name) is None and name not in self.judged), None)
         if idle is not None:
             raise ValueError(

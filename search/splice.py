@@ -165,7 +165,8 @@ class _Splicing:
             return Donor(model) if candidate.name == "dense" else Donor.narrow(model, groups)
         trial = self._study.get_trials(deepcopy=False)[candidate.entry.trial]
         kept: Kept = {}
-        is_pruned = True
+        recipe = trial.user_attrs["recipe"]
+        is_pruned = recipe.get("start") != "scratch" or not recipe["recovery_epochs"]
         for told in trial.user_attrs["stages"]:
             if told["kind"] not in ("pruning", "splicing"):
                 continue
@@ -177,7 +178,7 @@ class _Splicing:
                 )
             if told["kind"] == "splicing":
                 kept = {root: tuple(left) for root, left in stage.record["kept"].items()}
-                is_pruned = stage.record["is_pruned"]
+                is_pruned = is_pruned and stage.record["is_pruned"]
             else:
                 kept = compose(kept, PruningPlan.from_dict(stage.record["plan"]), groups)
         return Donor(model, kept, is_pruned)

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.processes import is_alive
-from prunetune.results.entries import mapping, outcome
+from prunetune.results.entries import mapping, outcome, round_of
 from prunetune.results.findings import Findings, Source, located
 from prunetune.results.place import SPEC
 from prunetune.results.tables import ms_text
@@ -39,7 +39,7 @@ def study_status(study: Source, folder: Path, reopen: Callable[[], optuna.Study]
     opened = study if isinstance(study, optuna.Study) else reopen() if running and reopen is not None else None
     finished = [trial for trial in trials if trial.state.is_finished()]
     ended = [trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
-    outcomes = Counter(outcome(trial) or Outcome.ERROR.value for trial in finished)
+    outcomes = Counter(outcome(trial) or Outcome.ERROR.value for trial in finished if round_of(trial) is None)
     silent, ahead_s = (set(), 0.0) if opened is None else _signs(opened)
     now = time.time() - ahead_s
     alive = [trial for trial in trials if _lives(trial, silent)]
@@ -58,6 +58,7 @@ def study_status(study: Source, folder: Path, reopen: Callable[[], optuna.Study]
         and so_far.begun == so_far.finished
         and limits.reached(so_far) is not None,
         "outcomes": dict(outcomes),
+        "rounds": found.counts["rounds"],
         "running": [
             {
                 "trial": trial.number,
@@ -101,7 +102,8 @@ def write_status(status: dict[str, Any], console: Console) -> None:
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(status["outcomes"].items()))
     state = "done" if status["done"] else "running" if status["running"] else "not finished"
     count = f"{status['finished']}" + (f" of {status['trials']}" if status["trials"] else "")
-    say(f"{status['study']}: {state}, {count} trials ({outcomes or 'none yet'})")
+    rounds = f", and {status['rounds']} round{'s' * (status['rounds'] > 1)} on the way" if status["rounds"] else ""
+    say(f"{status['study']}: {state}, {count} trials ({outcomes or 'none yet'}){rounds}")
     for trial in status["running"]:
         worker = trial["worker"] or {}
         gone = "" if trial["alive"] else ", which is gone: run the study again to take the trial up"

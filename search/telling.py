@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from prunetune.results import Findings
+from prunetune.results.entries import round_of, rounds_text
+from prunetune.results.tables import ms_text
 from prunetune.search.events import Standing
 from prunetune.search.limits import forecast
 from prunetune.search.outcome import TrialResult
@@ -27,9 +30,19 @@ def tell_progress(study: optuna.Study, spec: StudySpec, result: TrialResult, pro
     trials = study.get_trials(deepcopy=False)
     finished = history(study).spent(trials, time.time()).finished
     progress.trial(result, finished)
+    for trial in trials[result.number + 1 :]:  # they were added while it ran
+        if round_of(trial) == result.number:
+            progress.say(f"trial {trial.number}{_round_text(trial, spec)}")
     is_due = finished % max(FRONT_EVERY, finished // FRONT_SHARE) == 0
     if is_due or len(trials) < MANY:
         progress.tell(_standing(study, spec, trials, is_due))
+
+
+def _round_text(trial: FrozenTrial, spec: StudySpec) -> str:
+    accuracy, *latencies = trial.values
+    told = trial.user_attrs
+    stated = ms_text(dict(zip(spec.judged, latencies, strict=True))) if latencies else ""
+    return f"{rounds_text(told['recipe'] | told)}: {told['outcome']}  map50_95 {accuracy:.3f}  {stated}".rstrip()
 
 
 def tell_standing(study: optuna.Study, spec: StudySpec, progress: Progress) -> None:
@@ -37,7 +50,7 @@ def tell_standing(study: optuna.Study, spec: StudySpec, progress: Progress) -> N
     progress.tell(_standing(study, spec, study.get_trials(deepcopy=False), is_due=False))
 
 
-def _standing(study: optuna.Study, spec: StudySpec, trials: list[optuna.trial.FrozenTrial], is_due: bool) -> Standing:
+def _standing(study: optuna.Study, spec: StudySpec, trials: list[FrozenTrial], is_due: bool) -> Standing:
     so_far = now(study)
     epochs = [trial.user_attrs.get("epochs", {}) for trial in trials]
     members = Findings(study.study_name, tuple(trials), study.user_attrs).front

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from prunetune.results.entries import FOUND, found_text
+from prunetune.results.entries import FOUND, found_text, rounds_text
 from prunetune.results.tables import ms_text
 from prunetune.search.events import (
     EpochEnded,
@@ -122,6 +122,6 @@ def trial_text(event: TrialEnded) -> str:
     count = f"{event.finished}/{event.trials}" if event.trials else f"{event.finished}"
     return (
         f"trial {result.number} [{count}] {result.outcome.value}{reason}  {figures}"
-        f"{result.recipe}{found_text(values.get(FOUND))}  {result.seconds:.0f} s"
+        f"{result.recipe}{found_text(values.get(FOUND))}{rounds_text(values)}  {result.seconds:.0f} s"
         + (f", {reused} epochs reused" if reused else "")
     )

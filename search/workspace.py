@@ -120,6 +120,7 @@ class Workspace:
             choose=spec.choose,
             latencies=StudyLatencies(self),
             costs=StudyCosts(self),
+            rewinds=spec.space.may("start", "rewind"),
         )
 
     @contextmanager

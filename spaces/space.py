@@ -288,6 +288,11 @@ class SearchSpace(BaseModel):
             **options,
         )
 
+    def may(self, name: str, word: str) -> bool:
+        """Whether some recipe has a word for a parameter, or leaves it at it."""
+        parameter = getattr(self, name)
+        return word == OPTIONS[name] if parameter is None else word in (parameter.values or ())
+
     @property
     def longest_sparse_epochs(self) -> int:
         """Epochs of the longest sparse phase: the run over which `pull` is meant."""

@@ -21,6 +21,7 @@ from faults.moments import Moment
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.pruning.store import StageStore
+from prunetune.results.entries import is_asked_for
 from prunetune.search.study import find_study
 from prunetune.spaces import StoreError
 
@@ -199,6 +200,8 @@ def test_a_study_survives_kills_at_random_moments(
     storage = f"sqlite:///{tmp_path}/studies.db" if kind == "sqlite" else request.getfixturevalue("postgres")()
     runs, file = tmp_path / "runs", tmp_path / "torn.yaml"
     values = {**STUDY, "data": str(shapes), "runs": str(runs), "storage": storage}
+    if workers == 2:
+        values["space"] = {**STUDY["space"], "rounds": {"low": 1, "high": 2}}
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     study = Study(file, runs, start)
     kills = int(os.environ.get("PRUNETUNE_KILLS", KILLS[workers]))
@@ -214,8 +217,16 @@ def test_a_study_survives_kills_at_random_moments(
     said = [command.said for command in study.commands]
     assert not any("Traceback" in text or "error:" in text for text in said), said
 
-    # As many trials as were asked for, and each recipe of a dead worker carried out in the end, once.
+    # Each network that a trial had on its way is there once, whoever carried out the rest.
     trials = study.trials()
+    rounds = [trial.user_attrs["stages"][-1]["digest"] for trial in trials if not is_asked_for(trial)]
+    assert len(set(rounds)) == len(rounds)
+    recoveries = {stage for stage in study.stages if stage.startswith("recovery-")}
+    known = {trial.user_attrs["stages"][-1]["digest"] for trial in trials if trial.state == TrialState.COMPLETE}
+    assert recoveries <= known
+
+    # As many trials as were asked for, and each recipe of a dead worker carried out in the end, once.
+    trials = list(filter(is_asked_for, trials))
     outcomes = [trial.user_attrs.get("outcome", "") for trial in trials]
     assert all(trial.state.is_finished() for trial in trials)
     assert outcomes.count("OK") == study.trials_wanted

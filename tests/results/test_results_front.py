@@ -233,7 +233,15 @@ def test_document_of_a_full_study_is_strict_json(filled: Builder) -> None:
     assert list(document["front"][0]) == FIELDS
     assert document["targets"][0]["budget"] == {"text": "<= half-width", "limit_ms": 1.0}
     assert document["targets"][0]["noise"] is None
-    expected = {"complete": 3, "over_budget": 2, "stopped_early": 0, "failed": 1, "interrupted": 0, "running": 1}
+    expected = {
+        "complete": 3,
+        "over_budget": 2,
+        "stopped_early": 0,
+        "failed": 1,
+        "interrupted": 0,
+        "running": 1,
+        "rounds": 0,
+    }
     assert document["trials"] == expected
     # Two boxes under the front, in units of the dense network's 2 ms.
     assert document["hypervolume"] == pytest.approx(0.905 * (1 - 0.4) + 0.873 * (0.4 - 0.35))

@@ -222,7 +222,10 @@ def test_a_threshold_that_separates_nothing_is_stored_and_said_once(
 def test_rounds_come_nearer_by_equal_factors(studies: Studies, board: dict[str, Any], table: LatencyTable) -> None:
     space = {**STUDY["space"], "latency": 0.9, "rounds": 2}
     study, said = studies.run("rounds", targets=[board], space=space, trials=1)
-    (trial,) = study.trials
+    trial, halfway = study.trials
+    assert (halfway.user_attrs["round_of"], halfway.params) == (0, {})
+    assert halfway.user_attrs["outcome"] == "OVER_BUDGET"
+    assert [item.trial for item in front(study)] == [0]
     assert len(trial.user_attrs["threshold_found"]) == 2
     assert "found thresholds " in said
     store = StageStore(studies.runs / STORE)
@@ -236,6 +239,8 @@ def test_rounds_come_nearer_by_equal_factors(studies: Studies, board: dict[str, 
     first, last = shares
     assert 0.85 * 0.9 < last <= 0.9
     assert 0.85 < first / math.sqrt(0.9 / 0.7) <= 1, "halfway between 1 / 0.7, dense, and 0.9"
+    assert halfway.user_attrs["recipe"]["latency"] == pytest.approx(math.sqrt(0.9 / 0.7))
+    assert halfway.user_attrs["violation"] == pytest.approx(first - 1)
 
 
 def test_a_share_that_no_pruning_meets_pays_for_no_recovery(studies: Studies, table: LatencyTable) -> None:
