@@ -1,0 +1,279 @@
+"""What pruning and recovery keep of a detector's accuracy, beside half-width, dense and Torch-Pruning's own pruners.
+
+    python benchmarks/recovery.py DATA.yaml --imgsz 160 --epochs 40 30 --seeds 0 1 2 --runs FOLDER
+
+All networks are trained for as many epochs in all: the dense one for the first number, and then everything for the
+second, sparse phases included. Every pruned network is cut to a share of half-width's measured latency (onnxruntime,
+one thread, channels in multiples of 8). FOLDER keeps what was trained: the same command goes on with it. The last line
+is JSON. Over the seeds, mean and the smallest and largest value of:
+
+- `gap_closed`: (chosen - half-width) / (dense - half-width) of map50_95 at half-width's latency; `gap_closed_at_085` at
+  0.85 of it; `gain_over_half_width`, in map50_95; `share_of_dense`.
+- `networks`: map50_95 and latency of each, on the validation and the test split: `chosen`, `chosen at 0.85`; the rivals
+  `global bn`, `group norm` and `uniform` of Torch-Pruning, pruned once from the dense network; the ablations `without
+  ...`, each at half-width's latency; and the starts of recovery, one round, at two latencies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+import torch_pruning
+from rich.console import Console
+
+from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.pipeline import Pipeline, Source
+from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.stages import Stage
+from prunetune.pruning.store import StoredStage
+from prunetune.pruning.training import Accuracy, recovery_phase
+from prunetune.search.engine import prepare
+from prunetune.search.latency_shares import StudyLatencies
+from prunetune.search.progress import Progress
+from prunetune.search.spec import StudySpec
+from prunetune.spaces import LatencyShare, Recipe
+
+PARTS = ("main", "rivals", "ablation", "starts")
+TIGHTER, TIGHTEST = 0.85, 0.7
+"""Shares of half-width's latency."""
+
+
+class Race:
+    """All networks of one seed.
+
+    Args:
+        options: The command's.
+        seed: Of data order, augmentation and first weights.
+    """
+
+    def __init__(self, options: argparse.Namespace, seed: int) -> None:
+        first, self.epochs = options.epochs
+        spec = StudySpec.parse(
+            {
+                "name": f"recovery-{seed}",
+                "model": options.model,
+                "data": options.data,
+                "imgsz": options.imgsz,
+                "batch": options.batch,
+                "dense_epochs": first,
+                "seed": seed,
+                "space": {
+                    "sparsity": options.pull,
+                    "sparse_epochs": {"choices": sorted({self._sparse(1), self._sparse(2)})},
+                    "latency": {"low": 0.5, "high": 1.0},
+                    "recovery_epochs": self.epochs,
+                },
+                "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8}],
+                "budget": {"latency": "<= half-width"},
+                "controls": ["dense", "half-width"],
+                "runs": options.runs,
+            }
+        )
+        _, self.workspace = prepare(spec, Progress(Console(file=sys.stderr, width=160), 0))
+        self._pull, self._distillation = options.pull, options.distillation
+
+    def _sparse(self, rounds: int) -> int:
+        """Epochs of each sparse phase: a quarter of all."""
+        return max(1, self.epochs // (4 * rounds))
+
+    def recipe(self, rounds: int = 2, latency: float = 1.0, **options: Any) -> Recipe:
+        """A recipe that trains for as many epochs as all others."""
+        each = self.epochs // rounds
+        chosen: dict[str, Any] = {"distillation": self._distillation, "penalty_weights": "latency"}
+        return Recipe(
+            sparsity=self._pull,
+            sparse_epochs=self._sparse(rounds),
+            threshold=LatencyShare(latency),
+            rounds=rounds,
+            recovery_epochs=each - self._sparse(rounds),
+            **{**chosen, **options},
+        )
+
+    def networks(self, parts: list[str]) -> Iterator[tuple[str, Callable[[], StoredStage]]]:
+        """What is to be compared, and how each is made."""
+        pipeline = self.workspace.pipeline
+        yield "dense", lambda: pipeline.control("dense", self.epochs)
+        yield "half-width", lambda: pipeline.control("half-width", self.epochs)
+        yield "chosen", lambda: self.pruned(self.recipe())
+        yield f"chosen at {TIGHTER}", lambda: self.pruned(self.recipe(latency=TIGHTER))
+        if "rivals" in parts:
+            for name in RIVALS:
+                yield name, lambda name=name: self.rival(name)  # type: ignore[misc]
+        if "ablation" in parts:
+            yield "without distillation", lambda: self.pruned(self.recipe(distillation=0.0))
+            yield "without rounds", lambda: self.pruned(self.recipe(rounds=1))
+            yield "without latency weights", lambda: self.pruned(self.recipe(penalty_weights="uniform"))
+            yield "without proximal steps", lambda: self.pruned(self.recipe(shrinkage="subgradient"))
+            yield "without alignment", lambda: self.pruned(self.recipe(), self._unaligned())
+            yield "with knapsack", lambda: self.pruned(self.recipe(planner="knapsack"))
+        if "starts" in parts:
+            for latency in (1.0, TIGHTEST):
+                for start in ("current", "rewind", "scratch"):
+                    recipe = self.recipe(rounds=1, latency=latency, start=start)
+                    yield f"start {start} at {latency}", lambda recipe=recipe: self.pruned(recipe)  # type: ignore[misc]
+
+    def pruned(self, recipe: Recipe, pipeline: Pipeline | None = None) -> StoredStage:
+        """A recipe's network."""
+        *_, last = (pipeline or self.workspace.pipeline).run(recipe)
+        return last.stage
+
+    def _unaligned(self) -> Pipeline:
+        spec, ours = self.workspace.spec, self.workspace.pipeline
+        return Pipeline(
+            Source(spec.model, ours.source.names, spec.dense_epochs),
+            self.workspace.stages,
+            alignment=1,
+            longest_sparse_epochs=spec.space.longest_sparse_epochs,
+            choose=spec.choose,
+            latencies=StudyLatencies(self.workspace),
+        )
+
+    def rival(self, name: str) -> StoredStage:
+        """One of Torch-Pruning's pruners, once, at half-width's latency, and then as many epochs."""
+        stages, original = self.workspace.stages, self.workspace.pipeline.original()
+        detector = stages.load(original)
+        ratio, pruned = self._meets(detector, name)
+
+        def build() -> Detector:
+            stages.recalibrate(pruned)
+            return pruned
+
+        settings = {"rival": name, "ratio": ratio, "setup": stages.setup.identity()}
+        cut = stages.make(Stage("pruning", original.digest, settings), build)
+        return stages.train("recovery", cut, recovery_phase(self.epochs, self.workspace.spec.choose))
+
+    def _meets(self, detector: Detector, name: str) -> tuple[float, Detector]:
+        """The smallest ratio, by halving, whose network is within half-width's latency."""
+        low, high = 0.0, 0.95
+        found = self._cut(detector, name, high)
+        for _ in range(7):
+            middle = (low + high) / 2
+            tried = self._cut(detector, name, middle)
+            if self.share(tried.channels, tried) <= 1:
+                high, found = middle, tried
+            else:
+                low = middle
+        return high, found
+
+    def _cut(self, detector: Detector, name: str, ratio: float) -> Detector:
+        model = deepcopy(detector.model).eval()
+        image = torch.zeros(1, 3, self.workspace.spec.imgsz, self.workspace.spec.imgsz)
+        importance, is_global = RIVALS[name]
+        pruner = torch_pruning.pruner.BasePruner(
+            model,
+            image,
+            importance=importance(),
+            global_pruning=is_global,
+            pruning_ratio=ratio,
+            max_pruning_ratio=1.0 if not is_global else 0.95,
+            round_to=8,
+            ignored_layers=[model.model[-1]],
+        )
+        pruner.step()
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        return Detector(model, detector.source)
+
+    def share(self, channels: ChannelConfig, detector: Detector) -> float:
+        """A network's latency in multiples of half-width's."""
+        measured = self.workspace.measure_channels(channels, lambda: detector, self.workspace.yardsticks)
+        return next(iter(measured.values())).ratio
+
+    def judge(self, stage: StoredStage) -> dict[str, float]:
+        """What is told of a network."""
+        detector = Detector.load(stage.file(CHECKPOINT))
+        val = Accuracy.from_dict(stage.record["accuracy"])
+        test = self.workspace.stages.evaluate(detector, "test")
+        return {
+            "map50_95": val.map50_95,
+            "test": test.map50_95,
+            "latency": self.share(detector.channels, detector),
+            "params": detector.params,
+        }
+
+
+RIVALS: dict[str, tuple[Callable[[], Any], bool]] = {
+    "global bn": (torch_pruning.importance.BNScaleImportance, True),
+    "group norm": (lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2), True),
+    "uniform": (lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2), False),
+}
+"""Torch-Pruning's pruners by the names of its documentation: importance, and whether layers compete."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", help="the data set's yaml; without it nothing is done")
+    parser.add_argument("--model", default="yolov5n.yaml")
+    parser.add_argument("--imgsz", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--epochs", type=int, nargs=2, default=(40, 32), metavar=("DENSE", "MORE"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--pull", type=float, default=0.5)
+    parser.add_argument("--distillation", type=float, default=6.0)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--runs", default="runs")
+    options = parser.parse_args()
+    if options.data is None:
+        print("skipped: give the yaml of a data set")
+        return
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("prunetune").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    Path(options.runs).mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in options.seeds:
+        race = Race(options, seed)
+        for name, make in race.networks(options.parts):
+            told = race.judge(make())
+            found.setdefault(name, []).append(told)
+            print(f"seed {seed}  {name}: {json.dumps(told)}", file=sys.stderr, flush=True)
+    print(json.dumps(summary(found)))
+
+
+def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """The figures over all seeds."""
+
+    def closed(name: str, split: str) -> list[float]:
+        places = zip(found[name], found["half-width"], found["dense"], strict=True)
+        return [(own[split] - half[split]) / (dense[split] - half[split]) for own, half, dense in places]
+
+    pairs = list(zip(found["chosen"], found["half-width"], found["dense"], strict=True))
+    tighter = f"chosen at {TIGHTER}"
+    return {
+        "gap_closed": spread(closed("chosen", "map50_95")),
+        "gap_closed_at_085": spread(closed(tighter, "map50_95")),
+        "gain_over_half_width": spread([own["map50_95"] - half["map50_95"] for own, half, _ in pairs]),
+        "share_of_dense": spread([own["map50_95"] / dense["map50_95"] for own, _, dense in pairs]),
+        "test": {
+            "gap_closed": spread(closed("chosen", "test")),
+            "gap_closed_at_085": spread(closed(tighter, "test")),
+        },
+        "networks": {
+            name: {key: spread([item[key] for item in told]) for key in told[0]} for name, told in found.items()
+        },
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean, smallest and largest."""
+    return {
+        "mean": round(statistics.fmean(values), 4),
+        "low": round(min(values), 4),
+        "high": round(max(values), 4),
+    }
+
+
+if __name__ == "__main__":
+    main()
