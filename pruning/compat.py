@@ -20,6 +20,8 @@ import os
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +45,24 @@ def prepare_ultralytics() -> None:
     _without_trackers()
     _with_small_exports()
     _with_threads(threads)
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[Path]:
+    """A path by which ultralytics finds an existing file of weights within the block.
+
+    It takes apostrophes out of a path, blanks off its ends, and makes `yolov5nu.pt` of `yolov5n.pt`.
+    """
+    from ultralytics.utils.checks import check_yolov5u_filename
+
+    path = str(file)
+    if path == check_yolov5u_filename(path.strip().replace("'", ""), verbose=False):
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+        link = Path(folder) / f"weights{file.suffix.strip()}"
+        link.symlink_to(file.absolute())
+        yield link
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.compat import prepare_ultralytics, readable
 from prunetune.spaces.errors import ModelError
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ def detect(
         raise ModelError(f"{checkpoint}: no such file; was the study's folder copied without its candidates?")
     options = {"imgsz": imgsz, "conf": confidence, "device": device, "verbose": False, "save": False}
     # A list in a file is read one by one; a list of names would be one batch, whose pictures are padded alike.
-    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder, readable(checkpoint) as weights:
         listed = Path(folder) / "pictures.txt"
         listed.write_text("\n".join(map(str, files)), encoding="utf-8")
-        results = YOLO(str(checkpoint), task="detect").predict(source=str(listed), batch=1, stream=True, **options)
+        results = YOLO(str(weights), task="detect").predict(source=str(listed), batch=1, stream=True, **options)
         found = {result.path: _boxes(result.boxes) for result in results}
     return [found.get(str(file), ()) for file in files]
 

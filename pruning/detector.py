@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.compat import prepare_ultralytics, readable
 from prunetune.pruning.export import export_onnx
 from prunetune.pruning.surgery import channel_config
 from prunetune.spaces.errors import ModelError
@@ -99,7 +99,8 @@ class Detector:
                 raise ModelError(f"{file}: is a folder; give a .pt that YOLO() loads")
             raise ModelError(f"{file}: no such file{_nearest(file.name, _files_beside(file))}")
         try:
-            model, checkpoint = load_checkpoint(file)
+            with readable(file) as path:
+                model, checkpoint = load_checkpoint(path)
         # Unpickling a damaged or foreign file can raise anything; the user needs the file's name in every case.
         except Exception as error:
             raise ModelError(

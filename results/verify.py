@@ -19,6 +19,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,8 @@ def _check_checkpoint(folder: Path, description: Mapping[str, Any], wrong: set[s
     from ultralytics import YOLO
 
     try:
-        model: Any = YOLO(folder / CHECKPOINT).model
+        with _readable(folder / CHECKPOINT) as path:
+            model: Any = YOLO(path).model
     # Whatever a foreign library raises about the file is what does not hold.
     except Exception as error:
         yield Check(CHECKPOINT, "loads in stock ultralytics", FAILS, _reason(error))
@@ -341,11 +343,23 @@ def evaluate(file: Path, data: str, split: str, imgsz: int, batch: int, device: 
 
     if not check_det_dataset(data, autodownload=False).get(split):
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = YOLO(file, task="detect").val(
+    with tempfile.TemporaryDirectory() as folder, _readable(file) as path:
+        metrics = YOLO(path, task="detect").val(
             data=data, split=split, imgsz=imgsz, batch=batch, device=device, project=folder, plots=False, verbose=False
         )
     return float(metrics.box.map)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[Path]:
+    """A path without apostrophes, which ultralytics takes out of the paths of weights."""
+    if "'" not in str(file):
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / file.name
+        link.symlink_to(file.absolute())
+        yield link
 
 
 def _equal(file: str, what: str, found: Any, stated: Any) -> Check:

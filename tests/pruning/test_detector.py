@@ -212,6 +212,18 @@ def test_stock_ultralytics_predicts_with_it(
     assert len(seen["boxes"]) > 0
 
 
+@pytest.mark.parametrize("name", ["it's a network.pt", "o'brien/'best'.pt", "yolov5n.pt", " blank.pt"])
+def test_a_name_that_ultralytics_would_change(
+    pruned: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    pruned.save(Path(name), {}, {"task": "detect", "imgsz": 64})
+    loaded = Detector.load(name)
+    assert loaded.source == name
+    assert loaded.channels == pruned.channels
+
+
 def test_a_missing_checkpoint_gives_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "best.pt").touch()
     with pytest.raises(ModelError, match=r"bset\.pt: no such file; did you mean best\.pt\?"):
