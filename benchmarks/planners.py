@@ -1,12 +1,12 @@
 """Where to prune: each importance with a global threshold and with the knapsack, at half-width's latency.
 
-    python benchmarks/planners.py DATA.yaml --imgsz 160
+    python benchmarks/planners.py DATA.yaml --imgsz 160 --table table.json
 
-A YOLOv5n is trained, and trained sparse. From there each importance and planner cuts to the latency that a table, which
-is measured here first, predicts for half-width; what is left is validated with recalibrated BatchNorm, and after a
-short recovery. The last line is JSON: `dense` (map50_95), `dense_latency`, `table_error`, and `rows`, for each
-importance and planner `cut` and `recovered` (map50_95), `latency` (in multiples of half-width's, predicted),
-`channels_removed`, and `plan_s`, the time of plan and surgery.
+A YOLOv5n is trained, and trained sparse. From there each importance and planner cuts to half-width's latency, measured
+in ONNX Runtime with one thread, interleaved; what is left is validated with recalibrated BatchNorm, and after a short
+recovery. Latencies are predicted by a table of `prunetune profile`, or by multiply-adds without one. The last line is
+JSON: `dense` (map50_95), `dense_latency`, and `rows`, for each importance and planner `cut` and `recovered` (map50_95),
+`latency` (in multiples of half-width's), `gflops`, `channels_removed`, `measured` (how many networks) and `seconds`.
 """
 
 from __future__ import annotations
@@ -18,41 +18,71 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
+
+import numpy
 
 from prunetune.pruning import ChannelConfig, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.search.profiling import PACE
 from prunetune.spaces import LatencyShare, Recipe
 from prunetune.spaces.recipe import Importance, Planner
-from prunetune.targets import LatencyTable, create_target, parse_target_spec, profile
+from prunetune.targets import LatencyTable, Network, Skeleton, create_target, parse_target_spec
+from prunetune.targets.synthesis import write_resized
 
 
-class Predicted:
-    """Latencies as shares of half-width's, by a table; its word is taken for a measurement.
+class AgainstHalf:
+    """Latencies in multiples of half-width's.
 
     Args:
-        table: The table.
-        dense: The dense network's channels.
-        half: Those of half-width.
+        dense: The dense network.
+        half: Half-width.
+        imgsz: Input size in px.
+        table: Predicts; without it multiply-adds do, on a line through both networks.
+        folder: For ONNX files.
     """
 
-    is_calibrated = True
+    def __init__(
+        self, dense: Detector, half: ChannelConfig, imgsz: int, table: LatencyTable | None, folder: Path
+    ) -> None:
+        self._shape, self._folder, self._table = (1, 3, imgsz, imgsz), folder, table
+        self._target = create_target(parse_target_spec({"kind": "onnxruntime"}))
+        self._onnx = folder / "dense.onnx"
+        dense.export_onnx(self._onnx, imgsz)
+        self._skeleton = Skeleton.read(self._onnx)
+        self._half = half
+        self.known: dict[ChannelConfig, float] = {half: 1.0}
+        self.is_calibrated = table is not None
+        self._anchor = self._network("half", half)
+        self.dense = self.measured(dense.channels)
+        self._slope = (self.dense - 1) / (self._work(dense.channels) - 1)
 
-    def __init__(self, table: LatencyTable, dense: ChannelConfig, half: ChannelConfig) -> None:
-        self._table, self._half = table, table.predict(half).ratio
-        self.dense = float(self.predicted_many([dense])[0, 0])
+    def _work(self, widths: Mapping[str, int]) -> float:
+        return self._skeleton.multiply_adds(widths) / self._skeleton.multiply_adds(self._half)
+
+    def _network(self, name: str, channels: ChannelConfig) -> Network:
+        file = self._folder / f"{name}.onnx"
+        write_resized(self._onnx, file, self._skeleton, channels)
+        return Network(name, self._shape, onnx=file)
 
     def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> Any:
-        return self._table.predict_many(self._table.as_array(networks))[:, None] / self._half
+        if self._table is None:
+            return numpy.array([[1 + self._slope * (self._work(widths) - 1)] for widths in networks])
+        ratios = self._table.predict_many(self._table.as_array([self._half, *networks]))
+        return (ratios[1:] / ratios[0])[:, None]
 
     def predicted(self, channels: ChannelConfig) -> float | None:
         return float(self.predicted_many([channels])[0, 0])
 
-    def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
-        return float(self.predicted_many([channels])[0, 0])
+    def measured(self, channels: ChannelConfig, build: Callable[[], Detector] | None = None) -> float:
+        if channels not in self.known:
+            candidate = self._network("candidate", channels)
+            found = self._target.measure([self._anchor, candidate], reference="half")
+            self.known[channels] = found["candidate"].ratio
+        return self.known[channels]
 
 
 def main() -> None:
@@ -63,9 +93,12 @@ def main() -> None:
     parser.add_argument("--sparse-epochs", type=int, default=4)
     parser.add_argument("--pull", type=float, default=0.4)
     parser.add_argument("--recover", type=int, default=3, help="epochs")
+    parser.add_argument("--importances", nargs="+", choices=get_args(Importance), default=get_args(Importance))
+    parser.add_argument("--planners", nargs="+", choices=get_args(Planner), default=get_args(Planner))
+    parser.add_argument("--floors", nargs="+", type=float, default=[0.0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, help="keeps the stages here, for another run")
-    parser.add_argument("--table", type=Path, help="the latency table: read where it is there, else written")
+    parser.add_argument("--table", type=Path, help="a latency table of this network and size")
     options = parser.parse_args()
     if options.data is None:
         print("skipped: give the yaml of a data set")
@@ -84,72 +117,46 @@ def compare(options: argparse.Namespace, store: Path, folder: Path) -> dict[str,
     source = Source("yolov5n.yaml", data.names, options.dense_epochs)
     stages = StageRunner(setup, StageStore(store))
 
-    def pipeline(latencies: Predicted | None = None) -> Pipeline:
-        return Pipeline(
-            source, stages, alignment=8, longest_sparse_epochs=options.sparse_epochs, latencies=latencies
-        )  # fmt: skip
+    def pipeline(latencies: AgainstHalf | None = None) -> Pipeline:
+        longest = options.sparse_epochs
+        return Pipeline(source, stages, alignment=8, longest_sparse_epochs=longest, latencies=latencies)
 
     original = pipeline().original()
     dense = Detector.load(original.file(CHECKPOINT))
-    half = Detector.build(pipeline().narrow_description("half-width"), data.names)
-    table = latency_table(dense, options, folder)
-    latencies = Predicted(table, dense.channels, half.channels)
+    half = Detector.build(pipeline().narrow_description("half-width"), data.names).channels
+    table = None if options.table is None else LatencyTable.load(options.table)
+    latencies = AgainstHalf(dense, half, options.imgsz, table, folder)
+    accuracy = original.record["accuracy"]["map50_95"]
     recipe = Recipe(options.pull, options.sparse_epochs, LatencyShare(1.0), recovery_epochs=options.recover)
+    print(f"dense {latencies.dense:.2f} x half-width, map50_95 {accuracy:.3f}")
     print(
-        f"dense {latencies.dense:.2f} x half-width, map50_95 {original.record['accuracy']['map50_95']:.3f}", flush=True
+        f"{'importance':<12}{'planner':<11}{'floor':>5}{'cut':>7}{'recovered':>11}{'latency':>9}{'GFLOPs':>8}{'removed':>9}"
     )
-    print(f"{'importance':<12}{'planner':<11}{'cut':>7}{'recovered':>11}{'latency':>9}{'removed':>9}{'plan':>8}")
-    rows = [
-        row(pipeline(latencies), recipe, importance, planner, latencies, dense.channels)
-        for importance in get_args(Importance)
-        for planner in get_args(Planner)
-    ]
-    return {
-        "dense": round(original.record["accuracy"]["map50_95"], 4),
-        "dense_latency": round(latencies.dense, 3),
-        "table_error": round(table.error, 4),
-        "rows": rows,
-    }
+    found = {"dense": round(accuracy, 4), "dense_latency": round(latencies.dense, 3)}
+    choices = product(options.importances, options.planners, options.floors)
+    recipes = [replace(recipe, importance=each, planner=planner, floor=floor) for each, planner, floor in choices]
+    return {**found, "rows": [row(pipeline(latencies), recipe, latencies, dense.channels) for recipe in recipes]}
 
 
-def latency_table(dense: Detector, options: argparse.Namespace, folder: Path) -> LatencyTable:
-    """The table that was given, or one that is measured."""
-    if options.table is not None and options.table.is_file():
-        return LatencyTable.load(options.table)
-    dense.export_onnx(folder / "dense.onnx", options.imgsz)
-    table = profile(create_target(parse_target_spec({**PACE, "kind": "onnxruntime"})), folder / "dense.onnx")
-    if options.table is not None:
-        table.save(options.table)
-    return table
-
-
-def row(
-    pipeline: Pipeline,
-    recipe: Recipe,
-    importance: Importance,
-    planner: Planner,
-    latencies: Predicted,
-    dense: ChannelConfig,
-) -> dict[str, Any]:
+def row(pipeline: Pipeline, recipe: Recipe, latencies: AgainstHalf, dense: ChannelConfig) -> dict[str, Any]:
     """Carries out one recipe; shows and returns its figures."""
-    wanted = Recipe(**{**vars(recipe), "importance": importance, "planner": planner})
-    clock = pipeline.stages.ledger.clock
-    before, start = dict(clock.seconds), time.perf_counter()
-    candidates = list(pipeline.run(wanted))
-    cut, recovered = candidates[0], candidates[-1]
+    before, start = len(latencies.known), time.perf_counter()
+    cut, recovered = pipeline.run(recipe)
     told = {
-        "importance": importance,
-        "planner": planner,
+        "importance": recipe.importance,
+        "planner": recipe.planner,
+        "floor": recipe.floor,
         "cut": round(cut.accuracy.map50_95, 4),
         "recovered": round(recovered.accuracy.map50_95, 4),
-        "latency": round(float(latencies.predicted_many([cut.plan.channels])[0, 0]), 3),
+        "latency": round(latencies.measured(cut.plan.channels), 3),
+        "gflops": round(cut.stage.record["gflops"], 4),
         "channels_removed": round(cut.plan.channels.removed(dense), 3),
-        "plan_s": round(clock.seconds.get("surgery", 0.0) - before.get("surgery", 0.0), 1),
+        "measured": len(latencies.known) - before,
         "seconds": round(time.perf_counter() - start, 1),
     }
     print(
-        f"{importance:<12}{planner:<11}{told['cut']:>7.3f}{told['recovered']:>11.3f}{told['latency']:>9.3f}"
-        f"{told['channels_removed']:>9.1%}{told['plan_s']:>7.1f}s",
+        f"{recipe.importance:<12}{recipe.planner:<11}{recipe.floor:>5.2f}{told['cut']:>7.3f}{told['recovered']:>11.3f}"
+        f"{told['latency']:>9.3f}{told['gflops']:>8.3f}{told['channels_removed']:>9.1%}",
         flush=True,
     )
     return told
