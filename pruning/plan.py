@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, round_channels
-from prunetune.pruning.surgery import ChannelGroup, channel_config, channel_groups, layer_regions
+from prunetune.pruning.groups import ChannelGroup, first_channel, module_of, widths_after
+from prunetune.pruning.surgery import channel_config, channel_groups, layer_regions
 from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import ConfigError, ModelError
 from prunetune.spaces.recipe import Region, Threshold
@@ -69,7 +70,8 @@ def plan_pruning(
     group's alignment (`group_alignment`, `round_channels`) and filled with the highest scores; of equal scores the
     lower index stays. A higher threshold therefore keeps a subset. Groups with a layer that no BatchNorm scales,
     such as transposed convolutions and Detect's outputs, keep their full width: nothing judges what it writes. A
-    group with layers in both regions gets the lower of the two thresholds; YOLOv5 has none.
+    group with layers in both regions gets the lower of the two thresholds; the supported families have none. The two
+    halves of a convolution that its block splits, as C2f does, keep as many channels as the one that keeps more.
 
     Args:
         model: An ultralytics `DetectionModel`, not fused.
@@ -128,12 +130,12 @@ class Scores:
         scored = tuple(
             ScoredGroup(
                 group,
-                torch.stack([_gamma(model, name) for name in group.norms]).amax(dim=0),
-                frozenset(regions[layer] for layer in group.layers),
+                torch.stack([_gamma(model, name, group.width) for name in group.norms]).amax(dim=0),
+                frozenset(regions[module_of(layer)] for layer in group.layers),
                 group_alignment(group, kinds, alignment),
             )
             for group in groups
-            if len(group.norms) >= len(group.layers)
+            if group.can_shrink
         )
         return cls(scored, channel_config(model), alignment)
 
@@ -145,18 +147,20 @@ class Scores:
         """
         if not all(math.isfinite(value) and value >= 0 for value in (threshold.backbone, threshold.head)):
             raise ConfigError(f"threshold: {threshold} is not a finite number from 0 on")
-        widths = self.channels.as_dict()
-        keep: dict[str, tuple[int, ...]] = {}
+        counts = {}
         for item in self.groups:
             limit = min(threshold.for_region(region) for region in item.regions)
-            width = item.group.width
-            kept = round_channels(int((item.scores >= limit).sum()), width, item.alignment)
-            if kept == width:
+            survivors = int((item.scores >= limit).sum())
+            counts[item.group.root] = round_channels(survivors, item.group.width, item.alignment)
+        keep: dict[str, tuple[int, ...]] = {}
+        for item in self.groups:
+            kept = max(counts[root] for root in (item.group.root, *item.group.even_with))
+            if kept == item.group.width:
                 continue
             best = torch.sort(item.scores, descending=True, stable=True).indices[:kept]
             keep[item.group.root] = tuple(sorted(best.tolist()))
-            widths.update(dict.fromkeys(item.group.layers, kept))
-        return PruningPlan(_in_order(keep), ChannelConfig(widths), threshold, self.alignment)
+        channels = widths_after(self.channels, keep, [item.group for item in self.groups])
+        return PruningPlan(_in_order(keep), channels, threshold, self.alignment)
 
 
 def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, LayerKind]:
@@ -169,12 +173,12 @@ def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, L
     readers = {reader.layer for group in groups for reader in group.readers}
     kinds: dict[str, LayerKind] = {}
     for name in (layer for group in groups for layer in group.layers):
-        layer = model.get_submodule(name)
+        layer = model.get_submodule(module_of(name))
         if getattr(layer, "groups", 1) > 1:
             # Only a convolution with one channel to each of its groups is tied to the channels that it reads.
             kinds[name] = "depthwise"
         else:
-            kinds[name] = "default" if name in readers else "first"  # all others read a group's channels
+            kinds[name] = "default" if module_of(name) in readers else "first"  # all others read a group's channels
     return kinds
 
 
@@ -187,12 +191,13 @@ def _in_order(keep: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, tuple[int
     return tuple((root, keep[root]) for root in sorted(keep, key=natural_order))
 
 
-def _gamma(model: nn.Module, name: str) -> Tensor:
-    """|gamma| of one BatchNorm, in double precision, as the threshold is."""
-    norm = model.get_submodule(name)
+def _gamma(model: nn.Module, name: str, width: int) -> Tensor:
+    """|gamma| of one BatchNorm, or of a half of one, in double precision, as the threshold is."""
+    norm = model.get_submodule(module_of(name))
     if not isinstance(norm, nn.BatchNorm2d) or not norm.affine:
         raise ModelError(f"{name}: the BatchNorm has no gamma; build it with affine=True")
     gamma = norm.weight.detach().to("cpu", torch.float64).abs()
     if not bool(torch.isfinite(gamma).all()):
         raise ModelError(f"{name}: gammas are not finite, the training diverged; prune an earlier checkpoint")
-    return gamma
+    first = first_channel(name, width)
+    return gamma[first : first + width]
