@@ -17,17 +17,17 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from prunetune.pruning.layers import blocks_of
 
 _YOLOV5 = {"Conv", "C3", "Bottleneck", "SPP", "SPPF", "Concat", "Upsample", "ConvTranspose2d", "Detect", "DFL"}
-_SPLITTING = {"C2f", "C3k2", "C2PSA"}
-_HEADS = {"Segment", "Segment26", "Proto", "Proto26", "Pose", "Pose26", "RealNVP", "OBB", "OBB26"}
+_SPLITTING = {"C2f", "C3k2", "C2PSA", "C2fCIB", "PSA"}
+_DEPTHWISE = {"DWConv", "SCDown", "CIB", "RepVGGDW"}
+_HEADS = {"Segment", "Segment26", "Proto", "Proto26", "Pose", "Pose26", "RealNVP", "OBB", "OBB26", "v10Detect"}
 _ATTENTION = {"PSABlock", "Attention", "A2C2f", "ABlock", "AAttn"}
 
-PRUNABLE_BLOCKS = frozenset(_YOLOV5 | _SPLITTING | {"C3k", "DWConv"} | _ATTENTION | _HEADS)
+PRUNABLE_BLOCKS = frozenset(_YOLOV5 | _SPLITTING | {"C3k"} | _DEPTHWISE | _ATTENTION | _HEADS)
 """Blocks whose channels can be followed. Others might be cut wrongly, or make Torch-Pruning hang."""
 
 FAMILIES = "supported are YOLOv5 (with and without deconvolution), YOLOv8, YOLO11, YOLO12 and YOLO26"
@@ -71,7 +71,7 @@ class _Split(tuple[Tensor, ...]):
 
 def splits(block: nn.Module) -> bool:
     """Whether a block computes one convolution, `cv1`, and splits its output in two halves of `c` channels."""
-    return any(kind.__name__ in ("C2f", "C2PSA") for kind in type(block).__mro__)
+    return any(kind.__name__ in ("C2f", "C2PSA", "PSA") for kind in type(block).__mro__)
 
 
 def split_halves(model: nn.Module) -> None:
@@ -125,15 +125,16 @@ def _half(block: Any, number: int) -> nn.Module:
         for name, values in layer._buffers.items():
             layer._buffers[name] = values[chosen] if values is not None and values.dim() else values
     half.conv.out_channels = half.bn.num_features = width
-    return half  # type: ignore[no-any-return]
+    return half
 
 
 def _fence_attention(attention: Any) -> None:
     """Keeps the queries, keys and values of an attention module whole."""
-    attention.inner = Fence(attention.qkv.conv.out_channels, attention.proj.conv.in_channels, attention.qkv.conv.weight)
+    reads, writes = attention.qkv.conv, attention.proj.conv
+    attention.inner = Fence(reads.out_channels, writes.in_channels, reads.weight)
     # Attention shapes its result like its input; AAttn counts its own channels, and so can read and write fewer.
     if type(attention).__name__ == "Attention":
-        attention.outer = Fence(attention.qkv.conv.in_channels, attention.proj.conv.out_channels, attention.qkv.conv.weight)
+        attention.outer = Fence(reads.in_channels, writes.out_channels, reads.weight)
 
     def forward(features: Tensor) -> Tensor:
         values = attention.inner(attention.qkv(features))
@@ -163,7 +164,6 @@ def _cut_decoder(head: Any) -> None:
     if hasattr(head, "proto"):
         weight = head.proto.cv3.conv.weight
         head.fence = Fence(len(weight), 1, weight)  # the last convolution of a Proto has a BatchNorm
-        head.proto.training = True  # for Proto26 to compute its semantic masks too
     head.forward = branches
 
 
@@ -180,6 +180,7 @@ def _level_outputs(head: Any, level: int, features: Tensor) -> Iterable[Tensor]:
 def _masks(head: Any, features: list[Tensor]) -> list[Tensor]:
     if not hasattr(head, "proto"):
         return []
+    head.proto.training = True  # Proto26 then computes its semantic masks too
     found = head.proto(features if type(head.proto).__name__ == "Proto26" else features[0])
     prototypes, *semantic = found if isinstance(found, tuple) else (found,)
     return [head.fence(prototypes), *semantic]

@@ -23,6 +23,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.export import export_onnx
 from prunetune.pruning.surgery import channel_config
+from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
 from prunetune.spaces.errors import ModelError
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
@@ -33,7 +34,7 @@ class Detector:
     """A YOLO detection network in fp32.
 
     Attributes:
-        model: ultralytics' `DetectionModel`.
+        model: ultralytics' `DetectionModel`, or the one for masks, keypoints or rotated boxes that derives from it.
         source: The yaml or .pt it came from, for messages.
         record: The plain values that `save` kept in the checkpoint it came from; empty for any other.
     """
@@ -73,20 +74,20 @@ class Detector:
             ModelError: The description is not one of a detector.
         """
         prepare_ultralytics()
-        from ultralytics.nn.tasks import DetectionModel
+        from ultralytics.nn import tasks
 
         source = source or str(description.get("yaml_file", "model"))
         classes = len(names) if names is not None else None
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = DetectionModel(deepcopy(dict(description)), nc=classes, verbose=False)
+                kind = getattr(tasks, model_class(description))
+                model = kind(deepcopy(dict(description)), nc=classes, verbose=False)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             message = f"{source}: not the description of a detector ({type(error).__name__}: {error})"
             raise ModelError(message) from error
-        _require_detection(model, source)
         model.names = dict(enumerate(names)) if names is not None else model.names
-        model.task = "detect"
+        model.task = task_of(model, source)
         return cls(model, source)
 
     @classmethod
@@ -106,7 +107,7 @@ class Detector:
                 f"{file}: cannot be read as an ultralytics checkpoint ({type(error).__name__}: "
                 f"{str(error).splitlines()[0] if str(error) else 'no message'}); give a .pt that YOLO() loads"
             ) from error
-        _require_detection(model, str(file))
+        task_of(model, str(file))
         for parameter in model.parameters():
             parameter.requires_grad = parameter.dtype.is_floating_point
         return cls(model.float(), str(file), checkpoint.get("prunetune"))
@@ -129,6 +130,23 @@ class Detector:
         shown = (foreign or named)[:3]
         others = f" and {len(named) - len(shown)} more" if len(named) > len(shown) else ""
         return f"ultralytics' checkpoints are pickles: to load one runs what it names, here {', '.join(shown)}{others}"
+
+    @property
+    def task(self) -> Task:
+        """What it finds, by its head."""
+        return task_of(self.model, self.source)
+
+    def require_boxes(self) -> None:
+        """Refuses a network that is no plain detector, where it would be trained or judged.
+
+        Raises:
+            ModelError: It finds masks, keypoints or rotated boxes.
+        """
+        if self.task != "detect":
+            raise ModelError(
+                f"{self.source}: finds {FINDS[self.task]}, which are neither trained nor judged yet; "
+                "prune it with `prunetune prune`, and train it on with a trainer of yours"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -257,19 +275,6 @@ def as_os_error(file: Path, error: RuntimeError) -> Exception:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return OSError(errno.EIO, text.splitlines()[0])
     return error
-
-
-def _require_detection(model: nn.Module, source: str) -> None:
-    from ultralytics.nn.modules.head import Detect
-    from ultralytics.nn.tasks import DetectionModel
-
-    # Models and heads for other tasks derive from these, and a loaded one says task="detect" whatever it is.
-    if type(model) is not DetectionModel:
-        raise ModelError(f"{source}: is no detection model but a {type(model).__name__}")
-    layers: Any = model.model
-    head = type(layers[-1])
-    if head is not Detect:
-        raise ModelError(f"{source}: is no detection model, its last block is {head.__name__} instead of Detect")
 
 
 def _files_beside(file: Path) -> list[str]:

@@ -58,20 +58,24 @@ def _read_group(items: Iterable[Any], names: Mapping[nn.Module, str], model: nn.
     readers = set[Reader]()
     whole = False
     for item in items:
-        layer = item.dep.target.module
+        layer: Any = item.dep.target.module
         if isinstance(layer, Fence):
             whole = True
-        if not isinstance(layer, (*CONVOLUTIONS, nn.BatchNorm2d)) or isinstance(layer, Fence):
+            continue
+        if not isinstance(layer, (*CONVOLUTIONS, nn.BatchNorm2d)):
             continue
         name = names[layer]
-        is_norm = isinstance(layer, nn.BatchNorm2d)
-        if not is_norm and not is_depthwise(layer) and item.dep.handler.__name__ == "prune_in_channels":
-            readers.add(Reader(module_of(name), tuple(item.idxs), tuple(item.root_idxs)))  # halves read the same
+        if (
+            isinstance(layer, CONVOLUTIONS)
+            and not is_depthwise(layer)
+            and item.dep.handler.__name__ == "prune_in_channels"
+        ):
+            readers.add(Reader(module_of(name), tuple(item.idxs), tuple(item.root_idxs)))  # two halves read the same
             continue
-        width = layer.num_features if is_norm else layer.out_channels
+        width = layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer.out_channels
         if sorted(zip(item.idxs, item.root_idxs, strict=True)) != [(index, index) for index in range(width)]:
             raise _not_followed(name, "its channels are tied to a part of another layer's")
-        if is_norm:
+        if isinstance(layer, nn.BatchNorm2d):
             norms.append(name)
         else:
             widths[name] = width
@@ -92,7 +96,7 @@ def _evened(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
     """Ties the groups that the two halves of a convolution are in: they keep equally many channels, or all."""
     group_of = {layer: group.root for group in groups for layer in group.layers}
     even = {group.root: {group.root} for group in groups}
-    for layer, root in group_of.items():
+    for layer in group_of:
         if ":" in layer:
             merged = set[str]().union(*(even[group_of[f"{module_of(layer)}:{half}"]] for half in range(2)))
             for other in merged:
@@ -102,7 +106,7 @@ def _evened(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
         replace(
             group,
             even_with=tuple(sorted(even[group.root] - {group.root}, key=natural_order)),
-            whole=group.whole or len(even[group.root]) > 1 and bool(even[group.root] & rigid),
+            whole=group.whole or (len(even[group.root]) > 1 and not even[group.root].isdisjoint(rigid)),
         )
         for group in groups
     ]

@@ -43,7 +43,7 @@ def prune_once(
     if out is not None:
         record = {"plan": plan.as_dict(), "channels": pruned.channels.as_dict()}
         with publish(out) as draft:
-            pruned.save(draft, record, {"task": "detect", "imgsz": imgsz, "model": model})
+            pruned.save(draft, record, {"task": dense.task, "imgsz": imgsz, "model": model})
     return {
         "params": pruned.params,
         "gflops": pruned.gflops(imgsz),

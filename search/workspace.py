@@ -140,6 +140,7 @@ class Workspace:
                 return None
         try:
             detector = Detector.load(model)
+            detector.require_boxes()
         except ModelError as error:
             problems.append(f"model: {error}")
             return None
