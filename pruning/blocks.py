@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from prunetune.pruning.layers import blocks_of
 
-_YOLOV5 = {"Conv", "C3", "Bottleneck", "SPP", "SPPF", "Concat", "Upsample", "ConvTranspose2d", "Detect", "DFL"}
+_PLAIN = {"Conv", "C3", "C3k", "Bottleneck", "SPP", "SPPF", "Concat", "Upsample", "ConvTranspose2d", "Sequential"}
 _SPLITTING = {"C2f", "C3k2", "C2PSA", "C2fCIB", "PSA"}
 _DEPTHWISE = {"DWConv", "SCDown", "CIB", "RepVGGDW"}
-_HEADS = {"Segment", "Segment26", "Proto", "Proto26", "Pose", "Pose26", "RealNVP", "OBB", "OBB26", "v10Detect"}
+_HEADS = {"Detect", "DFL", "v10Detect", "Segment", "Segment26", "Proto", "Proto26", "Pose", "Pose26", "RealNVP", "OBB", "OBB26"}
 _ATTENTION = {"PSABlock", "Attention", "A2C2f", "ABlock", "AAttn"}
 
-PRUNABLE_BLOCKS = frozenset(_YOLOV5 | _SPLITTING | {"C3k"} | _DEPTHWISE | _ATTENTION | _HEADS)
+PRUNABLE_BLOCKS = frozenset(_PLAIN | _SPLITTING | _DEPTHWISE | _ATTENTION | _HEADS)
 """Blocks whose channels can be followed. Others might be cut wrongly, or make Torch-Pruning hang."""
 
-FAMILIES = "supported are YOLOv5 (with and without deconvolution), YOLOv8, YOLO11, YOLO12 and YOLO26"
+FAMILIES = "supported are YOLOv5 (with and without deconvolution), YOLOv8, YOLOv10, YOLO11, YOLO12 and YOLO26"
 
 _BRANCHES = ("cv2", "cv3", "cv4", "one2one_cv2", "one2one_cv3", "one2one_cv4")
 _HALF = re.compile(r"\.parts\.(\d)\.(\w+)$")
