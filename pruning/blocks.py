@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from prunetune.pruning.layers import blocks_of
 
-_PLAIN = {"Conv", "C3", "C3k", "Bottleneck", "SPP", "SPPF", "Concat", "Upsample", "ConvTranspose2d", "Sequential"}
-_SPLITTING = {"C2f", "C3k2", "C2PSA", "C2fCIB", "PSA"}
-_DEPTHWISE = {"DWConv", "SCDown", "CIB", "RepVGGDW"}
-_HEADS = {"Detect", "DFL", "v10Detect", "Segment", "Segment26", "Proto", "Proto26", "Pose", "Pose26", "RealNVP", "OBB", "OBB26"}
+_PLAIN = {"Conv", "DWConv", "C3", "C3k", "Bottleneck", "SPP", "SPPF", "Concat", "Upsample", "ConvTranspose2d"}
+_SPLITTING = {"C2f", "C3k2", "C2PSA"}
+_HEADS = {"Detect", "Segment", "Segment26", "Pose", "Pose26", "OBB", "OBB26"}
+_IN_HEADS = {"DFL", "Proto", "Proto26", "RealNVP"}
 _ATTENTION = {"PSABlock", "Attention", "A2C2f", "ABlock", "AAttn"}
 
-PRUNABLE_BLOCKS = frozenset(_PLAIN | _SPLITTING | _DEPTHWISE | _ATTENTION | _HEADS)
+PRUNABLE_BLOCKS = frozenset(_PLAIN | _SPLITTING | _ATTENTION | _HEADS | _IN_HEADS)
 """Blocks whose channels can be followed. Others might be cut wrongly, or make Torch-Pruning hang."""
 
-FAMILIES = "supported are YOLOv5 (with and without deconvolution), YOLOv8, YOLOv10, YOLO11, YOLO12 and YOLO26"
+FAMILIES = "supported are YOLOv5 (with and without deconvolution), YOLOv8, YOLO11, YOLO12 and YOLO26"
 
 _BRANCHES = ("cv2", "cv3", "cv4", "one2one_cv2", "one2one_cv3", "one2one_cv4")
 _HALF = re.compile(r"\.parts\.(\d)\.(\w+)$")
@@ -71,7 +71,7 @@ class _Split(tuple[Tensor, ...]):
 
 def splits(block: nn.Module) -> bool:
     """Whether a block computes one convolution, `cv1`, and splits its output in two halves of `c` channels."""
-    return any(kind.__name__ in ("C2f", "C2PSA", "PSA") for kind in type(block).__mro__)
+    return any(kind.__name__ in ("C2f", "C2PSA") for kind in type(block).__mro__)
 
 
 def split_halves(model: nn.Module) -> None:

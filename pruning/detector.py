@@ -165,11 +165,16 @@ class Detector:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def gflops(self, imgsz: int) -> float:
-        """Billions of floating-point operations for one square image of `imgsz` px, 2 per multiply-add."""
+        """Billions of floating-point operations for one square image of `imgsz` px, 2 per multiply-add.
+
+        As the network is exported: YOLO26's second head, which works without NMS, does not count.
+        """
         prepare_ultralytics()
         from ultralytics.utils.torch_utils import get_flops
 
-        return float(get_flops(self.model, imgsz))
+        model = deepcopy(self.model)
+        model.model[-1].fuse()
+        return float(get_flops(model, imgsz))
 
     def copy(self) -> Detector:
         """An independent copy."""

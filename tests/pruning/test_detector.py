@@ -283,9 +283,7 @@ def test_a_checkpoint_for_another_task(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(("name", "task", "finds"), [
     ("yolov8n-seg", "segment", "masks"), ("yolo11n-pose", "pose", "keypoints"), ("yolo26n-obb", "obb", "rotated boxes"),
 ])  # fmt: skip
-def test_what_finds_more_than_boxes_is_loaded_but_not_judged(
-    tmp_path: Path, name: str, task: str, finds: str
-) -> None:
+def test_what_finds_more_than_boxes_is_loaded_but_not_judged(tmp_path: Path, name: str, task: str, finds: str) -> None:
     prepare_ultralytics()
     from ultralytics import YOLO
 

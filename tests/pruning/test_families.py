@@ -35,7 +35,6 @@ DETECTORS = (
     "yolov5n.yaml",
     "yolov5n-deconv.yaml",
     "yolov8n.yaml",
-    "yolov10n.yaml",
     "yolo11n.yaml",
     "yolo11l.yaml",
     "yolo12n.yaml",
@@ -329,7 +328,11 @@ def test_larger_networks_of_yolov5(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "place", "block"),
-    [("yolov8n-ghost.yaml", "model.1", "GhostConv"), ("yolov9t.yaml", "model.2", "ELAN1")],
+    [
+        ("yolov8n-ghost.yaml", "model.1", "GhostConv"),
+        ("yolov9t.yaml", "model.2", "ELAN1"),
+        ("yolov10n.yaml", "model.5", "SCDown"),
+    ],
 )
 def test_other_blocks_are_refused_by_name_and_place(name: str, place: str, block: str) -> None:
     with pytest.raises(ModelError, match=rf"{place}: a {block} block cannot be pruned yet; supported are YOLOv5 "):
