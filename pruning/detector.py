@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import os
 import re
 import shutil
@@ -83,7 +84,7 @@ class Detector:
                 torch.manual_seed(seed)
                 kind = getattr(tasks, model_class(description))
                 model = kind(deepcopy(dict(description)), nc=classes, verbose=False)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
             message = f"{source}: not the description of a detector ({type(error).__name__}: {error})"
             raise ModelError(message) from error
         model.names = dict(enumerate(names)) if names is not None else model.names
@@ -165,16 +166,21 @@ class Detector:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def gflops(self, imgsz: int) -> float:
-        """Billions of floating-point operations for one square image of `imgsz` px, 2 per multiply-add.
-
-        As the network is exported: YOLO26's second head, which works without NMS, does not count.
-        """
+        """Billions of floating-point operations for one square image of `imgsz` px, 2 per multiply-add."""
         prepare_ultralytics()
         from ultralytics.utils.torch_utils import get_flops
 
-        model = deepcopy(self.model)
-        model.model[-1].fuse()
-        return float(get_flops(model, imgsz))
+        return float(get_flops(self.deployed, imgsz))
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The network as it is exported and judged: without YOLO26's second head, which works without NMS."""
+        model: Any = self.model
+        if getattr(model.model[-1], "one2one_cv2", None) is not None:
+            model = deepcopy(model)
+            model.model[-1].fuse()
+        found: nn.Module = model
+        return found
 
     def copy(self) -> Detector:
         """An independent copy."""
@@ -259,7 +265,10 @@ def read_description(source: str | Path) -> dict[str, Any]:
 
 
 def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """A description with `factor` times the width; ultralytics rounds each layer up to a multiple of 8."""
+    """A description with `factor` times the width; ultralytics rounds each layer up to a multiple of 8.
+
+    YOLO12's A2C2f is rounded up to a multiple of 64, because ultralytics builds no other.
+    """
     scaled = deepcopy(dict(description))
     scales = scaled.get("scales")
     if scales:
@@ -267,6 +276,10 @@ def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any
         depth, width, most = scales[name]
         scaled["scales"] = {name: [depth, width * factor, most]}
         scaled["scale"] = name
+        for *_, block, arguments in (*scaled["backbone"], *scaled["head"]):
+            if block == "A2C2f":
+                blocks = math.ceil(min(arguments[0], most) * width * factor / 64)
+                arguments[0] = round(blocks * 64 / (width * factor))
     else:
         scaled["width_multiple"] = scaled.get("width_multiple", 1.0) * factor
     return scaled

@@ -151,6 +151,6 @@ def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:
         raise ModelError(f"{name}: takes a .pt, a .onnx or a .yaml")
     detector = Detector.load(name)
     if form == "module":
-        return Network(name, shape, module=detector.model)
+        return Network(name, shape, module=detector.deployed)
     detector.export_onnx(scratch, imgsz)
     return Network(name, shape, onnx=scratch)

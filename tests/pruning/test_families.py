@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,16 @@ from torch import Tensor, nn
 
 from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.blocks import split_halves, splits
-from prunetune.pruning.detector import Detector, read_description
+from prunetune.pruning.detections import detect
+from prunetune.pruning.detector import Detector, read_description, scaled_width
+from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.groups import first_channel, module_of
+from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.plan import PruningPlan, plan_pruning
+from prunetune.pruning.sparsity import Sparsity, sparse_phase
 from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_config, channel_groups
+from prunetune.pruning.trainer import TrainingState, train
+from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
 from prunetune.spaces import ModelError, Threshold
 
 NAMES = ("square", "disc")
@@ -264,6 +271,33 @@ def test_a_pruned_network_learns(family: Family) -> None:
     moved = {name for name, weight in trainable.items() if not torch.equal(before[name], weight)}
     assert {"model.0.conv.weight", "model.0.bn.weight", f"{head}cv3.0.2.weight"} <= moved
     assert pruned.channels == family.plan(0.6).channels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "phase", [recovery_phase(3, "map50_95"), sparse_phase(3, Sparsity(0.1, 0.1, 0.01))], ids=["recovery", "sparse"]
+)
+def test_a_training_of_two_heads_goes_on_where_it_was_cut_off(shapes: Path, phase: Phase) -> None:
+    setup = TrainingSetup(str(shapes), "shapes", imgsz=IMGSZ, batch=8)
+    loaders, dense = DataLoaders(setup), Detector.load("yolo26n.yaml", NAMES)
+    states: list[TrainingState] = []
+    trained, _ = train(dense, phase, setup, loaders, on_state=states.append)
+    again, _ = train(dense, phase, setup, loaders, state=states[1])
+    weights = again.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in trained.model.state_dict().items())
+    if phase.extensible():
+        _, shorter = train(dense, replace(phase, epochs=1), setup, loaders)
+        assert all(torch.equal(shorter.model[name], value) for name, value in states[0].model.items())
+
+
+@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo12s.yaml", "yolo26n.yaml"])
+def test_half_and_quarter_of_the_width(name: str) -> None:
+    dense, half, quarter = (
+        Detector.build(scaled_width(read_description(name), factor), NAMES) for factor in (1, 0.5, 0.25)
+    )
+    assert half.params < 0.4 * dense.params
+    assert quarter.params < 0.6 * half.params
+    assert half.channels.keys() == quarter.channels.keys() == dense.channels.keys()
 
 
 # What leaves prunetune
