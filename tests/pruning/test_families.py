@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.blocks import split_halves, splits
-from prunetune.pruning.detections import detect
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.groups import first_channel, module_of
@@ -271,6 +270,52 @@ def test_a_pruned_network_learns(family: Family) -> None:
     moved = {name for name, weight in trainable.items() if not torch.equal(before[name], weight)}
     assert {"model.0.conv.weight", "model.0.bn.weight", f"{head}cv3.0.2.weight"} <= moved
     assert pruned.channels == family.plan(0.6).channels
+
+
+def find_small_boxes(head: Any) -> None:
+    """Lets an untrained Detect be sure of boxes about a cell wide, where it would find what covers the whole image."""
+    for boxes, classes in zip(head.cv2, head.cv3, strict=True):
+        classes[-1].bias.data += 5.0
+        boxes[-1].weight.data *= 0.2
+        side = [0.0, 0.0, *[-9.0] * (head.reg_max - 2)] if head.reg_max > 1 else [0.5]
+        boxes[-1].bias.data = torch.tensor(side * 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolov5n.yaml", "yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"])
+def test_surgery_itself_costs_no_accuracy(name: str, shapes: Path, tmp_path: Path) -> None:
+    from ultralytics.utils.nms import non_max_suppression
+    from ultralytics.utils.ops import scale_boxes
+
+    family = _family(name)
+    plan = family.plan(0.6)
+    silenced = Detector(family.silenced(plan), name)
+    recalibrate(silenced.model, [images(8)])
+    find_small_boxes(silenced.model.model[-1])
+    pruned = Detector(apply_plan(silenced.model, plan, groups=family.groups), name)
+
+    # No untrained network finds what people label, so what this one finds is made the truth.
+    shutil.copytree(shapes.parent, tmp_path / "data")
+    setup = TrainingSetup(str(tmp_path / "data" / "data.yaml"), "own", imgsz=IMGSZ, batch=8)
+    (batch,) = DataLoaders(setup).evaluation("val")
+    with torch.no_grad():
+        found = non_max_suppression(copy.deepcopy(silenced.model).eval()(batch["img"] / 255)[0], 0.001, 0.7)
+    for index, (file, boxes) in enumerate(zip(batch["im_file"], found, strict=True)):
+        corners = scale_boxes(batch["img"].shape[2:], boxes[:, :4], (IMGSZ, IMGSZ), batch["ratio_pad"][index]) / IMGSZ
+        inside = ((corners > 0) & (corners < 1)).all(dim=1) & (corners[:, 2:] > corners[:, :2]).all(dim=1)
+        rows = [
+            f"{int(kind)} {(left + right) / 2} {(top + bottom) / 2} {right - left} {bottom - top}"
+            for (left, top, right, bottom), kind in zip(corners[inside].tolist(), boxes[inside, 5], strict=True)
+        ]
+        label = tmp_path / "data" / "labels" / "val" / f"{Path(file).stem}.txt"
+        label.write_text("\n".join(rows) + "\n")
+    (tmp_path / "data" / "labels" / "val.cache").unlink(missing_ok=True)
+    loaders = DataLoaders(setup)
+    before, after = (evaluate(detector, setup, loaders) for detector in (silenced, pruned))
+    assert before.recall > 0.5
+    assert before.map50_95 > 0.005, "what it finds beyond the image keeps this low"
+    for figure in ("map50", "map50_95", "precision", "recall"):
+        assert getattr(after, figure) == pytest.approx(getattr(before, figure), abs=1e-4)
 
 
 @pytest.mark.slow
