@@ -16,6 +16,7 @@ FINDS: Mapping[Task, str] = {"detect": "boxes", "segment": "masks", "pose": "key
 
 _HEADS: Mapping[str, Task] = {
     "Detect": "detect",
+    "v10Detect": "detect",
     "Segment": "segment",
     "Segment26": "segment",
     "Pose": "pose",
