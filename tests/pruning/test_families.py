@@ -56,8 +56,13 @@ OTHER_HEADS = (
     "yolov8n-obb.yaml",
     "yolo26n-obb.yaml",
 )
-SEEN_ELSEWHERE = ("yolov5n.yaml", "yolov5n-deconv.yaml", "yolo11l.yaml", "yolo12l.yaml", "yolo26l.yaml")
-"""Whose exports other tests compare, or which export like the small network."""
+EXPORTED = (
+    "yolov8n.yaml",
+    "yolo11n.yaml",
+    "yolo12n.yaml",
+    *(name for name in (*DETECTORS, *OTHER_HEADS) if "26n" in name),
+)
+"""Other tests compare the exports of YOLOv5; the rest has no block of its own."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,7 @@ def test_a_pruned_network_computes_what_the_dense_one_does_without_the_channels(
     assert_equal_outputs(pruned.model, family.silenced(plan), 1e-4)
 
 
-@pytest.mark.parametrize("alignment", [4, 8, 16])
+@pytest.mark.parametrize("alignment", [4, 16])
 def test_stronger_pruning_keeps_whole_blocks_of_what_weaker_pruning_keeps(family: Family, alignment: int) -> None:
     dense = family.dense.channels
     plans = [family.plan(strength, alignment) for strength in (0.0, *STRENGTHS, 2.0)]
@@ -373,7 +378,7 @@ def test_stock_ultralytics_computes_the_same_without_prunetune(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in (*DETECTORS, *OTHER_HEADS) if name not in SEEN_ELSEWHERE])
+@pytest.mark.parametrize("name", EXPORTED)
 def test_an_exported_network_computes_the_same(name: str, tmp_path: Path) -> None:
     pruned = _family(name).pruned(0.6)
     recalibrate(pruned.model, [images(8)])
