@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.surgery import ChannelGroup
+from prunetune.pruning.groups import ChannelGroup, widths_after
 
 MOST = 8.0
 """No layer is pulled more than so many times as strongly as without weights, nor less than an eighth: a layer whose
@@ -56,7 +56,7 @@ def penalty_weights(
     most = min(MOST, MOST_LAMBDA / coefficient) if coefficient else 1.0
     if most <= 1:
         return ()
-    prunable = [group for group in groups if group.norms and group.width > 1]
+    prunable = [group for group in groups if group.can_shrink and group.width > 1]
     whole = costs.time(channels)
     widths = {group.root: group.width for group in prunable}
     gains = {group.root: (whole - costs.time(_halved(channels, group))) / (group.width // 2) for group in prunable}
@@ -96,5 +96,4 @@ def balanced(costs: Mapping[str, float], widths: Mapping[str, int], most: float 
 
 
 def _halved(channels: ChannelConfig, group: ChannelGroup) -> ChannelConfig:
-    narrow = dict.fromkeys(group.layers, group.width - group.width // 2)
-    return ChannelConfig({**dict(channels), **narrow})
+    return widths_after(channels, {group.root: range(group.width - group.width // 2)}, [group])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.compat import prepare_ultralytics, readable
 from prunetune.pruning.export import export_onnx
 from prunetune.pruning.surgery import channel_config
+from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
 from prunetune.spaces.errors import ModelError
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
@@ -33,7 +35,7 @@ class Detector:
     """A YOLO detection network in fp32.
 
     Attributes:
-        model: ultralytics' `DetectionModel`.
+        model: ultralytics' `DetectionModel`, or the one for masks, keypoints or rotated boxes that derives from it.
         source: The yaml or .pt it came from, for messages.
         record: The plain values that `save` kept in the checkpoint it came from; empty for any other.
     """
@@ -73,20 +75,20 @@ class Detector:
             ModelError: The description is not one of a detector.
         """
         prepare_ultralytics()
-        from ultralytics.nn.tasks import DetectionModel
+        from ultralytics.nn import tasks
 
         source = source or str(description.get("yaml_file", "model"))
         classes = len(names) if names is not None else None
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = DetectionModel(deepcopy(dict(description)), nc=classes, verbose=False)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                kind = getattr(tasks, model_class(description))
+                model = kind(deepcopy(dict(description)), nc=classes, verbose=False)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
             message = f"{source}: not the description of a detector ({type(error).__name__}: {error})"
             raise ModelError(message) from error
-        _require_detection(model, source)
         model.names = dict(enumerate(names)) if names is not None else model.names
-        model.task = "detect"
+        model.task = task_of(model, source)
         return cls(model, source)
 
     @classmethod
@@ -107,7 +109,7 @@ class Detector:
                 f"{file}: cannot be read as an ultralytics checkpoint ({type(error).__name__}: "
                 f"{str(error).splitlines()[0] if str(error) else 'no message'}); give a .pt that YOLO() loads"
             ) from error
-        _require_detection(model, str(file))
+        task_of(model, str(file))
         for parameter in model.parameters():
             parameter.requires_grad = parameter.dtype.is_floating_point
         return cls(model.float(), str(file), checkpoint.get("prunetune"))
@@ -132,6 +134,23 @@ class Detector:
         return f"ultralytics' checkpoints are pickles: to load one runs what it names, here {', '.join(shown)}{others}"
 
     @property
+    def task(self) -> Task:
+        """What it finds, by its head."""
+        return task_of(self.model, self.source)
+
+    def require_boxes(self) -> None:
+        """Refuses a network that is no plain detector, where it would be trained or judged.
+
+        Raises:
+            ModelError: It finds masks, keypoints or rotated boxes.
+        """
+        if self.task != "detect":
+            raise ModelError(
+                f"{self.source}: finds {FINDS[self.task]}, which are neither trained nor judged yet; "
+                "prune it with `prunetune prune`, and train it on with a trainer of yours"
+            )
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Class names in the order of their index."""
         names = self.model.names
@@ -152,7 +171,17 @@ class Detector:
         prepare_ultralytics()
         from ultralytics.utils.torch_utils import get_flops
 
-        return float(get_flops(self.model, imgsz))
+        return float(get_flops(self.deployed, imgsz))
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The network as it is exported and judged: without YOLO26's second head, which works without NMS."""
+        model: Any = self.model
+        if getattr(model.model[-1], "one2one_cv2", None) is not None:
+            model = deepcopy(model)
+            model.model[-1].fuse()
+        found: nn.Module = model
+        return found
 
     def copy(self) -> Detector:
         """An independent copy."""
@@ -237,7 +266,10 @@ def read_description(source: str | Path) -> dict[str, Any]:
 
 
 def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """A description with `factor` times the width; ultralytics rounds each layer up to a multiple of 8."""
+    """A description with `factor` times the width; ultralytics rounds each layer up to a multiple of 8.
+
+    YOLO12's A2C2f is rounded up to a multiple of 64, because ultralytics builds no other.
+    """
     scaled = deepcopy(dict(description))
     scales = scaled.get("scales")
     if scales:
@@ -245,6 +277,10 @@ def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any
         depth, width, most = scales[name]
         scaled["scales"] = {name: [depth, width * factor, most]}
         scaled["scale"] = name
+        for *_, block, arguments in (*scaled["backbone"], *scaled["head"]):
+            if block == "A2C2f":
+                blocks = math.ceil(min(arguments[0], most) * width * factor / 64)
+                arguments[0] = round(blocks * 64 / (width * factor))
     else:
         scaled["width_multiple"] = scaled.get("width_multiple", 1.0) * factor
     return scaled
@@ -258,19 +294,6 @@ def as_os_error(file: Path, error: RuntimeError) -> Exception:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return OSError(errno.EIO, text.splitlines()[0])
     return error
-
-
-def _require_detection(model: nn.Module, source: str) -> None:
-    from ultralytics.nn.modules.head import Detect
-    from ultralytics.nn.tasks import DetectionModel
-
-    # Models and heads for other tasks derive from these, and a loaded one says task="detect" whatever it is.
-    if type(model) is not DetectionModel:
-        raise ModelError(f"{source}: is no detection model but a {type(model).__name__}")
-    layers: Any = model.model
-    head = type(layers[-1])
-    if head is not Detect:
-        raise ModelError(f"{source}: is no detection model, its last block is {head.__name__} instead of Detect")
 
 
 def _files_beside(file: Path) -> list[str]:

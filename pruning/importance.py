@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from prunetune.pruning.surgery import ChannelGroup
+from prunetune.pruning.groups import ChannelGroup, first_channel, module_of
 from prunetune.spaces.errors import ConfigError, ModelError
 from prunetune.spaces.recipe import Importance
 
@@ -77,7 +77,8 @@ class Gamma:
 
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> list[Tensor]:
         """The largest |gamma| of each channel."""
-        return [torch.stack([_gamma(model, name).abs() for name in group.norms]).amax(dim=0) for group in groups]
+        found = [[_gamma(model, name, group.width).abs() for name in group.norms] for group in groups]
+        return [torch.stack(gammas).amax(dim=0) for gammas in found]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class WeightNorm:
         return [
             _relative(
                 torch.stack(
-                    [_relative(_filters(model, name).norm(p=order, dim=1)) for name in group.layers]
+                    [_relative(_filters(model, name, group.width).norm(p=order, dim=1)) for name in group.layers]
                 ).amax(dim=0)
             )
             for group in groups
@@ -111,11 +112,9 @@ class Lamp:
 
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> list[Tensor]:
         """The largest of the tied layers' scores, in multiples of the detector's mean."""
-        found = [
-            torch.stack([_lamp(_filters(model, name).square().sum(dim=1)) for name in group.layers]).amax(dim=0)
-            for group in groups
-        ]
-        return _relative_to_all(found)
+        found = [[_filters(model, name, group.width).square() for name in group.layers] for group in groups]
+        scores = [torch.stack([_lamp(square.sum(dim=1)) for square in squares]).amax(dim=0) for squares in found]
+        return _relative_to_all(scores)
 
 
 @dataclass(frozen=True)
@@ -133,14 +132,14 @@ class Taylor:
     @torch.inference_mode(False)
     def scores(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> list[Tensor]:
         """The root of the mean square, in multiples of the detector's mean."""
-        for name in {name for group in groups for name in group.norms}:
-            _gamma(model, name)  # a training that diverged is told as what it is
+        for group in groups:
+            for name in group.norms:
+                _gamma(model, name, group.width)  # a training that diverged is told as what it is
         probe = copy.deepcopy(model).eval()
         for parameter in probe.parameters():
             parameter.requires_grad_(False)
-        parameters = [
-            parameter for group in groups for name in group.norms for parameter in _affine(probe.get_submodule(name))
-        ]
+        names = dict.fromkeys(module_of(name) for group in groups for name in group.norms)
+        parameters = [parameter for name in names for parameter in _affine(probe.get_submodule(name))]
         for parameter in parameters:
             parameter.requires_grad_(True)
         squares = [torch.zeros(group.width, dtype=torch.float64) for group in groups]
@@ -148,13 +147,14 @@ class Taylor:
         with torch.enable_grad():
             for loss in self.losses(probe):
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                effects = iter(
+                pairs = (
                     torch.zeros_like(parameter) if gradient is None else gradient * parameter.detach()
                     for gradient, parameter in zip(gradients, parameters, strict=True)
                 )
+                effects = {name: (next(pairs) + next(pairs)).cpu().double() for name in names}
                 for group, square in zip(groups, squares, strict=True):
-                    effect = sum(next(effects).cpu().double() for _ in range(2 * len(group.norms)))
-                    square += torch.as_tensor(effect).square()
+                    parts = [_part(effects[module_of(name)], name, group.width) for name in group.norms]
+                    square += torch.stack(parts).sum(dim=0).square()
                 batches += 1
         if not batches:
             raise ConfigError("importance: taylor needs at least one batch of training images; the data set gave none")
@@ -164,15 +164,15 @@ class Taylor:
         return _relative_to_all(found)
 
 
-def _gamma(model: nn.Module, name: str) -> Tensor:
-    """The scale of one BatchNorm, in double precision, as the threshold is."""
-    norm = model.get_submodule(name)
+def _gamma(model: nn.Module, name: str, width: int) -> Tensor:
+    """The scale of one BatchNorm, or of a half of one, in double precision, as the threshold is."""
+    norm = model.get_submodule(module_of(name))
     if not isinstance(norm, nn.BatchNorm2d) or not norm.affine:
         raise ModelError(f"{name}: the BatchNorm has no gamma; build it with affine=True")
     gamma = norm.weight.detach().to("cpu", torch.float64)
     if not bool(torch.isfinite(gamma).all()):
         raise ModelError(f"{name}: gammas are not finite, the training diverged; prune an earlier checkpoint")
-    return gamma
+    return _part(gamma, name, width)
 
 
 def _affine(norm: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
@@ -180,14 +180,21 @@ def _affine(norm: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
     return norm.weight, norm.bias
 
 
-def _filters(model: nn.Module, name: str) -> Tensor:
-    """The weights of a convolution, a row for each channel that it writes, in double precision."""
-    layer = model.get_submodule(name)
+def _filters(model: nn.Module, name: str, width: int) -> Tensor:
+    """The weights of a convolution or of a half of one, a row for each channel that it writes, in double precision."""
+    layer = model.get_submodule(module_of(name))
     assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))  # what writes a group's channels
     weight = layer.weight.detach().to("cpu", torch.float64)
     if not bool(torch.isfinite(weight).all()):
         raise ModelError(f"{name}: weights are not finite, the training diverged; prune an earlier checkpoint")
-    return (weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight).flatten(1)
+    rows = weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
+    return _part(rows.flatten(1), name, width)
+
+
+def _part(values: Tensor, name: str, width: int) -> Tensor:
+    """What belongs to a layer, or to a half of one, by its name."""
+    first = first_channel(name, width)
+    return values[first : first + width]
 
 
 def _lamp(squares: Tensor) -> Tensor:

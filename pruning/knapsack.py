@@ -18,8 +18,8 @@ import numpy
 import torch
 from torch import nn
 
+from prunetune.pruning.groups import ChannelGroup, module_of, width_of
 from prunetune.pruning.plan import PruningPlan, ScoredGroup, Scores
-from prunetune.pruning.surgery import ChannelGroup
 from prunetune.spaces.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,36 +78,69 @@ class KnapsackLadder:
             raise ConfigError(f"balance: {balance!r} is not from 0.001 to 1000")
         self._scores = scores
         self._rungs = _descend(scores, costs, balance)
-        """After each step, the root of the group that lost channels, and what it keeps."""
+        """After each step, the roots of the groups that lost channels, and what each of them keeps."""
 
     def __len__(self) -> int:
         return 1 + len(self._rungs)
 
     def plan(self, index: int) -> PruningPlan:
         """The plan on a rung, from 0."""
-        return self._scores.keeping(dict(self._rungs[:index]))
+        return self._scores.keeping({root: count for roots, count in self._rungs[:index] for root in roots})
 
 
-def _descend(scores: Scores, costs: Costs, balance: float) -> list[tuple[str, int]]:
+class _Unit:
+    """Groups that keep equally many channels: one, or those of a convolution's two halves.
+
+    Args:
+        items: The groups.
+        balance: See `KnapsackLadder`.
+    """
+
+    def __init__(self, items: Sequence[ScoredGroup], balance: float) -> None:
+        self.roots = tuple(item.group.root for item in items)
+        self.levels = _levels(items)
+        self.kept = self.levels[0]
+        totals = zip(*(_worth(item, balance) for item in items), strict=True)
+        self.worth = [sum(each) for each in totals]
+        self.touched = {
+            module_of(layer)
+            for item in items
+            for layer in (*item.group.layers, *(reader.layer for reader in item.group.readers))
+        }
+        """The layers whose cost depends on it."""
+        self._layers = [module_of(layer) for item in items for layer in item.group.layers]
+
+    def narrowed(self, widths: Mapping[str, int], count: int) -> dict[str, int]:
+        """The network's widths when it keeps so many channels instead of those that it has."""
+        narrow = dict(widths)
+        for layer in self._layers:
+            narrow[layer] -= self.kept - count
+        return narrow
+
+
+def _units(scores: Scores, balance: float) -> dict[str, _Unit]:
+    """By the root of the first group."""
     items = {item.group.root: item for item in scores.groups}
-    levels = {root: _levels(item) for root, item in items.items()}
-    kept = {root: item.group.width for root, item in items.items()}
-    worth = {root: _worth(item, balance) for root, item in items.items()}
-    neighbours = _neighbours(scores.groups)
+    pairs = dict.fromkeys(tuple(sorted((root, *item.group.even_with))) for root, item in items.items())
+    return {roots[0]: _Unit([items[root] for root in roots], balance) for roots in pairs}
+
+
+def _descend(scores: Scores, costs: Costs, balance: float) -> list[tuple[tuple[str, ...], int]]:
+    units = _units(scores, balance)
+    neighbours = _neighbours(units)
     widths = scores.channels.as_dict()
     current = costs([widths])[0]
     steps: dict[str, list[_Step]] = {}
-    stale = set(items)
-    rungs: list[tuple[str, int]] = []
+    stale = set(units)
+    rungs: list[tuple[tuple[str, ...], int]] = []
     while True:
-        proposals = [(root, count) for root in sorted(stale) for count in _next(levels[root], kept[root])]
+        proposals = [(root, count) for root in sorted(stale) for count in _next(units[root].levels, units[root].kept)]
+        steps.update({root: [] for root in stale})
         if proposals:
-            networks = [{**widths, **dict.fromkeys(items[root].group.layers, count)} for root, count in proposals]
-            changes = costs(networks) - current
-            steps.update({root: [] for root in stale})
+            changes = costs([units[root].narrowed(widths, count) for root, count in proposals]) - current
             for (root, count), change in zip(proposals, changes, strict=True):
-                lost = worth[root][kept[root]] - worth[root][count]
-                steps[root].append(_Step(count, lost, change))
+                worth = units[root].worth
+                steps[root].append(_Step(count, worth[units[root].kept] - worth[count], change))
         best = min(
             ((step.rank(current), root, step) for root, found in steps.items() for step in found),
             key=lambda entry: entry[:2],
@@ -116,21 +149,21 @@ def _descend(scores: Scores, costs: Costs, balance: float) -> list[tuple[str, in
         if best is None:
             return rungs
         _, root, step = best
-        kept[root] = step.kept
-        widths.update(dict.fromkeys(items[root].group.layers, step.kept))
+        widths = units[root].narrowed(widths, step.kept)
+        units[root].kept = step.kept
         current = current + step.costs
-        rungs.append((root, step.kept))
+        rungs.append((units[root].roots, step.kept))
         stale = neighbours[root]
-        steps.update({other: [] for other in stale})
 
 
-def _levels(item: ScoredGroup) -> list[int]:
-    """The numbers of channels that a group may keep, falling from its width."""
-    width, alignment = item.group.width, item.alignment
+def _levels(items: Sequence[ScoredGroup]) -> list[int]:
+    """The numbers of channels that groups may keep together, falling from their width."""
+    (width,), least = {item.group.width for item in items}, max(item.least for item in items)
+    alignment = math.lcm(*(item.alignment for item in items))
     block = alignment * max(1, -(-width // (alignment * MOST_BLOCKS)))
     highest = (width - 1) // block * block
-    between = range(highest, item.least, -block)
-    return [width, *between, item.least] if item.least < width else [width]
+    between = range(highest, least, -block)
+    return [width, *between, least] if least < width else [width]
 
 
 def _next(levels: Sequence[int], kept: int) -> list[int]:
@@ -147,16 +180,16 @@ def _worth(item: ScoredGroup, balance: float) -> list[float]:
     return list(accumulate(ordered.tolist(), initial=0.0))
 
 
-def _neighbours(groups: Sequence[ScoredGroup]) -> dict[str, set[str]]:
-    """The groups, itself among them, whose savings change when a group loses channels.
+def _neighbours(units: Mapping[str, _Unit]) -> dict[str, set[str]]:
+    """The units, itself among them, whose savings change when a unit loses channels.
 
     Those are the ones that some layer joins with it: it writes for the one and reads the other, or reads both.
     """
     touched: dict[str, set[str]] = {}
-    for item in groups:
-        for layer in (*item.group.layers, *(reader.layer for reader in item.group.readers)):
-            touched.setdefault(layer, set()).add(item.group.root)
-    found = {item.group.root: {item.group.root} for item in groups}
+    for root, unit in units.items():
+        for layer in unit.touched:
+            touched.setdefault(layer, set()).add(root)
+    found = {root: {root} for root in units}
     for roots in touched.values():
         for root in roots:
             found[root] |= roots
@@ -200,7 +233,7 @@ class MultiplyAdds:
         total = 0.0
         for name, kernel in self._kernels.items():
             constant, parts = self._reads[name]
-            inputs = constant + sum(share * widths[root] for root, share in parts)
+            inputs = constant + sum(share * width_of(root, widths) for root, share in parts)
             total += kernel * inputs * widths[name]
         return total
 

@@ -14,27 +14,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from prunetune.pruning.channels import natural_order
+from prunetune.pruning.groups import first_channel, module_of
 from prunetune.pruning.surgery import channel_groups
 from prunetune.pruning.training import Phase
+
+
+@dataclass(frozen=True)
+class Gammas:
+    """The gammas of a BatchNorm, or of a half of one."""
+
+    parameter: Tensor
+    channels: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def values(self) -> Tensor:
+        """They themselves, in the parameter's memory."""
+        return self.parameter[self.channels]
+
+    @property
+    def gradients(self) -> Tensor | None:
+        """The same of the gradient; None before there is one."""
+        return None if self.parameter.grad is None else self.parameter.grad[self.channels]
 
 
 @dataclass(frozen=True)
 class Block:
     """Gammas that are penalised together, channel by channel."""
 
-    gammas: tuple[Tensor, ...]
+    gammas: tuple[Gammas, ...]
     """One vector for each BatchNorm, all equally long."""
     weight: float = 1.0
+
+    @classmethod
+    def of(cls, *parameters: Tensor, weight: float = 1.0) -> Block:
+        """Of whole BatchNorms."""
+        return cls(tuple(map(Gammas, parameters)), weight)
 
     @property
     def norms(self) -> Tensor:
         """The norm of each channel's gammas."""
-        return self.gammas[0].abs() if len(self.gammas) == 1 else torch.stack(self.gammas).norm(dim=0)
+        values = [gamma.values for gamma in self.gammas]
+        return values[0].abs() if len(values) == 1 else torch.stack(values).norm(dim=0)
 
     @property
     def scale(self) -> float:
@@ -52,16 +78,17 @@ def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
 
 
 def penalty_layers(model: nn.Module, phase: Phase) -> tuple[tuple[str, ...], ...]:
-    """The BatchNorms of each block, by name.
+    """The BatchNorms of each block, by name; those whose channels cannot go are in none.
 
     Args:
         model: An ultralytics `DetectionModel`.
         phase: Whether channels are tied.
     """
-    names = list(norm_layers(model))
-    ties = [group.norms for group in channel_groups(model) if len(group.norms) > 1] if phase.tied else []
+    prunable = [group for group in channel_groups(model) if group.can_shrink]
+    ties = [group.norms for group in prunable if len(group.norms) > 1] if phase.tied else []
     tied = {name for tie in ties for name in tie}
-    return (*((name,) for name in names if name not in tied), *ties)
+    single = sorted({name for group in prunable for name in group.norms} - tied, key=natural_order)
+    return (*((name,) for name in single), *ties)
 
 
 def penalty_blocks(model: nn.Module, layers: Sequence[Sequence[str]], weights: Mapping[str, float]) -> list[Block]:
@@ -73,7 +100,16 @@ def penalty_blocks(model: nn.Module, layers: Sequence[Sequence[str]], weights: M
         weights: Of BatchNorms by name; 1 for those that are not there.
     """
     norms = norm_layers(model)
-    return [Block(tuple(norms[name].weight for name in names), weights.get(names[0], 1.0)) for names in layers]
+
+    def gammas(name: str) -> Gammas:
+        gamma = norms[module_of(name)].weight
+        if module_of(name) == name:
+            return Gammas(gamma)
+        width = len(gamma) // 2
+        first = first_channel(name, width)
+        return Gammas(gamma, slice(first, first + width))
+
+    return [Block(tuple(map(gammas, names)), weights.get(names[0], 1.0)) for names in layers]
 
 
 @torch.no_grad()
@@ -81,13 +117,13 @@ def shrink(blocks: Iterable[Block], step: float) -> None:
     """The proximal step of `step` times the penalty, in place: soft-thresholds each channel's norm."""
     for block in blocks:
         if len(block.gammas) == 1:
-            gamma = block.gammas[0]
+            gamma = block.gammas[0].values
             gamma.copy_(gamma.sign() * (gamma.abs() - step * block.scale).clamp_(min=0))
             continue
         norms = block.norms
         left = (1 - step * block.scale / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(min=0)
-        for gamma in block.gammas:
-            gamma.mul_(left)
+        for gammas in block.gammas:
+            gammas.values.mul_(left)
 
 
 @torch.no_grad()
@@ -98,10 +134,10 @@ def add_subgradient(blocks: Iterable[Block], coefficient: float) -> None:
     """
     for block in blocks:
         norms = block.norms
-        for gamma in block.gammas:
-            if gamma.grad is not None:
-                direction = torch.where(norms > 0, gamma / norms, 0)
-                gamma.grad.add_(direction, alpha=coefficient * block.scale)
+        for gammas in block.gammas:
+            if (gradients := gammas.gradients) is not None:
+                direction = torch.where(norms > 0, gammas.values / norms, 0)
+                gradients.add_(direction, alpha=coefficient * block.scale)
 
 
 @torch.no_grad()

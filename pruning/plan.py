@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, round_channels
+from prunetune.pruning.groups import ChannelGroup, module_of, width_of, widths_after
 from prunetune.pruning.importance import Gamma, Judge
-from prunetune.pruning.surgery import ChannelGroup, channel_config, channel_groups, layer_regions
+from prunetune.pruning.surgery import channel_config, channel_groups, layer_regions
 from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.recipe import OPTIONS, Importance, Planner, Region, Threshold
@@ -84,7 +85,8 @@ def plan_pruning(
     group's alignment (`group_alignment`, `round_channels`) and filled with the highest scores; of equal scores the
     lower index stays. A higher threshold therefore keeps a subset. Groups with a layer that no BatchNorm scales,
     such as transposed convolutions and Detect's outputs, keep their full width, whatever the importance. A group with
-    layers in several regions gets the lowest of their thresholds; YOLOv5 has none.
+    layers in several regions gets the lowest of their thresholds; the supported families have none. The two halves of a
+    convolution that its block splits, as C2f does, keep as many channels as the one that keeps more.
 
     Args:
         model: An ultralytics `DetectionModel`, not fused.
@@ -169,16 +171,16 @@ class Scores:
         alignment = Alignment.parse(alignment)
         kinds, regions = layer_kinds(model, groups), layer_regions(model)
         channels = channel_config(model)
-        judged = [group for group in groups if len(group.norms) >= len(group.layers)]
+        judged = [group for group in groups if group.can_shrink]
         scored = []
         for group, scores in zip(judged, judge.scores(model, judged), strict=True):
             block = group_alignment(group, kinds, alignment)
-            whole = (dense or channels)[group.root]
+            whole = width_of(group.root, dense or channels)
             scored.append(
                 ScoredGroup(
                     group,
                     scores,
-                    frozenset(regions[layer] for layer in group.layers),
+                    frozenset(regions[module_of(layer)] for layer in group.layers),
                     block,
                     # What floating point adds to a product such as 0.1 * 30 is no channel.
                     round_channels(math.ceil(floor * whole - 1e-9), group.width, block),
@@ -207,19 +209,18 @@ class Scores:
         """The plan that keeps so many channels of each group, the most important ones.
 
         Args:
-            kept: Root of a group to the channels that it keeps; a group that is not named keeps all.
+            kept: Root of a group to the channels that it keeps, at least; a group that is not named keeps all.
             threshold: What chose them; None if that was the planner that fills a latency.
         """
-        widths = self.channels.as_dict()
         keep: dict[str, tuple[int, ...]] = {}
         for item in self.groups:
-            count = kept.get(item.group.root, item.group.width)
-            if count == item.group.width:
-                continue
-            keep[item.group.root] = tuple(sorted(item.order[:count]))
-            widths.update(dict.fromkeys(item.group.layers, count))
+            width = item.group.width
+            count = max(kept.get(root, width) for root in (item.group.root, *item.group.even_with))
+            if count < width:
+                keep[item.group.root] = tuple(sorted(item.order[:count]))
+        channels = widths_after(self.channels, keep, [item.group for item in self.groups])
         planner: Planner = "knapsack" if threshold is None else "threshold"
-        return PruningPlan(_in_order(keep), ChannelConfig(widths), threshold, self.alignment, self.importance, planner)
+        return PruningPlan(_in_order(keep), channels, threshold, self.alignment, self.importance, planner)
 
 
 def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, LayerKind]:
@@ -232,12 +233,12 @@ def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, L
     readers = {reader.layer for group in groups for reader in group.readers}
     kinds: dict[str, LayerKind] = {}
     for name in (layer for group in groups for layer in group.layers):
-        layer = model.get_submodule(name)
+        layer = model.get_submodule(module_of(name))
         if getattr(layer, "groups", 1) > 1:
             # Only a convolution with one channel to each of its groups is tied to the channels that it reads.
             kinds[name] = "depthwise"
         else:
-            kinds[name] = "default" if name in readers else "first"  # all others read a group's channels
+            kinds[name] = "default" if module_of(name) in readers else "first"  # all others read a group's channels
     return kinds
 
 

@@ -15,9 +15,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.groups import ChannelGroup, module_of, width_of, widths_after
 from prunetune.pruning.plan import PruningPlan
-from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_config, channel_groups, layer_regions, region_of
+from prunetune.pruning.surgery import apply_plan, channel_config, channel_groups, layer_regions, region_of
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ModelError
 from prunetune.spaces.recipe import Region, Threshold
@@ -53,7 +53,8 @@ class Donor:
             model: The network.
             groups: Those of the dense network.
         """
-        widths = channel_config(model)
+        channels = channel_config(model)
+        widths = {group.root: width_of(group.root, channels) for group in groups}
         kept = {group.root: tuple(range(widths[group.root])) for group in groups if widths[group.root] < group.width}
         return cls(model, kept, is_pruned=False)
 
@@ -86,9 +87,8 @@ def cut_to(dense: nn.Module, kept: Kept, groups: Sequence[ChannelGroup]) -> nn.M
         kept: What was left.
         groups: Those of the dense network.
     """
-    plan = PruningPlan(
-        tuple(kept.items()), _widths(dense, kept, groups), Threshold.everywhere(0.0), Alignment.everywhere(1)
-    )
+    widths = widths_after(channel_config(dense), kept, groups)
+    plan = PruningPlan(tuple(kept.items()), widths, Threshold.everywhere(0.0), Alignment.everywhere(1))
     return apply_plan(dense, plan, groups=groups)
 
 
@@ -120,8 +120,9 @@ def splice(dense: nn.Module, backbone: Donor, head: Donor, groups: Sequence[Chan
     """
     groups = groups or channel_groups(dense)
     kept = spliced_kept(backbone.kept, head.kept, dense, groups)
+    dense_channels = channel_config(dense)
     for donor in (backbone, head):
-        if channel_config(donor.model) != _widths(dense, donor.kept, groups):
+        if channel_config(donor.model) != widths_after(dense_channels, donor.kept, groups):
             raise ModelError("a part was not pruned from the given dense network; splice prunings of one network")
     spliced = cut_to(dense, kept, groups)
     weights = {"backbone": backbone.model.state_dict(), "head": head.model.state_dict()}
@@ -178,17 +179,9 @@ def _inputs(
         for reader in (reader for reader in group.readers if reader.layer == layer):
             for position, channel in zip(reader.positions, reader.channels, strict=True):
                 if channel in staying:
-                    is_other = common is not None and _part_of(regions[group.root]) != common
+                    is_other = common is not None and _part_of(regions[module_of(group.root)]) != common
                     left[position] = None if is_other else position
     return [left[position] for position in sorted(left)]
-
-
-def _widths(dense: nn.Module, kept: Kept, groups: Sequence[ChannelGroup]) -> ChannelConfig:
-    widths = channel_config(dense).as_dict()
-    for group in groups:
-        if group.root in kept:
-            widths.update(dict.fromkeys(group.layers, len(kept[group.root])))
-    return ChannelConfig(widths)
 
 
 def _part_of(region: Region) -> Part:
@@ -196,7 +189,7 @@ def _part_of(region: Region) -> Part:
 
 
 def _part(group: ChannelGroup, regions: Mapping[str, Region]) -> Part:
-    found = {_part_of(regions[layer]) for layer in group.layers}
+    found = {_part_of(regions[module_of(layer)]) for layer in group.layers}
     if len(found) > 1:
         raise ModelError(f"{group.root}: shares its channels with layers of backbone and head, so it cannot be spliced")
     return found.pop()

@@ -269,6 +269,8 @@ class _Loop(DetectionTrainer):
         init_seeds(self._setup.seed * 100_003 + self.epoch)
         self.train_loader.generator.manual_seed(self._setup.seed * 100_003 + self.epoch)
         self.train_loader.reset()  # order and augmentation of the epoch follow from this seed, in processes too
+        # Where a shorter run is a part of a longer one, nothing may depend on how long it is.
+        _weigh_heads(unwrap_model(self.model), self._phase.epochs if self._phase.extensible() else self.epoch)
         self._clock, self._validated_s = time.perf_counter(), 0.0
 
     def optimizer_step(self) -> None:
@@ -360,6 +362,20 @@ class _Loop(DetectionTrainer):
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Does not go back silently: `check_finite` ends a training that diverged."""
         return False
+
+
+def _weigh_heads(model: Any, epoch: int) -> None:
+    """Gives the losses of YOLO26's two heads the weights that ultralytics' schedule has after so many epochs.
+
+    It counts the epochs from when a process started; past the last one the weights stay as they are.
+    """
+    model = getattr(model, "student_model", model)
+    if getattr(model.model[-1], "one2one_cv2", None) is None:
+        return
+    if model.criterion is None:
+        model.criterion = model.init_criterion()
+    model.criterion.updates = epoch - 1
+    model.criterion.update()
 
 
 def _constant(epoch: int) -> float:

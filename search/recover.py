@@ -146,6 +146,7 @@ class _Parent:
                 raise ModelError(f"{source / wrong[0].file}: {wrong[0].detail}; prunetune verify {source} says more")
             self.channels = json.loads((source / verify.CHANNELS).read_text(encoding="utf-8"))
         self.detector = Detector.load(self.checkpoint)
+        self.detector.require_boxes()
         self.sha256 = file_sha256(self.checkpoint)
 
     @property

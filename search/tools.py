@@ -56,7 +56,7 @@ def prune_once(
     if out is not None:
         record = {"plan": plan.as_dict(), "channels": pruned.channels.as_dict()}
         with publish(out) as draft:
-            pruned.save(draft, record, {"task": "detect", "imgsz": imgsz, "model": model})
+            pruned.save(draft, record, {"task": dense.task, "imgsz": imgsz, "model": model})
     return {
         "params": pruned.params,
         "gflops": pruned.gflops(imgsz),
@@ -167,6 +167,6 @@ def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:
         raise ModelError(f"{name}: takes a .pt, a .onnx or a .yaml")
     detector = Detector.load(name)
     if form == "module":
-        return Network(name, shape, module=detector.model)
+        return Network(name, shape, module=detector.deployed)
     detector.export_onnx(scratch, imgsz)
     return Network(name, shape, onnx=scratch)

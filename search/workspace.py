@@ -145,6 +145,7 @@ class Workspace:
                 return None
         try:
             detector = Detector.load(model)
+            detector.require_boxes()
         except ModelError as error:
             problems.append(f"model: {error}")
             return None
@@ -263,7 +264,7 @@ class Workspace:
     def network(self, name: str, detector: Detector, yardstick: Yardstick, folder: Path) -> Network:
         """A network in the form that a target wants."""
         if yardstick.target.form == "module":
-            return Network(name, self._input_shape, module=detector.model)
+            return Network(name, self._input_shape, module=detector.deployed)
         # int8 ranges change no latency: it needs no images
         return Network(name, self._input_shape, onnx=self._onnx(name, detector, folder))
 
@@ -363,7 +364,7 @@ class Workspace:
     def _resized(self, channels: ChannelConfig, build: Callable[[], Detector], yardstick: Yardstick) -> Network:
         """A network of these channels with random weights: as fast as any other, and made in a tenth of an export."""
         if yardstick.target.form == "module":
-            return Network("candidate", self._input_shape, module=build().model)
+            return Network("candidate", self._input_shape, module=build().deployed)
         dense = self.network("dense", self._reference_detectors["dense"], yardstick, self.folder / "references").onnx
         assert dense is not None  # its form is not "module"
         file = self.folder / "networks" / f"resized-{os.getpid()}-{channels.digest()}.onnx"

@@ -15,7 +15,7 @@ import numpy
 from prunetune.spaces.errors import TargetError
 from prunetune.targets.network import Network
 from prunetune.targets.protocol import Target
-from prunetune.targets.skeleton import ConvShape, Layer, Skeleton
+from prunetune.targets.skeleton import ConvShape, Layer, Skeleton, layer_of, width_of
 from prunetune.targets.synthesis import COPIES, IMAGE, write_layer, write_resized
 from prunetune.targets.table import FEATURES, Array, FeatureModel, Grid, LatencyTable
 
@@ -118,9 +118,9 @@ def random_widths(skeleton: Skeleton, alignment: int, count: int, seed: int) -> 
 def _scaled(skeleton: Skeleton, alignment: int, share: Callable[[Sequence[str]], float]) -> dict[str, int]:
     widths = skeleton.widths
     for group in skeleton.groups:
-        dense = widths[group[0]]
-        width = alignment * max(1, round(dense * share(group) / alignment))
-        widths.update(dict.fromkeys(group, min(width, dense)))
+        dense = width_of(group[0], skeleton.widths)
+        width = min(alignment * max(1, round(dense * share(group) / alignment)), dense)
+        widths.update({layer_of(name): 2 * width if ":" in name else width for name in group})
     return widths
 
 
@@ -180,8 +180,9 @@ class _Measuring:
         points = [
             (shape, inputs, outputs)
             for shape, (reads, writes) in axes.items()
-            for inputs in reads
-            for outputs in (0, *writes)  # 0 stands for what a network costs without its layers
+            for inputs in (writes if shape.depthwise else reads)
+            # 0 stands for what a network costs without its layers
+            for outputs in (0, *((inputs,) if shape.depthwise else writes))
         ]
         # Shuffled: minutes of load then fall on points here and there, not on one kind of layer.
         self._chance.shuffle(points)
@@ -192,12 +193,15 @@ class _Measuring:
             networks[shape, inputs, outputs] = Network(str(number), (1, IMAGE, *shape.size), onnx=path)
         measured = self._measure("layers", list(networks.values()))
         ratio = {point: measured[network.name].ratio for point, network in networks.items()}
+
+        def time(shape: ConvShape, read: int, written: int) -> float:
+            read = written if shape.depthwise else read
+            return max(0.0, (ratio[shape, read, written] - ratio[shape, read, 0]) / COPIES)
+
         return tuple(
-            Grid(shape, reads, writes, tuple(
-                tuple(max(0.0, (ratio[shape, a, b] - ratio[shape, a, 0]) / COPIES) for b in writes) for a in reads
-            ))
+            Grid(shape, reads, writes, tuple(tuple(time(shape, a, b) for b in writes) for a in reads))
             for shape, (reads, writes) in axes.items()
-        )  # fmt: skip
+        )
 
     def whole(self, file: Path, skeleton: Skeleton, drawn: Sequence[Mapping[str, int]]) -> list[float]:
         """The ratios of whole networks, each the median of several measurements at different times."""
@@ -227,18 +231,18 @@ class _Measuring:
 def _axes(
     skeleton: Skeleton, shape: ConvShape, blocks: Sequence[int], alignment: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Input and output channels at which a kind of layer is timed."""
-    free = {name for group in skeleton.groups for name in group}
+    """Input and output channels at which a kind of layer is timed. A depthwise one reads what it writes."""
+    free = skeleton.free
     dense = skeleton.widths
     layers: list[Layer] = [layer for layer in skeleton.layers if layer.shape == shape]
-    reads = {layer.reads.width(dense): bool(free & set(layer.reads.layers)) for layer in layers}
+    reads = {layer.reads.width(dense): bool(free & set(map(layer_of, layer.reads.layers))) for layer in layers}
     writes = {layer.width: layer.name in free for layer in layers}
 
     def axis(ends: Mapping[int, bool]) -> tuple[int, ...]:
         widest = max((end for end, is_free in ends.items() if is_free), default=0)
         return tuple(sorted({*ends, *(alignment * block for block in blocks if alignment * block < widest)}))
 
-    return axis(reads), axis(writes)
+    return (max(reads),) if shape.depthwise else axis(reads), axis(writes)
 
 
 def _tell_nobody(what: str, done: int, total: int) -> None:

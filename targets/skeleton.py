@@ -1,27 +1,20 @@
 """A convolutional network without its weights: which layer reads which channels, and how much the rest moves.
 
 Read once from an ONNX file. A layer is called by its weight's name without `.weight`, as in the module that was
-exported, so that the widths of its layers are all that is needed to describe any other network of the family.
+exported, so that the widths of its layers are all that is needed to describe any other network of the family. Where a
+layer's output is split in two, `NAME:0` and `NAME:1` are its halves, which have half of its width each.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from prunetune.spaces.errors import TargetError
-from prunetune.targets.onnx_file import load_model
-
 Operation: TypeAlias = Literal["concat", "resize", "add", "pool"]
-
-OPERATIONS: dict[str, Operation] = {"Concat": "concat", "Resize": "resize", "Add": "add", "MaxPool": "pool"}
-"""Operations of ONNX that move features without weights."""
-
-_KEEPS_CHANNELS = frozenset({"Sigmoid", "Mul", "Relu", "LeakyRelu", "HardSwish", "Clip", "Identity", *OPERATIONS})
 
 
 @dataclass(frozen=True)
@@ -29,13 +22,13 @@ class Channels:
     """Where a tensor's channels come from."""
 
     layers: tuple[str, ...] = ()
-    """The layers that write them; a concatenation may bring one several times."""
+    """The layers, or halves of layers, that write them; a concatenation may bring one several times."""
     constant: int = 0
-    """Channels of the image."""
+    """Channels of the image, and of what is computed from channels whose number nothing may change."""
 
     def width(self, widths: Mapping[str, int]) -> int:
         """How many there are when the layers have these widths."""
-        return sum(widths[name] for name in self.layers) + self.constant
+        return sum(width_of(name, widths) for name in self.layers) + self.constant
 
 
 @dataclass(frozen=True)
@@ -54,9 +47,11 @@ class ConvShape:
     """Whether it is a ConvTranspose."""
     activation: Literal["silu", "none"] = "none"
     """What follows at once. Runtimes compute it with the convolution."""
+    depthwise: bool = False
+    """Whether each channel is read by itself; it writes as many as it reads then."""
 
     def __str__(self) -> str:
-        kind = "deconv" if self.transposed else "conv"
+        kind = "deconv" if self.transposed else "depthwise" if self.depthwise else "conv"
         kernel, size = "x".join(map(str, self.kernel)), "x".join(map(str, self.size))
         return f"{kind} {kernel}, stride {self.strides[0]}, {size} px, {self.activation}"
 
@@ -72,6 +67,11 @@ class Layer:
     """Output channels in the network that was read."""
     pixels: int
     """Height times width of its output."""
+
+    def weights(self, widths: Mapping[str, int]) -> int:
+        """How many weights it has when the layers have these widths, without its bias."""
+        read = 1 if self.shape.depthwise else self.reads.width(widths)
+        return widths[self.name] * read * math.prod(self.shape.kernel)
 
     @property
     def positions(self) -> int:
@@ -99,8 +99,9 @@ class Skeleton:
     layers: tuple[Layer, ...]
     transfers: tuple[Transfer, ...]
     groups: tuple[tuple[str, ...], ...]
-    """Layers that must have equal widths, because additions tie them. A layer that is tied to none is a group of
-    its own; one whose width nothing may change is in no group."""
+    """Layers and halves of layers that must have equal widths, because additions tie them, or because they are the two
+    halves of a layer. A layer that is tied to none is a group of its own; one whose width nothing may change is in no
+    group."""
 
     @classmethod
     def read(cls, path: Path) -> Skeleton:
@@ -110,7 +111,9 @@ class Skeleton:
             TargetError: The file is missing or corrupt, or is of no fixed size, or has a convolution that
                 cannot be followed.
         """
-        return _Reader(path).skeleton()
+        from prunetune.targets.skeleton_reader import SkeletonReader
+
+        return SkeletonReader(path).skeleton()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -123,10 +126,12 @@ class Skeleton:
         Args:
             widths: Layer name to output channels, such as a `ChannelConfig`.
         """
-        return sum(
-            widths[layer.name] * layer.reads.width(widths) * math.prod(layer.shape.kernel) * layer.positions
-            for layer in self.layers
-        )
+        return sum(layer.weights(widths) * layer.positions for layer in self.layers)
+
+    @property
+    def free(self) -> frozenset[str]:
+        """The layers whose widths may change."""
+        return frozenset(layer_of(name) for group in self.groups for name in group)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -156,6 +161,17 @@ class Skeleton:
         )
 
 
+def layer_of(name: str) -> str:
+    """The layer that a half of it, or the layer itself, belongs to."""
+    return name.partition(":")[0]
+
+
+def width_of(name: str, widths: Mapping[str, int]) -> int:
+    """The width of a layer, or of a half of it."""
+    width = widths[layer_of(name)]
+    return width // 2 if ":" in name else width
+
+
 def shape_from_dict(values: Mapping[str, Any]) -> ConvShape:
     """The shape that `dataclasses.asdict` took apart and JSON may have kept."""
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -164,148 +180,3 @@ def shape_from_dict(values: Mapping[str, Any]) -> ConvShape:
 
 def _channels_from_dict(values: Mapping[str, Any]) -> Channels:
     return Channels(tuple(values["layers"]), values["constant"])
-
-
-class _Reader:
-    """Follows the channels through a graph, node by node."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        graph = load_graph(path)
-        self._nodes = list(graph.node)
-        self._weights = {item.name: tuple(item.dims) for item in graph.initializer}
-        self._shapes = {
-            value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
-            for value in (*graph.value_info, *graph.input, *graph.output)
-        }
-        self._channels: dict[str, Channels] = {}
-        self._size: tuple[int, ...] = (0, 0)
-        for value in graph.input:
-            if value.name not in self._weights and len(self._shapes[value.name]) == 4:
-                self._channels[value.name] = Channels(constant=self._shapes[value.name][1])
-                self._size = self._shapes[value.name][2:]
-        self._consumers: dict[str, list[Any]] = {}
-        for node in self._nodes:
-            for name in node.input:
-                self._consumers.setdefault(name, []).append(node)
-        self._layers: list[Layer] = []
-        self._transfers: list[Transfer] = []
-        self._tied: list[set[str]] = []
-        self._fixed = set[str]()
-        self._outputs = [value.name for value in graph.output]
-
-    def skeleton(self) -> Skeleton:
-        for node in self._nodes:
-            if node.op_type in ("Conv", "ConvTranspose"):
-                self._convolution(node)
-            elif node.op_type in _KEEPS_CHANNELS and self._passes_on(node):
-                continue
-            else:
-                self._fix(node.input)
-        self._fix(self._outputs)
-        height, width, *_ = self._size
-        if not self._layers or not height or not width:
-            raise TargetError(
-                f"{self._path}: has no convolutions that can be followed from an image of a fixed size; export a "
-                "detector without dynamic sizes"
-            )
-        names = {layer.name for layer in self._layers}
-        if len(names) < len(self._layers):
-            raise TargetError(f"{self._path}: several layers share one weight; export a trained detector")
-        return Skeleton((height, width), tuple(self._layers), tuple(self._transfers), self._groups())
-
-    def _convolution(self, node: Any) -> None:
-        reads, weight = self._channels.get(node.input[0]), self._weights.get(node.input[1])
-        shape = self._shapes.get(node.output[0], ())
-        if reads is None or weight is None or len(shape) != 4:
-            return  # beyond a point where channels became something else: its time never changes
-        values = _attributes(node)
-        if values.get("group", 1) != 1:
-            raise TargetError(f"{self._path}: {node.input[1]}: a grouped convolution cannot be predicted yet")
-        layer = Layer(
-            name=node.input[1].removesuffix(".weight"),
-            shape=ConvShape(
-                kernel=(weight[2], weight[3]),
-                strides=tuple(values.get("strides", (1, 1))),
-                pads=tuple(values.get("pads", (0, 0, 0, 0))),
-                size=self._shapes[node.input[0]][2:],
-                transposed=node.op_type == "ConvTranspose",
-                activation="silu" if self._feeds_silu(node.output[0]) else "none",
-            ),
-            reads=reads,
-            width=shape[1],
-            pixels=shape[2] * shape[3],
-        )
-        self._layers.append(layer)
-        self._channels[node.output[0]] = Channels((layer.name,))
-
-    def _feeds_silu(self, tensor: str) -> bool:
-        consumers = self._consumers.get(tensor, [])
-        sigmoids = {node.output[0] for node in consumers if node.op_type == "Sigmoid"}
-        return any(node.op_type == "Mul" and sigmoids & set(node.input) for node in consumers)
-
-    def _passes_on(self, node: Any) -> bool:
-        """Whether the node's output has its inputs' channels; notes them if so."""
-        shape = self._shapes.get(node.output[0], ())
-        parts = [self._channels[name] for name in node.input if name in self._channels]
-        features = [name for name in node.input if len(self._shapes.get(name, ())) == 4]
-        if len(shape) != 4 or not parts or len(parts) < len(features):
-            return False
-        if node.op_type == "Concat":
-            if _attributes(node)["axis"] % 4 != 1:
-                return False
-            channels = Channels(
-                tuple(name for part in parts for name in part.layers), sum(part.constant for part in parts)
-            )
-        else:
-            channels = parts[0]
-            self._tie(parts)
-        self._channels[node.output[0]] = channels
-        if node.op_type in OPERATIONS:
-            self._transfers.append(Transfer(OPERATIONS[node.op_type], tuple(parts), shape[2] * shape[3]))
-        return True
-
-    def _tie(self, parts: list[Channels]) -> None:
-        """Additions hold the layers of equal positions to one width."""
-        for other in parts[1:]:
-            if len(other.layers) != len(parts[0].layers) or other.constant != parts[0].constant:
-                self._fixed.update(*(part.layers for part in parts))
-                continue
-            self._tied += [{one, two} for one, two in zip(parts[0].layers, other.layers, strict=True)]
-
-    def _fix(self, tensors: Iterable[str]) -> None:
-        """Something counts on these channels as they are."""
-        for name in tensors:
-            self._fixed.update(self._channels.get(name, Channels()).layers)
-
-    def _groups(self) -> tuple[tuple[str, ...], ...]:
-        group_of = {layer.name: {layer.name} for layer in self._layers}
-        for pair in self._tied:
-            merged = set[str]().union(*(group_of[name] for name in pair))
-            for name in merged:
-                group_of[name] = merged
-        groups = {tuple(layer.name for layer in self._layers if layer.name in group) for group in group_of.values()}
-        order = [layer.name for layer in self._layers]
-        free = [group for group in groups if not self._fixed & set(group)]
-        return tuple(sorted(free, key=lambda group: order.index(group[0])))
-
-
-def load_graph(path: Path) -> Any:
-    """The graph of an ONNX file, with the shapes of all tensors.
-
-    Raises:
-        TargetError: The file is missing or corrupt.
-    """
-    import onnx
-
-    model = load_model(path)
-    try:
-        return onnx.shape_inference.infer_shapes(model).graph
-    except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise TargetError(f"{path}: is no ONNX file ({error}); export the network again") from error
-
-
-def _attributes(node: Any) -> dict[str, Any]:
-    from onnx import helper
-
-    return {item.name: helper.get_attribute_value(item) for item in node.attribute}

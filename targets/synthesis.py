@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
 
-from prunetune.targets.skeleton import ConvShape, Skeleton
+from prunetune.targets.skeleton import Channels, ConvShape, Skeleton
+from prunetune.targets.skeleton_reader import SkeletonReader
 
 COPIES = 4
 """Convolutions in a network that times one."""
@@ -45,7 +47,7 @@ def write_layer(path: Path, shape: ConvShape, inputs: int, outputs: int, copies:
     ends += [("mean", inputs)]
     for copy in range(copies):
         name = f"layer{copy}"
-        sides = (inputs, outputs) if shape.transposed else (outputs, inputs)
+        sides = (inputs, outputs) if shape.transposed else (outputs, 1 if shape.depthwise else inputs)
         weights[f"{name}.weight"] = _random(name, (*sides, *shape.kernel))
         weights[f"{name}.bias"] = _random(f"{name}.bias", (outputs,))
         nodes += [
@@ -56,6 +58,7 @@ def write_layer(path: Path, shape: ConvShape, inputs: int, outputs: int, copies:
                 kernel_shape=shape.kernel,
                 strides=shape.strides,
                 pads=shape.pads,
+                group=outputs if shape.depthwise else 1,
             )
         ]
         last = name
@@ -92,13 +95,25 @@ def write_resized(source: Path, path: Path, skeleton: Skeleton, widths: Mapping[
     model = onnx.load(source)
     graph = model.graph
     layers = {f"{layer.name}.weight": layer for layer in skeleton.layers}
+    scales = {
+        item.name: item for item in graph.initializer if len(item.dims) == 4 and item.dims[1] == math.prod(item.dims)
+    }
+    reader = SkeletonReader(source)
+    reader.skeleton()
     resized: dict[str, Any] = {}
     for node in graph.node:
+        if node.op_type == "Split":
+            resized |= _resized_split(node, [reader.channels_of(name) for name in node.output], widths)
+        elif node.op_type == "Mul" and (scale := next((name for name in node.input if name in scales), None)):
+            channels = reader.channels_of(node.output[0])
+            resized |= {scale: _random(scale, (1, channels.width(widths), 1, 1))} if channels else {}
         if node.op_type not in ("Conv", "ConvTranspose") or node.input[1] not in layers:
             continue
         layer = layers[node.input[1]]
         outputs, inputs = widths[layer.name], layer.reads.width(widths)
-        sides = (inputs, outputs) if layer.shape.transposed else (outputs, inputs)
+        sides = (inputs, outputs) if layer.shape.transposed else (outputs, 1 if layer.shape.depthwise else inputs)
+        if layer.shape.depthwise:
+            next(item for item in node.attribute if item.name == "group").i = outputs
         resized[node.input[1]] = _random(layer.name, (*sides, *layer.shape.kernel))
         if len(node.input) > 2:  # exporters let layers of equal biases share one
             node.input[2] = f"{layer.name}.resized.bias"
@@ -107,6 +122,15 @@ def write_resized(source: Path, path: Path, skeleton: Skeleton, widths: Mapping[
     del graph.initializer[:], graph.value_info[:]
     graph.initializer.extend([*kept, *(numpy_helper.from_array(value, name) for name, value in resized.items())])
     _save(model, path)
+
+
+def _resized_split(node: Any, parts: Sequence[Channels | None], widths: Mapping[str, int]) -> dict[str, Any]:
+    """The sizes that a node splits the channels of a layer into; none where it splits something else."""
+    halves = [part for part in parts if part is not None and part.layers]
+    if len(node.input) < 2 or len(halves) < len(parts):
+        return {}
+    node.input[1] = f"{node.output[0]}.resized"  # exporters let equal splits share their sizes
+    return {node.input[1]: numpy.array([half.width(widths) for half in halves], numpy.int64)}
 
 
 def _random(name: str, shape: tuple[int, ...]) -> Any:

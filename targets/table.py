@@ -19,7 +19,7 @@ import numpy
 from prunetune.spaces.errors import TargetError
 from prunetune.spaces.files import write_text
 from prunetune.targets.latency import Latency
-from prunetune.targets.skeleton import ConvShape, Skeleton, shape_from_dict
+from prunetune.targets.skeleton import ConvShape, Skeleton, layer_of, shape_from_dict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class Grid:
 
     shape: ConvShape
     inputs: tuple[int, ...]
-    """Input channels, rising."""
+    """Input channels, rising. Of a depthwise layer only one number, which does not matter: it reads what it writes."""
     outputs: tuple[int, ...]
     """Output channels, rising."""
     times: tuple[tuple[float, ...], ...]
@@ -227,10 +227,11 @@ class FeatureModel:
         self._origins = self._count([channels.layers for channels in (*reads, *parts)])
         self._constants = numpy.array([channels.constant for channels in (*reads, *parts)])
         self._kernels = numpy.array([math.prod(layer.shape.kernel) for layer in skeleton.layers]) / 1e6
+        self._depthwise = numpy.array([layer.shape.depthwise for layer in skeleton.layers])
 
         number_of = {grid.shape: number for number, grid in enumerate(grids)}
         self._grid = numpy.array([number_of[layer.shape] for layer in skeleton.layers])
-        widest = int((self._dense @ self._origins[:, : len(reads)]).max() + self._constants.max())
+        widest = int(self._read(self._dense[None, :])[:, : len(reads)].max())
         every = numpy.arange(max(widest, int(self._dense.max())) + 1)
         self._rows = numpy.array([_positions(every, grid.inputs) for grid in grids])
         self._columns = numpy.array([_positions(every, grid.outputs) for grid in grids])
@@ -280,14 +281,14 @@ class FeatureModel:
         columns = {
             "fixed": numpy.ones(len(widths)),
             "layers": self._interpolate(inputs, widths).sum(axis=1),
-            "weights": (inputs * widths) @ self._kernels,
+            "weights": (numpy.where(self._depthwise, 1, inputs) * widths) @ self._kernels,
             "unaligned": unaligned @ self._operation["concat"],
             **{name: moved @ self._operation[name] for name in ("concat", "resize", "add", "pool")},
         }
         return numpy.stack([columns[name] for name in FEATURES], axis=1)
 
     def _read(self, widths: Array) -> Array:
-        found: Array = widths @ self._origins + self._constants
+        found: Array = widths @ self._origins // 2 + self._constants
         return found
 
     def _interpolate(self, inputs: Array, outputs: Array) -> Array:
@@ -302,12 +303,12 @@ class FeatureModel:
         return found
 
     def _count(self, sources: Sequence[Sequence[str]]) -> Array:
-        """How often each layer's channels are in each source: layers by sources."""
+        """How many halves of each layer's channels are in each source: layers by sources."""
         index = {name: number for number, name in enumerate(self._names)}
         counts = numpy.zeros((len(self._names), len(sources)), int)
         for number, source in enumerate(sources):
             for name in source:
-                counts[index[name], number] += 1
+                counts[index[layer_of(name)], number] += 1 if ":" in name else 2
         return counts
 
 

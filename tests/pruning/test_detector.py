@@ -148,7 +148,7 @@ def test_a_wrong_description_names_the_file(tmp_path: Path, text: str, message: 
         Detector.load(tmp_path / "wrong.yaml")
 
 
-@pytest.mark.parametrize("name", ["yolov8n-seg.yaml", "yolov8n-cls.yaml", "yolov8n-pose.yaml", "rtdetr-l.yaml"])
+@pytest.mark.parametrize("name", ["yolov8n-cls.yaml", "yolov8n-world.yaml", "yolo26n-sem.yaml", "rtdetr-l.yaml"])
 def test_a_description_for_another_task(name: str) -> None:
     with pytest.raises(ModelError, match=f"{name}: is no detection model"):
         Detector.load(name)
@@ -282,7 +282,7 @@ def test_a_damaged_or_foreign_checkpoint(
     assert (tmp_path / "broken.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["yolov8n-seg", "yolov8n-cls", "yolov8n-pose"])
+@pytest.mark.parametrize("name", ["yolov8n-cls", "yolo26n-sem"])
 def test_a_checkpoint_for_another_task(tmp_path: Path, name: str) -> None:
     prepare_ultralytics()
     from ultralytics import YOLO
@@ -290,6 +290,21 @@ def test_a_checkpoint_for_another_task(tmp_path: Path, name: str) -> None:
     YOLO(f"{name}.yaml").save(tmp_path / f"{name}.pt")
     with pytest.raises(ModelError, match=rf"{name}\.pt: is no detection model but a "):
         Detector.load(tmp_path / f"{name}.pt")
+
+
+@pytest.mark.parametrize(("name", "task", "finds"), [
+    ("yolov8n-seg", "segment", "masks"), ("yolo11n-pose", "pose", "keypoints"), ("yolo26n-obb", "obb", "rotated boxes"),
+])  # fmt: skip
+def test_what_finds_more_than_boxes_is_loaded_but_not_judged(tmp_path: Path, name: str, task: str, finds: str) -> None:
+    prepare_ultralytics()
+    from ultralytics import YOLO
+
+    YOLO(f"{name}.yaml").save(tmp_path / f"{name}.pt")
+    for detector in (Detector.load(tmp_path / f"{name}.pt"), Detector.load(f"{name}.yaml", NAMES)):
+        assert detector.task == task
+        with pytest.raises(ModelError, match=f"{name}.*: finds {finds}, which are neither trained nor judged yet"):
+            detector.require_boxes()
+    Detector.load("yolov8n.yaml").require_boxes()
 
 
 def test_a_copy_is_independent() -> None:

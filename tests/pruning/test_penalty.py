@@ -34,7 +34,7 @@ def test_shrinking_is_the_proximal_operator(gamma: float, step: float, weight: f
     candidates = np.linspace(-2, 2, 40_001)
     best = candidates[np.argmin(step * weight * np.abs(candidates) + (candidates - gamma) ** 2 / 2)]
     value = vector(gamma)
-    shrink([Block((value,), weight)], step)
+    shrink([Block.of(value, weight=weight)], step)
     assert float(value) == pytest.approx(best, abs=1.01e-4)
 
 
@@ -42,9 +42,9 @@ def test_shrinking_is_the_proximal_operator(gamma: float, step: float, weight: f
 @given(st.lists(GAMMA, min_size=2, max_size=4), st.floats(0, 0.5), WEIGHT, st.integers(0, 2**31))
 def test_shrinking_a_group_is_its_proximal_operator(gammas: list[float], step: float, weight: float, seed: int) -> None:
     """No point of many around it has a smaller step * penalty + |x - gammas|^2 / 2."""
-    block = Block(tuple(vector(gamma) for gamma in gammas), weight)
+    block = Block.of(*map(vector, gammas), weight=weight)
     shrink([block], step)
-    found, start = np.array([float(gamma) for gamma in block.gammas]), np.array(gammas)
+    found, start = np.array([float(gamma.values) for gamma in block.gammas]), np.array(gammas)
 
     def objective(points: np.ndarray) -> np.ndarray:
         pulls = step * weight * math.sqrt(len(gammas)) * np.linalg.norm(points, axis=-1)
@@ -61,14 +61,14 @@ def test_shrinking_a_group_is_its_proximal_operator(gammas: list[float], step: f
 @given(st.floats(0.01, 2), STEP, st.integers(2, 4))
 def test_equal_gammas_are_pulled_as_strongly_with_ties_as_without(gamma: float, step: float, count: int) -> None:
     tied, alone = tuple(vector(gamma) for _ in range(count)), vector(gamma)
-    shrink([Block(tied)], step)
-    shrink([Block((alone,))], step)
+    shrink([Block.of(*tied)], step)
+    shrink([Block.of(alone)], step)
     assert [float(value) for value in tied] == pytest.approx([float(alone)] * count, abs=1e-9)
 
 
 def test_a_tied_channel_goes_as_a_whole() -> None:
     one, other = vector(0.1, 1.0), vector(0.2, 0.01)
-    shrink([Block((one, other))], 0.2)
+    shrink([Block.of(one, other)], 0.2)
     assert (one[0], other[0]) == (0, 0), "its norm is below the root of 2 times the step"
     assert one[1] > 0
     assert other[1] > 0, "a small gamma stays where its channel is needed elsewhere"
@@ -77,7 +77,7 @@ def test_a_tied_channel_goes_as_a_whole() -> None:
 def test_a_shrunk_gamma_is_exactly_zero_and_stays() -> None:
     gamma = nn.Parameter(torch.tensor([0.01, -0.01, 0.5]))
     for _ in range(2):
-        shrink([Block((gamma,))], 0.02)
+        shrink([Block.of(gamma)], 0.02)
     assert gamma.tolist() == pytest.approx([0.0, 0.0, 0.46])
     assert gamma.requires_grad
     assert gamma.grad is None
@@ -85,7 +85,7 @@ def test_a_shrunk_gamma_is_exactly_zero_and_stays() -> None:
 
 def test_a_group_at_zero_stays_there() -> None:
     zeros = (torch.zeros(2), torch.zeros(2))
-    shrink([Block(zeros)], 0.1)
+    shrink([Block.of(*zeros)], 0.1)
     assert all(torch.equal(gamma, torch.zeros(2)) for gamma in zeros)
 
 
@@ -94,7 +94,7 @@ def test_the_subgradient_is_the_gradient_of_the_penalty(
     gammas: list[tuple[float, float]], tied: bool, weight: float
 ) -> None:
     layers = [nn.Parameter(vector(*values)) for values in gammas]
-    blocks = [Block(tuple(layers), weight)] if tied else [Block((layer,), weight) for layer in layers]
+    blocks = [Block.of(*layers, weight=weight)] if tied else [Block.of(layer, weight=weight) for layer in layers]
     sum(block.scale * block.norms.sum() for block in blocks).backward()  # type: ignore[union-attr]
     expected = [layer.grad for layer in layers]
     for layer in layers:
@@ -111,13 +111,13 @@ def test_the_subgradient_at_zero_is_zero(count: int) -> None:
     layers = tuple(nn.Parameter(torch.zeros(3)) for _ in range(count))
     for layer in layers:
         layer.grad = torch.zeros(3)
-    add_subgradient([Block(layers)], 0.5)
+    add_subgradient([Block.of(*layers)], 0.5)
     assert all(layer.grad is not None and torch.equal(layer.grad, torch.zeros(3)) for layer in layers)
 
 
 def test_the_penalty_is_the_sum_over_blocks() -> None:
     one, tied = vector(1.0, -2.0), (vector(3.0), vector(4.0))
-    assert penalty([Block((one,)), Block(tied, 0.5)]) == pytest.approx(3.0 + 0.5 * math.sqrt(2) * 5.0)
+    assert penalty([Block.of(one), Block.of(*tied, weight=0.5)]) == pytest.approx(3.0 + 0.5 * math.sqrt(2) * 5.0)
 
 
 @pytest.fixture(scope="module")

@@ -149,3 +149,19 @@ def test_a_stranger(dense: nn.Module, groups: tuple[ChannelGroup, ...]) -> None:
     pruned = donor(dense, groups, (1, 0.4))
     with pytest.raises(ModelError, match="not pruned from the given dense network"):
         splice(dense, Donor(pruned.model), pruned, groups)
+
+
+@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml"])
+def test_other_families(name: str) -> None:
+    dense: nn.Module = Detector.load(name, NAMES).model.eval()
+    groups = channel_groups(dense)
+    backbone, head = donor(dense, groups, (1, 0.4), (2, 0.3)), donor(dense, groups, (3, 0.6))
+    spliced = splice(dense, backbone, head, groups)
+    assert widths_of(spliced, "backbone") == widths_of(backbone.model, "backbone")
+    assert widths_of(spliced, "head") == widths_of(head.model, "head")
+    assert spliced(torch.zeros(1, 3, 64, 64))[0].shape == (1, 6, 84)
+    state = head.model.state_dict()
+    itself = splice(dense, head, Donor(deepcopy(head.model), head.kept), groups).state_dict()
+    assert all(torch.equal(value, itself[key]) for key, value in state.items())
+    half = Detector.build(scaled_width(dense.yaml, 0.5), NAMES).model
+    assert widths_of(splice(dense, Donor.narrow(half, groups), head, groups), "backbone") == widths_of(half, "backbone")

@@ -413,14 +413,6 @@ def test_surgery_works_on_a_trained_detector_in_inference_mode(build: Callable[.
 # What is refused
 
 
-@pytest.mark.parametrize(("kind", "block"), [("yolov8", "C2f"), ("yolo11", "C3k2")])
-def test_families_that_cannot_be_followed_are_refused_by_block(
-    build: Callable[..., Any], kind: str, block: str
-) -> None:
-    with pytest.raises(ModelError, match=rf"model\.2: a {block} block .* YOLOv5 n to x"):
-        plan_pruning(build(kind), HALF, 8)
-
-
 def test_a_fused_detector_is_refused_with_the_remedy(build: Callable[..., Any]) -> None:
     with pytest.raises(ModelError, match=r"no BatchNorm.* from training"):
         plan_pruning(build("yolov5").eval().fuse(verbose=False), HALF, 8)

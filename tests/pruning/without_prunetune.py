@@ -2,6 +2,7 @@
 
     python without_prunetune.py val pruned.pt data.yaml 64 8
     python without_prunetune.py predict pruned.pt image.png 64
+    python without_prunetune.py compare folder
 
 The last line of its output is JSON.
 """
@@ -14,6 +15,7 @@ import json
 import sys
 import types
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class _NoPrunetune(importlib.abc.MetaPathFinder):
@@ -41,9 +43,27 @@ def stand_in_for_torchvision() -> None:
         root.ops.nms = TorchNMS.nms
 
 
+def compare(folder: Path) -> dict[str, object]:
+    """How far the outputs of all checkpoints in a folder are from what is expected of them there."""
+    import torch
+    from ultralytics import YOLO
+
+    def first(value: object) -> torch.Tensor:
+        return value if isinstance(value, torch.Tensor) else first(value[0])  # type: ignore[index]
+
+    images, found = torch.load(folder / "images"), {}
+    for file in sorted(folder.glob("*.pt")):
+        with torch.no_grad():
+            output = first(YOLO(file).model.eval()(images))
+        found[file.stem] = float((output - torch.load(folder / f"{file.stem}.expected")).abs().max())
+    return found
+
+
 def main(task: str, checkpoint: str, *rest: str) -> dict[str, object]:
     from ultralytics import YOLO
 
+    if task == "compare":
+        return compare(Path(checkpoint))
     model = YOLO(checkpoint)
     dtype = str(next(model.model.parameters()).dtype) if checkpoint.endswith(".pt") else None
     if task == "predict":

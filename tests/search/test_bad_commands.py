@@ -18,7 +18,7 @@ BAD_COMMANDS = [
     (["prune", "yolov5x9.yaml", "--threshold", "0.5"], ["yolov5x9.yaml", "no such model description"]),
     (["prune", "model.pt", "--threshold", "0.5"], ["model.pt", "no such file"]),
     (["prune", "yolov5n.yaml", "--threshold", "nan"], ["threshold"]),
-    (["prune", "yolov8n.yaml", "--threshold", "0.5"], ["yolov8n.yaml", "C2f block cannot be pruned"]),
+    (["prune", "yolov10n.yaml", "--threshold", "0.5"], ["yolov10n.yaml", "SCDown block cannot be pruned"]),
     (["measure", "missing.onnx", "--imgsz", "64"], ["missing.onnx"]),
     (["measure", "model.txt", "--imgsz", "64"], ["model.txt", "takes a .pt, a .onnx or a .yaml"]),
     (["measure", "yolov5n.yaml", "--target", "tpu"], ["kind", "onnxruntime"]),

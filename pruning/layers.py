@@ -1,0 +1,79 @@
+"""The layers of an ultralytics model: their names, their channels, and the part of the network that they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from prunetune.pruning.channels import ChannelConfig
+from prunetune.spaces.errors import ModelError
+from prunetune.spaces.recipe import Region
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+def channel_config(model: nn.Module) -> ChannelConfig:
+    """Output channels of every Conv2d and ConvTranspose2d of a detector."""
+    return ChannelConfig({name: layer.out_channels for name, layer in convolutions(model)})
+
+
+def layer_regions(model: nn.Module) -> dict[str, Region]:
+    """The region of every convolution: `backbone` by the detector's yaml, `head` for the last block, else `neck`.
+
+    Raises:
+        ModelError: The model is no ultralytics detector.
+    """
+    return {name: region_of(model, name) for name, _ in convolutions(model)}
+
+
+def region_of(model: nn.Module, name: str) -> Region:
+    """The region of one layer by its name: `model.3.conv` is in a backbone that has four blocks or more.
+
+    Raises:
+        ModelError: The model is no ultralytics detector.
+    """
+    block, description = int(name.split(".")[1]), _description(model)
+    if block < len(description["backbone"]):
+        return "backbone"
+    return "head" if block == len(blocks_of(model)) - 1 else "neck"
+
+
+def convolutions(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.ConvTranspose2d]]:
+    """All Conv2d and ConvTranspose2d by name, in the order of the modules."""
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, CONVOLUTIONS)]
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether a convolution reads each of its channels by itself, so that it writes as many as it reads."""
+    return isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def blocks_of(model: nn.Module) -> nn.Sequential:
+    """The blocks of a detector's yaml, the last one its head.
+
+    Raises:
+        ModelError: The model is no ultralytics detector.
+    """
+    _description(model)
+    blocks = model.model
+    if not isinstance(blocks, nn.Sequential):
+        raise _no_detector(model)
+    return blocks
+
+
+def image_channels(model: nn.Module) -> int:
+    """Channels of the image that a detector takes."""
+    return int(_description(model).get("channels", 3))
+
+
+def _description(model: nn.Module) -> Mapping[str, Any]:
+    description = getattr(model, "yaml", None)
+    if not isinstance(description, Mapping) or "backbone" not in description or not hasattr(model, "model"):
+        raise _no_detector(model)
+    return description
+
+
+def _no_detector(model: nn.Module) -> ModelError:
+    return ModelError(f"{type(model).__name__} is no ultralytics DetectionModel; pass YOLO(...).model")
