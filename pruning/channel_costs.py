@@ -13,9 +13,10 @@ MOST = 8.0
 """No layer is pulled more than so many times as strongly as without weights, nor less than an eighth: a layer whose
 channels cost next to nothing still loses those that nobody misses."""
 
-MOST_LAMBDA = 0.7
+MOST_LAMBDA = 0.4
 """No weight makes more than this of lambda. Adam moves a gamma by its learning rate at most, and the proximal step by
-lambda times as much: from 1 on every gamma of a layer goes, however much the detector needs it."""
+lambda times as much: from 1 on every gamma of a layer goes, however much the detector needs it. In a short run a bound
+of 0.7 already brought a twentieth of all gammas to 0, where their 5 % quantile was 0.28 without weights."""
 
 NOISE = 1e-6
 """Costs of less than this share of the highest are all alike."""

@@ -207,10 +207,10 @@ def test_layers_without_norm_have_no_weight(detector: Detector) -> None:
     assert len({weights[name] for name in tied.norms}) == 1
 
 
-@pytest.mark.parametrize("coefficient", [0.05, 0.3, 0.69, 0.7, 2.0, 0.0])
+@pytest.mark.parametrize("coefficient", [0.05, 0.2, 0.39, 0.4, 2.0, 0.0])
 def test_no_layer_is_pulled_beyond_what_its_gammas_can_resist(coefficient: float) -> None:
     channels = ChannelConfig({"model.0.conv": 8, "model.1.conv": 64, "model.2.conv": 256})
     groups = [ChannelGroup(width, (name,), (name,), ()) for name, width in channels.items()]
     weights = dict(penalty_weights(groups, channels, MultiplyAdds(), coefficient))
     assert bool(weights) == (0 < coefficient < MOST_LAMBDA)
-    assert all(coefficient * weight < 1 for weight in weights.values())
+    assert all(coefficient * weight < 1.42 * MOST_LAMBDA for weight in weights.values())

@@ -121,7 +121,7 @@ def test_latency_weights_take_more_where_time_is_spent(
         def time(self, channels: ChannelConfig) -> float:
             return float(skeleton.multiply_adds(channels))
 
-    sparsity = resolve(0.02, "pull", EPOCHS, loaders.steps_per_epoch, 0.001)
+    sparsity = resolve(0.01, "pull", EPOCHS, loaders.steps_per_epoch, 0.001)
     weights = penalty_weights(channel_groups(dense.model), dense.channels, Costs(), sparsity.coefficient)
     uniform, weighted = (
         gammas_of(train(dense, sparse_phase(EPOCHS, sparsity, weights=given), setup, loaders)[1])

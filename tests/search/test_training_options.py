@@ -15,7 +15,7 @@ from prunetune.search.workspace import STORE
 pytestmark = pytest.mark.slow
 
 SPACE: dict[str, Any] = {
-    "sparsity": 0.005,
+    "sparsity": 0.002,
     "sparse_epochs": 1,
     "threshold": 2.0,
     "recovery_epochs": 1,
