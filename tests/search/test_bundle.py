@@ -231,7 +231,7 @@ def test_networks_that_are_not_there(finished_study: Path, prunetune: Prunetune)
     for name in ("9", "quarter-width", "-1"):
         message = prunetune("export", finished_study, f"--trial={name}").complaint
         assert f"--trial {name}" in message
-        assert "dense, 0, 1" in message
+        assert "dense, half-width, 0, 1" in message
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
