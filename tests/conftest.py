@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing.util
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +56,22 @@ def write_shapes(folder: Path, images: dict[str, int], imgsz: int = 64) -> Path:
     splits = "".join(f"{split}: images/{split}\n" for split in images)
     (folder / "data.yaml").write_text(f"{splits}names:\n  0: square\n  1: disc\n")
     return folder / "data.yaml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files of this process and all that it starts, in a folder with a short path for the sake of sockets.
+
+    The locks of devices are among them: one test's measurements do not wait for the trainings of another.
+    """
+    tmp_path_factory.getbasetemp()  # stays where it is
+    folder = tempfile.mkdtemp(prefix="pt-")
+    # Its processes remove what they have there at the end of this one; then it goes.
+    multiprocessing.util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
