@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import multiprocessing.util
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +20,15 @@ from board.board import Board
 from commands.command import Command
 from pages.page import Page
 from PIL import Image, ImageDraw
+from sharing.once import once
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through it during the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: -slow[item.path] / tests[item.path])
+
+
+SHAPES = {"train": 24, "val": 8, "test": 8}
 
 
 def write_shapes(folder: Path, images: dict[str, int], imgsz: int = 64) -> Path:
@@ -53,6 +66,22 @@ def write_shapes(folder: Path, images: dict[str, int], imgsz: int = 64) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files of this process and all that it starts, in a folder with a short path for the sake of sockets.
+
+    The locks of devices are among them: one test's measurements do not wait for the trainings of another.
+    """
+    tmp_path_factory.getbasetemp()  # stays where it is
+    folder = tempfile.mkdtemp(prefix="pt-")
+    # Its processes remove what they have there at the end of this one; then it goes.
+    multiprocessing.util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _ultralytics_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("ultralytics"))
 
@@ -60,13 +89,49 @@ def _ultralytics_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data.yaml of a tiny data set: 24 images to train on, 8 to validate, 8 to test."""
-    return write_shapes(tmp_path_factory.mktemp("shapes"), {"train": 24, "val": 8, "test": 8})
+    return write_shapes(tmp_path_factory.mktemp("shapes"), SHAPES)
 
 
 @pytest.fixture(scope="session")
 def write_data() -> Callable[[Path, dict[str, int]], Path]:
     """`write_shapes`, for tests that need another number of images."""
     return write_shapes
+
+
+FINISHED: dict[str, Any] = {
+    "name": "shipped",
+    "model": "yolov5n.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "dense_epochs": 30,
+    "train": {"mosaic": 0.0, "lr0": 0.004},
+    "space": {"sparsity": 0.3, "sparse_epochs": 1, "threshold": {"choices": [0.7, 0.8]}, "recovery_epochs": 8},
+    "targets": [
+        {"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 10, "warmup": 1, "tolerance": 0.9}
+    ],
+    "budget": {"latency": "<= 100 x dense"},  # met on the busiest machine
+    "early_stopping": False,
+    "controls": ["dense", "half-width"],
+    "trials": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study: two trials with other channels, two controls, a test split. Only read it.
+
+    Its store lies beside it. All processes of a test run share it.
+    """
+    from rich.console import Console
+
+    from prunetune.search.runner import run_study
+    from prunetune.search.spec import StudySpec
+
+    def make(folder: Path) -> None:
+        data = write_shapes(folder / "shapes", SHAPES)
+        run_study(StudySpec.parse({**FINISHED, "data": str(data), "runs": str(folder / "runs")}), Console(quiet=True))
+
+    return once(tmp_path_factory.getbasetemp(), "finished", make) / "runs" / FINISHED["name"]
 
 
 @pytest.fixture(scope="module")

@@ -323,3 +323,29 @@ def test_the_measured_latency_is_just_met(ladder: KnapsackLadder, work: Multiply
     plan = find_plan(ladder, latencies, lambda plan: Detector(nn.Identity(), ""), goal)
     assert (1 - CLOSE) * goal - 0.01 <= latencies.share(plan.channels) <= goal
     assert len(latencies.measurements) <= 4
+
+
+# Blocks that split a convolution's output, as C2f does
+
+
+@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml"])
+def test_both_halves_of_a_split_keep_equally_many(name: str) -> None:
+    made, generator = Detector.load(name, names=("square", "disc")), torch.Generator().manual_seed(0)
+    for layer in made.model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.weight.data = torch.rand(layer.weight.shape, generator=generator)
+    groups = channel_groups(made.model)
+    costs = MultiplyAdds(made.model, groups)
+    scores = Scores.of(made.model, 8, groups)
+    ladder = KnapsackLadder(scores, costs)
+    plans = [ladder.plan(index) for index in range(0, len(ladder), max(1, len(ladder) // 7))]
+    assert [cost(costs, plan) for plan in plans] == sorted((cost(costs, plan) for plan in plans), reverse=True)
+    for before, plan in pairwise(plans):
+        kept, had = dict(plan.keep), dict(before.keep)
+        assert all(set(channels) <= set(had.get(root, channels)) for root, channels in kept.items())
+        for item in scores.groups:
+            left = {len(kept.get(root, range(item.group.width))) for root in (item.group.root, *item.group.even_with)}
+            assert len(left) == 1
+    (pruned, counted) = (apply_plan(made.model, plans[-1], groups=groups), cost(costs, plans[-1]))
+    own = MultiplyAdds(pruned, channel_groups(pruned))
+    assert cost(own, PruningPlan.from_dict(plans[-1].as_dict())) == pytest.approx(counted)

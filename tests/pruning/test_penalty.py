@@ -214,3 +214,28 @@ def test_no_layer_is_pulled_beyond_what_its_gammas_can_resist(coefficient: float
     weights = dict(penalty_weights(groups, channels, MultiplyAdds(), coefficient))
     assert bool(weights) == (0 < coefficient < MOST_LAMBDA)
     assert all(coefficient * weight < 1.42 * MOST_LAMBDA for weight in weights.values())
+
+
+def test_each_half_of_a_split_is_tied_to_what_is_added_to_it() -> None:
+    model = Detector.load("yolov8n.yaml", ("square", "disc")).model
+    layers = penalty_layers(model, Phase(1, "constant", 0.0, gamma_lr=0.1, tied=True))
+    assert ("model.2.cv1.bn:0",) in layers
+    assert ("model.2.cv1.bn:1", "model.2.m.0.cv2.bn") in layers
+    blocks = dict(zip(layers, penalty_blocks(model, layers, {}), strict=True))
+    block = blocks["model.2.cv1.bn:1", "model.2.m.0.cv2.bn"]
+    width = len(block.norms)
+    split, other = model.model[2].cv1.bn.weight, model.model[2].m[0].cv2.bn.weight
+    for gamma in (split, other):
+        gamma.grad = torch.zeros_like(gamma)
+    add_subgradient([block], 1.0)
+    assert [float(split.grad[:width].abs().sum()), float(split.grad[width:].min())] == [0.0, pytest.approx(1.0)]
+    shrink([block], 10.0)
+    assert split[:width].tolist() == [1.0] * width
+    assert (split[width:].abs().max(), other.abs().max()) == (0, 0)
+
+
+def test_what_attention_holds_is_not_pulled() -> None:
+    model = Detector.load("yolo11n.yaml", ("square", "disc")).model
+    pulled = {name for (name,) in penalty_layers(model, Phase(1, "constant", 0.0, gamma_lr=0.1))}
+    assert not any(".attn." in name for name in pulled)
+    assert len(pulled) > 60

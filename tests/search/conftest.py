@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -151,33 +150,6 @@ def prunetune_process() -> Callable[..., Answer]:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def finished_study(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
-    """The folder of a finished study: two trials with other channels, the dense control, a test split. Only read it."""
-    from rich.console import Console
-
-    from prunetune.search.runner import run_study
-
-    changes = {
-        "name": "shipped",
-        "data": str(shapes),
-        "runs": str(tmp_path_factory.mktemp("finished") / "runs"),
-        "batch": 4,
-        "dense_epochs": 30,
-        "train": {"mosaic": 0.0, "lr0": 0.004},
-        "space": {"sparsity": 0.3, "sparse_epochs": 1, "threshold": {"choices": [0.7, 0.8]}, "recovery_epochs": 8},
-        "targets": [{**TINY["targets"][0], "tolerance": 0.9}],
-        "budget": {"latency": "<= 100 x dense"},
-        "early_stopping": False,
-        "controls": ["dense"],
-        "trials": 2,
-    }
-    spec = StudySpec.parse({**copy.deepcopy(TINY), **changes})
-    with open(os.devnull, "w") as nowhere:
-        run_study(spec, Console(file=nowhere))
-    return spec.folder
 
 
 @pytest.fixture

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from prunetune.results import confirmation, front, load_study
 from prunetune.search.confirm_study import _interval, _ratio
@@ -20,44 +17,14 @@ from prunetune.targets import Latency
 
 Prunetune = Callable[..., Any]
 
-STUDY: dict[str, Any] = {
-    "name": "sure",
-    "model": "yolov5n.yaml",
-    "imgsz": 64,
-    "batch": 4,
-    "dense_epochs": 14,
-    "train": {"mosaic": 0.0, "lr0": 0.004},
-    "space": {
-        "sparsity": 0.3,
-        "sparse_epochs": 1,
-        "threshold": {"choices": [0.01, 0.75, 0.8]},
-        "recovery_epochs": 3,
-    },
-    "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 10, "tolerance": 0.9}],
-    "budget": {"latency": "<= 100 x dense"},  # met on the busiest machine
-    "sampler": "random",
-    "controls": ["dense", "half-width"],
-    "trials": 3,
-}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
-    """The folder of a finished study."""
-    folder = tmp_path_factory.mktemp("sure")
-    (folder / "data").symlink_to(shapes.parent)
-    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "data": "data/data.yaml", "runs": "runs"}))
-    command = [sys.executable, "-m", "prunetune.search.cli", "run", "study.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "sure"
-
 
 @pytest.fixture
-def study(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it in another place, from where its description's data is not to be seen."""
-    shutil.copytree(finished, tmp_path / "moved" / "sure")
-    return tmp_path / "moved" / "sure"
+def study(finished_study: Path, tmp_path: Path) -> Path:
+    """A copy of a finished study in another place, from where its description's data is not to be seen."""
+    folder = Path(shutil.copytree(finished_study, tmp_path / "moved" / finished_study.name))
+    found, _ = find_study(str(folder))
+    found.set_user_attr("spec", {**found.user_attrs["spec"], "data": "data/data.yaml", "runs": "runs"})
+    return folder
 
 
 @pytest.mark.slow
@@ -129,17 +96,20 @@ def test_who_comes_up_when_the_front_is_measured_is_measured_too(study: Path, pr
 
 @pytest.mark.slow
 def test_without_a_test_split_the_validation_images_are_taken_and_named(
-    shapes: Path, tmp_path: Path, prunetune: Prunetune
+    write_study: Callable[..., Path],
+    data: Path,
+    quick_space: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prunetune: Prunetune,
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(shapes.parent, data)
-    (data / "data.yaml").write_text(shapes.read_text(encoding="utf-8").replace("test: images/test\n", ""))
-    space = {"sparsity": 0.3, "sparse_epochs": 0, "threshold": 0.5, "recovery_epochs": 0}
-    values = {**STUDY, "data": str(data / "data.yaml"), "dense_epochs": 1, "space": space, "controls": [], "trials": 1}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**values, "runs": str(tmp_path / "runs")}))
-    assert prunetune("run", tmp_path / "study.yaml").code == 0
-    assert prunetune("confirm", tmp_path / "study.yaml", "--resamples", 100).code == 0
-    study = load_study(tmp_path / "study.yaml")
+    data.write_text(data.read_text(encoding="utf-8").replace("test: images/test\n", ""))
+    monkeypatch.chdir(tmp_path)
+    places = {"data": "data/data.yaml", "runs": "runs"}
+    file = write_study(**places, space=quick_space, budget={"latency": "<= 100 x dense"}, trials=1)
+    assert prunetune("run", file).code == 0
+    assert prunetune("confirm", file, "--resamples", 100).code == 0
+    study = load_study(file)
     assert study.confirmation is not None
     assert study.confirmation.split == "val"
     assert "test_map50_95" not in study.table()

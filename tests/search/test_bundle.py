@@ -277,7 +277,7 @@ def test_networks_that_are_not_there(finished_study: Path, prunetune: Prunetune)
     for name in ("9", "quarter-width", "-1"):
         message = prunetune("export", finished_study, f"--trial={name}").complaint
         assert f"--trial {name}" in message
-        assert "is no trial of this study (there are 0 to 1), and no control (dense)" in message
+        assert "is no trial of this study (there are 0 to 1), and no control (dense, half-width)" in message
 
 
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")

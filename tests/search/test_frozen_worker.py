@@ -22,7 +22,7 @@ STUDY: dict[str, Any] = {
     "name": "frozen",
     "batch": 4,
     "train": {"mosaic": 0.0},
-    "space": {"sparsity": 0.3, "sparse_epochs": 1, "threshold": {"low": 0.5, "high": 0.9}, "recovery_epochs": 12},
+    "space": {"sparsity": 0.3, "sparse_epochs": 1, "threshold": {"low": 0.5, "high": 0.9}, "recovery_epochs": 6},
     "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8, "runs": 6, "tolerance": 0.9}],
     "budget": {"latency": "<= 100 x dense"},
     "sampler": "random",

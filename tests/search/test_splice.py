@@ -135,7 +135,7 @@ def test_the_search_goes_on_beside_it(folder: Path, spliced: FrozenTrial, prunet
     [
         ("0", "0", ["--backbone-from 0, --head-from 0", "give two"]),
         ("9", "0", ["--backbone-from 9", "networks were kept of"]),
-        ("0", "half-width", ["--head-from half-width", "networks were kept of"]),
+        ("0", "quarter-width", ["--head-from quarter-width", "networks were kept of"]),
     ],
 )
 def test_what_cannot_be_spliced(

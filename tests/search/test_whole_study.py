@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -34,7 +35,7 @@ WHOLE: dict[str, Any] = {
     "model": "yolov5n.yaml",
     "imgsz": 64,
     "batch": 4,
-    "dense_epochs": 14,
+    "dense_epochs": 30,
     "train": {"mosaic": 0.0, "lr0": 0.004},
     "space": {
         "sparsity": 0.3,
@@ -66,9 +67,12 @@ class Studies:
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Studies:
-    """The folder that all studies of this file share."""
-    return Studies(tmp_path_factory.mktemp("studies"), shapes)
+def studies(finished_study: Path, tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Studies:
+    """The folder that all studies of this file share. Another study has left a dense network there."""
+    made = Studies(tmp_path_factory.mktemp("studies"), shapes)
+    (dense,) = (finished_study.parent / ".store" / "stages").glob("original-*")
+    shutil.copytree(dense, made.runs / ".store" / "stages" / dense.name)
+    return made
 
 
 @pytest.fixture(scope="module")
