@@ -11,7 +11,7 @@ is JSON. Over the seeds, mean and the smallest and largest value of:
   0.85 of it; `gain_over_half_width`, in map50_95; `share_of_dense`.
 - `networks`: map50_95 and latency of each, on the validation and the test split: `chosen`, `chosen at 0.85`; the rivals
   `global bn`, `group norm` and `uniform` of Torch-Pruning, pruned once from the dense network; the ablations `without
-  ...`, each at half-width's latency; and the starts of recovery, one round, at two latencies.
+  ...` and `with ...`, each at half-width's latency; and the starts of recovery, one round, at two latencies.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Race:
     def recipe(self, rounds: int = 2, latency: float = 1.0, **options: Any) -> Recipe:
         """A recipe that trains for as many epochs as all others."""
         each = self.epochs // rounds
-        chosen: dict[str, Any] = {"distillation": self._distillation, "penalty_weights": "latency"}
+        chosen: dict[str, Any] = {"distillation": self._distillation, "penalty": "group"}
         return Recipe(
             sparsity=self._pull,
             sparse_epochs=self._sparse(rounds),
@@ -114,7 +114,8 @@ class Race:
         if "ablation" in parts:
             yield "without distillation", lambda: self.pruned(self.recipe(distillation=0.0))
             yield "without rounds", lambda: self.pruned(self.recipe(rounds=1))
-            yield "without latency weights", lambda: self.pruned(self.recipe(penalty_weights="uniform"))
+            yield "without groups", lambda: self.pruned(self.recipe(penalty="gamma"))
+            yield "with latency weights", lambda: self.pruned(self.recipe(penalty_weights="latency"))
             yield "without proximal steps", lambda: self.pruned(self.recipe(shrinkage="subgradient"))
             yield "without alignment", lambda: self.pruned(self.recipe(), self._unaligned())
             yield "with knapsack", lambda: self.pruned(self.recipe(planner="knapsack"))
