@@ -232,11 +232,11 @@ def _corrected(
                 break
         if found - over <= 1:
             break
-    return (
-        min(found, count - 1)
-        if found < count or over == count - 1
-        else first_within(measured, count, goal, close=close, above=over)
-    )
+    if found == count:
+        return found - 1 if over == count - 1 else first_within(measured, count, goal, close=close, above=over)
+    if shares[found] < goal * (1 - ROUGH):  # predictions that are off by more than a line lead nowhere
+        return first_within(measured, found + 1, goal, close=max(close, ROUGH), above=over)
+    return found
 
 
 def _aim(

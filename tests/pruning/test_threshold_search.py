@@ -262,6 +262,24 @@ def test_a_hopeless_prediction_ends_in_measuring(ladder: PlanLadder) -> None:
     assert size(plan.channels) <= 0.5
 
 
+@pytest.mark.parametrize("power", [0.1, 0.3, 6, 20])
+@pytest.mark.parametrize("goal", [0.4, 0.7, 0.95])
+def test_a_prediction_that_bends_away_removes_no_more_than_it_must(
+    ladder: PlanLadder, goal: float, power: float
+) -> None:
+    whole = size(ladder.plan(0).channels)
+    latencies = MadeUp(lambda channels: 0.3 + 1.2 * (size(channels) / whole) ** power)
+    latencies.predicted = lambda channels: 1.5 * size(channels) / whole  # type: ignore[method-assign]
+    plan = find_plan(ladder, latencies, not_built, goal)
+    index = next(index for index in range(len(ladder)) if ladder.plan(index) == plan)
+    share = latencies.measured(plan.channels, lambda: not_built(plan))
+    if share > goal:
+        assert index == len(ladder) - 1, "not even the strongest meets it"
+        return
+    before = latencies.measured(ladder.plan(index - 1).channels, lambda: not_built(plan))
+    assert share >= 0.95 * goal or before > goal
+
+
 @settings(max_examples=40, deadline=None)
 @given(goal=st.floats(0.4, 0.95), fixed=st.floats(0, 0.35), level=st.floats(0.6, 1.6), exact=st.booleans())
 def test_a_guess_saves_most_of_the_measurements(
