@@ -27,7 +27,7 @@ STORE = ".store"
 """The folder of stages inside `runs`: all studies there share them."""
 
 _DATA = "data.yaml"
-_SHARED_KINDS = ("original-", "control-")
+_SHARED_KINDS = ("original-", "early-", "control-")
 
 
 @dataclass(frozen=True)
