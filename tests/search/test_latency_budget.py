@@ -261,7 +261,7 @@ def test_without_a_table_latencies_are_measured(studies: Studies, measurements: 
     (trial,) = study.trials
     assert share_of(trial, study) <= trial.user_attrs["recipe"]["latency"]
     assert trial.user_attrs["outcome"] == "OK"
-    assert 1 <= len(measurements) <= 6, "a guess by multiply-adds comes near"
+    assert 1 <= len(measurements) <= 12, "a guess by multiply-adds comes near; noise may leave a rest to bisect"
     assert len(list((studies.runs / "measured" / "latencies").iterdir())) == len(measurements)
 
 

@@ -134,8 +134,8 @@ def test_the_search_goes_on_beside_it(folder: Path, spliced: FrozenTrial, prunet
     ("backbone", "head", "words"),
     [
         ("0", "0", ["--backbone-from 0, --head-from 0", "give two"]),
-        ("9", "0", ["--backbone-from 9", "networks were kept of"]),
-        ("0", "quarter-width", ["--head-from quarter-width", "networks were kept of"]),
+        ("9", "0", ["--backbone-from 9: is no trial of this study"]),
+        ("0", "quarter-width", ["--head-from quarter-width: is no trial", "no control (dense, half-width)"]),
     ],
 )
 def test_what_cannot_be_spliced(
