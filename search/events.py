@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from prunetune.pruning.training import EpochRecord
-from prunetune.results.entries import FOUND, UNSEPARATED, jsonable
+from prunetune.results.entries import FOUND, ROUNDS_ASKED, UNSEPARATED, jsonable
 from prunetune.search.limits import Forecast
 from prunetune.search.outcome import TrialResult
 from prunetune.spaces import Recipe
@@ -148,7 +148,7 @@ class TrialEnded(Event):
 
 _FIGURES = (
     "accuracy", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed", "feasible", "violation",
-    "checkpoint", FOUND, UNSEPARATED,
+    "checkpoint", FOUND, UNSEPARATED, ROUNDS_ASKED,
 )  # fmt: skip
 
 

@@ -45,6 +45,8 @@ FIGURES = {
     "violation": -0.1,
     "checkpoint": "candidates/trial-3.pt",
     "threshold_found": [0.5],
+    "unseparated": ["nothing separates"],
+    "rounds_asked": 2,
     "epochs": {"trained": 10, "reused": 4},
     "channels": {"model.0.conv": 16},
 }
