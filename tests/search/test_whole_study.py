@@ -81,7 +81,8 @@ def whole(studies: Studies) -> Path:
     command = [sys.executable, "-m", "prunetune.search.cli", "run", str(studies.write())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all("the machine is too noisy" in line for line in done.stderr.splitlines()), done.stderr
+    known = ("the machine is too noisy", "nothing separates at threshold")
+    assert all(any(words in line for words in known) for line in done.stderr.splitlines()), done.stderr
     assert "best.onnx" in done.stdout
     return studies.runs / "whole"
 
