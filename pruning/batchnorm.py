@@ -33,7 +33,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         DatasetError: There is no batch.
         ModelError: The detector has no BatchNorm.
     """
-    norms = list(_norms(model).values())
+    norms = list(norm_layers(model).values())
     rest = iter(batches)
     first = next(rest, None)
     if first is None:
@@ -63,7 +63,7 @@ def gammas(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         ModelError: The detector has no BatchNorm.
     """
-    return {name: norm.weight.detach().abs().cpu() for name, norm in _norms(model).items()}
+    return {name: norm.weight.detach().abs().cpu() for name, norm in norm_layers(model).items()}
 
 
 def gamma_histogram(model: nn.Module, bins: int = 60) -> dict[str, Any]:
@@ -100,7 +100,12 @@ def gamma_histogram(model: nn.Module, bins: int = 60) -> dict[str, Any]:
     }
 
 
-def _norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The BatchNorms that have gammas, by name.
+
+    Raises:
+        ModelError: There is none.
+    """
     modules = model.named_modules()
     norms = {name: norm for name, norm in modules if isinstance(norm, nn.BatchNorm2d) and norm.affine}
     if not norms:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.channels import natural_order
 from prunetune.pruning.groups import first_channel, module_of
 from prunetune.pruning.surgery import channel_groups
@@ -66,15 +67,6 @@ class Block:
     def scale(self) -> float:
         """What a channel's norm is multiplied by in the penalty."""
         return self.weight * math.sqrt(len(self.gammas))
-
-
-def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The BatchNorms that have gammas, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and module.weight is not None
-    }
 
 
 def penalty_layers(model: nn.Module, phase: Phase) -> tuple[tuple[str, ...], ...]:

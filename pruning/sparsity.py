@@ -19,8 +19,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from prunetune.pruning.training import Phase, warmup_steps
 from prunetune.spaces.recipe import Shrinkage, SparsityUnit
 
@@ -100,10 +98,3 @@ def sparse_phase(
         tied=tied,
         weights=tuple(weights),
     )
-
-
-def gamma_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The scales of all BatchNorm layers."""
-    return [
-        module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.weight is not None
-    ]

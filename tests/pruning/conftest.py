@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from prunetune.pruning.loaders import DataLoaders
+from prunetune.pruning.store import StageStore
+from prunetune.pruning.training import TrainingSetup
+
 StockUltralytics = Callable[..., dict[str, Any]]
 
 
@@ -34,3 +38,24 @@ def stock_ultralytics(tmp_path_factory: pytest.TempPathFactory) -> StockUltralyt
         return json.loads(done.stdout.splitlines()[-1])
 
     return run
+
+
+# A module of tests has its own loaders and store, and may have its own of each name
+
+
+@pytest.fixture(scope="module")
+def setup(shapes: Path) -> TrainingSetup:
+    """What small trainings share."""
+    return TrainingSetup(str(shapes), "shapes", imgsz=64, batch=8)
+
+
+@pytest.fixture(scope="module")
+def loaders(setup: TrainingSetup) -> DataLoaders:
+    """Their images."""
+    return DataLoaders(setup)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StageStore:
+    """An empty one."""
+    return StageStore(tmp_path_factory.mktemp("store"))

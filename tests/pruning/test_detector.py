@@ -17,11 +17,10 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from prunetune.pruning.batchnorm import recalibrate
+from prunetune.pruning.batchnorm import norm_layers, recalibrate
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.plan import plan_pruning
-from prunetune.pruning.sparsity import gamma_parameters
 from prunetune.pruning.surgery import apply_plan
 from prunetune.spaces import ModelError, Threshold
 
@@ -41,7 +40,7 @@ def pruned(request: pytest.FixtureRequest, shapes: Path) -> Detector:
     """A detector with random gammas, a third of its parameters cut, whose statistics fit the images."""
     detector = Detector.load(request.param, NAMES)
     generator = torch.Generator().manual_seed(0)
-    for gamma in gamma_parameters(detector.model):
+    for gamma in [norm.weight for norm in norm_layers(detector.model).values()]:
         gamma.data.uniform_(0, 1, generator=generator)
     plan = plan_pruning(detector.model, Threshold.everywhere(0.5), alignment=8)
     narrow = Detector(apply_plan(detector.model, plan), request.param)
@@ -378,7 +377,7 @@ def test_a_network_of_next_to_nothing_is_exported(gamma: float, tmp_path: Path) 
     """Zeros are shared in the file, which is then smaller still."""
     detector = Detector.load("yolov5n.yaml", NAMES)
     tiny = Detector(apply_plan(detector.model, plan_pruning(detector.model, Threshold.everywhere(9.0), 8)), "")
-    for parameter in gamma_parameters(tiny.model):
+    for parameter in [norm.weight for norm in norm_layers(tiny.model).values()]:
         nn.init.constant_(parameter, gamma)
     tiny.export_onnx(tmp_path / "tiny.onnx", imgsz=64)
     session = onnxruntime.InferenceSession(tmp_path / "tiny.onnx", providers=["CPUExecutionProvider"])

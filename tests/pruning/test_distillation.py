@@ -12,25 +12,16 @@ import torch
 from torch import nn
 
 from prunetune.pruning import trainer
+from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.sparsity import Sparsity, gamma_parameters, resolve, sparse_phase
+from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
 
 pytestmark = pytest.mark.slow
 
 WEIGHT = 6.0
-
-
-@pytest.fixture(scope="module")
-def setup(shapes: Path) -> TrainingSetup:
-    return TrainingSetup(str(shapes), "shapes", imgsz=64, batch=8)
-
-
-@pytest.fixture(scope="module")
-def loaders(setup: TrainingSetup) -> DataLoaders:
-    return DataLoaders(setup)
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +92,14 @@ def test_a_shorter_sparse_phase_is_a_checkpoint_of_a_longer_one(
     student: Detector, teacher: Detector, sparsity: Sparsity, setup: TrainingSetup, loaders: DataLoaders, tmp_path: Path
 ) -> None:
     phase = sparse_phase(2, sparsity).taught(WEIGHT, "original-0")
-    gammas = [gamma.detach().clone() for gamma in gamma_parameters(teacher.model)]
+    gammas = [gamma.detach().clone() for gamma in [norm.weight for norm in norm_layers(teacher.model).values()]]
     states: list[TrainingState] = []
     _, end = train(student, phase, setup, loaders, teacher=teacher, on_state=states.append)
     _, short = train(student, replace(phase, epochs=1), setup, loaders, teacher=teacher)
     assert same_state(short, states[0])
     _, extended = train(student, phase, setup, loaders, teacher=teacher, state=through_a_file(short, tmp_path))
     assert same_state(extended, end)
-    for gamma, before in zip(gamma_parameters(teacher.model), gammas, strict=True):
+    for gamma, before in zip([norm.weight for norm in norm_layers(teacher.model).values()], gammas, strict=True):
         assert torch.equal(gamma, before), "the penalty is the student's alone"
 
 

@@ -67,16 +67,6 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def setup(shapes: Path) -> TrainingSetup:
-    return TrainingSetup(str(shapes), "shapes", imgsz=64, batch=8)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> StageStore:
-    return StageStore(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
 def pipeline(setup: TrainingSetup, store: StageStore) -> Pipeline:
     return new_pipeline(setup, store)
 

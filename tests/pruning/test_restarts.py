@@ -26,16 +26,6 @@ RECIPE = Recipe(0.3, 1, Threshold.everywhere(2.0), recovery_epochs=1)
 """Its threshold is above every gamma: all layers end at their smallest width, which trains fast."""
 
 
-@pytest.fixture(scope="module")
-def setup(shapes: Path) -> TrainingSetup:
-    return TrainingSetup(str(shapes), "shapes", imgsz=64, batch=8)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> StageStore:
-    return StageStore(tmp_path_factory.mktemp("store"))
-
-
 def new_pipeline(setup: TrainingSetup, store: StageStore, **options: Any) -> Pipeline:
     stages = StageRunner(setup, store)
     source = Source("yolov5n.yaml", NAMES, dense_epochs=2)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from prunetune.pruning import trainer
+from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.channel_costs import penalty_weights
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.penalty import norm_layers
-from prunetune.pruning.sparsity import Sparsity, gamma_parameters, resolve, sparse_phase
+from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.surgery import channel_groups
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
@@ -25,16 +25,6 @@ from prunetune.targets import Skeleton
 pytestmark = pytest.mark.slow
 
 EPOCHS = 2
-
-
-@pytest.fixture(scope="module")
-def setup(shapes: Path) -> TrainingSetup:
-    return TrainingSetup(str(shapes), "shapes", imgsz=64, batch=8)
-
-
-@pytest.fixture(scope="module")
-def loaders(setup: TrainingSetup) -> DataLoaders:
-    return DataLoaders(setup)
 
 
 @pytest.fixture(scope="module")
@@ -207,4 +197,4 @@ def test_mixed_precision_trains_fp32_weights_as_well(
 
 
 def test_gammas_of_all_norms_are_pulled(dense: Detector) -> None:
-    assert len(norm_layers(dense.model)) == len(gamma_parameters(dense.model))
+    assert len(norm_layers(dense.model)) == len([norm.weight for norm in norm_layers(dense.model).values()])

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.penalty import Block, shrink
 from prunetune.pruning.sparsity import (
     MOST_GAMMA_LR,
     TRAVEL,
     WARMUP_EPOCHS,
     Sparsity,
-    gamma_parameters,
     resolve,
     schedule_sum,
     sparse_phase,
@@ -102,5 +102,5 @@ def test_a_shorter_phase_is_a_checkpoint_of_a_longer_one(epochs: int, more: int,
 def test_gammas_are_the_scales_of_batchnorm_alone() -> None:
     norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(2, affine=False), nn.BatchNorm2d(3)]
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *norms, nn.GroupNorm(1, 3), nn.BatchNorm1d(3))
-    found = gamma_parameters(model)
+    found = [norm.weight for norm in norm_layers(model).values()]
     assert [id(gamma) for gamma in found] == [id(norms[0].weight), id(norms[2].weight)]

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.detector import Detector, scaled_width
 from prunetune.pruning.plan import PruningPlan, plan_pruning
-from prunetune.pruning.sparsity import gamma_parameters
 from prunetune.pruning.splicing import Donor, compose, splice
 from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_config, channel_groups, layer_regions
 from prunetune.spaces import ModelError, Threshold
@@ -23,7 +23,7 @@ NAMES = ("square", "disc")
 def spread(model: nn.Module, seed: int) -> None:
     """Gammas as a sparse phase leaves them."""
     generator = torch.Generator().manual_seed(seed)
-    for gamma in gamma_parameters(model):
+    for gamma in (norm.weight for norm in norm_layers(model).values()):
         nn.init.uniform_(gamma, 0.0, 1.0, generator=generator)
 
 

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from prunetune.pruning import trainer
+from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.penalty import Block, shrink
 from prunetune.pruning.plan import plan_pruning
-from prunetune.pruning.sparsity import Sparsity, gamma_parameters, resolve, sparse_phase
+from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
@@ -34,16 +35,6 @@ from prunetune.spaces import Threshold
 pytestmark = pytest.mark.slow
 
 LONGEST = 3
-
-
-@pytest.fixture(scope="module")
-def setup(shapes: Path) -> TrainingSetup:
-    return TrainingSetup(str(shapes), "shapes", imgsz=64, batch=8)
-
-
-@pytest.fixture(scope="module")
-def loaders(setup: TrainingSetup) -> DataLoaders:
-    return DataLoaders(setup)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +64,7 @@ class Sparse:
             def build_optimizer(loop, model: Any, **options: Any) -> torch.optim.Optimizer:
                 optimizer = super().build_optimizer(model, **options)
                 self.groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
-                self.gammas = gamma_parameters(model)
+                self.gammas = [norm.weight for norm in norm_layers(model).values()]
                 return optimizer
 
         with pytest.MonkeyPatch.context() as patch:
@@ -186,7 +177,9 @@ def test_every_epoch_is_handed_over(sparse: Sparse) -> None:
 
 def test_sparse_training_shrinks_gammas_by_about_the_pull(dense: Detector, sparse: Sparse, sparsity: Sparsity) -> None:
     before, after = (
-        torch.cat([gamma.detach().abs() for gamma in gamma_parameters(detector.model)]).median().item()
+        torch.cat([gamma.detach().abs() for gamma in [norm.weight for norm in norm_layers(detector.model).values()]])
+        .median()
+        .item()
         for detector in (dense, sparse.detector)
     )
     assert before == 1.0
@@ -235,7 +228,7 @@ def test_a_pruned_network_stays_pruned(
 ) -> None:
     detector = Detector.load(source, ("square", "disc"))
     generator = torch.Generator().manual_seed(0)
-    for gamma in gamma_parameters(detector.model):
+    for gamma in [norm.weight for norm in norm_layers(detector.model).values()]:
         gamma.data.uniform_(0, 1, generator=generator)
     plan = plan_pruning(detector.model, Threshold.everywhere(0.5), alignment=8)
     Detector(apply_plan(detector.model, plan), source).save(tmp_path / "pruned.pt", {}, {})
