@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOMS := spaces targets pruning results search
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test retest lint bench clean
 
 setup: $(STAMP)
 
@@ -22,8 +22,14 @@ demo: setup
 	$(BIN)/python examples/barcodes/generate.py --out data/barcodes
 	$(BIN)/prunetune run examples/barcodes/study.yaml
 
+# A test that no signal wakes, deep in a library, is told by its stack after 1000 s and ends its process, and no more.
 test: setup
-	$(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder \
+		-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
+
+# What failed beside other tests, once more and alone.
+retest: setup
+	$(BIN)/pytest --last-failed --last-failed-no-failures none
 
 lint: setup
 	$(BIN)/ruff check .

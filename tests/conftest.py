@@ -20,6 +20,7 @@ from board.board import Board
 from commands.command import Command
 from pages.page import Page
 from PIL import Image, ImageDraw
+from sharing.files_once import FilesOnce
 from sharing.once import once
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -36,6 +37,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: -slow[item.path] / tests[item.path])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesOnce:
+    """Whole files for each process, as `--dist loadfile` does."""
+    return FilesOnce(config, log)
 
 
 SHAPES = {"train": 24, "val": 8, "test": 8}
