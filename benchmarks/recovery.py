@@ -1,17 +1,17 @@
 """What pruning and recovery keep of a detector's accuracy, beside half-width, dense and Torch-Pruning's own pruners.
 
-    python benchmarks/recovery.py DATA.yaml --imgsz 160 --epochs 40 30 --seeds 0 1 2 --runs FOLDER
+    python benchmarks/recovery.py DATA.yaml --imgsz 160 --epochs 30 24 --seeds 0 1 2 --runs FOLDER
 
 All networks are trained for as many epochs in all: the dense one for the first number, and then everything for the
 second, sparse phases included. Every pruned network is cut to a share of half-width's measured latency (onnxruntime,
-one thread, channels in multiples of 8). FOLDER keeps what was trained: the same command goes on with it. The last line
-is JSON. Over the seeds, mean and the smallest and largest value of:
+one thread, channels in multiples of 8). FOLDER keeps what was trained: the same command goes on with it, and seeds may
+run beside each other. The last line is JSON. Over the seeds, mean and the smallest and largest value of:
 
 - `gap_closed`: (chosen - half-width) / (dense - half-width) of map50_95 at half-width's latency; `gap_closed_at_085` at
   0.85 of it; `gain_over_half_width`, in map50_95; `share_of_dense`.
 - `networks`: map50_95 and latency of each, on the validation and the test split: `chosen`, `chosen at 0.85`; the rivals
-  `global bn`, `group norm` and `uniform` of Torch-Pruning, pruned once from the dense network; the ablations `without
-  ...` and `with ...`, each at half-width's latency; and the starts of recovery, one round, at two latencies.
+  `global bn`, `group norm`, `uniform` and `global taylor` of Torch-Pruning, pruned once from the dense network; the
+  ablation, one thing changed at a time at half-width's latency; and the starts of recovery at two latencies.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Race:
 
     def __init__(self, options: argparse.Namespace, seed: int) -> None:
         first, self.epochs = options.epochs
+        self._sparse_epochs = max(1, self.epochs // 4)
         spec = StudySpec.parse(
             {
                 "name": f"recovery-{seed}",
@@ -71,7 +72,7 @@ class Race:
                 "seed": seed,
                 "space": {
                     "sparsity": options.pull,
-                    "sparse_epochs": {"choices": sorted({self._sparse(1), self._sparse(2)})},
+                    "sparse_epochs": {"choices": sorted({1, self._sparse_epochs})},
                     "latency": {"low": 0.5, "high": 1.0},
                     "recovery_epochs": self.epochs,
                 },
@@ -84,22 +85,22 @@ class Race:
         _, self.workspace = prepare(spec, Progress(Console(file=sys.stderr, width=160), 0))
         self._pull, self._distillation = options.pull, options.distillation
 
-    def _sparse(self, rounds: int) -> int:
-        """Epochs of each sparse phase: a quarter of all."""
-        return max(1, self.epochs // (4 * rounds))
-
-    def recipe(self, rounds: int = 2, latency: float = 1.0, **options: Any) -> Recipe:
-        """A recipe that trains for as many epochs as all others."""
-        each = self.epochs // rounds
-        chosen: dict[str, Any] = {"distillation": self._distillation, "penalty": "group"}
+    def recipe(self, latency: float = 1.0, sparse_epochs: int = 1, **options: Any) -> Recipe:
+        """The recipe that was chosen, or a change of it, that trains for as many epochs as all others."""
+        chosen: dict[str, Any] = {"distillation": self._distillation, "penalty": "group", "importance": "taylor"}
+        rounds = options.pop("rounds", 1)
         return Recipe(
             sparsity=self._pull,
-            sparse_epochs=self._sparse(rounds),
+            sparse_epochs=sparse_epochs,
             threshold=LatencyShare(latency),
             rounds=rounds,
-            recovery_epochs=each - self._sparse(rounds),
+            recovery_epochs=self.epochs // rounds - sparse_epochs,
             **{**chosen, **options},
         )
+
+    def by_gammas(self, **options: Any) -> Recipe:
+        """Network slimming: gammas are pulled for a quarter of the epochs, and are what channels are judged by."""
+        return self.recipe(sparse_epochs=self._sparse_epochs, importance="gamma", **options)
 
     def networks(self, parts: list[str]) -> Iterator[tuple[str, Callable[[], StoredStage]]]:
         """What is to be compared, and how each is made."""
@@ -107,22 +108,23 @@ class Race:
         yield "dense", lambda: pipeline.control("dense", self.epochs)
         yield "half-width", lambda: pipeline.control("half-width", self.epochs)
         yield "chosen", lambda: self.pruned(self.recipe())
-        yield f"chosen at {TIGHTER}", lambda: self.pruned(self.recipe(latency=TIGHTER))
+        yield f"chosen at {TIGHTER}", lambda: self.pruned(self.recipe(TIGHTER))
         if "rivals" in parts:
             for name in RIVALS:
                 yield name, lambda name=name: self.rival(name)  # type: ignore[misc]
         if "ablation" in parts:
             yield "without distillation", lambda: self.pruned(self.recipe(distillation=0.0))
-            yield "without rounds", lambda: self.pruned(self.recipe(rounds=1))
-            yield "without groups", lambda: self.pruned(self.recipe(penalty="gamma"))
-            yield "with latency weights", lambda: self.pruned(self.recipe(penalty_weights="latency"))
-            yield "without proximal steps", lambda: self.pruned(self.recipe(shrinkage="subgradient"))
-            yield "without alignment", lambda: self.pruned(self.recipe(), self._unaligned())
+            yield "with a second round", lambda: self.pruned(self.recipe(rounds=2))
             yield "with knapsack", lambda: self.pruned(self.recipe(planner="knapsack"))
+            yield "without alignment", lambda: self.pruned(self.recipe(), self._unaligned())
+            yield "by gammas", lambda: self.pruned(self.by_gammas())
+            yield "by gammas, not by groups", lambda: self.pruned(self.by_gammas(penalty="gamma"))
+            yield "by gammas, with latency weights", lambda: self.pruned(self.by_gammas(penalty_weights="latency"))
+            yield "by gammas, subgradient", lambda: self.pruned(self.by_gammas(shrinkage="subgradient"))
         if "starts" in parts:
             for latency in (1.0, TIGHTEST):
                 for start in ("current", "rewind", "scratch"):
-                    recipe = self.recipe(rounds=1, latency=latency, start=start)
+                    recipe = self.recipe(latency, start=start)
                     yield f"start {start} at {latency}", lambda recipe=recipe: self.pruned(recipe)  # type: ignore[misc]
 
     def pruned(self, recipe: Recipe, pipeline: Pipeline | None = None) -> StoredStage:
@@ -145,6 +147,8 @@ class Race:
         """One of Torch-Pruning's pruners, once, at half-width's latency, and then as many epochs."""
         stages, original = self.workspace.stages, self.workspace.pipeline.original()
         detector = stages.load(original)
+        if name == "global taylor":
+            self._take_gradients(detector)
         ratio, pruned = self._meets(detector, name)
 
         def build() -> Detector:
@@ -154,6 +158,16 @@ class Race:
         settings = {"rival": name, "ratio": ratio, "setup": stages.setup.identity()}
         cut = stages.make(Stage("pruning", original.digest, settings), build)
         return stages.train("recovery", cut, recovery_phase(self.epochs, self.workspace.spec.choose))
+
+    def _take_gradients(self, detector: Detector) -> None:
+        """Gives its weights the gradients of the loss on the images that Taylor scores of ours see, too."""
+        probe = deepcopy(detector.model).eval()
+        for parameter in probe.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        for loss in self.workspace.stages.losses(probe):
+            loss.backward()  # type: ignore[no-untyped-call]
+        for parameter, known in zip(detector.model.parameters(), probe.parameters(), strict=True):
+            parameter.grad = known.grad
 
     def _meets(self, detector: Detector, name: str) -> tuple[float, Detector]:
         """The smallest ratio, by halving, whose network is within half-width's latency."""
@@ -170,6 +184,8 @@ class Race:
 
     def _cut(self, detector: Detector, name: str, ratio: float) -> Detector:
         model = deepcopy(detector.model).eval()
+        for own, known in zip(model.parameters(), detector.model.parameters(), strict=True):
+            own.grad = known.grad
         image = torch.zeros(1, 3, self.workspace.spec.imgsz, self.workspace.spec.imgsz)
         importance, is_global = RIVALS[name]
         pruner = torch_pruning.pruner.BasePruner(
@@ -208,6 +224,7 @@ class Race:
 RIVALS: dict[str, tuple[Callable[[], Any], bool]] = {
     "global bn": (torch_pruning.importance.BNScaleImportance, True),
     "group norm": (lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2), True),
+    "global taylor": (torch_pruning.importance.GroupTaylorImportance, True),
     "uniform": (lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2), False),
 }
 """Torch-Pruning's pruners by the names of its documentation: importance, and whether layers compete."""
@@ -219,10 +236,10 @@ def main() -> None:
     parser.add_argument("--model", default="yolov5n.yaml")
     parser.add_argument("--imgsz", type=int, default=160)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--epochs", type=int, nargs=2, default=(40, 32), metavar=("DENSE", "MORE"))
+    parser.add_argument("--epochs", type=int, nargs=2, default=(30, 24), metavar=("DENSE", "MORE"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pull", type=float, default=0.5)
-    parser.add_argument("--distillation", type=float, default=6.0)
+    parser.add_argument("--distillation", type=float, default=1.0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--runs", default="runs")
     options = parser.parse_args()
