@@ -105,6 +105,10 @@ def _names(content: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ..
         text = f"names: the keys are {keys}; number the classes from 0 to {len(names) - 1} without gaps"
         problems.append(Problem("yaml", text))
         return ()
+    if len(set(by_index.values())) < len(by_index):
+        twice = next(name for name in by_index.values() if list(by_index.values()).count(name) > 1)
+        problems.append(Problem("yaml", f"names: {twice!r} names more than one class; give each a name of its own"))
+        return ()
     count = content.get("nc")
     if count is not None and str(count).removesuffix(".0") != str(len(names)):
         text = f"nc: is {count!r}, but names has {len(names)} classes; make them agree or remove nc"

@@ -154,6 +154,10 @@ def _draw_mosaics_from_all(transform: Any) -> None:
             _draw_mosaics_from_all(part)
 
 
+OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSProp", "MuSGD", "auto")
+"""Those that ultralytics knows, in any case of letters; its settings take every word."""
+
+
 def hyperparameter_problems(hyperparameters: Mapping[str, Any]) -> list[str]:
     """What ultralytics would not accept of the further arguments of a training, one sentence each."""
     prepare_ultralytics()
@@ -168,6 +172,9 @@ def hyperparameter_problems(hyperparameters: Mapping[str, Any]) -> list[str]:
             close = difflib.get_close_matches(key, list(DEFAULT_CFG_DICT), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             problems.append(f"{key}: ultralytics has no such argument{hint}")
+            continue
+        if key == "optimizer" and str(value).lower() not in map(str.lower, OPTIMIZERS):
+            problems.append(f"{key}: {value!r} is none of {', '.join(OPTIMIZERS)}")
             continue
         try:
             get_cfg(overrides={key: value})

@@ -14,6 +14,7 @@ from prunetune.results.findings import Findings
 from prunetune.results.histories import read_gammas
 from prunetune.results.record import find_findings
 from prunetune.results.table_formats import table_frame
+from prunetune.results.tables import ended_text
 from prunetune.results.trials import trial_table
 from prunetune.spaces.errors import ConfigError, ModelError
 
@@ -55,7 +56,7 @@ class StudyResults:
         self.figures = Figures(findings, folder)
 
     def __repr__(self) -> str:
-        ended = ", ".join(f"{count} {name}" for name, count in self.findings.counts.items() if count) or "no trials"
+        ended = ended_text(self.findings.counts) or "no trials"
         return f"<study {self.name!r}: {ended}; {len(self.front())} on the front>"
 
     @property

@@ -124,10 +124,18 @@ def is_tested(table: list[Row]) -> bool:
     return any(row.test_map50 is not None or row.test_map50_95 is not None for row in table)
 
 
+def ended_text(counts: Mapping[str, int]) -> str:
+    """How many trials ended how, and the rounds on their way; empty where there is none."""
+    told = {name.replace("_", " "): count for name, count in counts.items()}
+    rounds = told.pop("rounds", 0)
+    told["round on the way" if rounds == 1 else "rounds on the way"] = rounds
+    return ", ".join(f"{count} {name}" for name, count in told.items() if count)
+
+
 def caption(study: Source) -> str:
     """What stands under the table: budget, hypervolume, how the trials ended, and what sure means."""
     found = Findings.of(study)
-    ended = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.counts.items() if count)
+    ended = ended_text(found.counts)
     parts = [
         budget_text(found),
         "" if found.hypervolume is None else f"hypervolume {found.hypervolume:.3f}",

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from prunetune.results.entries import is_feasible, is_predicted, jsonable, mapping, number, outcome, text
 from prunetune.results.findings import Findings, Source
+from prunetune.spaces.recipe import OPTIONS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 def trial_table(study: Source) -> DataFrame:
     """One row per trial in any state, by number.
 
-    Columns: `trial, state, outcome, reason, on_front, feasible, violation, rung`, the recipe as
-    `recipe_<name>`, an entry's measures (latency confirmed where it was), `latency_spread_ms`, `latency_predicted` (by
-    a table; the trial ended there), `sparsity_lambda`, `sparsity_pull`,
+    Columns: `trial, state, outcome, reason, on_front, feasible, violation, rung`, the recipe as `recipe_<name>` (with
+    the defaults of options that some trials differ in), an entry's measures (latency confirmed where it was),
+    `latency_spread_ms`, `latency_predicted` (by a table; the trial ended there), `sparsity_lambda`, `sparsity_pull`,
     `epochs_trained`, `epochs_reused`, `seconds` (in all) and `seconds_<part>`, `host`, `pid`, `equals` (the trial that
     ended with the same network), `latency_from` (the trial with the same channels), `started` and `finished` (UTC).
     What a trial does not know is missing (NaN or None).
@@ -30,8 +31,18 @@ def trial_table(study: Source) -> DataFrame:
     found = Findings.of(study)
     members = {item.trial for item in found.front}
     records = [_record(found, trial, trial.number in members) for trial in found.trials]
+    _name_defaults(records)
     columns = list(dict.fromkeys(name for record in records for name in record))
     return pandas.DataFrame.from_records(records, columns=columns or ["trial", "state", "outcome", "reason"])
+
+
+def _name_defaults(records: list[dict[str, Any]]) -> None:
+    """Gives the options of recipes that some trials differ in their defaults in the others; recipes leave them out."""
+    named = {f"recipe_{name}": value for name, value in OPTIONS.items()}
+    differing = {key for record in records for key in named if key in record}
+    for record in records:
+        if "recipe_sparsity" in record:
+            record.update({key: named[key] for key in differing if key not in record})
 
 
 def seconds(trial: FrozenTrial) -> dict[str, float]:

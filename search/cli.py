@@ -250,24 +250,32 @@ def prune(
     head_threshold: Annotated[
         float | None, typer.Option(help="Another threshold for neck and head; by default the same.")
     ] = None,
+    neck_threshold: Annotated[
+        float | None, typer.Option(help="Another threshold for the neck; by default the head's.")
+    ] = None,
     importance: Annotated[
         Importance, typer.Option(help="What channels are judged by: gamma is absolute, others relative to a mean of 1.")
     ] = "gamma",
+    data: Annotated[
+        str | None, typer.Option(help="The data.yaml whose training images `--importance taylor` judges by.")
+    ] = None,
     floor: Annotated[float, typer.Option(help="The least share of its channels that every layer keeps.")] = 0.0,
     align: Annotated[int, typer.Option(min=1, help="Keep channels in multiples of this.")] = 8,
     imgsz: Annotated[
-        int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px for GFLOPs.")
+        int, typer.Option(min=32, max=8192, callback=_multiple_of_32, help="Input size in px, for GFLOPs and `taylor`.")
     ] = 640,
     out: Annotated[Path | None, typer.Option(help="Where to write the pruned .pt.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prune a detector once, without a study and without training."""
-    from prunetune.search.tools import prune_once, write_pruned
+    from prunetune.search.prune_once import prune_once, write_pruned
 
     if out is not None:
         require_file("--out", out, (".pt",))
-    wanted = Threshold(threshold, threshold if head_threshold is None else head_threshold)
-    pruned = prune_once(model, wanted, align, imgsz, out, importance, floor)
+    wanted = Threshold(threshold, threshold if head_threshold is None else head_threshold, neck_threshold)
+    pruned = prune_once(
+        model, wanted, alignment=align, imgsz=imgsz, out=out, importance=importance, data=data, floor=floor
+    )
     if as_json:
         _write_json(pruned)
     else:

@@ -158,6 +158,9 @@ def _attempt(
                 if candidate.warning is not None:
                     _warn(workspace, trial, candidate, stored)
             if not candidate.last:
+                if _is_stuck(candidate, recipe, workspace, stored):
+                    stored["gammas"] = workspace.keep_records("gammas", gammas, f"trial-{trial.number}")
+                    return Outcome.OVER_BUDGET
                 if candidate.recovered and (known := _figures(candidate, workspace)) is not None:
                     found = Round(candidate, {**stored, **known}, gammas, curves)
                     if (kept := after_round(study, trial, found, workspace, rungs)) is not None:
@@ -211,6 +214,21 @@ def _figures(candidate: Candidate, workspace: Workspace) -> dict[str, Any] | Non
     return described | {"accuracy": _accuracy(candidate, workspace), "rung": 1}
 
 
+def _is_stuck(candidate: Candidate, recipe: Recipe, workspace: Workspace, stored: dict[str, Any]) -> bool:
+    """Whether a round before the last had nothing left to remove on its way to a latency: no further one will.
+
+    What is known of the network is filled in then.
+    """
+    if candidate.recovered or candidate.plan.keep or not isinstance(recipe.threshold, LatencyShare):
+        return False
+    detector = candidate.load()
+    described = describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
+    if described["violation"] is None or not _exceeds(recipe.threshold.share, described):
+        return False
+    stored |= described | {"accuracy": _accuracy(candidate, workspace), "rung": 0}
+    return True
+
+
 def _gate(
     study: optuna.Study,
     trial: Trial,
@@ -229,6 +247,7 @@ def _gate(
         stored["reason"] = excess(stored)
         return Outcome.OVER_BUDGET
     if isinstance(rungs.recipe.threshold, LatencyShare) and _exceeds(rungs.recipe.threshold.share, stored):
+        stored.pop(equal_networks.EQUALS, None)  # the one that it equals was not asked for so little
         return Outcome.OVER_BUDGET
     if equal_networks.copy_result(finished, stored, workspace, f"trial-{trial.number}"):
         return Outcome.OK

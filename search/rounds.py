@@ -14,12 +14,13 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from prunetune.pruning.pipeline import Candidate
-from prunetune.pruning.threshold_search import round_goal
+from prunetune.pruning.threshold_search import ROUGH, round_goal
 from prunetune.results.entries import ROUND_OF, ROUNDS_ASKED
 from prunetune.search.equal_networks import EQUALS, EqualNetworks
+from prunetune.search.history import RETRY_OF
 from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, TrialRungs
@@ -64,12 +65,15 @@ def after_round(
     recipe, number = rungs.recipe, found.candidate.round
     stages = _stages(workspace, found.candidate)
     stored = {**found.figures, "recipe": shorter(recipe, number, workspace).as_dict(), "stages": stages}
+    trials = study.get_trials(deepcopy=False)
+    finished = [other for other in trials if other.state == TrialState.COMPLETE]
+    same = memory(study, EqualNetworks).with_stage(finished, found.candidate.stage.digest)
+    if same is not None and trials[same].user_attrs.get(ROUND_OF) in attempts_before(trials, trial):
+        return None  # an earlier attempt at this recipe went on from here
     reason = _reason_to_end(found, workspace, rungs)
     if reason is None:
         _add(study, trial, found, stored, workspace)
         return None
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    same = memory(study, EqualNetworks).with_stage(finished, found.candidate.stage.digest)
     stored |= _files(found, workspace, f"trial-{trial.number}")
     return stored | {ROUNDS_ASKED: recipe.rounds, "reason": reason} | ({} if same is None else {EQUALS: same})
 
@@ -95,6 +99,16 @@ def _reason_to_end(found: Round, workspace: Workspace, rungs: TrialRungs) -> str
     return None if rungs.after_round(number, values, own) else rungs.decisions[-1].reason
 
 
+def attempts_before(trials: Sequence[FrozenTrial], trial: Trial) -> set[int]:
+    """The numbers of the trials that began a trial's recipe before it, and were lost or given back."""
+    found: set[int] = set()
+    number = trial.user_attrs.get(RETRY_OF)
+    while number is not None and number not in found:
+        found.add(number)
+        number = trials[number].user_attrs.get(RETRY_OF)
+    return found
+
+
 def judged(stored: Mapping[str, Any], spec: StudySpec) -> list[float]:
     """A network's latencies in ms that are objectives."""
     return [stored["latencies"][target]["latency_ms"] for target in spec.judged]
@@ -113,7 +127,7 @@ def take_params(trial: Trial, stored: Mapping[str, Any]) -> bool:
 
     Call it within a transaction with the trial's end. Whoever learns from the trial learns what it did.
     """
-    if (params := _params(trial, Recipe.from_dict(stored["recipe"]))) is None:
+    if (params := _params(trial, stored)) is None:
         return False
     for name, value in params.items():
         if value != trial.params[name]:
@@ -123,11 +137,16 @@ def take_params(trial: Trial, stored: Mapping[str, Any]) -> bool:
     return True
 
 
-def _params(trial: Trial, recipe: Recipe) -> dict[str, Any] | None:
-    """A trial's parameters for a recipe with fewer rounds; None where the space has no such recipe."""
+def _params(trial: Trial, stored: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A trial's parameters for a recipe with fewer rounds; None where the space has no such recipe, or the round missed
+    its own goal, as the last one's network would be told to."""
+    recipe = Recipe.from_dict(stored["recipe"])
     changed: dict[str, Any] = {"rounds": recipe.rounds}
     if isinstance(recipe.threshold, LatencyShare):
-        changed["latency"] = recipe.threshold.share
+        goal = recipe.threshold.share
+        if stored["violation"] is not None and 1 + stored["violation"] > goal * (1 + ROUGH):
+            return None
+        changed["latency"] = goal
     if not all(name in trial.params and _has(trial.distributions[name], value) for name, value in changed.items()):
         return None
     return trial.params | changed
@@ -143,9 +162,9 @@ def _has(distribution: BaseDistribution, value: Any) -> bool:
 def _add(study: optuna.Study, trial: Trial, found: Round, stored: dict[str, Any], workspace: Workspace) -> None:
     """Adds a round as a trial, unless the study has the network: from another trial, or from another attempt at this
     one."""
-    recipe = Recipe.from_dict(stored["recipe"])
     outcome = Outcome.OK if stored["feasible"] else Outcome.OVER_BUDGET
-    params, spec, sparsity = _params(trial, recipe), workspace.spec, workspace.pipeline.sparsity(recipe)
+    spec, params = workspace.spec, _params(trial, stored)
+    sparsity = workspace.pipeline.sparsity(Recipe.from_dict(stored["recipe"]))
     constraints = {spec.latency_name(target): violation for target, violation in stored["violations"].items()}
     if spec.early_stopping:
         constraints[UNFINISHED] = 0.0

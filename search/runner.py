@@ -11,7 +11,9 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.claims import LOOK_S
+from prunetune.results.entries import is_asked_for
 from prunetune.results.storage import storage_errors
+from prunetune.search.advice import advice
 from prunetune.search.attributes import FINISHED
 from prunetune.search.engine import Engine
 from prunetune.search.events import Listener, StudyEnded, StudyStarted
@@ -83,11 +85,14 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
     with engine:
         study = engine.prepare()
         with storage_errors(spec.folder, spec.storage):
-            done_before = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            done_before = sum(map(is_asked_for, complete))
             if done_before:
                 rest = "no further trial" if limit_reached(study, spec) else "going on"
-                progress.say(f"study {spec.name}: {done_before} finished trials, {rest}")
+                progress.say(f"study {spec.name}: {done_before} finished trial{'s' * (done_before > 1)}, {rest}")
                 tell_standing(study, spec, progress)
+            for line in advice(spec):
+                progress.say(line)
             safe_point()
             with Heartbeat(study) as heartbeat:
                 engine.all_trials(study, heartbeat)

@@ -24,6 +24,8 @@ from pydantic import (
 from prunetune.results.place import sqlite_url
 from prunetune.search.limits import Limits
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
+from prunetune.spaces.recipe import OPTIONS
+from prunetune.spaces.space import RegionThresholds
 from prunetune.spaces.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
@@ -305,6 +307,11 @@ class StudySpec(BaseModel):
         for target in dumped["targets"]:
             for key in PATIENCE:
                 target.pop(key, None)
+        dumped["space"] = {
+            key: value
+            for key, value in dumped["space"].items()
+            if key not in OPTIONS or value != {"value": OPTIONS[key]}  # a default that is written out changes nothing
+        }
         return {key: value for key, value in dumped.items() if key not in CHANGEABLE}
 
     @classmethod
@@ -463,6 +470,8 @@ def _known_keys(place: Sequence[Any]) -> list[str]:
             return list(StudySpec.model_fields)
         case ["space"]:
             return [*SearchSpace.model_fields, "preset"]
+        case ["space", "threshold" | "later_thresholds", *_, "regions"]:
+            return list(RegionThresholds.model_fields)
         case ["space", *_]:
             return sorted(_PARAMETER_KEYS)
         case ["targets", _, str(kind)] if kind in TARGET_KINDS:

@@ -1,4 +1,4 @@
-"""The commands beside the study: prune once, measure files."""
+"""The command `measure`: files measured beside each other, without a study."""
 
 from __future__ import annotations
 
@@ -12,76 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.importance import create_judge
-from prunetune.pruning.plan import Scores
-from prunetune.pruning.separation import unseparated
-from prunetune.pruning.surgery import apply_plan, channel_groups
 from prunetune.results.distribution import write_distribution
-from prunetune.spaces import ModelError, TargetError, Threshold
-from prunetune.spaces.files import publish
-from prunetune.spaces.recipe import Importance
+from prunetune.spaces import ModelError, TargetError
 from prunetune.targets import Network, TargetSpec, create_target
 from prunetune.targets.spec import MINIMUM_ROUNDS
-
-
-def prune_once(
-    model: str,
-    threshold: Threshold,
-    align: int,
-    imgsz: int,
-    out: Path | None,
-    importance: Importance = "gamma",
-    floor: float = 0.0,
-) -> dict[str, Any]:
-    """Prunes a detector as it is.
-
-    Returns:
-        `params`, `gflops` and `channels` (layer to width) of the pruned network, with `params_dense`,
-        `gflops_dense` and `channels_removed`, `warning` if the threshold lies where no gammas separate, and `out` where
-        it was written.
-
-    Raises:
-        ConfigError: The importance needs training images, or the floor is no share.
-        ModelError: The model cannot be loaded or pruned.
-    """
-    judge = create_judge(importance)
-    dense = Detector.load(model)
-    try:
-        groups = channel_groups(dense.model)
-        scores = Scores.of(dense.model, align, groups, judge, floor)
-        plan = scores.plan(threshold)
-    except ModelError as error:
-        raise ModelError(f"{model}: {error}") from error
-    pruned = Detector(apply_plan(dense.model, plan, groups=groups), dense.source)
-    if out is not None:
-        record = {"plan": plan.as_dict(), "channels": pruned.channels.as_dict()}
-        with publish(out) as draft:
-            pruned.save(draft, record, {"task": dense.task, "imgsz": imgsz, "model": model})
-    return {
-        "params": pruned.params,
-        "gflops": pruned.gflops(imgsz),
-        "channels": pruned.channels.as_dict(),
-        "params_dense": dense.params,
-        "gflops_dense": dense.gflops(imgsz),
-        "channels_removed": pruned.channels.removed(dense.channels),
-        "imgsz": imgsz,
-        "warning": unseparated(scores, threshold) if importance == "gamma" else None,
-        "out": None if out is None else str(out),
-    }
-
-
-def write_pruned(pruned: Mapping[str, Any], console: Console) -> None:
-    """Shows what `prune_once` did."""
-    table = Table("", "dense", "pruned")
-    params, gflops = pruned["params"], pruned["gflops"]
-    table.add_row("parameters", f"{pruned['params_dense']:,}", f"{params:,}")
-    table.add_row(f"GFLOPs at {pruned['imgsz']} px", f"{pruned['gflops_dense']:.2f}", f"{gflops:.2f}")
-    table.add_row("channels removed", "", f"{pruned['channels_removed']:.1%}")
-    console.print(table)
-    if pruned["warning"] is not None:
-        console.print(Text(pruned["warning"]), soft_wrap=True)
-    if pruned["out"] is not None:
-        console.print(Text(pruned["out"]), soft_wrap=True)
 
 
 def measure_models(

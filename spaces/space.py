@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeAlias, get_args
 
@@ -81,6 +82,16 @@ def _threshold_kind(value: Any) -> str:
         isinstance(value, Mapping) and any(region in value for region in get_args(Region))
     )
     return "regions" if regions else "global"
+
+
+def _place(name: str) -> str:
+    """Where a parameter stands in a space's description: `threshold_round2_neck` is `later_thresholds.0.neck`."""
+    found = re.fullmatch(r"threshold(?:_round(\d+))?(?:_(\w+))?", name)
+    if found is None:
+        return name
+    number, region = found.groups()
+    first = "threshold" if number is None else f"later_thresholds.{int(number) - 2}"
+    return first if region is None else f"{first}.{region}"
 
 
 ThresholdParameter = Annotated[
@@ -206,11 +217,12 @@ class SearchSpace(BaseModel):
             if name in _WORDS:
                 self._check_words(name, parameter)
                 continue
+            place = _place(name)
             for number in numbers:
                 if isinstance(number, bool) or not isinstance(number, (int, float)):
-                    raise ValueError(f"{name}: {number!r} is not a number")
+                    raise ValueError(f"{place}: {number!r} is not a number")
                 if whole and (isinstance(parameter, FloatParameter) or number != int(number)):
-                    raise ValueError(f"{name}: takes whole numbers, not {number!r}")
+                    raise ValueError(f"{place}: takes whole numbers, not {number!r}")
                 if name == "latency" and not 0 < number <= 1:
                     raise ValueError(f"latency: {number!r} is no share of the budget, above 0 and at most 1")
                 if name == "balance" and not _BALANCES[0] <= number <= _BALANCES[1]:
@@ -218,7 +230,7 @@ class SearchSpace(BaseModel):
                 if name == "floor" and number >= 1:
                     raise ValueError(f"floor: {number!r} is no share of a layer's channels, from 0 on and below 1")
                 if number < smallest:
-                    raise ValueError(f"{name}: {number!r} is below {smallest}")
+                    raise ValueError(f"{place}: {number!r} is below {smallest}")
         if self.latency is None and "knapsack" in ((self.planner and self.planner.values) or ()):
             raise ValueError("planner: a knapsack has to know its size; give latency in the place of threshold")
         if len(self.later_thresholds) >= int(self.rounds.largest):

@@ -68,3 +68,9 @@ def test_the_teacher_is_the_studys(key: str) -> None:
     assert hyperparameter_problems({key: 5}) == [
         f"{key}: the dense original teaches; give distillation, its weight, in the space"
     ]
+
+
+def test_an_optimizer_that_ultralytics_has_not() -> None:
+    assert hyperparameter_problems({"optimizer": "sgd"}) == []
+    (problem,) = hyperparameter_problems({"optimizer": "Foo"})
+    assert problem.startswith("optimizer: 'Foo' is none of SGD, Adam, AdamW")

@@ -147,6 +147,7 @@ PROBLEMS: dict[str, tuple[Spoil, list[str]]] = {
     "names is text": (lambda f: f.describe(names="cat"), ["names: must list the classes", "'cat'"]),
     "names with a gap": (lambda f: f.describe(names={0: "cat", 2: "dog"}), ["keys are 0, 2", "from 0 to 1"]),
     "names from one": (lambda f: f.describe(names={1: "cat", 2: "dog"}), ["keys are 1, 2", "from 0 to 1"]),
+    "a name twice": (lambda f: f.describe(names=["cat", "cat"]), ["names: 'cat' names more than one class"]),
     "nc differs": (lambda f: f.describe(nc=3), ["nc: is 3", "names has 2 classes"]),
     "nc is no number": (lambda f: f.describe(nc="two"), ["nc: is 'two'"]),
     "no images": (

@@ -147,7 +147,9 @@ def test_where_it_was_pruned_stands_in_tables(builder: Builder) -> None:
         "knapsack",
         0.25,
     ]
-    assert table.loc[1, ["recipe_importance", "recipe_planner", "recipe_floor"]].isna().all()
+    others = table.loc[1, ["recipe_importance", "recipe_planner", "recipe_floor"]].tolist()
+    assert others == ["gamma", "threshold", 0.0], "a default that others differ from is named"
+    assert "recipe_start" not in table
 
 
 def test_trial_table_says_what_was_known_before(builder: Builder) -> None:

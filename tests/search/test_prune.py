@@ -81,6 +81,8 @@ def test_prune_with_a_threshold_for_the_head(prunetune: Prunetune, checkpoint: P
     assert head_only["channels"]["model.0.conv"] == 16
     assert both["channels"]["model.0.conv"] == 8
     assert head_only["out"] is None
+    neck_too = pruned("--threshold", 0, "--head-threshold", 0.5, "--neck-threshold", 0)
+    assert head_only["params"] < neck_too["params"] < both["params_dense"]
 
 
 def test_prune_tells_a_threshold_where_nothing_separates(
@@ -106,11 +108,34 @@ def test_prune_by_another_importance_with_a_floor(prunetune: Prunetune, checkpoi
     assert removed("--importance", "l1", "--floor", 0.9) < 0.05
     refused = prunetune("prune", checkpoint, "--threshold", 1, "--importance", "taylor")
     assert refused.code == 2
-    assert "importance: taylor needs training images; choose gamma, l1, l2 or lamp" in refused.err
+    assert "importance: taylor needs training images; give --data data.yaml" in refused.err
     unknown = prunetune("prune", checkpoint, "--threshold", 1, "--importance", "size")
     assert unknown.code == 2
     too_much = prunetune("prune", checkpoint, "--threshold", 1, "--floor", 1)
     assert (too_much.code, "floor: 1.0 is no share" in too_much.err) == (2, True)
+
+
+def test_prune_by_what_the_training_images_say(prunetune: Prunetune, checkpoint: Path, shapes: Path) -> None:
+    command = ("prune", checkpoint, "--threshold", 0.5, "--imgsz", 64, "--importance", "taylor", "--data", shapes)
+    one, other = (json.loads(prunetune(*command, "--json").out) for _ in range(2))
+    assert 0.05 < one["channels_removed"] < 0.95
+    assert one["channels"] == other["channels"]
+    refused = prunetune("prune", "yolov5n.yaml", *command[2:])
+    assert (refused.code, "yolov5n.yaml has 80 classes" in refused.err) == (2, True), refused.err
+
+
+def test_prune_tells_that_it_removes_nothing(prunetune: Prunetune, checkpoint: Path, tmp_path: Path) -> None:
+    spread = spread_gammas(checkpoint, tmp_path / "spread.pt")
+
+    def warning(*options: Any) -> str | None:
+        told: str | None = json.loads(prunetune("prune", spread, "--imgsz", 64, "--json", *options).out)["warning"]
+        return told
+
+    said = warning("--threshold", 1e-3)
+    assert said is not None
+    assert said.startswith("nothing is removed at threshold 0.001: ")
+    assert said.endswith("and no layer has a whole block of them; their gamma is from 0 to 1")
+    assert warning("--threshold", 0) is None
 
 
 def test_prune_as_a_table(prunetune: Prunetune) -> None:

@@ -30,6 +30,7 @@ from prunetune.search.limits import spent
 from prunetune.search.objective import carry_out
 from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.progress import Progress
+from prunetune.search.rounds import take_params
 from prunetune.search.rungs import RUNGS, UNFINISHED, TrialRungs
 from prunetune.search.samplers import next_sampler
 from prunetune.search.search_trials import searched
@@ -271,6 +272,60 @@ def test_a_round_far_behind_is_the_last(bench: Callable[..., Bench]) -> None:
     assert (told["round"], told["rung"], told["goes_on"]) == (1, 2, False)
     assert [item.round for item in decisions(trial)] == [1]
     assert spent(it.trials, time.time()).begun == 1
+
+
+@pytest.mark.slow
+def test_an_attempt_goes_on_where_an_earlier_one_did(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    it = bench(early_stopping={"reduction": 2}, runs=str(tmp_path))
+
+    def stop() -> None:
+        if any(round_of(trial) is not None for trial in it.trials):
+            raise StopAskedError
+
+    it.workspace.safe_point = stop
+    with pytest.raises(StopAskedError):
+        it.carry_out(threshold=2.0, rounds=2)
+    for number in range(3):
+        told = {"outcome": "OK", "rung": 1, "feasible": True, "stages": [{"kind": "recovery", "digest": f"{number}"}]}
+        it.study.add_trial(create_trial(values=[0.99, 1e-3 + number * 1e-6], user_attrs={"splice": SPLICED, **told}))
+    it.new_workspace()
+    result = it.carry_out()
+    trial = it.trials[result.number]
+    assert trial.user_attrs["retry_of"] == 0
+    assert "after round 1" not in trial.user_attrs["reason"], "the round was judged before, and begun work is not lost"
+    assert [stage["kind"] for stage in trial.user_attrs["stages"]].count("sparse") == 2
+
+
+@pytest.mark.slow
+def test_a_latency_that_nothing_leads_to_costs_no_recovery(bench: Callable[..., Bench]) -> None:
+    space = {**ONCE, "latency": {"low": 0.05, "high": 1.0}, "rounds": {"low": 1, "high": 3}, "floor": 0.99}
+    it = bench(space=space, budget={"latency": "<= 1 x dense"})
+    result = it.carry_out(latency=0.3, rounds=3)
+    (trial,) = it.trials
+    assert result.outcome is Outcome.OVER_BUDGET
+    assert trial.user_attrs["reason"].startswith("no pruning meets 0.3 of the budget")
+    assert [stage["kind"] for stage in trial.user_attrs["stages"]] == ["sparse", "pruning"]
+    assert trial.constraints is not None
+    assert trial.constraints["latency"] > 1
+    assert "equals" not in trial.user_attrs
+
+    it.carry_out(latency=1.0, rounds=1)
+    again = it.carry_out(latency=0.4, rounds=1)
+    assert again.outcome is Outcome.OVER_BUDGET
+    assert "equals" not in again.attributes, "that network was not asked for so little"
+
+
+def test_a_round_that_misses_its_goal_is_no_recipe_of_the_space(make_spec: MakeSpec) -> None:
+    spec = make_spec(space={**ONCE, "latency": {"low": 0.2, "high": 1.0}, "rounds": {"low": 1, "high": 2}})
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    trial = study.ask()
+    recipe = spec.space.suggest(trial)
+    assert isinstance(recipe.threshold, LatencyShare)
+    goal = 0.5
+    stored = {"recipe": {**recipe.as_dict(), "rounds": 1, "latency": goal}}
+    assert not take_params(trial, {**stored, "violation": 0.6 - 1})
+    assert take_params(trial, {**stored, "violation": 0.51 - 1}), "rounds on the way are not found to a percent"
+    assert study.trials[0].params["latency"] == goal
 
 
 SPLICED = {"backbone_from": "0", "head_from": "dense", "recovery_epochs": 1}

@@ -101,6 +101,8 @@ def test_only_how_far_and_where_may_change(written: Written, published: str) -> 
     assert {override.partition("=")[0].partition(".")[0] for override in same} == CHANGEABLE
     for override in same:
         assert StudySpec.read(file, [override]).frozen_part() == spec.frozen_part(), override
+    for default in ("space.floor=0.0", "space.start=current", "space.importance=gamma"):
+        assert StudySpec.read(file, [default]).frozen_part() == spec.frozen_part(), default
     board = [
         f'targets=[{{kind: command, command: [run, "{{onnx}}"], {keys}}}]' for keys in ("retries: 0", "timeout: 9")
     ]
@@ -109,6 +111,7 @@ def test_only_how_far_and_where_may_change(written: Written, published: str) -> 
         "model=yolov5s.yaml", "data=d.yaml", "imgsz=320", "batch=8", "dense_epochs=3", "seed=1", "choose=f1",
         "train.lr0=0.1", "targets.0.alignment=4", "objectives=[map50_95]", "budget.latency='<= dense'",
         "sampler=gp", "controls=[dense]", "space.rounds.high=3",
+        "space.importance=taylor",
         "early_stopping=false",
     ]  # fmt: skip
     for override in others:

@@ -286,7 +286,7 @@ def test_json_and_back(description: dict[str, Any]) -> None:
         ({"sparsity": {"low": 0.1, "high": 1.0, "unit": "percent"}}, "sparsity_unit\n.*'lambda' or 'pull'"),
         ({"threshold": {"low": -0.5, "high": 0.5}}, "threshold: -0.5 is below 0"),
         ({"threshold": {"backbone": 0.1}}, r"threshold.*head\n.*Field required"),
-        ({"threshold": {"backbone": 0.1, "head": -1}}, "threshold_head: -1 is below 0"),
+        ({"threshold": {"backbone": 0.1, "head": -1}}, "threshold.head: -1 is below 0"),
         ({"threshold": {"backbone": 0.1, "head": 0.1, "tail": 0.1}}, r"threshold.*tail\n.*Extra inputs"),
         ({"importance": "l3"}, "importance: 'l3' is none of gamma, l1, l2, taylor, lamp"),
         ({"start": {"choices": ["current", 2]}}, "start: 2 is none of current, rewind, scratch"),

@@ -1,0 +1,130 @@
+"""The command `prune`: one surgery, without a study and without training."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prunetune.pruning.dataset import inspect_dataset
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.evaluation import losses
+from prunetune.pruning.importance import Losses, create_judge
+from prunetune.pruning.loaders import DataLoaders
+from prunetune.pruning.pipeline import classes_problem
+from prunetune.pruning.plan import Scores
+from prunetune.pruning.separation import unseparated
+from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.training import TrainingSetup
+from prunetune.spaces import ConfigError, ModelError, Threshold
+from prunetune.spaces.files import publish, write_text
+from prunetune.spaces.recipe import Importance
+
+
+def prune_once(
+    model: str,
+    threshold: Threshold,
+    *,
+    alignment: int,
+    imgsz: int,
+    out: Path | None = None,
+    importance: Importance = "gamma",
+    data: str | None = None,
+    floor: float = 0.0,
+) -> dict[str, Any]:
+    """Prunes a detector as it is.
+
+    Args:
+        model: A .pt, or a yaml.
+        threshold: Channels with an importance below it go.
+        alignment: Channels are kept in multiples of this.
+        imgsz: Side of the input in px.
+        out: Where to write the pruned .pt.
+        importance: What channels are judged by.
+        data: The data set's yaml, for `taylor`.
+        floor: The least share of its channels that every layer keeps.
+
+    Returns:
+        `params`, `gflops` and `channels` (layer to width) of the pruned network, with `params_dense`,
+        `gflops_dense` and `channels_removed`, `warning` if the threshold removes nothing, or lies where no gammas
+        separate, and `out` where it was written.
+
+    Raises:
+        ConfigError: The importance needs training images, those have other classes, or the floor is no share.
+        ModelError: The model cannot be loaded or pruned.
+    """
+    dense = Detector.load(model)
+    try:
+        groups = channel_groups(dense.model)
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = _losses(dense, model, data, imgsz, Path(folder)) if importance == "taylor" else None
+            scores = Scores.of(dense.model, alignment, groups, create_judge(importance, wanted), floor)
+        plan = scores.plan(threshold)
+    except ModelError as error:
+        raise ModelError(f"{model}: {error}") from error
+    pruned = Detector(apply_plan(dense.model, plan, groups=groups), dense.source)
+    if out is not None:
+        record = {"plan": plan.as_dict(), "channels": pruned.channels.as_dict()}
+        with publish(out) as draft:
+            pruned.save(draft, record, {"task": dense.task, "imgsz": imgsz, "model": model})
+    warning = unseparated(scores, threshold) if importance == "gamma" else None
+    if warning is None and pruned.channels == dense.channels:
+        warning = _untouched(scores, threshold)
+    return {
+        "params": pruned.params,
+        "gflops": pruned.gflops(imgsz),
+        "channels": pruned.channels.as_dict(),
+        "params_dense": dense.params,
+        "gflops_dense": dense.gflops(imgsz),
+        "channels_removed": pruned.channels.removed(dense.channels),
+        "imgsz": imgsz,
+        "warning": warning,
+        "out": None if out is None else str(out),
+    }
+
+
+def write_pruned(pruned: Mapping[str, Any], console: Console) -> None:
+    """Shows what `prune_once` did."""
+    table = Table("", "dense", "pruned")
+    params, gflops = pruned["params"], pruned["gflops"]
+    table.add_row("parameters", f"{pruned['params_dense']:,}", f"{params:,}")
+    table.add_row(f"GFLOPs at {pruned['imgsz']} px", f"{pruned['gflops_dense']:.2f}", f"{gflops:.2f}")
+    table.add_row("channels removed", "", f"{pruned['channels_removed']:.1%}")
+    console.print(table)
+    if pruned["warning"] is not None:
+        console.print(Text(pruned["warning"]), soft_wrap=True)
+    if pruned["out"] is not None:
+        console.print(Text(pruned["out"]), soft_wrap=True)
+
+
+def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: Path) -> Losses:
+    """The detector's losses on a data set; what has to be written lies in a folder."""
+    if data is None:
+        raise ConfigError("importance: taylor needs training images; give --data data.yaml")
+    dense.require_boxes()
+    dataset = inspect_dataset(data)
+    if problem := classes_problem(dense, dataset.names):
+        raise ConfigError(f"data: {data}: {model} {problem}")
+    copy = folder / "data.yaml"
+    write_text(copy, dataset.as_yaml())
+    setup = TrainingSetup(data=str(copy), data_fingerprint=dataset.fingerprint, imgsz=imgsz)
+    return partial(losses, setup=setup, loaders=DataLoaders(setup))
+
+
+def _untouched(scores: Scores, threshold: Threshold) -> str | None:
+    """Why a threshold removes nothing, unless it is 0."""
+    judged = [(score, item.limit(threshold)) for item in scores.groups for score in item.scores.tolist()]
+    if not any(threshold.values) or not judged:
+        return None
+    values = [score for score, _ in judged]
+    below = sum(score < limit for score, limit in judged)
+    return (
+        f"nothing is removed at threshold {threshold}: {below} of {len(values)} channels are below it, and no layer "
+        f"has a whole block of them; their {scores.importance} is from {min(values):.3g} to {max(values):.3g}"
+    )
