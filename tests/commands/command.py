@@ -70,11 +70,16 @@ class Command:
 
     def interrupt(self) -> None:
         """What Ctrl-C does."""
-        os.kill(self.pid, signal.SIGINT)
+        if self._process.is_alive():
+            os.kill(self.pid, signal.SIGINT)
 
     def kill(self) -> None:
-        """SIGKILL, if it still runs."""
-        self._process.kill()
+        """SIGKILL, if it still runs.
+
+        The process that it is a fork of waits for it, so its number may be another's long before it is asked for here.
+        """
+        if self._process.is_alive():
+            self._process.kill()
         self._process.join()
 
 
