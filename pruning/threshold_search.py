@@ -235,7 +235,7 @@ def _corrected(
     if found == count:
         return found - 1 if over == count - 1 else first_within(measured, count, goal, close=close, above=over)
     if shares[found] < goal * (1 - ROUGH):  # predictions that are off by more than a line lead nowhere
-        return first_within(measured, found + 1, goal, close=max(close, ROUGH), above=over)
+        return first_within(measured, found + 1, goal, close=close, above=over)
     return found
 
 
