@@ -1,22 +1,23 @@
-"""What a description allows and its user will hardly want: told once, when the study begins."""
+"""What a description allows and its user will hardly want: told by each process that begins to work on a study."""
 
 from __future__ import annotations
 
 from prunetune.search.spec import StudySpec
-from prunetune.spaces.parameters import Parameter
+from prunetune.spaces import SearchSpace
+from prunetune.spaces.recipe import OPTIONS
 
 
 def advice(spec: StudySpec) -> list[str]:
     """One line for each combination of options that was found to work against itself."""
     space, told = spec.space, []
-    judges = _words(space.importance, "gamma")
-    if "knapsack" in _words(space.planner, "threshold") and (others := sorted(judges - {"taylor"})):
+    judges = _words(space, "importance")
+    if "knapsack" in _words(space, "planner") and (others := sorted(judges - {"taylor"})):
         told.append(
             f"planner: knapsack adds up the scores of different layers, and {', '.join(others)} cannot be compared "
             "across layers; importance: taylor can"
         )
     optimizer = str(spec.train.get("optimizer", "AdamW"))
-    if "subgradient" in _words(space.shrinkage, "proximal") and optimizer.lower() != "sgd":
+    if "subgradient" in _words(space, "shrinkage") and optimizer.lower() != "sgd":
         told.append(
             f"shrinkage: subgradient under {optimizer}, which hides the size of a gradient: sparsity will hardly "
             "matter; train: {optimizer: SGD} lets it"
@@ -24,5 +25,7 @@ def advice(spec: StudySpec) -> list[str]:
     return told
 
 
-def _words(parameter: Parameter | None, default: str) -> set[str]:
-    return {default} if parameter is None else {str(value) for value in parameter.values or ()}
+def _words(space: SearchSpace, option: str) -> set[str]:
+    """All that an option can take."""
+    parameter = getattr(space, option)
+    return {OPTIONS[option]} if parameter is None else set(parameter.values)

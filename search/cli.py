@@ -300,8 +300,8 @@ def measure(
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, all models interleaved in one run."""
+    from prunetune.search.measure import measure_models, write_measured
     from prunetune.search.target_option import read_target
-    from prunetune.search.tools import measure_models, write_measured
 
     if plot is not None:
         require_file("--plot", plot, (".html", ".htm"))

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from prunetune.search import views
+from prunetune.search.measure import network_of
 from prunetune.search.target_option import with_pace
-from prunetune.search.tools import network_of
 from prunetune.spaces import ConfigError, TargetError
 from prunetune.targets import Skeleton, TargetSpec, create_target, profile
 from prunetune.targets.profiling import BLOCKS
