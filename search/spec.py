@@ -25,7 +25,7 @@ from prunetune.results.place import sqlite_url
 from prunetune.search.limits import Limits
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.spaces.recipe import OPTIONS
-from prunetune.spaces.space import RegionThresholds
+from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
 from prunetune.spaces.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
@@ -135,7 +135,7 @@ class StudySpec(BaseModel):
     """Processes that load images; none on a CPU."""
     cache: Literal["ram", "disk", ""] = "ram"
     """Where decoded images are kept."""
-    dense_epochs: int = Field(strict=True, default=100, ge=1)
+    dense_epochs: int = Field(strict=True, default=100, ge=1, le=MOST_EPOCHS)
     """Epochs of the dense training of a yaml, and the head start of the narrow controls."""
     seed: int = Field(strict=True, default=0, ge=0, le=10**9)
     """Initial weights, order of images, sampler."""

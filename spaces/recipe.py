@@ -193,9 +193,10 @@ class Recipe:
         rounds = f"{self.rounds} x " if self.rounds > 1 else ""
         cut = str(self.threshold) if isinstance(self.threshold, LatencyShare) else f"threshold {self.threshold}"
         later = "".join(f", then {threshold}" for threshold in self.later_thresholds)
+        unit = "epoch" if self.sparse_epochs == 1 else "epochs"
         options = "".join(f", {name} {_shown(value)}" for name, value in self.options.items())
         return (
-            f"{rounds}({self.sparsity_unit} {self.sparsity:.3g} for {self.sparse_epochs} epochs, "
+            f"{rounds}({self.sparsity_unit} {self.sparsity:.3g} for {self.sparse_epochs} {unit}, "
             f"{cut}{later}, recover {self.recovery_epochs}{options})"
         )
 

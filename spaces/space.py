@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeAlias, get_args
@@ -100,8 +101,11 @@ ThresholdParameter = Annotated[
 ]
 """One threshold for the whole detector, or one for each region."""
 
-_WHOLE = {"sparse_epochs": 0, "rounds": 1, "recovery_epochs": 0}
-"""Parameters that take whole numbers, with the smallest that makes sense."""
+MOST_EPOCHS = 100_000
+"""In one phase. More is a slip of the keyboard, and no schedule should have to compute with it."""
+
+_WHOLE = {"sparse_epochs": (0, MOST_EPOCHS), "rounds": (1, 1000), "recovery_epochs": (0, MOST_EPOCHS)}
+"""Parameters that take whole numbers, with the smallest and the largest that make sense."""
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "shrinkage": get_args(Shrinkage),
@@ -213,7 +217,7 @@ class SearchSpace(BaseModel):
         for name, parameter in self.parameters():
             numbers = parameter.values or (getattr(parameter, "low", 0), parameter.largest)
             whole = name in _WHOLE
-            smallest = _WHOLE.get(name, 0)
+            smallest, largest = _WHOLE.get(name, (0, math.inf))
             if name in _WORDS:
                 self._check_words(name, parameter)
                 continue
@@ -231,6 +235,8 @@ class SearchSpace(BaseModel):
                     raise ValueError(f"floor: {number!r} is no share of a layer's channels, from 0 on and below 1")
                 if number < smallest:
                     raise ValueError(f"{place}: {number!r} is below {smallest}")
+                if number > largest:
+                    raise ValueError(f"{place}: {number!r} is above {largest}")
         if self.latency is None and "knapsack" in ((self.planner and self.planner.values) or ()):
             raise ValueError("planner: a knapsack has to know its size; give latency in the place of threshold")
         if len(self.later_thresholds) >= int(self.rounds.largest):

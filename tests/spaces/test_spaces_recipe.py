@@ -81,6 +81,7 @@ def test_one_line_for_people() -> None:
     assert str(recipe) == "(pull 0.5 for 4 epochs, threshold 0.05, recover 6)"
     twice = replace(recipe, rounds=2, threshold=Threshold(0.01, 0.2), sparsity_unit="lambda")
     assert str(twice) == "2 x (lambda 0.5 for 4 epochs, threshold 0.01 / 0.2, recover 6)"
+    assert str(replace(recipe, sparse_epochs=1)) == "(pull 0.5 for 1 epoch, threshold 0.05, recover 6)"
 
 
 def test_one_line_says_which_latency_is_wanted() -> None:
