@@ -23,7 +23,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import patiently_store
 from prunetune.search.study import open_study, study_exists
-from prunetune.search.taking import limit_reached, reap_alone
+from prunetune.search.taking import is_over, limit_reached, reap_alone
 from prunetune.search.telling import tell_standing
 from prunetune.search.workers import is_near, responsible
 from prunetune.spaces import PrunetuneError
@@ -88,7 +88,7 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
             complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             done_before = sum(map(is_asked_for, complete))
             if done_before:
-                rest = "no further trial" if limit_reached(study, spec) else "going on"
+                rest = "no further trial" if is_over(study, spec) else "going on"
                 progress.say(f"study {spec.name}: {done_before} finished trial{'s' * (done_before > 1)}, {rest}")
                 tell_standing(study, spec, progress)
             for line in advice(spec):

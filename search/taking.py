@@ -148,6 +148,12 @@ def limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:
     return spec.limits.reached(history(study).spent(study.get_trials(deepcopy=False), now(study)))
 
 
+def is_over(study: optuna.Study, spec: StudySpec) -> bool:
+    """Whether nothing is left to do: a limit is reached, no trial runs, and none waits to be taken up again."""
+    open_trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+    return not open_trials and limit_reached(study, spec) is not None
+
+
 def now(study: optuna.Study) -> float:
     """Seconds since the epoch, by the data base's clock."""
     return time.time() - clock_ahead_s(study)

@@ -18,7 +18,7 @@ from prunetune.search.outcome import Outcome
 from prunetune.search.spec import SamplerName, StudySpec
 from prunetune.search.spec_change import flat
 from prunetune.search.study import find_study, open_study, stored_spec, study_exists
-from prunetune.search.taking import Claim, next_trial
+from prunetune.search.taking import Claim, is_over, next_trial
 from prunetune.search.workers import give_back, is_alive, reap, requeue, this_worker
 from prunetune.spaces import ConfigError, PrunetuneError, Recipe, SpecChangedError, StoreError
 
@@ -383,6 +383,21 @@ def test_the_dead_ones_recipe_comes_before_new_ones_exactly_once(
         finish(study, claim, 0.5, 1.0)
     assert next_trial(study, spec) is None
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+
+
+def test_a_study_is_over_only_when_no_trial_is_left_to_take_up(
+    make_spec: MakeSpec, dead_worker: dict[str, Any]
+) -> None:
+    spec = make_spec(trials=2)
+    study = open_study(spec)
+    done, dead = take(study, spec), take(study, spec)
+    finish(study, done, 0.5, 1.0)
+    die(study, dead, dead_worker)
+    assert not is_over(study, spec), "the dead one's recipe is carried out again"
+    again = take(study, spec)
+    assert not is_over(study, spec)
+    finish(study, again, 0.5, 1.0)
+    assert is_over(study, spec)
 
 
 def test_reaping_again_changes_nothing(make_spec: MakeSpec, dead_worker: dict[str, Any]) -> None:
