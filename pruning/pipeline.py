@@ -17,7 +17,7 @@ from prunetune.pruning.channel_costs import ChannelCosts, penalty_weights
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.loaders import arguments
 from prunetune.pruning.plan import PruningPlan
-from prunetune.pruning.planning import Planning
+from prunetune.pruning.planning import Planned, Planning
 from prunetune.pruning.restarts import Restarts
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
@@ -71,6 +71,7 @@ class Candidate:
         plan: The surgery that made it, with its threshold: the one that was found, where the recipe has none.
         accuracy: On the validation split. After surgery: with recalibrated BatchNorm, before any training.
         warning: After surgery: why its threshold may have cut at random (`prunetune.pruning.separation`).
+        at_floor: After surgery: whether every layer had as few channels before it as it may have.
     """
 
     stage: StoredStage
@@ -80,6 +81,7 @@ class Candidate:
     plan: PruningPlan
     accuracy: Accuracy
     warning: str | None = None
+    at_floor: bool = False
 
     @property
     def checkpoint(self) -> Path:
@@ -216,8 +218,9 @@ class Pipeline:
             if recipe.sparse_epochs:
                 phase = self._sparse_phase(recipe, parent).taught(recipe.sparse_distillation, original.digest)
                 parent = self.stages.train("sparse", parent, phase)
-            pruned, plan, warning = self._prune(parent, recipe, recipe.cut(number), number / recipe.rounds)
-            yield Candidate(pruned, number, last, False, plan, _accuracy(pruned), warning)
+            pruned, planned = self._prune(parent, recipe, recipe.cut(number), number / recipe.rounds)
+            plan, at_floor, warning = planned
+            yield Candidate(pruned, number, last, False, plan, _accuracy(pruned), warning, at_floor)
             parent = pruned
             if recipe.recovery_epochs:
                 start = pruned if restarts is None else restarts.after(pruned, plan)
@@ -267,13 +270,14 @@ class Pipeline:
 
     def _prune(
         self, parent: StoredStage, recipe: Recipe, cut: Threshold | LatencyShare, way: float
-    ) -> tuple[StoredStage, PruningPlan, str | None]:
+    ) -> tuple[StoredStage, Planned]:
         detector = self.stages.load(parent)
         clock = self.stages.ledger.clock
         dense = self.original().record["channels"] if recipe.floor else None
         with clock.part("surgery"):
             groups = channel_groups(detector.model)
-            plan, warning = self._planning.plan(detector, groups, recipe, cut, way, dense)
+            planned = self._planning.plan(detector, groups, recipe, cut, way, dense)
+            plan = planned.plan
 
         def build() -> Detector:
             with clock.part("surgery"):
@@ -284,7 +288,7 @@ class Pipeline:
         # Named by what is kept, not by what chose it: two thresholds that keep the same channels are one surgery.
         settings = {"plan": plan.digest(), "setup": self.stages.setup.identity()}
         stage = self.stages.make(Stage("pruning", parent.digest, settings), build, {"plan": plan.as_dict()})
-        return stage, plan, warning
+        return stage, planned
 
 
 def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:

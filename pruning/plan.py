@@ -188,6 +188,11 @@ class Scores:
             )
         return cls(tuple(scored), channels, alignment, judge.importance)
 
+    @property
+    def at_floor(self) -> bool:
+        """Whether no plan removes a channel: every layer has as few as it may have."""
+        return all(item.least >= item.group.width for item in self.groups)
+
     def plan(self, threshold: Threshold) -> PruningPlan:
         """The channels that stay at a threshold.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.importance import create_judge
@@ -14,6 +15,16 @@ from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.surgery import ChannelGroup, apply_plan
 from prunetune.pruning.threshold_search import Ladder, LatencyShares, PlanLadder, find_plan, round_goal
 from prunetune.spaces import Alignment, ConfigError, LatencyShare, Recipe, Threshold
+
+
+class Planned(NamedTuple):
+    """The plan of one round."""
+
+    plan: PruningPlan
+    at_floor: bool
+    """Whether no other plan removes a channel either."""
+    warning: str | None = None
+    """Why its threshold may lie where no gammas separate."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,8 @@ class Planning:
         cut: Threshold | LatencyShare,
         way: float,
         dense: Mapping[str, int] | None = None,
-    ) -> tuple[PruningPlan, str | None]:
-        """The plan of one round, and a warning if its threshold lies where no gammas separate.
+    ) -> Planned:
+        """Plans one round.
 
         Args:
             detector: Is to be pruned.
@@ -76,8 +87,8 @@ class Planning:
                 f"planner: {recipe.planner} has to know its size; give latency in the place of threshold {cut}"
             )
         if plan.threshold is None or recipe.importance != "gamma":
-            return plan, None
-        return plan, unseparated(scores, plan.threshold)
+            return Planned(plan, scores.at_floor)
+        return Planned(plan, scores.at_floor, unseparated(scores, plan.threshold))
 
     def _fill(
         self,

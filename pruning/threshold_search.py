@@ -234,7 +234,7 @@ def _corrected(
             break
     if found == count:
         return found - 1 if over == count - 1 else first_within(measured, count, goal, close=close, above=over)
-    if shares[found] < goal * (1 - ROUGH):  # predictions that are off by more than a line lead nowhere
+    if shares[found] < goal * (1 - close) and found - over > 1:  # predictions that are off by more than a line
         return first_within(measured, found + 1, goal, close=close, above=over)
     return found
 

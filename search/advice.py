@@ -6,6 +6,9 @@ from prunetune.search.spec import StudySpec
 from prunetune.spaces import SearchSpace
 from prunetune.spaces.recipe import OPTIONS
 
+_PLAIN = ("sgd", "musgd")
+"""Optimizers whose steps on gammas are as large as the gradient says. MuSGD takes Muon's for matrices alone."""
+
 
 def advice(spec: StudySpec) -> list[str]:
     """One line for each combination of options that was found to work against itself."""
@@ -17,7 +20,8 @@ def advice(spec: StudySpec) -> list[str]:
             "across layers; importance: taylor can"
         )
     optimizer = str(spec.train.get("optimizer", "AdamW"))
-    if "subgradient" in _words(space, "shrinkage") and optimizer.lower() != "sgd":
+    is_sparse = space.longest_sparse_epochs > 0
+    if is_sparse and "subgradient" in _words(space, "shrinkage") and optimizer.lower() not in _PLAIN:
         told.append(
             f"shrinkage: subgradient under {optimizer}, which hides the size of a gradient: sparsity will hardly "
             "matter; train: {optimizer: SGD} lets it"

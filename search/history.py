@@ -55,6 +55,21 @@ class History:
                 self._given_back.pop(number, None)
 
 
+def attempts_before(trials: Sequence[FrozenTrial], number: int) -> set[int]:
+    """The numbers of the trials that began a trial's recipe before it, and were lost or given back.
+
+    Args:
+        trials: All trials of the study by number.
+        number: The trial's.
+    """
+    found: set[int] = set()
+    before = trials[number].user_attrs.get(RETRY_OF)
+    while before is not None and before not in found:
+        found.add(before)
+        before = trials[before].user_attrs.get(RETRY_OF)
+    return found
+
+
 def is_given_back(trial: FrozenTrial) -> bool:
     """Whether a trial is to be carried out again, and it is known how."""
     return trial.state == TrialState.FAIL and not Outcome(outcome(trial)).counts and bool(_asked(trial))

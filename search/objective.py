@@ -215,11 +215,11 @@ def _figures(candidate: Candidate, workspace: Workspace) -> dict[str, Any] | Non
 
 
 def _is_stuck(candidate: Candidate, recipe: Recipe, workspace: Workspace, stored: dict[str, Any]) -> bool:
-    """Whether a round before the last had nothing left to remove on its way to a latency: no further one will.
+    """Whether a round before the last found every layer at its floor on its way to a latency: no further one helps.
 
     What is known of the network is filled in then.
     """
-    if candidate.recovered or candidate.plan.keep or not isinstance(recipe.threshold, LatencyShare):
+    if not candidate.at_floor or not isinstance(recipe.threshold, LatencyShare):
         return False
     detector = candidate.load()
     described = describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)

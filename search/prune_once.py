@@ -73,9 +73,10 @@ def prune_once(
         record = {"plan": plan.as_dict(), "channels": pruned.channels.as_dict()}
         with publish(out) as draft:
             pruned.save(draft, record, {"task": dense.task, "imgsz": imgsz, "model": model})
-    warning = unseparated(scores, threshold) if importance == "gamma" else None
-    if warning is None and pruned.channels == dense.channels:
-        warning = _untouched(scores, threshold)
+    if pruned.channels == dense.channels:
+        warning = _untouched(scores, threshold, floor)
+    else:
+        warning = unseparated(scores, threshold) if importance == "gamma" else None
     return {
         "params": pruned.params,
         "gflops": pruned.gflops(imgsz),
@@ -117,14 +118,15 @@ def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: P
     return partial(losses, setup=setup, loaders=DataLoaders(setup))
 
 
-def _untouched(scores: Scores, threshold: Threshold) -> str | None:
+def _untouched(scores: Scores, threshold: Threshold, floor: float) -> str | None:
     """Why a threshold removes nothing, unless it is 0."""
     judged = [(score, item.limit(threshold)) for item in scores.groups for score in item.scores.tolist()]
     if not any(threshold.values) or not judged:
         return None
     values = [score for score, _ in judged]
     below = sum(score < limit for score, limit in judged)
+    beyond = f" beyond what floor {floor:g} keeps" if floor else ""
     return (
         f"nothing is removed at threshold {threshold}: {below} of {len(values)} channels are below it, and no layer "
-        f"has a whole block of them; their {scores.importance} is from {min(values):.3g} to {max(values):.3g}"
+        f"has a whole block of them{beyond}; their {scores.importance} is from {min(values):.3g} to {max(values):.3g}"
     )

@@ -14,13 +14,12 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import Trial, TrialState, create_trial
 
 from prunetune.pruning.pipeline import Candidate
 from prunetune.pruning.threshold_search import ROUGH, round_goal
 from prunetune.results.entries import ROUND_OF, ROUNDS_ASKED
 from prunetune.search.equal_networks import EQUALS, EqualNetworks
-from prunetune.search.history import RETRY_OF
 from prunetune.search.latency_shares import StudyLatencies
 from prunetune.search.outcome import Outcome
 from prunetune.search.rungs import UNFINISHED, TrialRungs
@@ -68,8 +67,6 @@ def after_round(
     trials = study.get_trials(deepcopy=False)
     finished = [other for other in trials if other.state == TrialState.COMPLETE]
     same = memory(study, EqualNetworks).with_stage(finished, found.candidate.stage.digest)
-    if same is not None and trials[same].user_attrs.get(ROUND_OF) in attempts_before(trials, trial):
-        return None  # an earlier attempt at this recipe went on from here
     reason = _reason_to_end(found, workspace, rungs)
     if reason is None:
         _add(study, trial, found, stored, workspace)
@@ -83,7 +80,7 @@ def _reason_to_end(found: Round, workspace: Workspace, rungs: TrialRungs) -> str
 
     What a latency asks for may be met already. A threshold that removed nothing removes nothing when the same is done
     again. Else the network is judged at the highest rung, among all that are recovered: of two rounds that begin from
-    it none comes to the front, most likely, if it is far behind.
+    it none comes to the front, most likely, if it is far behind. An earlier attempt's decision stands.
     """
     if not workspace.spec.early_stopping:
         return None
@@ -97,16 +94,6 @@ def _reason_to_end(found: Round, workspace: Workspace, rungs: TrialRungs) -> str
     values = (found.figures["accuracy"]["map50_95"], *judged(found.figures, workspace.spec))
     own = {stage["digest"] for stage in workspace.stages.ledger.stages}
     return None if rungs.after_round(number, values, own) else rungs.decisions[-1].reason
-
-
-def attempts_before(trials: Sequence[FrozenTrial], trial: Trial) -> set[int]:
-    """The numbers of the trials that began a trial's recipe before it, and were lost or given back."""
-    found: set[int] = set()
-    number = trial.user_attrs.get(RETRY_OF)
-    while number is not None and number not in found:
-        found.add(number)
-        number = trials[number].user_attrs.get(RETRY_OF)
-    return found
 
 
 def judged(stored: Mapping[str, Any], spec: StudySpec) -> list[float]:

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prunetune.pruning.training import Accuracy, RecoveryProgress
 from prunetune.results.pareto import ranks
+from prunetune.search.history import attempts_before
 from prunetune.search.outcome import Outcome
 from prunetune.search.spec import EarlyStopping
 from prunetune.spaces import Recipe
@@ -59,6 +60,11 @@ class Decision:
         """Plain values for a trial's attributes."""
         told = {**asdict(self), "values": list(self.values), "reason": self.reason}
         return told if self.round is not None else {key: told[key] for key in told if key != "round"}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Decision:
+        """The decision that `as_dict` wrote."""
+        return cls(**{**{key: told[key] for key in told if key != "reason"}, "values": tuple(told["values"])})
 
 
 def rung_epochs(recovery_epochs: int, reduction: int, rungs: int) -> tuple[int, ...]:
@@ -130,6 +136,7 @@ class TrialRungs:
         self._study, self._trial, self._settings = study, trial, settings
         self._latencies: tuple[float, ...] = ()
         self._rungs = rungs_of(settings, recipe.recovery_epochs) if settings else {}
+        self._of_rounds = _decided(study.get_trials(deepcopy=False), trial.number) if settings else {}
         self.decisions: list[Decision] = []
 
     def after_surgery(self, accuracy: Accuracy, latencies: Sequence[float]) -> bool:
@@ -145,6 +152,9 @@ class TrialRungs:
     def after_round(self, number: int, values: Sequence[float], own: Collection[str]) -> bool:
         """Whether another round follows one that was recovered: its network is judged among all that are finished.
 
+        Once: who takes an interrupted recipe up, under its number or another one, keeps to what was decided. Else the
+        recipe's own later rounds would be among the others.
+
         Args:
             number: The round, from 1; not the last.
             values: The network's map50_95 and latencies.
@@ -152,6 +162,9 @@ class TrialRungs:
         """
         if self._settings is None:
             return True
+        if (known := self._of_rounds.get(number)) is not None:
+            self._store(known)
+            return known.goes_on
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         others = [trial.values for trial in trials if _is_recovered(trial) and _last_stage(trial) not in own]
         decision = judge(
@@ -189,6 +202,13 @@ def stood_at(attributes: Mapping[str, Any], rung: int) -> tuple[float, ...] | No
         rung: Which one.
     """
     return next((tuple(told["values"]) for told in attributes.get(RUNGS, ()) if told["rung"] == rung), None)
+
+
+def _decided(trials: Sequence[FrozenTrial], number: int) -> dict[int, Decision]:
+    """What was decided after rounds of a trial's recipe, by it before it was interrupted or by earlier attempts."""
+    attempts = (number, *attempts_before(trials, number))
+    told = [Decision.from_dict(item) for attempt in attempts for item in trials[attempt].user_attrs.get(RUNGS, ())]
+    return {decision.round: decision for decision in told if decision.round is not None}
 
 
 def _is_recovered(trial: FrozenTrial) -> bool:

@@ -37,6 +37,9 @@ ControlName = Literal["dense", "half-width", "quarter-width"]
 LIMITS = ("trials", "epochs", "hours")
 """Keys that say how much the whole study may spend; it ends with the first that is reached."""
 
+_DEFAULTS = {**OPTIONS, "balance": 1.0}
+"""The parameters of a space that need not be given, with the values that they have then."""
+
 CHANGEABLE = frozenset(
     {*LIMITS, "device", "workers", "cache", "storage", "runs", "store_gb", "engine", "ray", "allow_new_device", "trust"}
 )
@@ -310,7 +313,7 @@ class StudySpec(BaseModel):
         dumped["space"] = {
             key: value
             for key, value in dumped["space"].items()
-            if key not in OPTIONS or value != {"value": OPTIONS[key]}  # a default that is written out changes nothing
+            if key not in _DEFAULTS or value != {"value": _DEFAULTS[key]}  # one that is written out changes nothing
         }
         return {key: value for key, value in dumped.items() if key not in CHANGEABLE}
 

@@ -11,6 +11,7 @@ from prunetune.results import Findings
 from prunetune.results.entries import round_of, rounds_text
 from prunetune.results.tables import ms_text
 from prunetune.search.events import Standing
+from prunetune.search.history import attempts_before
 from prunetune.search.limits import forecast
 from prunetune.search.outcome import TrialResult
 from prunetune.search.progress import Progress
@@ -30,8 +31,9 @@ def tell_progress(study: optuna.Study, spec: StudySpec, result: TrialResult, pro
     trials = study.get_trials(deepcopy=False)
     finished = history(study).spent(trials, time.time()).finished
     progress.trial(result, finished)
-    for trial in trials[result.number + 1 :]:  # they were added while it ran
-        if round_of(trial) == result.number:
+    attempts = {result.number} | attempts_before(trials, result.number)
+    for trial in trials[min(attempts) + 1 :]:  # they were added while it ran
+        if round_of(trial) in attempts:
             progress.say(f"trial {trial.number}{_round_text(trial, spec)}")
     is_due = finished % max(FRONT_EVERY, finished // FRONT_SHARE) == 0
     if is_due or len(trials) < MANY:

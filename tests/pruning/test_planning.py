@@ -114,6 +114,8 @@ def test_every_layer_keeps_the_floor_of_what_the_first_round_began_with(
     first = judged(next(pipeline().run(strong)), dense)
     assert found == {}, "the second round has nothing to remove"
     assert first
+    ends = [item.at_floor for item in pipeline().run(strong) if not item.recovered]
+    assert ends == [False, True]
     assert all(kept == min(before, max(8, -(-before // 16) * 8)) for kept, before in first.values())
 
 
@@ -139,6 +141,17 @@ def test_rounds_of_a_knapsack_come_nearer(pipeline: Callable[..., Pipeline], den
     shares = [latencies.share(item.plan.channels) for item in pipeline(latencies).run(recipe) if not item.recovered]
     assert shares == pytest.approx([1.0, 0.5], rel=0.02)
     assert max(shares) <= 1.0
+
+
+def test_a_round_whose_goal_is_met_removes_nothing_and_is_not_at_its_end(
+    pipeline: Callable[..., Pipeline], dense: dict[str, int]
+) -> None:
+    latencies = ByChannels(dense)
+    latencies.dense = 8.0  # the first of two rounds to 0.5 then aims at 2, where the network is
+    recipe = replace(RECIPE, threshold=LatencyShare(0.5), importance="l2", rounds=2)
+    first, last = (item for item in pipeline(latencies).run(recipe) if not item.recovered)
+    assert (first.plan.keep, first.at_floor) == ((), False)
+    assert latencies.share(last.plan.channels) <= 0.5
 
 
 def test_a_knapsack_without_its_size_is_refused(pipeline: Callable[..., Pipeline]) -> None:

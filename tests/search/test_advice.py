@@ -27,6 +27,8 @@ BOTH = ["proximal", "subgradient"]
         ({"shrinkage": "subgradient"}, {}, ["subgradient under AdamW"]),
         ({"shrinkage": {"choices": BOTH}}, {"optimizer": "Adam"}, ["subgradient under Adam,"]),
         ({"shrinkage": {"choices": BOTH}}, SGD, []),
+        ({"shrinkage": "subgradient"}, {"optimizer": "MuSGD"}, []),
+        ({"shrinkage": "subgradient", "sparse_epochs": 0}, {}, []),
     ],
 )
 def test_advice(make_spec: MakeSpec, options: dict[str, object], train: dict[str, object], words: list[str]) -> None:

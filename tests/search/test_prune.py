@@ -136,6 +136,12 @@ def test_prune_tells_that_it_removes_nothing(prunetune: Prunetune, checkpoint: P
     assert said.startswith("nothing is removed at threshold 0.001: ")
     assert said.endswith("and no layer has a whole block of them; their gamma is from 0 to 1")
     assert warning("--threshold", 0) is None
+    kept = warning("--threshold", 2, "--floor", 0.99)
+    assert kept is not None
+    assert "beyond what floor 0.99 keeps" in kept
+    aligned = warning("--threshold", 0.5, "--align", 1024)
+    assert aligned is not None
+    assert aligned.startswith("nothing is removed at threshold 0.5: ")
 
 
 def test_prune_as_a_table(prunetune: Prunetune) -> None:

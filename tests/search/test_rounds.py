@@ -294,23 +294,27 @@ def test_an_attempt_goes_on_where_an_earlier_one_did(bench: Callable[..., Bench]
     assert trial.user_attrs["retry_of"] == 0
     assert "after round 1" not in trial.user_attrs["reason"], "the round was judged before, and begun work is not lost"
     assert [stage["kind"] for stage in trial.user_attrs["stages"]].count("sparse") == 2
+    assert next(item.round for item in decisions(trial)) == 1
+    console = Console(file=(said := io.StringIO()), width=200)
+    tell_progress(it.study, it.spec, result, Progress(console, it.spec.trials))
+    assert "trial 1, round 1 of trial 0: OK" in said.getvalue(), "the attempt that added it did not live to say so"
 
 
 @pytest.mark.slow
 def test_a_latency_that_nothing_leads_to_costs_no_recovery(bench: Callable[..., Bench]) -> None:
     space = {**ONCE, "latency": {"low": 0.05, "high": 1.0}, "rounds": {"low": 1, "high": 3}, "floor": 0.99}
-    it = bench(space=space, budget={"latency": "<= 1 x dense"})
-    result = it.carry_out(latency=0.3, rounds=3)
+    it = bench(space=space, budget={"latency": "<= 1.5 x dense"})
+    result = it.carry_out(latency=0.2, rounds=3)
     (trial,) = it.trials
     assert result.outcome is Outcome.OVER_BUDGET
-    assert trial.user_attrs["reason"].startswith("no pruning meets 0.3 of the budget")
+    assert trial.user_attrs["reason"].startswith("no pruning meets 0.2 of the budget")
     assert [stage["kind"] for stage in trial.user_attrs["stages"]] == ["sparse", "pruning"]
     assert trial.constraints is not None
     assert trial.constraints["latency"] > 1
     assert "equals" not in trial.user_attrs
 
     it.carry_out(latency=1.0, rounds=1)
-    again = it.carry_out(latency=0.4, rounds=1)
+    again = it.carry_out(latency=0.3, rounds=1)
     assert again.outcome is Outcome.OVER_BUDGET
     assert "equals" not in again.attributes, "that network was not asked for so little"
 
@@ -357,6 +361,27 @@ def test_rounds_are_compared_with_recovered_networks_of_others() -> None:
     within.after_surgery(Accuracy(0.1, 0.1, 0.1, 0.1, 0.1), [1.0])
     assert within.decisions[0].reached == 1, "other rungs do not see it"
     assert "round" not in within.decisions[0].as_dict()
+
+
+def test_a_round_is_judged_once_whoever_takes_the_recipe_up() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    recipe = Recipe(0.3, 1, Threshold.everywhere(0.5), rounds=3, recovery_epochs=9)
+    lost = study.ask()
+    settings = EarlyStopping(reduction=3, rungs=2)
+    before = TrialRungs(study, lost, recipe, settings)
+    assert before.after_round(1, (0.5, 1.0), set())
+    for number in range(5):
+        study.add_trial(recovered([0.9, 0.5], f"{number}"))
+    assert not before.after_round(2, (0.5, 1.0), set())
+
+    again = study.ask()
+    again.set_user_attr("retry_of", lost.number)
+    for trial in (study.ask(), again, lost):
+        rungs = TrialRungs(study, trial, recipe, settings)
+        assert rungs.after_round(1, (0.5, 1.0), set()) == (trial in (again, lost))
+        assert not rungs.after_round(2, (0.5, 1.0), set())
+    first, new = (study.trials[number].user_attrs[RUNGS] for number in (lost.number, again.number))
+    assert new == first, "what was decided stands with both"
 
 
 # Those who look at it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prunetune.search.spec import StudySpec
 
@@ -19,6 +20,14 @@ def test_a_latency_in_the_space(written: Written, short: str) -> None:
     assert "latency" in dict(spec.space.parameters())
     again = StudySpec.parse(spec.model_dump(mode="json", exclude_none=True))
     assert again == spec, "a study is resumed with it"
+
+
+def test_a_balance_of_1_changes_nothing(written: Written, short: str) -> None:
+    def frozen(balance: str) -> dict[str, Any]:
+        space = LATENCY.replace("}}", "}" + balance + "}")
+        return StudySpec.read(written(short.replace(PRESET, space))).frozen_part()
+
+    assert frozen(", balance: 1") == frozen("") != frozen(", balance: 2")
 
 
 def test_the_latency_and_the_table_in_the_readme(written: Written, short: str) -> None:
