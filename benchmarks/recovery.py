@@ -11,7 +11,8 @@ run beside each other. The last line is JSON. Over the seeds, mean and the small
   0.85 of it; `gain_over_half_width`, in map50_95; `share_of_dense`.
 - `networks`: map50_95 and latency of each, on the validation and the test split: `chosen`, `chosen at 0.85`; the rivals
   `global bn`, `group norm`, `uniform` and `global taylor` of Torch-Pruning, pruned once from the dense network; the
-  ablation, one thing changed at a time at half-width's latency; and the starts of recovery at two latencies.
+  ablation, one thing changed at a time at half-width's latency; and the starts of recovery at two latencies, where
+  `scratch-b` trains from new weights for as many epochs as dense and pruned network together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,8 @@ from prunetune.spaces import LatencyShare, Recipe
 PARTS = ("main", "rivals", "ablation", "starts")
 TIGHTER, TIGHTEST = 0.85, 0.7
 """Shares of half-width's latency."""
+TIGHTER_BALANCE = 0.5
+"""There the thresholds of neck and head are half the backbone's; at half-width's latency they are equal."""
 
 
 class Race:
@@ -60,6 +64,7 @@ class Race:
 
     def __init__(self, options: argparse.Namespace, seed: int) -> None:
         first, self.epochs = options.epochs
+        self._all_epochs = first + self.epochs
         self._sparse_epochs = max(1, self.epochs // 4)
         spec = StudySpec.parse(
             {
@@ -85,14 +90,14 @@ class Race:
         _, self.workspace = prepare(spec, Progress(Console(file=sys.stderr, width=160), 0))
         self._pull, self._distillation = options.pull, options.distillation
 
-    def recipe(self, latency: float = 1.0, sparse_epochs: int = 1, **options: Any) -> Recipe:
+    def recipe(self, latency: float = 1.0, sparse_epochs: int = 1, balance: float = 1.0, **options: Any) -> Recipe:
         """The recipe that was chosen, or a change of it, that trains for as many epochs as all others."""
         chosen: dict[str, Any] = {"distillation": self._distillation, "penalty": "group", "importance": "taylor"}
         rounds = options.pop("rounds", 1)
         return Recipe(
             sparsity=self._pull,
             sparse_epochs=sparse_epochs,
-            threshold=LatencyShare(latency),
+            threshold=LatencyShare(latency, balance),
             rounds=rounds,
             recovery_epochs=self.epochs // rounds - sparse_epochs,
             **{**chosen, **options},
@@ -108,7 +113,7 @@ class Race:
         yield "dense", lambda: pipeline.control("dense", self.epochs)
         yield "half-width", lambda: pipeline.control("half-width", self.epochs)
         yield "chosen", lambda: self.pruned(self.recipe())
-        yield f"chosen at {TIGHTER}", lambda: self.pruned(self.recipe(TIGHTER))
+        yield f"chosen at {TIGHTER}", lambda: self.pruned(self.recipe(TIGHTER, balance=TIGHTER_BALANCE))
         if "rivals" in parts:
             for name in RIVALS:
                 yield name, lambda name=name: self.rival(name)  # type: ignore[misc]
@@ -126,6 +131,8 @@ class Race:
                 for start in ("current", "rewind", "scratch"):
                     recipe = self.recipe(latency, start=start)
                     yield f"start {start} at {latency}", lambda recipe=recipe: self.pruned(recipe)  # type: ignore[misc]
+                whole = replace(self.recipe(latency, start="scratch"), recovery_epochs=self._all_epochs - 1)
+                yield f"scratch-b at {latency}", lambda recipe=whole: self.pruned(recipe)  # type: ignore[misc]
 
     def pruned(self, recipe: Recipe, pipeline: Pipeline | None = None) -> StoredStage:
         """A recipe's network."""
