@@ -24,7 +24,7 @@ from pydantic import (
 from prunetune.results.place import sqlite_url
 from prunetune.search.limits import Limits
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
-from prunetune.spaces.recipe import OPTIONS
+from prunetune.spaces.recipe import OPTIONS, LatencyShare
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
 from prunetune.spaces.yaml_file import insert_targets, parse_yaml, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
@@ -37,7 +37,7 @@ ControlName = Literal["dense", "half-width", "quarter-width"]
 LIMITS = ("trials", "epochs", "hours")
 """Keys that say how much the whole study may spend; it ends with the first that is reached."""
 
-_DEFAULTS = {**OPTIONS, "balance": 1.0}
+_DEFAULTS = {**OPTIONS, "balance": LatencyShare.balance}
 """The parameters of a space that need not be given, with the values that they have then."""
 
 CHANGEABLE = frozenset(
