@@ -19,6 +19,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy
+
 from prunetune.spaces.errors import TargetError
 from prunetune.spaces.files import publish
 from prunetune.targets import hardware, onnx_file
@@ -49,7 +51,8 @@ class Quantisation:
     calibration: Calibration = "percentile"
     """How the range of a tensor follows from the images: all that was seen (`minmax`), all but one value in 100,000 at
     either end, or the range whose rounding changes the distribution least. The last two need histograms; a network
-    with a tensor that does not change, which has none, falls back on `minmax`."""
+    with a tensor that has none, because it does not change or is next to nothing on the first image, falls back on
+    `minmax`."""
     symmetric: bool = False
     """Activations from -127 to 127 with their zero at 0, as TensorRT wants them, and not from 0 to 255."""
     short_weights: bool = False
@@ -164,12 +167,16 @@ def _quantise(source: Path, destination: Path, images: Sequence[Images], how: Qu
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
         narrow = how.rounds == "convolutions"
+        operations = list(_CONVOLUTIONS if narrow else _OPERATIONS)
+        reader = _Reader(graph.input[0].name, images)
+        if how.calibration != "minmax" and _growth(prepared, reader, operations) > _WIDEST:
+            how = replace(how, calibration="minmax")
         quantize_static(
             str(prepared),
             str(destination),
-            _Reader(graph.input[0].name, images),
+            reader,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_CONVOLUTIONS if narrow else _OPERATIONS),
+            op_types_to_quantize=operations,
             nodes_to_exclude=sorted(decoding(graph)),
             per_channel=True,
             reduce_range=how.short_weights,
@@ -186,6 +193,27 @@ def _quantise(source: Path, destination: Path, images: Sequence[Images], how: Qu
 
 
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
+_WIDEST = 100.0
+"""ONNX Runtime makes the bins of a histogram from the first image and adds as many as a later one needs: 2,048 times
+this are a few MB. A layer that died in training, all but silent on the first image, would fill any memory."""
+
+
+def _growth(model: Path, reader: _Reader, operations: list[str]) -> float:
+    """How many times wider a tensor's values reach on all images than on the first, at most; 1 if on no image."""
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    calibrator = create_calibrator(
+        model, operations, str(model.with_name("ranges.onnx")), calibrate_method=CalibrationMethod.MinMax
+    )
+    reached = []
+    for last in (1, len(reader)):
+        reader.set_range(0, last)
+        calibrator.collect_data(reader)
+        reached.append({name: numpy.abs(item.range_value).max() for name, item in calibrator.compute_data().items()})
+    reader.set_range(0, len(reader))
+    first, all_ = reached
+    return float(max((wide / first[name] for name, wide in all_.items() if first[name] > 0), default=1.0))
 
 
 def decoding(graph: Any) -> set[str]:

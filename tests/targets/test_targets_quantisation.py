@@ -179,6 +179,23 @@ def test_a_tensor_that_never_changes(detector: Path, tmp_path: Path) -> None:
     assert numpy.isfinite(outputs(tmp_path / "int8.onnx", pictures(1))).all()
 
 
+def test_a_tensor_that_the_first_image_leaves_all_but_silent(detector: Path, tmp_path: Path) -> None:
+    """Its histogram would have 2,048 bins for each 1e-6: gigabytes, and minutes."""
+    first, *others = pictures(3)
+    images = (first * 1e-6, *others)
+    for calibration in ("percentile", "minmax"):
+        quantise(detector, tmp_path / calibration, images, Quantisation(calibration=calibration))  # type: ignore[arg-type]
+    assert (tmp_path / "percentile").read_bytes() == (tmp_path / "minmax").read_bytes()
+
+
+def test_images_of_another_brightness_have_their_histograms(detector: Path, tmp_path: Path) -> None:
+    first, *others = pictures(3)
+    images = (first * 0.05, *others)
+    for calibration in ("percentile", "minmax"):
+        quantise(detector, tmp_path / calibration, images, Quantisation(calibration=calibration))  # type: ignore[arg-type]
+    assert (tmp_path / "percentile").read_bytes() != (tmp_path / "minmax").read_bytes()
+
+
 def test_errors_name_the_file(detector: Path, tmp_path: Path) -> None:
     wrong = (numpy.zeros((1, 3, 64, 64), dtype=numpy.float32),)
     (tmp_path / "corrupt.onnx").write_bytes(b"no protobuf at all")
