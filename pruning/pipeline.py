@@ -71,7 +71,7 @@ class Candidate:
         plan: The surgery that made it, with its threshold: the one that was found, where the recipe has none.
         accuracy: On the validation split. After surgery: with recalibrated BatchNorm, before any training.
         warning: After surgery: why its threshold may have cut at random (`prunetune.pruning.separation`).
-        at_floor: After surgery: whether every layer had as few channels before it as it may have.
+        at_floor: After surgery: whether every layer has as few channels as it may have.
     """
 
     stage: StoredStage
@@ -94,11 +94,18 @@ class Candidate:
 
 
 def classes_problem(detector: Detector, names: tuple[str, ...]) -> str | None:
-    """What is wrong with a detector whose classes are not as many as the data set's."""
-    if len(detector.names) == len(names):
-        return None
+    """What is wrong with a detector whose classes are not those of the data set.
+
+    One that was never trained calls its classes by their numbers, and learns the data set's.
+    """
     given, wanted = len(detector.names), len(names)
-    return f"has {given} classes, but the data set has {wanted}; train the detector on this data set first"
+    if given != wanted:
+        return f"has {given} classes, but the data set has {wanted}; train the detector on this data set first"
+    known = [(place, *pair) for place, pair in enumerate(zip(detector.names, names, strict=True))]
+    for place, own, others in known:
+        if own not in (others, str(place)):
+            return f"finds {own!r} as class {place}, which is {others!r} in the data set; name both alike, in one order"
+    return None
 
 
 class Pipeline:

@@ -188,10 +188,10 @@ class Scores:
             )
         return cls(tuple(scored), channels, alignment, judge.importance)
 
-    @property
-    def at_floor(self) -> bool:
-        """Whether no plan removes a channel: every layer has as few as it may have."""
-        return all(item.least >= item.group.width for item in self.groups)
+    def is_least(self, plan: PruningPlan) -> bool:
+        """Whether no other plan leaves fewer channels to a layer: each has as few as it may have."""
+        kept = dict(plan.keep)
+        return all(len(kept.get(item.group.root, range(item.group.width))) <= item.least for item in self.groups)
 
     def plan(self, threshold: Threshold) -> PruningPlan:
         """The channels that stay at a threshold.

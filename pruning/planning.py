@@ -22,7 +22,7 @@ class Planned(NamedTuple):
 
     plan: PruningPlan
     at_floor: bool
-    """Whether no other plan removes a channel either."""
+    """Whether every layer has as few channels after it as it may have."""
     warning: str | None = None
     """Why its threshold may lie where no gammas separate."""
 
@@ -84,11 +84,11 @@ class Planning:
             plan = scores.plan(cut)
         else:
             raise ConfigError(
-                f"planner: {recipe.planner} has to know its size; give latency in the place of threshold {cut}"
+                f"planner: {recipe.planner} fills a latency; give latency in the place of threshold {cut}"
             )
         if plan.threshold is None or recipe.importance != "gamma":
-            return Planned(plan, scores.at_floor)
-        return Planned(plan, scores.at_floor, unseparated(scores, plan.threshold))
+            return Planned(plan, scores.is_least(plan))
+        return Planned(plan, scores.is_least(plan), unseparated(scores, plan.threshold))
 
     def _fill(
         self,

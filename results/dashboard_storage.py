@@ -26,6 +26,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.dashboard_artifacts import Pictures
+from prunetune.results.entries import is_candidate
 from prunetune.results.findings import Findings
 from prunetune.results.notes import study_note, trial_note
 from prunetune.spaces.errors import MissingExtraError
@@ -174,6 +175,8 @@ class DashboardStorage(BaseStorage):
 
     def _decorated(self, found: Findings, trial: FrozenTrial) -> FrozenTrial:
         violations = list(trial.constraints.values())
+        if is_candidate(trial):  # samplers see a recipe that ended before its last round as unfinished
+            violations = [min(value, 0.0) for value in violations]
         item = found.entry(trial)
         excess = found.excess(item) if found.misses_budget(item) else {}
         shown = copy.copy(trial)

@@ -27,6 +27,9 @@ UNSEPARATED = "unseparated"
 SPLICE = "splice"
 """The attribute that marks a spliced trial: `Splice.as_dict`. It has no parameters: no sampler proposed it."""
 
+RETRY_OF = "retry_of"
+"""The trial whose recipe a trial took up, after it was lost or given back."""
+
 ROUND_OF = "round_of"
 """The attribute of a trial whose network another trial had after a round that was not its last: that one's number."""
 
@@ -265,6 +268,18 @@ def rounds_text(told: Mapping[str, Any]) -> str:
     if other is not None:
         return f", round {integer(told.get('rounds'))} of trial {other}"
     return "" if asked is None else f", the first of {asked} rounds"
+
+
+def trained_text(control: Mapping[str, Any]) -> str:
+    """How long a control was trained, as the study stores it; empty where it is not known."""
+    epochs = integer(control.get("epochs"))
+    on = "on " if control.get("trained_on") is True else ""
+    return "" if epochs is None else f"trained {on}for {epochs} epoch{'s' * (epochs != 1)}"
+
+
+def earlier_rounds(count: int) -> str:
+    """How many rounds of trials are trials of their own."""
+    return "1 earlier round" if count == 1 else f"{count} earlier rounds"
 
 
 def found_text(found: Any) -> str:

@@ -17,10 +17,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.entries import (
+    RETRY_OF,
+    ROUND_OF,
     Entry,
     channels,
     control_entry,
     entry,
+    integer,
     is_candidate,
     jsonable,
     mapping,
@@ -97,9 +100,24 @@ class Findings:
     def entry(self, trial: FrozenTrial) -> Entry:
         """A trial's entry, with its confirmed latencies and its ONNX file where there are."""
         found = self._related(entry(trial, self.confirmed.get(str(trial.number)), self._main_name))
+        if found.recipe is not None and (whole := self.whole_of(trial)) is not None:
+            found = replace(found, recipe={**found.recipe, ROUND_OF: whole})
         # A finished trial takes no more attributes, and only the front is exported, when the study ends.
         exported = text(mapping(self.attributes.get("exports")).get(str(trial.number)))
         return replace(found, onnx=exported) if exported else found
+
+    def whole_of(self, trial: FrozenTrial) -> int | None:
+        """The trial whose round a trial is: that which took the recipe up last, if the one that added it was lost."""
+        number = round_of(trial)
+        while number in self._taken_up:
+            number = self._taken_up[number]
+        return number
+
+    @cached_property
+    def _taken_up(self) -> dict[int, int]:
+        """Which trial went on with which; a later number always."""
+        before = {trial.number: integer(trial.user_attrs.get(RETRY_OF)) for trial in self.trials}
+        return {old: new for new, old in before.items() if old is not None and old < new}
 
     def excess(self, item: Entry) -> dict[str, float]:
         """How far an entry is over the budgets, as a share of each, by target; empty if it keeps them all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunetune.results.certainty import Comparison, Confirmation, confirmation
-from prunetune.results.entries import Entry, mapping, number, recipe_text, text
+from prunetune.results.entries import Entry, earlier_rounds, mapping, number, recipe_text, text
 from prunetune.results.findings import Findings
 from prunetune.results.studied_target import StudiedTarget
 from prunetune.results.tables import budget_text, decimals, latencies_text, percent, size
@@ -66,7 +66,7 @@ def searched(found: Findings) -> str:
     rounds = found.counts["rounds"]
     count = len(found.trials) - rounds
     words = f"{count} {'trial' if count == 1 else 'trials'}"
-    words += f" with {rounds} {'round' if rounds == 1 else 'rounds'} on the way" if rounds else ""
+    words += f" and {earlier_rounds(rounds)}" if rounds else ""
     if names:
         words += f" over {', '.join(name.replace('_', ' ') for name in names)}"
     if text(spec.get("model")):

@@ -21,6 +21,7 @@ from prunetune.results.entries import (
     outcome,
     recipe_text,
     text,
+    trained_text,
     unseparated,
     widths,
 )
@@ -111,10 +112,10 @@ class Networks:
     def _control(self, name: str, item: Entry, layers: Sequence[str], confirmed: Confirmation | None) -> dict[str, Any]:
         stored = mapping(mapping(self.found.attributes.get("controls")).get(name))
         kept = widths(stored.get("channels"))
-        epochs = integer(stored.get("epochs"))
+        trained = trained_text(stored)
         told = _known(
             {
-                "ended": "control" + ("" if epochs is None else f", trained for {epochs} epochs in all"),
+                "ended": "control" + (f", {trained}" if trained else ""),
                 **_figures(self.found, name, item, confirmed),
                 "file": item.checkpoint,
             }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import Entry, integer, mapping, number, outcome, recipe_text, round_of, text, unseparated
+from prunetune.results.entries import Entry, integer, mapping, number, outcome, recipe_text, text, unseparated
 from prunetune.results.escapes import markdown_text
 from prunetune.results.findings import Findings
 from prunetune.results.headline import summary
@@ -116,9 +116,9 @@ def _facts(found: Findings, trial: FrozenTrial, item: Entry, link: Link) -> list
         facts.append(f"equals {_link(equals, link)}: the same network from the same parent")
     if latency_from is not None:
         facts.append(f"has the channels of {_link(latency_from, link)}, and so its latency")
-    if (whole := round_of(trial)) is not None:
+    if (whole := found.whole_of(trial)) is not None:
         facts.append(f"the network of {_link(whole, link)} after one of its rounds: it cost nothing more")
-    if rounds := [other.number for other in found.trials if round_of(other) == trial.number]:
+    if rounds := [other.number for other in found.trials if found.whole_of(other) == trial.number]:
         facts.append(f"on its way to {', '.join(_link(number, link) for number in rounds)}")
     epochs, seconds = mapping(told.get("epochs")), mapping(told.get("seconds"))
     if epochs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunetune.results.choice import spans
-from prunetune.results.entries import Entry, is_predicted, outcome
+from prunetune.results.entries import Entry, is_predicted, outcome, round_of
 from prunetune.results.findings import Findings
 from prunetune.results.tables import budget_text
 
@@ -28,7 +28,8 @@ def _reason(found: Findings, item: Entry) -> str:
     trial = found.trial(item.trial)
     ended = "" if trial is None else outcome(trial)
     if ended == "OVER_BUDGET":
-        return f"it is over the budget ({budget_text(found)}) and was not recovered"
+        recovered = trial is not None and round_of(trial) is not None
+        return f"it is over the budget ({budget_text(found)}){'' if recovered else ' and was not recovered'}"
     if ended == "STOPPED_EARLY":
         return "its recovery was stopped early, so that its accuracy is not final"
     if found.misses_budget(item):

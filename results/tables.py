@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from prunetune.results.certainty import Comparison, Confirmation, Interval, confirmation
-from prunetune.results.entries import Entry, Reading, integer, mapping, number, recipe_text
+from prunetune.results.entries import (
+    Entry,
+    Reading,
+    earlier_rounds,
+    mapping,
+    number,
+    recipe_text,
+    trained_text,
+)
 from prunetune.results.findings import NOISY, Findings, Source
 from prunetune.results.studied_target import StudiedTarget
 
@@ -125,11 +133,9 @@ def is_tested(table: list[Row]) -> bool:
 
 
 def ended_text(counts: Mapping[str, int]) -> str:
-    """How many trials ended how, and the rounds on their way; empty where there is none."""
-    told = {name.replace("_", " "): count for name, count in counts.items()}
-    rounds = told.pop("rounds", 0)
-    told["round on the way" if rounds == 1 else "rounds on the way"] = rounds
-    return ", ".join(f"{count} {name}" for name, count in told.items() if count)
+    """How many trials ended how, and their earlier rounds; empty where there is none."""
+    parts = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count and name != "rounds"]
+    return ", ".join([*parts, *([earlier_rounds(counts["rounds"])] if counts.get("rounds") else [])])
 
 
 def caption(study: Source) -> str:
@@ -274,8 +280,8 @@ def _change(value: float | None, dense: float | None) -> float | None:
 
 def _notes(found: Findings, known: Confirmation | None, name: str, item: Entry) -> list[str]:
     if item.trial is None:
-        epochs = integer(mapping(mapping(found.attributes.get("controls")).get(name)).get("epochs"))
-        return [] if epochs is None else [f"trained for {epochs} epochs"]
+        words = trained_text(mapping(mapping(found.attributes.get("controls")).get(name)))
+        return [words] if words else []
     network = None if known is None else known.of(name)
     against = {} if network is None else network.against
     return [words for rival, other in against.items() if rival in found.controls and (words := verdict(rival, other))]

@@ -26,6 +26,11 @@ def advice(spec: StudySpec) -> list[str]:
             f"shrinkage: subgradient under {optimizer}, which hides the size of a gradient: sparsity will hardly "
             "matter; train: {optimizer: SGD} lets it"
         )
+    if spec.model.endswith(".pt") and "dense_epochs" not in spec.model_fields_set and "half-width" in spec.controls:
+        told.append(
+            f"dense_epochs is not given, and {spec.model} does not say how long it was trained: half-width trains as "
+            f"if it had been {spec.dense_epochs} epochs"
+        )
     return told
 
 

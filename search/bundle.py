@@ -28,7 +28,7 @@ from prunetune.results.bundle import (
     write_bundle,
 )
 from prunetune.results.certainty import confirmation
-from prunetune.results.entries import Entry, mapping, splice_of, text
+from prunetune.results.entries import Entry, is_feasible, mapping, round_of, splice_of, text
 from prunetune.results.findings import Findings
 from prunetune.results.model_card import command_line
 from prunetune.results.standing import standing
@@ -312,7 +312,8 @@ class _Export:
         if (splice := splice_of(trial)) is not None:
             return [*whole, command_line("prunetune", "splice", spec.name, *splice.arguments), export]
         alone = _space_of(Recipe.from_dict(trial.user_attrs["recipe"]), trial.user_attrs.get("threshold_found"), spec)
-        if alone is None:
+        is_recovered_by_another = round_of(trial) is not None and not is_feasible(trial)
+        if alone is None or is_recovered_by_another:  # alone it would be over the budget, and end before its recovery
             return [*whole, export]
         named = f"{spec.name}-{name}"
         changes = [f"name={named}", "trials=1", f"space={json.dumps(alone)}"]

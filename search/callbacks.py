@@ -12,6 +12,7 @@ from prunetune.search.events import (
     Event,
     Listener,
     NetworkReady,
+    RoundEnded,
     Said,
     StageBegun,
     Standing,
@@ -60,6 +61,9 @@ class StudyCallback:
 
     def trial_ended(self, event: TrialEnded) -> None:
         """A trial has its result."""
+
+    def round_ended(self, event: RoundEnded) -> None:
+        """An earlier round of a trial has become a trial of its own."""
 
     def standing(self, event: Standing) -> None:
         """The front and what remains have changed."""

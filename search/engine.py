@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol
 
 import optuna
 
 from prunetune.pruning.training import TrainingFailureError
+from prunetune.results.headline import LEARNT
 from prunetune.results.storage import storage_errors
 from prunetune.search.aside import patiently
 from prunetune.search.confirmation import move_to_these_devices
@@ -49,8 +51,19 @@ def prepare(spec: StudySpec, progress: Progress) -> tuple[optuna.Study, Workspac
     study = open_study(spec)
     with storage_errors(spec.folder, spec.storage):
         measure_references(study, workspace, progress)
+        if half_is_no_smaller(workspace.reference_channels):
+            progress.say(
+                f"half-width has half of the channels of the network that {spec.model} was pruned from, which are not "
+                "fewer than it has itself; give a budget in multiples of dense, or in ms"
+            )
         _train_original(workspace, progress)
     return study, workspace
+
+
+def half_is_no_smaller(references: Mapping[str, Mapping[str, int]]) -> bool:
+    """Whether the narrow network is as wide as the dense one, which then was pruned before."""
+    half = references.get("half-width")
+    return half is not None and sum(half.values()) >= sum(references["dense"].values())
 
 
 def measure_references(study: optuna.Study, workspace: Workspace, progress: Progress) -> None:
@@ -75,11 +88,17 @@ def _train_original(workspace: Workspace, progress: Progress) -> None:
             f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "
             f"or imgsz, and start again with name={workspace.spec.name}-2"
         ) from error
+    accuracy = stage.record["accuracy"]["map50_95"]
     progress.network(
         "dense network",
-        stage.record["accuracy"]["map50_95"],
+        accuracy,
         {yardstick.name: yardstick.references["dense"] for yardstick in workspace.yardsticks},
         stage.record["gflops"],
         stage.record["params"],
         stage.reused,
     )
+    if accuracy < LEARNT:
+        progress.say(
+            f"the dense network has hardly learnt (map50_95 {accuracy:.3f}): what is pruned of it cannot be compared; "
+            "give it more epochs (dense_epochs), or look at its data"
+        )

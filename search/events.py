@@ -130,20 +130,42 @@ class TrialEnded(Event):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: how it ended and its figures, without channels and stages."""
-        result, told = self.result, self.result.attributes
-        known = {key: told[key] for key in _FIGURES if key in told} if result.outcome.has_values else {}
+        told = self.result.attributes
         return {
-            "trial": result.number,
-            "outcome": result.outcome.value,
-            "reason": result.reason,
-            "recipe": result.recipe.as_dict(),
-            **jsonable(known),
+            **_figures(self.result),
             "equals": told.get("equals"),
             "epochs": jsonable(told.get("epochs")),
-            "seconds": round(result.seconds, 3),
+            "seconds": round(self.result.seconds, 3),
             "finished": self.finished,
             "trials": self.trials,
         }
+
+
+@dataclass(frozen=True)
+class RoundEnded(Event):
+    """An earlier round of a trial is a trial of its own. It is told after the end of the whole trial."""
+
+    name = "round_ended"
+    result: TrialResult
+    """The round's."""
+    round_of: int
+    """The trial whose round it is."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, as a trial's. It has cost nothing of its own."""
+        return {**_figures(self.result), "round_of": self.round_of}
+
+
+def _figures(result: TrialResult) -> dict[str, Any]:
+    told = result.attributes
+    known = {key: told[key] for key in _FIGURES if key in told} if result.outcome.has_values else {}
+    return {
+        "trial": result.number,
+        "outcome": result.outcome.value,
+        "reason": result.reason,
+        "recipe": result.recipe.as_dict(),
+        **jsonable(known),
+    }
 
 
 _FIGURES = (

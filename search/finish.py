@@ -38,7 +38,8 @@ def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> Non
         controls = _train_controls(study, workspace, progress)
         # The last measurement can move members past each other or over the budget, and so bring up others.
         while missing := [item for item in front(study) if not is_confirmed(study, workspace, item)]:
-            progress.begin(f"measuring {len(missing)} members of the front again, with the controls")
+            count = f"{len(missing)} member{'s' * (len(missing) != 1)}"
+            progress.begin(f"measuring {count} of the front again, with the controls")
             members = {str(item.trial): load_member(workspace, item) for item in front(study)}
             confirm(study, workspace, members | controls)
         found = front(study)
@@ -75,7 +76,7 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
         entries[name] = {
             **accuracy,
             **described,
-            "epochs": workspace.spec.dense_epochs + workspace.spec.space.longest_epochs,
+            **_epochs(workspace, name),
             "checkpoint": workspace.keep_checkpoint(stage, name),
             "onnx": None,
         }
@@ -84,6 +85,14 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
         told = entries[name]
         progress.network(f"control {name}", told["map50_95"], stated, told["gflops"], told["params"], stage.reused)
     return detectors
+
+
+def _epochs(workspace: Workspace, name: str) -> dict[str, Any]:
+    """How long a control was trained; of a checkpoint only that is known which it was trained on."""
+    further = workspace.spec.space.longest_epochs
+    if name == "dense" and workspace.pipeline.source.is_checkpoint:
+        return {"epochs": further, "trained_on": True}
+    return {"epochs": workspace.spec.dense_epochs + further}
 
 
 def _evaluate_on_test(

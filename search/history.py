@@ -7,12 +7,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import outcome
+from prunetune.results.entries import RETRY_OF, outcome
 from prunetune.search.limits import Spent, Sum
 from prunetune.search.outcome import Outcome
-
-RETRY_OF = "retry_of"
-"""The attribute of a trial with the number of the one whose recipe it carries out again."""
 
 
 class History:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import optuna
 
 from prunetune.pruning.claims import StageClaimedError
+from prunetune.results.entries import RETRY_OF
 from prunetune.search.aside import Aside
 from prunetune.search.engine import prepare
 from prunetune.search.finish import finish
@@ -59,7 +60,7 @@ class LocalEngine:
         aside: Aside[Claim] = Aside(self.workspace.store, self._progress)
         try:
             while (claim := self._next_work(study, aside)) is not None:
-                self._progress.begin_trial(claim.trial.number, claim.recipe)
+                self._progress.begin_trial(claim.trial.number, claim.recipe, claim.trial.user_attrs.get(RETRY_OF))
                 heartbeat.begin(claim.trial)
                 try:
                     with heartbeat.carrying_out(claim.trial):

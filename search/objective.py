@@ -223,7 +223,7 @@ def _is_stuck(candidate: Candidate, recipe: Recipe, workspace: Workspace, stored
         return False
     detector = candidate.load()
     described = describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
-    if described["violation"] is None or not _exceeds(recipe.threshold.share, described):
+    if described["violation"] is None or not _exceeds(recipe, recipe.threshold.share, described):
         return False
     stored |= described | {"accuracy": _accuracy(candidate, workspace), "rung": 0}
     return True
@@ -246,7 +246,8 @@ def _gate(
     if not stored["feasible"]:
         stored["reason"] = excess(stored)
         return Outcome.OVER_BUDGET
-    if isinstance(rungs.recipe.threshold, LatencyShare) and _exceeds(rungs.recipe.threshold.share, stored):
+    recipe = rungs.recipe
+    if isinstance(recipe.threshold, LatencyShare) and _exceeds(recipe, recipe.threshold.share, stored):
         stored.pop(equal_networks.EQUALS, None)  # the one that it equals was not asked for so little
         return Outcome.OVER_BUDGET
     if equal_networks.copy_result(finished, stored, workspace, f"trial-{trial.number}"):
@@ -283,7 +284,7 @@ def excess(described: Mapping[str, Any]) -> str:
     return f"{idle}{how}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
 
 
-def _exceeds(asked: float, described: dict[str, Any]) -> bool:
+def _exceeds(recipe: Recipe, asked: float, described: dict[str, Any]) -> bool:
     """Whether even the strongest pruning takes more than the share of the budget that was asked for.
 
     Then the share is the limit that the network violates: what it costs says nothing about the share.
@@ -293,7 +294,8 @@ def _exceeds(asked: float, described: dict[str, Any]) -> bool:
         return False
     described["violations"] = {name: (1 + over) / asked - 1 for name, over in described["violations"].items()}
     described["violation"], described["feasible"] = found / asked - 1, False
-    described["reason"] = f"no pruning meets {asked:.3g} of the budget, the strongest takes {found:.3g} of it"
+    floor = f", with a floor of {recipe.floor:.3g}" if recipe.floor else ""
+    described["reason"] = f"no pruning meets {asked:.3g} of the budget, the strongest takes {found:.3g} of it{floor}"
     return True
 
 

@@ -74,5 +74,5 @@ class TrialResult:
             outcome=Outcome(told["outcome"]),
             reason=told["reason"],
             attributes=told,
-            seconds=sum(told["seconds"].values()),
+            seconds=sum(told.get("seconds", {}).values()),  # a round has cost none of its own
         )

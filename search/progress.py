@@ -68,8 +68,10 @@ class Progress:
         self._what, self._number = what, None
         self.tell(WorkBegun(what))
 
-    def begin_trial(self, number: int, recipe: Recipe) -> None:
-        """Names the trial that is carried out now."""
+    def begin_trial(self, number: int, recipe: Recipe, attempt_before: int | None = None) -> None:
+        """Names the trial that is carried out now, and the one that it takes up, if it does."""
+        if attempt_before is not None:
+            self.say(f"trial {number} goes on with what trial {attempt_before} began")
         self.begin(f"trial {number}")
         self._number = number
         self.tell(TrialBegun(number, recipe))

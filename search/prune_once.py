@@ -21,6 +21,7 @@ from prunetune.pruning.pipeline import classes_problem
 from prunetune.pruning.plan import Scores
 from prunetune.pruning.separation import unseparated
 from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.tasks import FINDS
 from prunetune.pruning.training import TrainingSetup
 from prunetune.spaces import ConfigError, ModelError, Threshold
 from prunetune.spaces.files import publish, write_text
@@ -52,14 +53,24 @@ def prune_once(
 
     Returns:
         `params`, `gflops` and `channels` (layer to width) of the pruned network, with `params_dense`,
-        `gflops_dense` and `channels_removed`, `warning` if the threshold removes nothing, or lies where no gammas
-        separate, and `out` where it was written.
+        `gflops_dense` and `channels_removed`, `warning` if the threshold removes nothing or all that may go, or lies
+        where no gammas separate, and `out` where it was written.
 
     Raises:
-        ConfigError: The importance needs training images, those have other classes, or the floor is no share.
+        ConfigError: The importance needs training images, or none; those have other classes; the floor is no share;
+            or the pruned network would replace the one that it is made of.
         ModelError: The model cannot be loaded or pruned.
     """
+    if data is not None and importance != "taylor":
+        raise ConfigError(f"data: importance: {importance} looks at no images; leave data out, or take taylor")
+    if out is not None and out.exists() and Path(model).exists() and out.samefile(model):
+        raise ConfigError(f"out: {out} is the network that is pruned; write to another file")
     dense = Detector.load(model)
+    if importance == "taylor" and dense.task != "detect":
+        raise ConfigError(
+            f"importance: taylor judges by the loss on images, and {model} finds {FINDS[dense.task]}, for which there "
+            "is none yet; take gamma, l1, l2 or lamp"
+        )
     try:
         groups = channel_groups(dense.model)
         with tempfile.TemporaryDirectory() as folder:
@@ -75,6 +86,9 @@ def prune_once(
             pruned.save(draft, record, {"task": dense.task, "imgsz": imgsz, "model": model})
     if pruned.channels == dense.channels:
         warning = _untouched(scores, threshold, floor)
+    elif scores.is_least(plan):
+        beyond = f", with a floor of {floor:g}" if floor else ""
+        warning = f"threshold {threshold} is above all that could go: every layer keeps its least{beyond}"
     else:
         warning = unseparated(scores, threshold) if importance == "gamma" else None
     return {
@@ -92,7 +106,7 @@ def prune_once(
 
 def write_pruned(pruned: Mapping[str, Any], console: Console) -> None:
     """Shows what `prune_once` did."""
-    table = Table("", "dense", "pruned")
+    table = Table("", "before", "after")
     params, gflops = pruned["params"], pruned["gflops"]
     table.add_row("parameters", f"{pruned['params_dense']:,}", f"{params:,}")
     table.add_row(f"GFLOPs at {pruned['imgsz']} px", f"{pruned['gflops_dense']:.2f}", f"{gflops:.2f}")
@@ -108,7 +122,6 @@ def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: P
     """The detector's losses on a data set; what has to be written lies in a folder."""
     if data is None:
         raise ConfigError("importance: taylor needs training images; give --data data.yaml")
-    dense.require_boxes()
     dataset = inspect_dataset(data)
     if problem := classes_problem(dense, dataset.names):
         raise ConfigError(f"data: {data}: {model} {problem}")

@@ -51,7 +51,8 @@ class Decision:
     @property
     def reason(self) -> str:
         """One sentence fragment for tables."""
-        where = "after surgery" if self.rung == 0 else f"after {self.epochs} epochs of recovery"
+        unit = "epoch" if self.epochs == 1 else "epochs"
+        where = "after surgery" if self.rung == 0 else f"after {self.epochs} {unit} of recovery"
         where = where if self.round is None else f"after round {self.round}"
         verdict = "among the best" if self.goes_on else "not among the best"
         return f"{where} {verdict}: {self.ahead} of {self.reached} are ahead"

@@ -17,13 +17,12 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import is_asked_for
+from prunetune.results.entries import RETRY_OF, is_asked_for
 from prunetune.search.cost_aware import EXPONENT, CostAwareSampler
 from prunetune.search.design import first_recipe
 from prunetune.search.price import Price
 from prunetune.search.search_trials import SearchTrialsSampler, searched
 from prunetune.search.spec import OptunaSamplerName, StudySpec
-from prunetune.search.workers import RETRY_OF
 
 
 def next_sampler(

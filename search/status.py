@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.processes import is_alive
-from prunetune.results.entries import mapping, outcome, round_of
+from prunetune.results.entries import earlier_rounds, mapping, outcome, round_of
 from prunetune.results.findings import Findings, Source, located
 from prunetune.results.place import SPEC
 from prunetune.results.tables import ms_text
@@ -102,7 +102,7 @@ def write_status(status: dict[str, Any], console: Console) -> None:
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(status["outcomes"].items()))
     state = "done" if status["done"] else "running" if status["running"] else "not finished"
     count = f"{status['finished']}" + (f" of {status['trials']}" if status["trials"] else "")
-    rounds = f", and {status['rounds']} round{'s' * (status['rounds'] > 1)} on the way" if status["rounds"] else ""
+    rounds = f", and {earlier_rounds(status['rounds'])}" if status["rounds"] else ""
     say(f"{status['study']}: {state}, {count} trials ({outcomes or 'none yet'}){rounds}")
     for trial in status["running"]:
         worker = trial["worker"] or {}

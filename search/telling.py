@@ -8,9 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from prunetune.results import Findings
-from prunetune.results.entries import round_of, rounds_text
-from prunetune.results.tables import ms_text
-from prunetune.search.events import Standing
+from prunetune.results.entries import round_of
+from prunetune.search.events import RoundEnded, Standing
 from prunetune.search.history import attempts_before
 from prunetune.search.limits import forecast
 from prunetune.search.outcome import TrialResult
@@ -34,17 +33,10 @@ def tell_progress(study: optuna.Study, spec: StudySpec, result: TrialResult, pro
     attempts = {result.number} | attempts_before(trials, result.number)
     for trial in trials[min(attempts) + 1 :]:  # they were added while it ran
         if round_of(trial) in attempts:
-            progress.say(f"trial {trial.number}{_round_text(trial, spec)}")
+            progress.tell(RoundEnded(TrialResult.of(trial), result.number))
     is_due = finished % max(FRONT_EVERY, finished // FRONT_SHARE) == 0
     if is_due or len(trials) < MANY:
         progress.tell(_standing(study, spec, trials, is_due))
-
-
-def _round_text(trial: FrozenTrial, spec: StudySpec) -> str:
-    accuracy, *latencies = trial.values
-    told = trial.user_attrs
-    stated = ms_text(dict(zip(spec.judged, latencies, strict=True))) if latencies else ""
-    return f"{rounds_text(told['recipe'] | told)}: {told['outcome']}  map50_95 {accuracy:.3f}  {stated}".rstrip()
 
 
 def tell_standing(study: optuna.Study, spec: StudySpec, progress: Progress) -> None:

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunetune.search.callbacks import StudyCallback
-from prunetune.search.events import EpochEnded, NetworkReady, StudyEnded, StudyStarted, TrialBegun, TrialEnded
+from prunetune.search.events import (
+    EpochEnded,
+    NetworkReady,
+    RoundEnded,
+    StudyEnded,
+    StudyStarted,
+    TrialBegun,
+    TrialEnded,
+)
 
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 """How a run ends."""
@@ -59,15 +67,11 @@ class TrackingCallback(StudyCallback, ABC):
 
     def trial_ended(self, event: TrialEnded) -> None:
         """Adds a trial's figures and ends its run."""
-        run, told = f"trial {event.result.number}", event.as_dict()
-        self._begin(run, told["recipe"])
-        plain = ("gflops", "params", "bytes", "channels_removed", "params_removed", "violation", "seconds")
-        metrics = {**told.get("accuracy", {}), **{name: told.get(name) for name in plain}}
-        metrics |= {f"latency_ms/{name}": item["latency_ms"] for name, item in told.get("latencies", {}).items()}
-        metrics |= {f"epochs_{name}": value for name, value in (told["epochs"] or {}).items()}
-        self.log(run, {name: value for name, value in metrics.items() if isinstance(value, int | float)}, None)
-        how = FINISHED if event.result.outcome.has_values else FAILED
-        self._end(run, how, {"outcome": told["outcome"], "reason": told["reason"]})
+        self._end_trial(event)
+
+    def round_ended(self, event: RoundEnded) -> None:
+        """Adds a run with the figures of a round that is a trial of its own."""
+        self._end_trial(event)
 
     def network_ready(self, event: NetworkReady) -> None:
         """Adds a run with the figures of the dense network or a control."""
@@ -90,3 +94,14 @@ class TrackingCallback(StudyCallback, ABC):
     def _end(self, run: str, how: str, tags: Mapping[str, str]) -> None:
         self.end(run, how, {f"prunetune.{name}": value for name, value in tags.items() if value})
         del self._steps[run]
+
+    def _end_trial(self, event: TrialEnded | RoundEnded) -> None:
+        run, told = f"trial {event.result.number}", event.as_dict()
+        self._begin(run, told["recipe"])
+        plain = ("gflops", "params", "bytes", "channels_removed", "params_removed", "violation", "seconds")
+        metrics = {**told.get("accuracy", {}), **{name: told.get(name) for name in plain}}
+        metrics |= {f"latency_ms/{name}": item["latency_ms"] for name, item in told.get("latencies", {}).items()}
+        metrics |= {f"epochs_{name}": value for name, value in (told.get("epochs") or {}).items()}
+        self.log(run, {name: value for name, value in metrics.items() if isinstance(value, int | float)}, None)
+        how = FINISHED if event.result.outcome.has_values else FAILED
+        self._end(run, how, {"outcome": told["outcome"], "reason": told["reason"]})

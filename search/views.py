@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from prunetune.results.entries import FOUND, found_text, rounds_text
+from prunetune.results.entries import FOUND, ROUND_OF, found_text, rounds_text
 from prunetune.results.tables import ms_text
 from prunetune.search.events import (
     EpochEnded,
     Event,
     Listener,
     NetworkReady,
+    RoundEnded,
     Said,
     Standing,
     TrialEnded,
@@ -68,6 +69,8 @@ def lines(event: Event) -> list[str]:
         return [event.text]
     if isinstance(event, TrialEnded):
         return [trial_text(event)]
+    if isinstance(event, RoundEnded):
+        return [round_text(event)]
     if isinstance(event, NetworkReady):
         return [network_text(event)]
     if isinstance(event, Standing) and event.is_due:
@@ -123,5 +126,16 @@ def trial_text(event: TrialEnded) -> str:
     return (
         f"trial {result.number} [{count}] {result.outcome.value}{reason}  {figures}"
         f"{result.recipe}{found_text(values.get(FOUND))}{rounds_text(values)}  {result.seconds:.0f} s"
-        + (f", {reused} epochs reused" if reused else "")
+        + (f", {reused} {'epoch' if reused == 1 else 'epochs'} reused" if reused else "")
+    )
+
+
+def round_text(event: RoundEnded) -> str:
+    """What became of an earlier round."""
+    result, values = event.result, event.result.attributes
+    which = rounds_text({**result.recipe.as_dict(), ROUND_OF: event.round_of})
+    stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
+    return (
+        f"trial {result.number}{which}: {result.outcome.value}  map50_95 {values['accuracy']['map50_95']:.3f}  "
+        f"{ms_text(stated)}"
     )

@@ -16,9 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.pruning.processes import is_alive as is_alive
 from prunetune.pruning.processes import this_process
-from prunetune.results.entries import outcome
+from prunetune.results.entries import RETRY_OF, outcome
 from prunetune.search.heartbeat import fail_silent_trials, silent_trials
-from prunetune.search.history import RETRY_OF as RETRY_OF
 from prunetune.search.outcome import Outcome
 from prunetune.search.storage import history, is_running
 

@@ -238,11 +238,11 @@ class SearchSpace(BaseModel):
                 if number > largest:
                     raise ValueError(f"{place}: {number!r} is above {largest}")
         if self.latency is None and "knapsack" in ((self.planner and self.planner.values) or ()):
-            raise ValueError("planner: a knapsack has to know its size; give latency in the place of threshold")
+            raise ValueError("planner: knapsack fills a latency; give latency in the place of threshold")
         if len(self.later_thresholds) >= int(self.rounds.largest):
             raise ValueError(
-                f"later_thresholds: {len(self.later_thresholds)} for at most {self.rounds.largest} rounds, of which "
-                "the first has threshold"
+                f"later_thresholds: {len(self.later_thresholds)} for at most {self.rounds.largest} rounds; the first "
+                f"round has threshold, so give at most {int(self.rounds.largest) - 1}"
             )
         return self
 

@@ -9,6 +9,7 @@ from prunetune.search.events import (
     EpochEnded,
     Event,
     NetworkReady,
+    RoundEnded,
     Said,
     StageBegun,
     Standing,
@@ -65,6 +66,7 @@ def member(trial: int, map50_95: float, latency_ms: float) -> dict[str, Any]:
 STARTED = StudyStarted("barcodes", "runs/barcodes", 10, None, None, ("map50_95", "latency"), "local")
 STANDING = Standing(4, 10, 60, 40, [member(2, 0.3, 0.9), member(1, 0.411, 1.01)], Forecast(6, 60, 0.2, "trials"), False)
 ENDED = TrialEnded(TrialResult(3, RECIPE, Outcome.OK, "", FIGURES, 31.4), 4, 10)
+ROUND = RoundEnded(TrialResult(4, RECIPE, Outcome.OK, "", {**FIGURES, "round_of": 3}, 0.0), 3)
 EVENTS: list[Event] = [
     STARTED,
     WorkBegun("measuring the reference networks"),
@@ -75,6 +77,7 @@ EVENTS: list[Event] = [
     StageBegun("trial 3", 3, "recovery", 10, 2),
     epoch(3, 0.4),
     ENDED,
+    ROUND,
     STANDING,
     Said("going on"),
     StudyEnded("failed", "the disk is full"),

@@ -115,7 +115,7 @@ def test_every_layer_keeps_the_floor_of_what_the_first_round_began_with(
     assert found == {}, "the second round has nothing to remove"
     assert first
     ends = [item.at_floor for item in pipeline().run(strong) if not item.recovered]
-    assert ends == [False, True]
+    assert ends == [True, True], "already the first round left nothing to the second"
     assert all(kept == min(before, max(8, -(-before // 16) * 8)) for kept, before in first.values())
 
 
@@ -155,7 +155,7 @@ def test_a_round_whose_goal_is_met_removes_nothing_and_is_not_at_its_end(
 
 
 def test_a_knapsack_without_its_size_is_refused(pipeline: Callable[..., Pipeline]) -> None:
-    with pytest.raises(ConfigError, match="planner: knapsack has to know its size; give latency"):
+    with pytest.raises(ConfigError, match="planner: knapsack fills a latency; give latency"):
         pruned(pipeline(), replace(RECIPE, planner="knapsack"))
     with pytest.raises(ConfigError, match="give the pipeline latencies"):
         pruned(pipeline(), replace(RECIPE, threshold=LatencyShare(0.5), planner="knapsack"))

@@ -128,6 +128,11 @@ def test_its_best_trials_are_our_front(client: Client) -> None:
     assert [trial["number"] for trial in later["best_trials"]] == [1, 0]
 
 
+def test_a_recipe_that_ended_after_fewer_rounds_is_a_best_trial_too(client: Client, build: Any) -> None:
+    build.trial(0.85, 0.6, rounds_asked=2, violation=1.0, feasible=True)  # for samplers its constraint is violated
+    assert [trial["number"] for trial in client.detail()["best_trials"]] == [5]
+
+
 def test_a_page_that_was_opened_before_the_server_started_has_them_too(build: Any, tmp_path: Path) -> None:
     later = Client(build.study, tmp_path).detail(query="after=5")
     assert [trial["number"] for trial in later["best_trials"]] == [1, 0]

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from prunetune.results import Entry, Findings, best, entry, front, front_document, hypervolume, nearest
+from prunetune.results.entries import recipe_text
+from prunetune.results.notes import trial_note
 
 FIELDS = [
     "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence", "latency_ms", "latency_ratio",
@@ -73,6 +75,20 @@ def test_entry_has_the_fields_of_the_documented_json_in_order(filled: Builder) -
     assert item.recipe is not None
     assert item.recipe["sparsity"] == 0.3
     assert isinstance(hash(item), int)
+
+
+def test_a_round_belongs_to_the_attempt_that_came_to_its_end(builder: Builder) -> None:
+    builder.context()
+    lost = builder.trial(None, None, outcome="WORKER_DIED", state=TrialState.FAIL)
+    builder.trial(0.6, 0.9, round_of=lost)
+    stopped = builder.trial(None, None, outcome="INTERRUPTED", state=TrialState.FAIL, retry_of=lost)
+    last = builder.trial(0.7, 0.8, retry_of=stopped)
+    found = Findings.of(builder.study)
+    assert found.whole_of(found.trials[1]) == last
+    assert recipe_text(found.entry(found.trials[1]).recipe).endswith(f"round 1 of trial {last}")
+    assert found.whole_of(found.trials[last]) is None
+    note = trial_note(found, found.trials[last], "#{}".format)
+    assert "on its way to [trial 1](#1)" in note
 
 
 def test_twins_appear_once_and_other_networks_of_equal_score_stay(builder: Builder) -> None:

@@ -253,7 +253,7 @@ def test_panels_know_every_layer_and_the_removed_share(filled: Builder, tmp_path
     assert first["kept"][0] == 8
     assert told["networks"]["1"]["kept"] == [9, *[None] * 35], "layers that the trial does not know are missing"
     assert told["networks"]["half-width"]["kept"][0] == 8
-    assert told["networks"]["half-width"]["facts"]["ended"] == "control, trained for 90 epochs in all"
+    assert told["networks"]["half-width"]["facts"]["ended"] == "control, trained for 90 epochs"
 
 
 def test_panels_and_notes_tell_where_a_threshold_separates_nothing(builder: Builder, tmp_path: Path) -> None:

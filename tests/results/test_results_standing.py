@@ -31,6 +31,12 @@ def test_of_each_kind(builder: Builder) -> None:
     assert stopped == f"{off}its recovery was stopped early, so that its accuracy is not final."
 
 
+def test_a_round_over_the_budget_was_recovered(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3, round_of=7)
+    assert told(builder)[0].endswith("it is over the budget (budget <= half-width (1.00 ms)).")
+
+
 def test_several_are_better(builder: Builder) -> None:
     builder.context()
     for accuracy, latency in ((0.9, 0.8), (0.8, 0.7), (0.7, 0.9)):

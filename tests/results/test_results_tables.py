@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from prunetune.results import csv_text, markdown, rich_table, trial_table
+from prunetune.results.entries import trained_text
 from prunetune.results.tables import budget_text, significant, size
 from prunetune.spaces import LatencyShare, Recipe
 
@@ -187,3 +188,9 @@ def test_each_of_several_targets_has_a_column(
     assert budget_text(builder.study) == "budget <= half-width (1.00 ms) on cpu, <= 3 ms on board"
     frame = trial_table(builder.study)
     assert (frame["latency_ms"][0], frame["latency_ms@board"][0], frame["latency_spread_ms"][0]) == (0.8, 2.0, 0.01)
+
+
+def test_how_long_a_control_was_trained() -> None:
+    assert trained_text({"epochs": 34}) == "trained for 34 epochs"
+    assert trained_text({"epochs": 1, "trained_on": True}) == "trained on for 1 epoch"
+    assert trained_text({}) == ""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from prunetune.search.advice import advice
+from prunetune.search.engine import half_is_no_smaller
 from prunetune.search.spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
@@ -35,3 +36,19 @@ def test_advice(make_spec: MakeSpec, options: dict[str, object], train: dict[str
     told = advice(make_spec(space={**SPACE, **options}, train=train))
     assert len(told) == bool(words)
     assert all(word in told[0] for word in words)
+
+
+def test_how_long_a_checkpoint_was_trained_is_asked_for(make_spec: MakeSpec) -> None:
+    options = make_spec(space=SPACE, model="mine.pt", controls=["dense", "half-width"]).model_dump(exclude_unset=True)
+    del options["dense_epochs"]
+    (told,) = advice(StudySpec.parse(options))
+    assert "mine.pt does not say how long it was trained: half-width trains as if it had been 100 epochs" in told
+    for further in ({"dense_epochs": 20}, {"controls": []}, {"model": "yolov5n.yaml"}):
+        assert advice(StudySpec.parse({**options, **further})) == []
+
+
+def test_half_of_the_family_is_no_half_of_a_network_that_was_pruned_before() -> None:
+    half = {"stem": 8, "head": 16}
+    assert half_is_no_smaller({"dense": {"stem": 8, "head": 8}, "half-width": half})
+    assert not half_is_no_smaller({"dense": {"stem": 16, "head": 32}, "half-width": half})
+    assert not half_is_no_smaller({"dense": half})

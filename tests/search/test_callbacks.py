@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -145,7 +146,8 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
 def test_mlflow_gets_a_run_for_each_trial(mlflow: FakeMlflow) -> None:
     tell(create_callback("mlflow"), *EVENTS)
     assert mlflow.experiments == {"barcodes": "id of barcodes"}
-    assert set(mlflow.runs) == {"dense network", "trial 3"}
+    assert set(mlflow.runs) == {"dense network", "trial 3", "trial 4"}
+    assert mlflow.runs["trial 4"].status == "FINISHED", "a round of trial 3"
     run = mlflow.runs["trial 3"]
     assert run.experiment == "id of barcodes"
     assert run.parameters == RECIPE.as_dict()
@@ -194,8 +196,15 @@ def test_wandb_gets_a_run_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> Non
     fake.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    tell(create_callback("wandb"), *EVENTS[:-1], TrialBegun(4, RECIPE), FAILED, StudyEnded("finished"))
-    assert {name: run.code for name, run in runs.items()} == {"dense network": 0, "trial 3": 0, "trial 4": 1}
+    tell(
+        create_callback("wandb"),
+        *EVENTS[:-1],
+        TrialBegun(5, RECIPE),
+        replace(FAILED, result=replace(FAILED.result, number=5)),
+        StudyEnded("finished"),
+    )
+    ended = {name: run.code for name, run in runs.items()}
+    assert ended == {"dense network": 0, "trial 3": 0, "trial 4": 0, "trial 5": 1}
     run = runs["trial 3"]
     assert (run.project, run.group) == ("prunetune", "barcodes")
     assert run.config["sparse_epochs"] == RECIPE.sparse_epochs

@@ -256,6 +256,21 @@ def test_a_share_that_no_pruning_meets_pays_for_no_recovery(studies: Studies, ta
     assert trial.constraints["latency"] > 0.9, "twice the share"
 
 
+def test_a_share_that_no_recipe_meets_is_what_the_study_ends_with(
+    studies: Studies, table: LatencyTable, prunetune: Callable[..., Any]
+) -> None:
+    """The budget is kept: it is the floor that is in the way of the share."""
+    table.save(studies.folder / "stiff.json")
+    board = {"kind": "table", "name": "board", "file": str(studies.folder / "stiff.json"), "alignment": 8}
+    space = {**STUDY["space"], "latency": 0.5, "floor": 0.9}
+    file = studies.write(name="stiff", targets=[board], space=space, budget={"latency": "<= dense"}, trials=1)
+    answer = prunetune("run", file, "controls=[]")
+    assert answer.code == 2
+    assert "space.latency: no recipe came to its share of the budget <= dense" in answer.err
+    assert "no pruning meets 0.5 of the budget, the strongest takes 0." in answer.err
+    assert "of it, with a floor of 0.9; ask for a larger share, or lower space.floor" in answer.err
+
+
 def test_without_a_table_latencies_are_measured(studies: Studies, measurements: list[str]) -> None:
     study = studies.try_out("measured", targets=[CPU], trials=1)
     (trial,) = study.trials

@@ -61,6 +61,7 @@ def test_plain_lines_tell_networks_trials_and_what_was_said() -> None:
         "dense network: map50_95 0.700  2.20 ms  0.45 GFLOPs  2.50M  (read back)",
         f"trial 3 [4/10] OK  map50_95 0.411  1.01 ms  0.10 GFLOPs  0.40M  {RECIPE}, found threshold 0.5, "
         "the first of 2 rounds  31 s, 4 epochs reused",
+        "trial 4, round 1 of trial 3: OK  map50_95 0.411  1.01 ms",
         "going on",
     ]
 

@@ -96,16 +96,18 @@ def test_prune_tells_a_threshold_where_nothing_separates(
 
 
 def test_prune_by_another_importance_with_a_floor(prunetune: Prunetune, checkpoint: Path) -> None:
-    def removed(*options: Any) -> float:
+    def removed(*options: Any) -> tuple[float, str | None]:
         answer = prunetune("prune", checkpoint, "--threshold", 1, "--imgsz", 64, "--json", *options)
         assert answer.code == 0, answer.err
         pruned = json.loads(answer.out)
-        assert pruned["warning"] is None
-        share: float = pruned["channels_removed"]
-        return share
+        return pruned["channels_removed"], pruned["warning"]
 
-    assert 0.1 < removed("--importance", "l1") < 0.7
-    assert removed("--importance", "l1", "--floor", 0.9) < 0.05
+    share, warning = removed("--importance", "l1")
+    assert 0.1 < share < 0.7
+    assert warning is None
+    share, warning = removed("--importance", "l1", "--floor", 0.9)
+    assert share < 0.05
+    assert warning == "threshold 1 is above all that could go: every layer keeps its least, with a floor of 0.9"
     refused = prunetune("prune", checkpoint, "--threshold", 1, "--importance", "taylor")
     assert refused.code == 2
     assert "importance: taylor needs training images; give --data data.yaml" in refused.err
@@ -122,6 +124,31 @@ def test_prune_by_what_the_training_images_say(prunetune: Prunetune, checkpoint:
     assert one["channels"] == other["channels"]
     refused = prunetune("prune", "yolov5n.yaml", *command[2:])
     assert (refused.code, "yolov5n.yaml has 80 classes" in refused.err) == (2, True), refused.err
+
+
+def test_prune_refuses_what_it_would_not_use(
+    prunetune: Prunetune, checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
+    ignored = prunetune("prune", checkpoint, "--threshold", 1, "--data", shapes)
+    assert (ignored.code, "importance: gamma looks at no images" in ignored.err) == (2, True)
+    masks = tmp_path / "masks.pt"
+    Detector.load("yolov8n-seg.yaml").save(masks, {}, {"task": "segment", "imgsz": 64})
+    refused = prunetune("prune", masks, "--threshold", 1, "--importance", "taylor", "--data", shapes, "--imgsz", 64)
+    assert (refused.code, "finds masks, for which there is none yet; take gamma" in refused.err) == (2, True)
+    assert prunetune("prune", masks, "--threshold", 1, "--importance", "l1", "--imgsz", 64).code == 0
+
+
+def test_prune_does_not_replace_what_it_prunes(prunetune: Prunetune, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.pt").write_bytes(checkpoint.read_bytes())
+    refused = prunetune("prune", tmp_path / "own.pt", "--threshold", 1, "--out", tmp_path / "own.pt")
+    assert (refused.code, "is the network that is pruned" in refused.err) == (2, True)
+    assert (tmp_path / "own.pt").read_bytes() == checkpoint.read_bytes()
+
+
+def test_prune_tells_that_nothing_more_can_go(prunetune: Prunetune, checkpoint: Path) -> None:
+    answer = prunetune("prune", checkpoint, "--threshold", 100, "--importance", "l1", "--imgsz", 64)
+    assert answer.code == 0
+    assert "threshold 100 is above all that could go: every layer keeps its least" in answer.out
 
 
 def test_prune_tells_that_it_removes_nothing(prunetune: Prunetune, checkpoint: Path, tmp_path: Path) -> None:

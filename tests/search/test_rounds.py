@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from prunetune.results.entries import ROUND_OF, ROUNDS_ASKED, is_asked_for, reci
 from prunetune.results.headline import summary
 from prunetune.results.notes import trial_note
 from prunetune.results.recoveries import decisions, last_curve
-from prunetune.search.bundle import _space_of
+from prunetune.search.bundle import Forms, _space_of, export_bundle
 from prunetune.search.design import first_recipe
 from prunetune.search.equal_networks import EqualNetworks
 from prunetune.search.interruption import StopAskedError
@@ -144,8 +145,8 @@ def test_a_round_on_the_way_is_a_trial(bench: Callable[..., Bench]) -> None:
     status = study_status(it.study, it.spec.folder)
     assert (status["finished"], status["outcomes"], status["rounds"]) == (1, {"OK": 1}, 1)
     write_status(status, console)
-    assert "1 of 8 trials (1 OK), and 1 round on the way" in said.getvalue()
-    assert summary(Findings.of(it.study)).searched.startswith("1 trial with 1 round on the way over threshold, rounds;")
+    assert "1 of 8 trials (1 OK), and 1 earlier round" in said.getvalue()
+    assert summary(Findings.of(it.study)).searched.startswith("1 trial and 1 earlier round over threshold, rounds;")
     notes = [trial_note(Findings.of(it.study), trial, "#{}".format) for trial in it.trials]
     assert "on its way to [trial 1](#1)" in notes[0]
     assert "the network of [trial 0](#0) after one of its rounds" in notes[1]
@@ -191,7 +192,7 @@ def test_it_appears_once(bench: Callable[..., Bench], storage: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_on_the_way_to_a_latency_rounds_may_be_over_the_budget(bench: Callable[..., Bench]) -> None:
+def test_on_the_way_to_a_latency_rounds_may_be_over_the_budget(bench: Callable[..., Bench], tmp_path: Path) -> None:
     space = {**ONCE, "latency": {"low": 0.5, "high": 1.0}, "rounds": {"low": 1, "high": 2}}
     it = bench(space=space, budget={"latency": "<= 0.6 x dense"})
     it.carry_out(latency=0.9, rounds=2)
@@ -208,6 +209,10 @@ def test_on_the_way_to_a_latency_rounds_may_be_over_the_budget(bench: Callable[.
     is_over = told["violation"] > 0  # which it should be, but for the noise of six runs
     assert told["outcome"] == ("OVER_BUDGET" if is_over else "OK")
     assert ("over the budget" in told["reason"]) == is_over
+    if is_over:
+        bundle = export_bundle(it.study, it.spec.folder, "1", tmp_path / "bundle", Forms())
+        commands = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["commands"]
+        assert len(commands) == 2, "alone it would not be recovered: the whole study makes it, or nothing"
 
 
 # The end of the trial
@@ -297,7 +302,7 @@ def test_an_attempt_goes_on_where_an_earlier_one_did(bench: Callable[..., Bench]
     assert next(item.round for item in decisions(trial)) == 1
     console = Console(file=(said := io.StringIO()), width=200)
     tell_progress(it.study, it.spec, result, Progress(console, it.spec.trials))
-    assert "trial 1, round 1 of trial 0: OK" in said.getvalue(), "the attempt that added it did not live to say so"
+    assert "trial 1, round 1 of trial 2: OK" in said.getvalue(), "trial 0, which added it, did not live to say so"
 
 
 @pytest.mark.slow

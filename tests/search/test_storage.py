@@ -15,8 +15,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from prunetune.results.entries import RETRY_OF
 from prunetune.search.heartbeat import ask, silent_trials
-from prunetune.search.history import RETRY_OF, History
+from prunetune.search.history import History
 from prunetune.search.limits import spent
 from prunetune.search.sessions import Sessions
 from prunetune.search.storage import (

@@ -296,7 +296,7 @@ def test_json_and_back(description: dict[str, Any]) -> None:
         ({"start": {"low": 0, "high": 2}}, "start: 0 is none of current, rewind, scratch"),
         ({"floor": {"low": 0, "high": 1}}, "floor: 1.0 is no share of a layer's channels"),
         ({"distillation": -1}, "distillation: -1 is below 0"),
-        ({"planner": {"choices": ["threshold", "knapsack"]}}, "planner: a knapsack has to know its size; give latency"),
+        ({"planner": {"choices": ["threshold", "knapsack"]}}, "planner: knapsack fills a latency; give latency"),
         ({"later_thresholds": [0.1, 0.2]}, "later_thresholds: 2 for at most 2 rounds"),
         ({"later_thresholds": 0.1}, "later_thresholds"),
         ({"treshold": 0.1}, "treshold\n.*Extra inputs"),
