@@ -101,10 +101,9 @@ def classes_problem(detector: Detector, names: tuple[str, ...]) -> str | None:
     given, wanted = len(detector.names), len(names)
     if given != wanted:
         return f"has {given} classes, but the data set has {wanted}; train the detector on this data set first"
-    known = [(place, *pair) for place, pair in enumerate(zip(detector.names, names, strict=True))]
-    for place, own, others in known:
-        if own not in (others, str(place)):
-            return f"finds {own!r} as class {place}, which is {others!r} in the data set; name both alike, in one order"
+    for place, (own, other) in enumerate(zip(detector.names, names, strict=True)):
+        if own not in (other, str(place)):
+            return f"finds {own!r} as class {place}, which is {other!r} in the data set; name both alike, in one order"
     return None
 
 
