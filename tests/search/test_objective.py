@@ -187,6 +187,7 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
 
     class NoWork:
         store = None
+        reference_channels: dict[str, Any] = {}
 
         def __init__(self, *_: Any) -> None: ...
 
