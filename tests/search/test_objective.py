@@ -187,9 +187,9 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
 
     class NoWork:
         store = None
-        reference_channels: dict[str, Any] = {}
 
-        def __init__(self, *_: Any) -> None: ...
+        def __init__(self, *_: Any) -> None:
+            self.reference_channels: dict[str, Any] = {}
 
         def prepare(self, study: optuna.Study) -> list[Any]:
             return []
