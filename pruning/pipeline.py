@@ -96,7 +96,7 @@ class Candidate:
 def classes_problem(detector: Detector, names: tuple[str, ...]) -> str | None:
     """What is wrong with a detector whose classes are not those of the data set.
 
-    One that was never trained calls its classes by their numbers, and learns the data set's.
+    Classes that are called by their numbers have no names to compare.
     """
     given, wanted = len(detector.names), len(names)
     if given != wanted:

@@ -130,7 +130,7 @@ def _say(text: str, console: Console | None) -> None:
 
 
 def _show_end(study: Any, folder: Path, console: Console | None) -> None:
-    from prunetune.results import front, nearest, rich_table
+    from prunetune.results import front, rich_table
     from prunetune.results.entries import outcome
     from prunetune.results.findings import Findings
     from prunetune.results.tables import budget_text, latencies_text
@@ -144,14 +144,16 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
         for name in ("report.html", "best.pt", "best.onnx"):
             _say(f"{name:12} {folder / name}", console)
         return
-    closest, budget = nearest(study), budget_text(study)
+    found = Findings.of(study)
+    closest, budget = found.nearest, budget_text(found)
     where = f"{folder / 'report.html'} shows all trials"
     if closest is None:
         failed = Counter(outcome(trial) for trial in study.get_trials(deepcopy=False) if trial.state.name == "FAIL")
         how = ", ".join(f"{count} {name}" for name, count in failed.items())
         raise PrunetuneError(f"no trial finished{f' ({how})' if how else ''}; {where}, with their reasons")
-    if not Findings.of(study).excess(closest):  # it kept the budget, but not the share of it that was asked for
-        reason = study.get_trials(deepcopy=False)[closest.trial].user_attrs.get("reason")
+    if not found.excess(closest):  # it kept the budget, but not the share of it that was asked for
+        assert closest.trial is not None  # no control is over its budget
+        reason = found.trials[closest.trial].user_attrs.get("reason")
         raise PrunetuneError(
             f"space.latency: no recipe came to its share of the {budget}. Nearest is trial {closest.trial} with "
             f"{latencies_text(closest)}: {reason}; ask for a larger share, or lower space.floor if it has one. {where}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import optuna
 
@@ -51,7 +51,7 @@ def prepare(spec: StudySpec, progress: Progress) -> tuple[optuna.Study, Workspac
     study = open_study(spec)
     with storage_errors(spec.folder, spec.storage):
         measure_references(study, workspace, progress)
-        if half_is_no_smaller(workspace.reference_channels):
+        if half_is_no_smaller(study.user_attrs):
             progress.say(
                 f"half-width has half of the channels of the network that {spec.model} was pruned from, which are not "
                 "fewer than it has itself; give a budget in multiples of dense, or in ms"
@@ -60,10 +60,10 @@ def prepare(spec: StudySpec, progress: Progress) -> tuple[optuna.Study, Workspac
     return study, workspace
 
 
-def half_is_no_smaller(references: Mapping[str, Mapping[str, int]]) -> bool:
-    """Whether the narrow network is as wide as the dense one, which then was pruned before."""
-    half = references.get("half-width")
-    return half is not None and sum(half.values()) >= sum(references["dense"].values())
+def half_is_no_smaller(attributes: Mapping[str, Any]) -> bool:
+    """Whether a study's narrow network is as wide as its dense one, which then was pruned before."""
+    half: Mapping[str, int] | None = attributes.get("channels_half")
+    return half is not None and sum(half.values()) >= sum(attributes["channels_dense"].values())
 
 
 def measure_references(study: optuna.Study, workspace: Workspace, progress: Progress) -> None:

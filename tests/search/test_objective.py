@@ -188,8 +188,7 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
     class NoWork:
         store = None
 
-        def __init__(self, *_: Any) -> None:
-            self.reference_channels: dict[str, Any] = {}
+        def __init__(self, *_: Any) -> None: ...
 
         def prepare(self, study: optuna.Study) -> list[Any]:
             return []
