@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.training import TrainingSetup
+from prunetune.pruning.training import TrainingSetup, learning_rate
 
 CALIBRATION_IMAGES = 128
 """How many training images BatchNorm statistics are recalibrated on. EagleEye needs about a hundred."""
@@ -46,6 +46,11 @@ class DataLoaders:
     def has_test(self) -> bool:
         """Whether there is a split that no decision sees."""
         return bool(self.data.get("test"))
+
+    @property
+    def lr0(self) -> float:
+        """The learning rate at which trainings start."""
+        return learning_rate(self._setup.hyperparameters, self.data["nc"], self._setup.batch)
 
     def train(self) -> Any:
         """The augmented training loader, with mosaic open again if the last training closed it."""
@@ -128,7 +133,6 @@ def arguments(setup: TrainingSetup) -> dict[str, Any]:
         "seed": setup.seed,
         "nbs": setup.batch,  # every batch is a step: short phases need all the steps they can get
         "optimizer": "AdamW",
-        "lr0": 0.001,
         "warmup_bias_lr": 0.0,
         "deterministic": False,  # each epoch is seeded anyway; ultralytics' own switch slows a CPU down
         "plots": False,

@@ -15,7 +15,6 @@ from typing import Any
 
 from prunetune.pruning.channel_costs import ChannelCosts, penalty_weights
 from prunetune.pruning.detector import Detector, read_description, scaled_width
-from prunetune.pruning.loaders import arguments
 from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.planning import Planned, Planning
 from prunetune.pruning.restarts import Restarts
@@ -141,13 +140,9 @@ class Pipeline:
 
     def sparsity(self, recipe: Recipe) -> Sparsity:
         """The recipe's sparsity in both units."""
-        lr0 = float(arguments(self.stages.setup)["lr0"])
+        loaders = self.stages.loaders
         return resolve(
-            recipe.sparsity,
-            recipe.sparsity_unit,
-            self._longest_sparse_epochs,
-            self.stages.loaders.steps_per_epoch,
-            lr0,
+            recipe.sparsity, recipe.sparsity_unit, self._longest_sparse_epochs, loaders.steps_per_epoch, loaders.lr0
         )
 
     def original(self) -> StoredStage:
@@ -218,7 +213,8 @@ class Pipeline:
         restarts = None
         if recipe.start != "current" and recipe.recovery_epochs:
             restarts = Restarts(recipe.start, self.stages, original, self.early)
-        recovery = recovery_phase(recipe.recovery_epochs, self.choose).taught(recipe.distillation, original.digest)
+        recovery = recovery_phase(recipe.recovery_epochs, self.choose, recipe.recovery_lr)
+        recovery = recovery.taught(recipe.distillation, original.digest)
         for number in range(1, recipe.rounds + 1):
             last = number == recipe.rounds
             if recipe.sparse_epochs:

@@ -9,7 +9,7 @@ from typing import Any
 from prunetune.pruning.store import digest_of
 from prunetune.pruning.training import Phase, TrainingSetup
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Raised when the same settings no longer give the same result, so that old stages are not taken for new ones."""
 
 
@@ -67,6 +67,8 @@ def _plain(phase: Phase) -> dict[str, Any]:
         options["tied"] = True
     if phase.penalty and phase.weights:
         options["weights"] = dict(phase.weights)
+    if phase.lr_factor != 1:
+        options["lr_factor"] = float(f"{phase.lr_factor:.9g}")
     if phase.distillation:
         options |= {"distillation": float(f"{phase.distillation:.9g}"), "teacher": phase.teacher}
     return {

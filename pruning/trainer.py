@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from prunetune.pruning.batchnorm import gamma_histogram
+from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_histogram
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.distillation import average_of, projections_of, student_of, with_teacher, without_teacher
@@ -179,6 +179,7 @@ class _Loop(DetectionTrainer):
         self._clock = self._validated_s = 0.0
         options = {
             **arguments(setup),
+            "lr0": loaders.lr0 * phase.lr_factor,
             "epochs": phase.epochs,
             "cos_lr": False,
             "close_mosaic": 0 if phase.extensible() else min(10, phase.epochs // 2),
@@ -246,6 +247,7 @@ class _Loop(DetectionTrainer):
 
     def resume_training(self, ckpt: Any) -> None:
         """Starts from the given state. Called when optimizer and average exist."""
+        follow_within_an_epoch(self._network, len(self.train_loader), self._setup.batch)
         self._blocks = penalty_blocks(self._network, self._layers, dict(self._phase.weights))
         if self._teacher is not None:  # only what ships is averaged
             self.ema = average_of(unwrap_model(self.model))

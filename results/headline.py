@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunetune.results.certainty import Comparison, Confirmation, confirmation
-from prunetune.results.entries import Entry, earlier_rounds, mapping, number, recipe_text, text
+from prunetune.results.entries import (
+    Entry,
+    earlier_rounds,
+    mapping,
+    number,
+    points_lost,
+    recipe_text,
+    text,
+    worse_text,
+)
 from prunetune.results.findings import Findings
 from prunetune.results.studied_target import StudiedTarget
 from prunetune.results.tables import budget_text, decimals, latencies_text, percent, size
@@ -161,6 +170,9 @@ def cautions(found: Findings) -> list[str]:
             f"The dense network has hardly learnt (mAP50-95 {decimals(dense.map50_95)}), so accuracies do not compare "
             "yet: give the trainings more epochs."
         )
+    for name, control in mapping(found.attributes.get("controls")).items():
+        if (points := points_lost(mapping(control))) is not None:
+            notes.append(f"{name.capitalize()} was {worse_text(control, points)}. Recoveries may have lost as much.")
     unmeasured = [str(item.trial) for item in found.front if str(item.trial) not in found.confirmed]
     if found.front and found.confirmed and unmeasured:
         notes.append(f"Not yet measured again beside the others: trial {', '.join(unmeasured)}.")

@@ -102,7 +102,7 @@ def _recovery(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(recipe.get(name, default) for name, default in _RECOVERS.items())
 
 
-_RECOVERS = {"recovery_epochs": 0, "start": OPTIONS["start"], "distillation": OPTIONS["distillation"]}
+_RECOVERS = {"recovery_epochs": 0, **{name: OPTIONS[name] for name in ("start", "recovery_lr", "distillation")}}
 
 
 def _channels_key(channels: Mapping[str, int]) -> frozenset[tuple[str, int]]:

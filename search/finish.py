@@ -14,6 +14,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
+from prunetune.results.entries import points_lost, worse_text
 from prunetune.search.aside import patiently
 from prunetune.search.attributes import FINISHED
 from prunetune.search.confirmation import confirm, is_confirmed
@@ -76,7 +77,7 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
         entries[name] = {
             **accuracy,
             **described,
-            **_epochs(workspace, name),
+            **_training(workspace, name),
             "checkpoint": workspace.keep_checkpoint(stage, name),
             "onnx": None,
         }
@@ -84,15 +85,21 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
         stated = {target: told["latency_ms"] for target, told in described["latencies"].items()}
         told = entries[name]
         progress.network(f"control {name}", told["map50_95"], stated, told["gflops"], told["params"], stage.reused)
+        if (points := points_lost(told)) is not None:
+            progress.say(f"control {name}: {worse_text(told, points)}")
     return detectors
 
 
-def _epochs(workspace: Workspace, name: str) -> dict[str, Any]:
-    """How long a control was trained; of a checkpoint only that is known which it was trained on."""
+def _training(workspace: Workspace, name: str) -> dict[str, Any]:
+    """How long a control was trained; of a checkpoint only that is known which it was trained on, and its accuracy."""
     further = workspace.spec.space.longest_epochs
-    if name == "dense" and workspace.pipeline.source.is_checkpoint:
-        return {"epochs": further, "trained_on": True}
-    return {"epochs": workspace.spec.dense_epochs + further}
+    if name != "dense" or not workspace.pipeline.source.is_checkpoint:
+        return {"epochs": workspace.spec.dense_epochs + further}
+    given = workspace.pipeline.original()
+    accuracy = given.record["accuracy"]
+    if workspace.quantises:
+        accuracy = workspace.evaluate(Detector.load(given.file(CHECKPOINT))).as_dict()
+    return {"epochs": further, "trained_on": True, "map50_95_given": accuracy["map50_95"]}
 
 
 def _evaluate_on_test(

@@ -134,6 +134,8 @@ class Recipe:
     floor: float = 0.0
     """The least share of its channels that every layer keeps."""
     start: Start = "current"
+    recovery_lr: float = 1.0
+    """The learning rate of recoveries, in multiples of that of all other trainings."""
     distillation: float = 0.0
     """Weight of the dense original's features in the loss of a recovery (ultralytics' `dis`); 0 goes without."""
     sparse_distillation: float = 0.0

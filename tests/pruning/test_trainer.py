@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 
 from prunetune.pruning import trainer
 from prunetune.pruning.batchnorm import norm_layers
+from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders
@@ -28,9 +30,13 @@ from prunetune.pruning.training import (
     Phase,
     TrainingFailureError,
     TrainingSetup,
+    learning_rate,
     recovery_phase,
 )
 from prunetune.spaces import Threshold
+
+prepare_ultralytics()
+from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -191,12 +197,54 @@ def test_the_loop_applies_exactly_the_pull(sparse: Sparse, sparsity: Sparsity, l
     assert sum(sparse.steps) == pytest.approx(sparsity.pull)
 
 
-def test_gammas_have_a_group_and_a_learning_rate_of_their_own(sparse: Sparse, sparsity: Sparsity) -> None:
+def test_gammas_have_a_group_and_a_learning_rate_of_their_own(
+    sparse: Sparse, sparsity: Sparsity, loaders: DataLoaders
+) -> None:
     own = [group for group in sparse.groups if group["lr"] == sparsity.gamma_lr]
     assert len(own) == 1
     assert own[0]["weight_decay"] == 0
     assert {id(weight) for weight in own[0]["params"]} == {id(gamma) for gamma in sparse.gammas}
-    assert {group["lr"] for group in sparse.groups} == {0.001, sparsity.gamma_lr}
+    assert {group["lr"] for group in sparse.groups} == {loaders.lr0, sparsity.gamma_lr}
+
+
+@pytest.mark.parametrize(
+    ("given", "classes", "batch", "rate"),
+    [
+        ({}, 147, 64, 6.6e-5),
+        ({}, 147, 16, 3.3e-5),
+        ({}, 80, 128, 0.000119),
+        ({}, 1, 64, 0.002),
+        ({}, 1, 4, 0.0005),
+        ({"optimizer": "nadam"}, 6, 64, 0.001),
+        ({"optimizer": "SGD"}, 147, 16, 0.01),
+        ({"optimizer": "MuSGD"}, 1, 64, 0.01),
+        ({"lr0": 0.003}, 147, 16, 0.003),
+        ({"optimizer": "SGD", "lr0": 0.02}, 1, 16, 0.02),
+    ],
+)
+def test_the_learning_rate_fits_the_detector(given: dict[str, Any], classes: int, batch: int, rate: float) -> None:
+    assert learning_rate(given, classes, batch) == pytest.approx(rate, rel=0.004)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 20, 147])
+def test_the_learning_rate_is_that_of_ultralytics_own_rule(classes: int) -> None:
+    trainer = object.__new__(DetectionTrainer)
+    trainer.data, trainer.args = {"nc": classes}, SimpleNamespace(lr0=0.01, optimizer="auto", warmup_bias_lr=0.1)
+    optimizer = trainer.build_optimizer(nn.Conv2d(1, 1, 1), name="auto", lr=0.01, momentum=0.9, decay=0, iterations=100)
+    (rate,) = {group["lr"] for group in optimizer.param_groups}
+    assert learning_rate({}, classes, 64) == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize(("given", "factor"), [({}, 1.0), ({}, 0.3), ({"lr0": 0.002}, 2.0)])
+def test_a_recovery_multiplies_the_learning_rate(
+    dense: Detector, setup: TrainingSetup, given: dict[str, Any], factor: float
+) -> None:
+    own = replace(setup, hyperparameters={**setup.hyperparameters, **given})
+    trained, state = train(dense, recovery_phase(1, "last", factor), own, DataLoaders(own))
+    assert {norm.momentum for norm in norm_layers(trained.model).values()} == {0.03}, "as it was, for who trains on"
+    rate = factor * given.get("lr0", learning_rate({}, 2, setup.batch))
+    (initial,) = {group["initial_lr"] for group in state.optimizer["optimizer"]["param_groups"]}
+    assert initial == pytest.approx(rate)
 
 
 def test_every_sparse_epoch_records_penalty_and_histogram(sparse: Sparse, sparsity: Sparsity) -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from prunetune.results import csv_text, markdown, rich_table, trial_table
-from prunetune.results.entries import trained_text
+from prunetune.results.entries import points_lost, trained_text
 from prunetune.results.tables import budget_text, significant, size
 from prunetune.spaces import LatencyShare, Recipe
 
@@ -193,4 +193,15 @@ def test_each_of_several_targets_has_a_column(
 def test_how_long_a_control_was_trained() -> None:
     assert trained_text({"epochs": 34}) == "trained for 34 epochs"
     assert trained_text({"epochs": 1, "trained_on": True}) == "trained on for 1 epoch"
+    given = {"epochs": 8, "trained_on": True, "map50_95_given": 0.2094}
+    assert trained_text(given) == "trained on for 8 epochs from 0.209"
     assert trained_text({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "now", "lost"),
+    [(0.4, 0.38, 2.0), (0.4, 0.4, None), (0.4, 0.41, None), (None, 0.1, None), (0.4, None, None)],
+)
+def test_what_training_on_cost(given: float | None, now: float | None, lost: float | None) -> None:
+    control = {"map50_95_given": given, "map50_95": now}
+    assert points_lost(control) == (None if lost is None else pytest.approx(lost))

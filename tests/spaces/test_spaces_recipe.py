@@ -29,6 +29,7 @@ RECIPES = st.builds(
     planner=st.sampled_from(["threshold", "knapsack"]),
     floor=st.floats(0, 0.9),
     start=st.sampled_from(["current", "rewind", "scratch"]),
+    recovery_lr=st.floats(1e-3, 1e3),
     distillation=STRENGTH,
     sparse_distillation=STRENGTH,
 )

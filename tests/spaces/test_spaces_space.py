@@ -50,7 +50,7 @@ def covers(parameter: Any, value: float) -> bool:
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("sparsity", [6e-4]),
+        ("sparsity", [6e-4 * 0.01 * 100 * epochs for epochs in (171, 449, 600)]),  # SGD, a hundred steps an epoch
         ("sparse_epochs", [171, 449, 600]),
         ("rounds", [1, 2, 3]),
         ("recovery_epochs", [50, 800]),
@@ -61,8 +61,8 @@ def test_the_preset_contains_the_hand_made_campaign(name: str, values: list[floa
     assert [value for value in values if not covers(parameters[name], value)] == []
 
 
-def test_the_preset_has_the_papers_unit() -> None:
-    assert SearchSpace(preset="yolov5-slimming").sparsity_unit == "lambda"
+def test_the_presets_sparsity_means_the_same_for_every_optimizer() -> None:
+    assert SearchSpace(preset="yolov5-slimming").sparsity_unit == "pull"
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -114,6 +114,7 @@ OPTIONS_SPACE = {
     "planner": {"choices": ["threshold", "knapsack"]},
     "floor": {"low": 0, "high": 0.5},
     "start": {"choices": ["current", "rewind", "scratch"]},
+    "recovery_lr": {"low": 0.1, "high": 3, "log": True},
     "distillation": {"choices": [0, 3, 6]},
     "sparse_distillation": {"low": 0.0, "high": 6.0},
 }
@@ -296,6 +297,8 @@ def test_json_and_back(description: dict[str, Any]) -> None:
         ({"start": {"low": 0, "high": 2}}, "start: 0 is none of current, rewind, scratch"),
         ({"floor": {"low": 0, "high": 1}}, "floor: 1.0 is no share of a layer's channels"),
         ({"distillation": -1}, "distillation: -1 is below 0"),
+        ({"recovery_lr": 0}, "recovery_lr: 0 is not from 0.001 to 1000"),
+        ({"recovery_lr": {"low": 0.0001, "high": 1.0, "log": True}}, "recovery_lr: 0.0001 is not from 0.001 to 1000"),
         ({"planner": {"choices": ["threshold", "knapsack"]}}, "planner: knapsack fills a latency; give latency"),
         ({"later_thresholds": [0.1, 0.2]}, "later_thresholds: 2 for at most 2 rounds"),
         ({"later_thresholds": 0.1}, "later_thresholds"),
