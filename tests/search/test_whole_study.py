@@ -482,6 +482,27 @@ def test_a_budget_that_nobody_meets(whole: Path, studies: Studies, prunetune: Pr
     assert document["nearest"]["trial"] == nearest.number
 
 
+@pytest.mark.parametrize(("lr0", "is_worse"), [(0.05, True), (1e-9, False)])
+def test_a_run_says_where_the_checkpoint_stood_and_when_training_on_made_it_worse(
+    whole: Path, studies: Studies, prunetune: Prunetune, lr0: float, is_worse: bool
+) -> None:
+    dense = next((studies.runs / ".store" / "stages").glob("original-*"))
+    accuracy = json.loads((dense / "stage.json").read_text(encoding="utf-8"))["record"]["accuracy"]
+    options: dict[str, Any] = {"trust": True, "dense_epochs": 1, "controls": ["dense"], "trials": 1}
+    train = {"lr0": lr0, "mosaic": 0.0}
+    file = studies.write(name=f"on-{lr0}", model=str(dense / "checkpoint.pt"), train=train, **options)
+    answer = prunetune("run", file)
+    folder = studies.runs / f"on-{lr0}"
+    control = find_study(str(folder))[0].user_attrs["controls"]["dense"]
+    assert control["map50_95_given"] == accuracy["map50_95"] > 0
+    assert (control["map50_95"] < control["map50_95_given"]) == is_worse
+    assert ("below the checkpoint as given" in answer.out) == is_worse
+    for document in ("front.md", "report.html"):
+        text = (folder / document).read_text(encoding="utf-8")
+        assert f"from {accuracy['map50_95']:.3f}" in text
+        assert document == "front.md" or ("below the checkpoint as given" in text) == is_worse
+
+
 def test_a_loss_that_becomes_nan_fails_the_trial_and_not_the_study(
     whole: Path, studies: Studies, prunetune: Prunetune
 ) -> None:
