@@ -30,8 +30,8 @@ def join_attention(model: nn.Module, source: str) -> None:
             continue
         if not (hasattr(block, "qk") and hasattr(block, "v")):
             raise ModelError(
-                f"{source}: {name} is neither ultralytics' area attention nor that of YOLOv12's authors, so ultralytics "
-                "cannot run it; train the network anew with ultralytics"
+                f"{source}: {name} is neither ultralytics' area attention nor that of YOLOv12's authors, so it cannot "
+                "run; train the network anew with ultralytics"
             )
         _join(block)
 

@@ -6,8 +6,8 @@ The detector is never changed: what is traced is a shadow of it, with modules of
   and so are its name and its channels.
 - Attention takes channels apart into heads and keys. In the shadow a `Fence` stands in its place: a convolution that
   reads all of what attention reads, and writes as many channels as attention does. What meets a fence stays whole.
-- A grouped convolution reads each of its groups from other channels than the next. In the shadow it is a plain one; which
-  channels belong together is told by the detector.
+- A grouped convolution reads other channels for each of its groups. In the shadow it is a plain one; which channels
+  belong together is read from the detector.
 - Heads decode boxes, masks and keypoints, which would tie all their outputs to each other. In the shadow they end with
   their last convolutions.
 """

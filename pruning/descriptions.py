@@ -37,10 +37,36 @@ def width_multiples(rows: Sequence[Sequence[Any]]) -> list[int]:
     return found
 
 
+def round_widths(rows: Sequence[Sequence[Any]], factor: float, most: float) -> float:
+    """Rounds the widths of blocks up to their multiples, in place, where ultralytics would not do it by itself.
+
+    Args:
+        rows: As in `width_multiples`.
+        factor: What ultralytics multiplies widths by.
+        most: The largest width before that; ultralytics takes it for all that are larger.
+
+    Returns:
+        The largest width that is left: more than `most` where that is no multiple.
+    """
+    rounded: dict[int, int] = {}
+    for index, multiple in enumerate(width_multiples(rows)):
+        if multiple > BLOCK:
+            blocks = math.ceil(min(rows[index][-1][0], most) * factor / multiple)
+            # Rounded down, since ultralytics rounds up.
+            rounded[index] = math.floor(blocks * multiple / factor + 1e-9)
+    limit = max(most, *rounded.values()) if rounded else most
+    for index, (*_, arguments) in enumerate(rows):
+        if index in rounded:
+            arguments[0] = rounded[index]
+        elif limit > most and isinstance(arguments[0], int):
+            arguments[0] = min(arguments[0], most)
+    return limit
+
+
 def _sources(rows: Sequence[Sequence[Any]], index: int) -> list[int]:
     """The rows whose widths a row reads."""
     places = rows[index][0]
-    found = []
+    found: list[int] = []
     for place in places if isinstance(places, list) else [places]:
         row = place if place >= 0 else index + place
         if row >= 0:  # before the first is the image

@@ -23,7 +23,7 @@ from torch import nn
 from prunetune.pruning.area_attention import join_attention
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.compat import prepare_ultralytics, readable
-from prunetune.pruning.descriptions import width_multiples
+from prunetune.pruning.descriptions import round_widths
 from prunetune.pruning.export import export_onnx
 from prunetune.pruning.surgery import channel_config
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
@@ -284,14 +284,9 @@ def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any
     else:
         width, most = scaled.get("width_multiple", 1.0), math.inf
         scaled["width_multiple"] = width * factor
-    rows = (*scaled["backbone"], *scaled["head"])
-    for (*_, arguments), multiple in zip(rows, width_multiples(rows), strict=True):
-        if multiple > 8:
-            blocks = math.ceil(min(arguments[0], most) * width * factor / multiple)
-            if blocks > 1 and blocks * multiple > most * width * factor:
-                blocks -= 1
-            # Rounded down, since ultralytics rounds up.
-            arguments[0] = math.floor(blocks * multiple / (width * factor) + 1e-9)
+    limit = round_widths((*scaled["backbone"], *scaled["head"]), width * factor, most)
+    if scales:
+        scaled["scales"][name][2] = limit
     return scaled
 
 

@@ -76,7 +76,7 @@ def first_of_parts(group: ChannelGroup, count: int) -> tuple[int, ...]:
         ModelError: The parts cannot have equally many.
     """
     if count % group.parts:
-        raise ModelError(f"{group.root}: {count} channels are no multiple of the {group.parts} parts that it is read in")
+        raise ModelError(f"{group.root}: {count} channels are no multiple of the {group.parts} parts of it")
     part, kept = group.width // group.parts, count // group.parts
     return tuple(start + index for start in range(0, group.width, part) for index in range(kept))
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import nn
 
 from prunetune.pruning.channels import ChannelConfig

@@ -119,8 +119,11 @@ def random_widths(skeleton: Skeleton, alignment: int, count: int, seed: int) -> 
 def _scaled(skeleton: Skeleton, alignment: int, share: Callable[[Sequence[str]], float]) -> dict[str, int]:
     widths = skeleton.widths
     for group in skeleton.groups:
-        dense, block = width_of(group[0], skeleton.widths), math.lcm(alignment, skeleton.multiple(group))
+        dense, multiple = width_of(group[0], skeleton.widths), skeleton.multiple(group)
+        block = math.lcm(alignment, multiple)
         width = min(block * max(1, round(dense * share(group) / block)), dense)
+        if dense % multiple:  # it is read in groups with others, whose seams are within these groups
+            width = dense
         widths.update({layer_of(name): 2 * width if ":" in name else width for name in group})
     return widths
 
