@@ -6,6 +6,8 @@ The detector is never changed: what is traced is a shadow of it, with modules of
   and so are its name and its channels.
 - Attention takes channels apart into heads and keys. In the shadow a `Fence` stands in its place: a convolution that
   reads all of what attention reads, and writes as many channels as attention does. What meets a fence stays whole.
+- A grouped convolution reads other channels for each of its groups. In the shadow it is a plain one; which channels
+  belong together is read from the detector.
 - Heads decode boxes, masks and keypoints, which would tie all their outputs to each other. In the shadow they end with
   their last convolutions.
 """
@@ -19,7 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunetune.pruning.layers import blocks_of
+from prunetune.pruning.layers import blocks_of, is_grouped
 
 _PLAIN = {"Conv", "DWConv", "C3", "C3k", "Bottleneck", "SPP", "SPPF", "Concat", "Upsample", "ConvTranspose2d"}
 _SPLITTING = {"C2f", "C3k2", "C2PSA"}
@@ -85,6 +87,8 @@ def shadow_of(model: nn.Module) -> nn.Module:
     memory: dict[int, Any] = {id(weight): nn.Parameter(weight.detach()) for weight in model.parameters()}
     memory |= {id(buffer): buffer.detach() for buffer in model.buffers()}
     shadow = copy.deepcopy(model, memory).eval()
+    for layer in filter(is_grouped, shadow.modules()):
+        _join_groups(layer)
     split_halves(shadow)
     for block in list(shadow.modules()):
         kind = type(block).__name__
@@ -126,6 +130,14 @@ def _half(block: Any, number: int) -> nn.Module:
             layer._buffers[name] = values[chosen] if values is not None and values.dim() else values
     half.conv.out_channels = half.bn.num_features = width
     return half
+
+
+def _join_groups(layer: Any) -> None:
+    """Makes a grouped convolution one that reads every channel for each that it writes."""
+    layer.groups = 1
+    sides = (layer.out_channels, layer.in_channels)
+    sides = sides[::-1] if isinstance(layer, nn.ConvTranspose2d) else sides
+    layer.weight = nn.Parameter(layer.weight.new_zeros(*sides, *layer.kernel_size))
 
 
 def _fence_attention(attention: Any) -> None:

@@ -60,7 +60,7 @@ def penalty_weights(
     prunable = [group for group in groups if group.can_shrink and group.width > 1]
     whole = costs.time(channels)
     widths = {group.root: group.width for group in prunable}
-    gains = {group.root: (whole - costs.time(_halved(channels, group))) / (group.width // 2) for group in prunable}
+    gains = {group.root: (whole - costs.time(_halved(channels, group))) / _half(group) for group in prunable}
     weights = balanced(gains, widths, most)
     return tuple((name, weights[group.root]) for group in prunable for name in group.norms)
 
@@ -97,4 +97,9 @@ def balanced(costs: Mapping[str, float], widths: Mapping[str, int], most: float 
 
 
 def _halved(channels: ChannelConfig, group: ChannelGroup) -> ChannelConfig:
-    return widths_after(channels, {group.root: range(group.width - group.width // 2)}, [group])
+    return widths_after(channels, {group.root: range(group.width - _half(group))}, [group])
+
+
+def _half(group: ChannelGroup) -> int:
+    """Half of a group's channels, of each of its parts alike."""
+    return group.parts * (group.width // group.parts // 2)

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunetune.pruning.area_attention import join_attention
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.compat import prepare_ultralytics, readable
+from prunetune.pruning.descriptions import round_widths
 from prunetune.pruning.export import export_onnx
 from prunetune.pruning.surgery import channel_config
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
@@ -110,6 +112,7 @@ class Detector:
                 f"{str(error).splitlines()[0] if str(error) else 'no message'}); give a .pt that YOLO() loads"
             ) from error
         task_of(model, str(file))
+        join_attention(model, str(file))
         for parameter in model.parameters():
             parameter.requires_grad = parameter.dtype.is_floating_point
         return cls(model.float(), str(file), checkpoint.get("prunetune"))
@@ -268,7 +271,8 @@ def read_description(source: str | Path) -> dict[str, Any]:
 def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any]:
     """A description with `factor` times the width; ultralytics rounds each layer up to a multiple of 8.
 
-    YOLO12's A2C2f is rounded up to a multiple of 64, because ultralytics builds no other.
+    YOLO12's A2C2f is rounded up to a multiple of 64, because ultralytics builds no other, and what grouped convolutions
+    write and read to a multiple of their groups.
     """
     scaled = deepcopy(dict(description))
     scales = scaled.get("scales")
@@ -277,12 +281,12 @@ def scaled_width(description: Mapping[str, Any], factor: float) -> dict[str, Any
         depth, width, most = scales[name]
         scaled["scales"] = {name: [depth, width * factor, most]}
         scaled["scale"] = name
-        for *_, block, arguments in (*scaled["backbone"], *scaled["head"]):
-            if block == "A2C2f":
-                blocks = math.ceil(min(arguments[0], most) * width * factor / 64)
-                arguments[0] = round(blocks * 64 / (width * factor))
     else:
-        scaled["width_multiple"] = scaled.get("width_multiple", 1.0) * factor
+        width, most = scaled.get("width_multiple", 1.0), math.inf
+        scaled["width_multiple"] = width * factor
+    limit = round_widths((*scaled["backbone"], *scaled["head"]), width * factor, most)
+    if scales:
+        scaled["scales"][name][2] = limit
     return scaled
 
 

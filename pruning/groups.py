@@ -3,6 +3,9 @@
 A layer is called by its module's name. Where a block splits the output of a convolution in two halves, as C2f does,
 each half has its own channels: `model.2.cv1.conv:0` is the first half of `model.2.cv1.conv`, `model.2.cv1.conv:1` the
 second. These names stay the same when channels go, because both halves keep equally many.
+
+A grouped convolution takes its channels in equal parts, one after another, and so do those that it reads. They have no
+names of their own; each part keeps equally many channels, its own ones.
 """
 
 from __future__ import annotations
@@ -11,6 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prunetune.pruning.channels import ChannelConfig
+from prunetune.spaces.errors import ModelError
+
+LEAST_OF_PART = 2
+"""Channels that each part keeps at least. A grouped convolution that read and wrote one to each of its groups would be
+a depthwise one, and no longer a layer of the same kind."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,12 @@ class ChannelGroup:
     scales: tuple[str, ...] = ()
     """Further parameters with one number for each channel."""
     even_with: tuple[str, ...] = ()
-    """Roots of the groups that must keep as many channels as this one, whichever: those of the other halves."""
+    """Roots of the groups that must keep as many channels in each part as this one, whichever: those of the other
+    halves, and of what a grouped convolution reads beside this one."""
     whole: bool = False
     """Whether something counts on all of the channels, such as attention, or the output of the network."""
+    parts: int = 1
+    """Equal runs of the channels, one after another, of which each keeps equally many."""
 
     @property
     def root(self) -> str:
@@ -51,6 +62,23 @@ class ChannelGroup:
     def can_shrink(self) -> bool:
         """Whether it can lose channels: it need not be whole, and a BatchNorm judges each of its layers."""
         return not self.whole and len(self.norms) >= len(self.layers)
+
+
+def tied_roots(group: ChannelGroup) -> tuple[str, ...]:
+    """The roots of all groups that keep as many channels in each part as a group, its own first."""
+    return (group.root, *group.even_with)
+
+
+def first_of_parts(group: ChannelGroup, count: int) -> tuple[int, ...]:
+    """So many of a group's channels, the first ones of each of its parts.
+
+    Raises:
+        ModelError: The parts cannot have equally many.
+    """
+    if count % group.parts:
+        raise ModelError(f"{group.root}: {count} channels are no multiple of the {group.parts} parts of it")
+    part, kept = group.width // group.parts, count // group.parts
+    return tuple(start + index for start in range(0, group.width, part) for index in range(kept))
 
 
 def module_of(name: str) -> str:

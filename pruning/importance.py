@@ -187,8 +187,9 @@ def _filters(model: nn.Module, name: str, width: int) -> Tensor:
     weight = layer.weight.detach().to("cpu", torch.float64)
     if not bool(torch.isfinite(weight).all()):
         raise ModelError(f"{name}: weights are not finite, the training diverged; prune an earlier checkpoint")
-    rows = weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
-    return _part(rows.flatten(1), name, width)
+    if isinstance(layer, nn.ConvTranspose2d):  # inputs by the outputs of their group
+        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return _part(weight.flatten(1), name, width)
 
 
 def _part(values: Tensor, name: str, width: int) -> Tensor:

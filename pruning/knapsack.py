@@ -18,7 +18,8 @@ import numpy
 import torch
 from torch import nn
 
-from prunetune.pruning.groups import ChannelGroup, module_of, width_of
+from prunetune.pruning.groups import ChannelGroup, module_of, tied_roots, width_of
+from prunetune.pruning.layers import is_depthwise
 from prunetune.pruning.plan import PruningPlan, ScoredGroup, Scores
 from prunetune.spaces.errors import ConfigError
 
@@ -43,7 +44,7 @@ class _Step:
     """What a group may lose next."""
 
     kept: int
-    """Channels that it would keep."""
+    """Channels of each part that it would keep."""
     lost: float
     """The importance of what goes."""
     costs: Array
@@ -78,18 +79,18 @@ class KnapsackLadder:
             raise ConfigError(f"balance: {balance!r} is not from 0.001 to 1000")
         self._scores = scores
         self._rungs = _descend(scores, costs, balance)
-        """After each step, the roots of the groups that lost channels, and what each of them keeps."""
+        """After each step, the roots of the groups that lost channels, each with what it keeps."""
 
     def __len__(self) -> int:
         return 1 + len(self._rungs)
 
     def plan(self, index: int) -> PruningPlan:
         """The plan on a rung, from 0."""
-        return self._scores.keeping({root: count for roots, count in self._rungs[:index] for root in roots})
+        return self._scores.keeping({root: count for kept in self._rungs[:index] for root, count in kept.items()})
 
 
 class _Unit:
-    """Groups that keep equally many channels: one, or those of a convolution's two halves.
+    """Groups that keep equally many channels in each part: one, or those of a convolution's two halves.
 
     Args:
         items: The groups.
@@ -97,7 +98,7 @@ class _Unit:
     """
 
     def __init__(self, items: Sequence[ScoredGroup], balance: float) -> None:
-        self.roots = tuple(item.group.root for item in items)
+        self._parts = {item.group.root: item.group.parts for item in items}
         self.levels = _levels(items)
         self.kept = self.levels[0]
         totals = zip(*(_worth(item, balance) for item in items), strict=True)
@@ -108,31 +109,35 @@ class _Unit:
             for layer in (*item.group.layers, *(reader.layer for reader in item.group.readers))
         }
         """The layers whose cost depends on it."""
-        self._layers = [module_of(layer) for item in items for layer in item.group.layers]
+        self._layers = [(module_of(layer), item.group.parts) for item in items for layer in item.group.layers]
 
     def narrowed(self, widths: Mapping[str, int], count: int) -> dict[str, int]:
-        """The network's widths when it keeps so many channels instead of those that it has."""
+        """The network's widths when each part keeps so many channels instead of those that it has."""
         narrow = dict(widths)
-        for layer in self._layers:
-            narrow[layer] -= self.kept - count
+        for layer, parts in self._layers:
+            narrow[layer] -= parts * (self.kept - count)
         return narrow
+
+    def channels(self) -> dict[str, int]:
+        """The root of each group, and how many channels it keeps."""
+        return {root: parts * self.kept for root, parts in self._parts.items()}
 
 
 def _units(scores: Scores, balance: float) -> dict[str, _Unit]:
     """By the root of the first group."""
     items = {item.group.root: item for item in scores.groups}
-    pairs = dict.fromkeys(tuple(sorted((root, *item.group.even_with))) for root, item in items.items())
+    pairs = dict.fromkeys(tuple(sorted(tied_roots(item.group))) for item in items.values())
     return {roots[0]: _Unit([items[root] for root in roots], balance) for roots in pairs}
 
 
-def _descend(scores: Scores, costs: Costs, balance: float) -> list[tuple[tuple[str, ...], int]]:
+def _descend(scores: Scores, costs: Costs, balance: float) -> list[dict[str, int]]:
     units = _units(scores, balance)
     neighbours = _neighbours(units)
     widths = scores.channels.as_dict()
     current = costs([widths])[0]
     steps: dict[str, list[_Step]] = {}
     stale = set(units)
-    rungs: list[tuple[tuple[str, ...], int]] = []
+    rungs: list[dict[str, int]] = []
     while True:
         proposals = [(root, count) for root in sorted(stale) for count in _next(units[root].levels, units[root].kept)]
         steps.update({root: [] for root in stale})
@@ -152,14 +157,15 @@ def _descend(scores: Scores, costs: Costs, balance: float) -> list[tuple[tuple[s
         widths = units[root].narrowed(widths, step.kept)
         units[root].kept = step.kept
         current = current + step.costs
-        rungs.append((units[root].roots, step.kept))
+        rungs.append(units[root].channels())
         stale = neighbours[root]
 
 
 def _levels(items: Sequence[ScoredGroup]) -> list[int]:
-    """The numbers of channels that groups may keep together, falling from their width."""
-    (width,), least = {item.group.width for item in items}, max(item.least for item in items)
-    alignment = math.lcm(*(item.alignment for item in items))
+    """The numbers of channels that groups may keep together in each part, falling from its width."""
+    (width,) = {item.group.width // item.group.parts for item in items}
+    least = max(item.least // item.group.parts for item in items)
+    alignment = math.lcm(*(item.alignment // item.group.parts for item in items))
     block = alignment * max(1, -(-width // (alignment * MOST_BLOCKS)))
     highest = (width - 1) // block * block
     between = range(highest, least, -block)
@@ -173,11 +179,10 @@ def _next(levels: Sequence[int], kept: int) -> list[int]:
 
 
 def _worth(item: ScoredGroup, balance: float) -> list[float]:
-    """The importance of a group that keeps 0, 1, 2, ... channels, the best ones."""
+    """The importance of a group that keeps 0, 1, 2, ... channels of each part, the best ones."""
     # As with a threshold, of several regions' the one that spares the group most decides.
     factor = min(1.0 if region == "backbone" else balance for region in item.regions)
-    ordered = torch.sort(item.scores, descending=True).values / factor
-    return list(accumulate(ordered.tolist(), initial=0.0))
+    return list(accumulate((item.ranked.sum(dim=0) / factor).tolist(), initial=0.0))
 
 
 def _neighbours(units: Mapping[str, _Unit]) -> dict[str, set[str]]:
@@ -220,10 +225,12 @@ class MultiplyAdds:
         for name, count in positions.items():
             layer = model.get_submodule(name)
             assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))  # by `_positions`
-            self._kernels[name] = count * math.prod(layer.kernel_size)
-            depthwise = layer.groups > 1
-            constant = layer.in_channels / layer.groups - (0 if depthwise else read.get(name, 0))
-            self._reads[name] = (constant, [] if depthwise else parts.get(name, []))
+            kernel = count * math.prod(layer.kernel_size)
+            if is_depthwise(layer):
+                self._kernels[name], self._reads[name] = kernel, (1, [])
+                continue
+            self._kernels[name] = kernel / layer.groups
+            self._reads[name] = (layer.in_channels - read.get(name, 0), parts.get(name, []))
 
     def __call__(self, networks: Sequence[Mapping[str, int]]) -> Array:
         """Of each network, as a column."""

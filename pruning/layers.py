@@ -50,6 +50,11 @@ def is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels
 
 
+def is_grouped(layer: nn.Module) -> bool:
+    """Whether a convolution has groups that each read and write channels of their own; depthwise ones do not count."""
+    return isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not is_depthwise(layer)
+
+
 def blocks_of(model: nn.Module) -> nn.Sequential:
     """The blocks of a detector's yaml, the last one its head.
 

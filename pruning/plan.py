@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, round_channels
-from prunetune.pruning.groups import ChannelGroup, module_of, width_of, widths_after
+from prunetune.pruning.groups import LEAST_OF_PART, ChannelGroup, module_of, tied_roots, width_of, widths_after
 from prunetune.pruning.importance import Gamma, Judge
+from prunetune.pruning.layers import is_depthwise
 from prunetune.pruning.surgery import channel_config, channel_groups, layer_regions
 from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import ConfigError
@@ -86,7 +87,8 @@ def plan_pruning(
     lower index stays. A higher threshold therefore keeps a subset. Groups with a layer that no BatchNorm scales,
     such as transposed convolutions and Detect's outputs, keep their full width, whatever the importance. A group with
     layers in several regions gets the lowest of their thresholds; the supported families have none. The two halves of a
-    convolution that its block splits, as C2f does, keep as many channels as the one that keeps more.
+    convolution that its block splits, as C2f does, keep as many channels as the one that keeps more; so do the parts
+    that a grouped convolution writes or reads, each its best ones.
 
     Args:
         model: An ultralytics `DetectionModel`, not fused.
@@ -120,9 +122,24 @@ class ScoredGroup:
     """Channels that it keeps in any case: a multiple of the alignment, or its full width."""
 
     @cached_property
+    def ranked(self) -> Tensor:
+        """The scores, parts by ranks: in each part from the highest to the lowest."""
+        return self._sorted.values
+
+    @cached_property
     def order(self) -> tuple[int, ...]:
-        """The channels from the most important to the least. Of equal scores the lower index comes first."""
-        return tuple(torch.sort(self.scores, descending=True, stable=True).indices.tolist())
+        """The channels from the most important to the least, of each part one in turn. Of equal scores the lower index
+        comes first."""
+        starts = torch.arange(0, self.group.width, self.group.width // self.group.parts)
+        return tuple((self._sorted.indices + starts[:, None]).T.flatten().tolist())
+
+    @cached_property
+    def _sorted(self) -> Any:
+        return torch.sort(self.scores.view(self.group.parts, -1), dim=1, descending=True, stable=True)
+
+    def survivors(self, threshold: Threshold) -> int:
+        """The channels that reach a threshold, if each part had as many as the one that has most."""
+        return self.group.parts * int((self.ranked >= self.limit(threshold)).sum(dim=1).max())
 
     def limit(self, threshold: Threshold) -> float:
         """What a score must reach for its channel to stay."""
@@ -172,10 +189,15 @@ class Scores:
         kinds, regions = layer_kinds(model, groups), layer_regions(model)
         channels = channel_config(model)
         judged = [group for group in groups if group.can_shrink]
+        by_root = {group.root: group for group in judged}
         scored = []
         for group, scores in zip(judged, judge.scores(model, judged), strict=True):
-            block = group_alignment(group, kinds, alignment)
+            tied = [by_root[root] for root in tied_roots(group)]
+            # Blocks of each part: all of these groups keep equally many there.
+            each = [math.lcm(group_alignment(one, kinds, alignment), one.parts) // one.parts for one in tied]
+            block = group.parts * math.lcm(*each)
             whole = width_of(group.root, dense or channels)
+            least = LEAST_OF_PART * group.parts if any(one.parts > 1 for one in tied) else 0
             scored.append(
                 ScoredGroup(
                     group,
@@ -183,7 +205,7 @@ class Scores:
                     frozenset(regions[module_of(layer)] for layer in group.layers),
                     block,
                     # What floating point adds to a product such as 0.1 * 30 is no channel.
-                    round_channels(math.ceil(floor * whole - 1e-9), group.width, block),
+                    round_channels(max(least, math.ceil(floor * whole - 1e-9)), group.width, block),
                 )
             )
         return cls(tuple(scored), channels, alignment, judge.importance)
@@ -204,7 +226,7 @@ class Scores:
         kept = {
             item.group.root: max(
                 item.least,
-                round_channels(int((item.scores >= item.limit(threshold)).sum()), item.group.width, item.alignment),
+                round_channels(item.survivors(threshold), item.group.width, item.alignment),
             )
             for item in self.groups
         }
@@ -218,10 +240,12 @@ class Scores:
             threshold: What chose them; None if that was the planner that fills a latency.
         """
         keep: dict[str, tuple[int, ...]] = {}
+        each = {
+            item.group.root: kept.get(item.group.root, item.group.width) // item.group.parts for item in self.groups
+        }
         for item in self.groups:
-            width = item.group.width
-            count = max(kept.get(root, width) for root in (item.group.root, *item.group.even_with))
-            if count < width:
+            count = item.group.parts * max(each[root] for root in tied_roots(item.group))
+            if count < item.group.width:
                 keep[item.group.root] = tuple(sorted(item.order[:count]))
         channels = widths_after(self.channels, keep, [item.group for item in self.groups])
         planner: Planner = "knapsack" if threshold is None else "threshold"
@@ -239,8 +263,7 @@ def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, L
     kinds: dict[str, LayerKind] = {}
     for name in (layer for group in groups for layer in group.layers):
         layer = model.get_submodule(module_of(name))
-        if getattr(layer, "groups", 1) > 1:
-            # Only a convolution with one channel to each of its groups is tied to the channels that it reads.
+        if is_depthwise(layer):
             kinds[name] = "depthwise"
         else:
             kinds[name] = "default" if module_of(name) in readers else "first"  # all others read a group's channels

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunetune.pruning.groups import ChannelGroup, module_of, width_of, widths_after
+from prunetune.pruning.groups import ChannelGroup, first_of_parts, module_of, width_of, widths_after
 from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.surgery import apply_plan, channel_config, channel_groups, layer_regions, region_of
 from prunetune.spaces.alignment import Alignment
@@ -55,7 +55,11 @@ class Donor:
         """
         channels = channel_config(model)
         widths = {group.root: width_of(group.root, channels) for group in groups}
-        kept = {group.root: tuple(range(widths[group.root])) for group in groups if widths[group.root] < group.width}
+        kept = {
+            group.root: first_of_parts(group, widths[group.root])
+            for group in groups
+            if widths[group.root] < group.width
+        }
         return cls(model, kept, is_pruned=False)
 
 
@@ -138,25 +142,40 @@ def splice(dense: nn.Module, backbone: Donor, head: Donor, groups: Sequence[Chan
             # A part that was trained by itself has nothing in common with what it reads of the other.
             common = None if backbone.is_pruned and head.is_pruned else part
             wanted, there = (_inputs(groups, layer, left, regions, common) for left in (kept, chosen[part]))
-            dim = 0 if isinstance(spliced.get_submodule(layer), nn.ConvTranspose2d) else 1
-            given = _with_inputs(given, fresh, wanted, there, dim)
+            given = _with_inputs(spliced.get_submodule(layer), given, fresh, wanted, there)
         state[key] = given
     spliced.load_state_dict(state)
     return spliced
 
 
 def _with_inputs(
-    given: Tensor, fresh: Tensor, wanted: Sequence[int | None], there: Sequence[int | None], dim: int
+    layer: nn.Module, given: Tensor, fresh: Tensor, wanted: Sequence[int | None], there: Sequence[int | None]
 ) -> Tensor:
     """A weight with other input channels: those that were there as they were, new ones as zeros.
 
     Args:
-        given: The weight.
+        layer: The convolution.
+        given: Its weight.
         fresh: One of the right shape, taken where no input channel was there.
         wanted: The positions of the input channels that are needed, in the dense layer; None: has no equal.
         there: Those of the given weight.
-        dim: Of the input channels.
     """
+    if isinstance(layer, nn.ConvTranspose2d):
+        return _placed(given, fresh, wanted, there, 0)
+    assert isinstance(layer, nn.Conv2d)  # what reads a group's channels
+    groups = range(layer.groups)  # each with rows and input channels of its own
+
+    def run(inputs: Sequence[int | None], group: int) -> Sequence[int | None]:
+        part = len(inputs) // layer.groups
+        return inputs[group * part : (group + 1) * part]
+
+    rows = zip(given.chunk(layer.groups), fresh.chunk(layer.groups), groups, strict=True)
+    return torch.cat([_placed(old, new, run(wanted, group), run(there, group), 1) for old, new, group in rows])
+
+
+def _placed(
+    given: Tensor, fresh: Tensor, wanted: Sequence[int | None], there: Sequence[int | None], dim: int
+) -> Tensor:
     place = {position: index for index, position in enumerate(there) if position is not None}
     pairs = [(index, place[position]) for index, position in enumerate(wanted) if position in place]
     if not pairs:

@@ -70,7 +70,7 @@ def apply_plan(
     for name, lost in outputs.items():
         _drop_outputs(pruned, name, lost)
     for name, lost in inputs.items():
-        _drop_inputs(pruned.get_submodule(name), lost)
+        _drop_inputs(pruned.get_submodule(name), name, lost)
     for block in (block for block in pruned.modules() if splits(block)):
         block.c = block.cv1.conv.out_channels // 2  # type: ignore[union-attr, operator, assignment]
     for name, parameter in pruned.named_parameters():
@@ -99,14 +99,32 @@ def _drop_outputs(model: nn.Module, name: str, lost: set[int]) -> None:
         if is_depthwise(layer):
             layer.in_channels = layer.groups = layer.in_channels - len(lost)
         layer.out_channels -= len(lost)
-    _drop(layer, "weight", 1 if isinstance(layer, nn.ConvTranspose2d) else 0, lost)
+    if isinstance(layer, nn.ConvTranspose2d):
+        _drop_by_group(layer, name, lost)
+    else:
+        _drop(layer, "weight", 0, lost)
     _drop(layer, "bias", 0, lost)
 
 
-def _drop_inputs(layer: nn.Module, lost: set[int]) -> None:
+def _drop_inputs(layer: nn.Module, name: str, lost: set[int]) -> None:
     assert isinstance(layer, CONVOLUTIONS)  # readers are convolutions
     layer.in_channels -= len(lost)
-    _drop(layer, "weight", 0 if isinstance(layer, nn.ConvTranspose2d) else 1, lost)
+    if isinstance(layer, nn.ConvTranspose2d):
+        _drop(layer, "weight", 0, lost)
+    else:
+        _drop_by_group(layer, name, lost)
+
+
+def _drop_by_group(layer: nn.Conv2d | nn.ConvTranspose2d, name: str, lost: set[int]) -> None:
+    """Takes channels out of the second dimension of a weight, which counts within each of the layer's groups."""
+    weight, groups = layer.weight.detach(), layer.groups
+    part = weight.shape[1]
+    kept = [[index for index in range(part) if group * part + index not in lost] for group in range(groups)]
+    if len({len(indices) for indices in kept}) > 1:
+        raise _misfit(name, f"its {groups} groups would read unequally many channels")
+    rows = zip(weight.chunk(groups), kept, strict=True)
+    left = [row.index_select(1, torch.tensor(indices, device=row.device)) for row, indices in rows]
+    layer.weight = nn.Parameter(torch.cat(left))
 
 
 def _drop(owner: nn.Module, name: str, dim: int, lost: set[int]) -> None:

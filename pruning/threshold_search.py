@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import nn
 
 from prunetune.pruning.channels import ChannelConfig
@@ -267,8 +266,9 @@ def _aim(
 
 def _opening(item: ScoredGroup) -> list[float]:
     """The scores that a threshold must be above for the group to lose a block more."""
-    ordered: list[float] = torch.sort(item.scores, descending=True).values.tolist()
-    return ordered[item.least : item.group.width : item.alignment]
+    parts = item.group.parts
+    highest: list[float] = item.ranked.amax(dim=0).tolist()  # a part keeps as many as the one that keeps most
+    return highest[item.least // parts :: item.alignment // parts]
 
 
 LEAST = 1e4 * sys.float_info.min

@@ -6,7 +6,8 @@ read once into values, and checked for gaps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import nn
 
 from prunetune.pruning.blocks import FAMILIES, PRUNABLE_BLOCKS, Fence, scale_of, shadow_names, shadow_of
 from prunetune.pruning.channels import natural_order
-from prunetune.pruning.groups import ChannelGroup, Reader, module_of
-from prunetune.pruning.layers import CONVOLUTIONS, blocks_of, convolutions, image_channels, is_depthwise
+from prunetune.pruning.groups import LEAST_OF_PART, ChannelGroup, Reader, first_channel, module_of
+from prunetune.pruning.layers import CONVOLUTIONS, blocks_of, convolutions, image_channels, is_depthwise, is_grouped
 from prunetune.spaces.errors import ModelError
 
 
@@ -48,7 +49,7 @@ def channel_groups(model: nn.Module, imgsz: int = 64) -> tuple[ChannelGroup, ...
         read = [_read_group(items, names, model) for items in traced]
     groups = sorted((group for group in read if group is not None), key=lambda group: natural_order(group.root))
     _check_coverage(model, groups)
-    return tuple(_evened(groups))
+    return tuple(_tied(groups, model))
 
 
 def _read_group(items: Iterable[Any], names: Mapping[nn.Module, str], model: nn.Module) -> ChannelGroup | None:
@@ -92,24 +93,52 @@ def _read_group(items: Iterable[Any], names: Mapping[nn.Module, str], model: nn.
     )
 
 
-def _evened(groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
-    """Ties the groups that the two halves of a convolution are in: they keep equally many channels, or all."""
-    group_of = {layer: group.root for group in groups for layer in group.layers}
+def _tied(groups: Sequence[ChannelGroup], model: nn.Module) -> list[ChannelGroup]:
+    """Divides the groups into parts, and ties those whose parts keep equally many channels, or all."""
     even = {group.root: {group.root} for group in groups}
-    for layer in group_of:
-        if ":" in layer:
-            merged = set[str]().union(*(even[group_of[f"{module_of(layer)}:{half}"]] for half in range(2)))
-            for other in merged:
-                even[other] = merged
-    rigid = {group.root for group in groups if not group.can_shrink}
+    part = {group.root: group.width for group in groups}
+    """Width of a group's parts."""
+    for roots, width in _even_runs(groups, model):
+        merged = set[str]().union(*(even[root] for root in roots))
+        shared = math.gcd(width, *(part[root] for root in merged))
+        for root in merged:
+            even[root], part[root] = merged, shared
+    narrow = {group.root for group in groups if part[group.root] <= LEAST_OF_PART and part[group.root] < group.width}
+    rigid = {group.root for group in groups if not group.can_shrink} | narrow
     return [
         replace(
             group,
             even_with=tuple(sorted(even[group.root] - {group.root}, key=natural_order)),
-            whole=group.whole or (len(even[group.root]) > 1 and not even[group.root].isdisjoint(rigid)),
+            whole=group.whole
+            or group.root in narrow
+            or (len(even[group.root]) > 1 and not even[group.root].isdisjoint(rigid)),
+            parts=group.width // part[group.root],
         )
         for group in groups
     ]
+
+
+def _even_runs(groups: Sequence[ChannelGroup], model: nn.Module) -> Iterator[tuple[set[str], int]]:
+    """Roots of groups whose runs of so many channels must keep equally many; 0 stands for all of a group's."""
+    group_of = {layer: group for group in groups for layer in group.layers}
+    for layer in group_of:
+        if layer.endswith(":0"):
+            yield {group_of[f"{module_of(layer)}:{half}"].root for half in range(2)}, 0
+    for name, module in convolutions(model):
+        if not is_grouped(module):
+            continue
+        for layer, group in group_of.items():
+            if module_of(layer) == name:
+                yield {group.root}, math.gcd(module.out_channels // module.groups, first_channel(layer, group.width))
+        # What is read may be a concatenation, whose seams need not lie between the convolution's groups.
+        read = [(group, reader) for group in groups for reader in group.readers if reader.layer == name]
+        seams = {
+            position - channel
+            for _, reader in read
+            for position, channel in zip(reader.positions, reader.channels, strict=True)
+        }
+        if read:
+            yield {group.root for group, _ in read}, math.gcd(module.in_channels // module.groups, *seams)
 
 
 def _check_blocks(model: nn.Module) -> None:
@@ -119,9 +148,6 @@ def _check_blocks(model: nn.Module) -> None:
             is_known = kind in PRUNABLE_BLOCKS or (part is not block and type(part).__module__.startswith("torch."))
             if not is_known:
                 raise ModelError(f"{name}: a {kind} block cannot be pruned yet; {FAMILIES}")
-    for name, layer in convolutions(model):
-        if layer.groups > 1 and not is_depthwise(layer):
-            raise _not_followed(name, f"it is a grouped convolution ({layer.groups} groups)")
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         raise ModelError(
             "the detector has no BatchNorm, so its channels have no gamma to be judged by; if it was fused "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import tempfile
@@ -118,8 +119,11 @@ def random_widths(skeleton: Skeleton, alignment: int, count: int, seed: int) -> 
 def _scaled(skeleton: Skeleton, alignment: int, share: Callable[[Sequence[str]], float]) -> dict[str, int]:
     widths = skeleton.widths
     for group in skeleton.groups:
-        dense = width_of(group[0], skeleton.widths)
-        width = min(alignment * max(1, round(dense * share(group) / alignment)), dense)
+        dense, multiple = width_of(group[0], skeleton.widths), skeleton.multiple(group)
+        block = math.lcm(alignment, multiple)
+        width = min(block * max(1, round(dense * share(group) / block)), dense)
+        if dense % multiple:  # it is read in groups with others, whose seams are within these groups
+            width = dense
         widths.update({layer_of(name): 2 * width if ":" in name else width for name in group})
     return widths
 
@@ -238,9 +242,11 @@ def _axes(
     reads = {layer.reads.width(dense): bool(free & set(map(layer_of, layer.reads.layers))) for layer in layers}
     writes = {layer.width: layer.name in free for layer in layers}
 
+    step = math.lcm(alignment, shape.groups)
+
     def axis(ends: Mapping[int, bool]) -> tuple[int, ...]:
         widest = max((end for end, is_free in ends.items() if is_free), default=0)
-        return tuple(sorted({*ends, *(alignment * block for block in blocks if alignment * block < widest)}))
+        return tuple(sorted({*ends, *(step * block for block in blocks if step * block < widest)}))
 
     return (max(reads),) if shape.depthwise else axis(reads), axis(writes)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -49,9 +49,22 @@ class ConvShape:
     """What follows at once. Runtimes compute it with the convolution."""
     depthwise: bool = False
     """Whether each channel is read by itself; it writes as many as it reads then."""
+    groups: int = 1
+    """Equal parts of the channels, each written from its own part of those that are read. Of a depthwise layer, whose
+    parts are as many as its channels, 1."""
+
+    def groups_of(self, outputs: int) -> int:
+        """The groups that ONNX has for it when it writes so many channels."""
+        return outputs if self.depthwise else self.groups
+
+    def sides(self, inputs: int, outputs: int) -> tuple[int, int]:
+        """The first two dimensions of its weight."""
+        groups = self.groups_of(outputs)
+        return (inputs, outputs // groups) if self.transposed else (outputs, inputs // groups)
 
     def __str__(self) -> str:
         kind = "deconv" if self.transposed else "depthwise" if self.depthwise else "conv"
+        kind += f" of {self.groups} groups" if self.groups > 1 else ""
         kernel, size = "x".join(map(str, self.kernel)), "x".join(map(str, self.size))
         return f"{kind} {kernel}, stride {self.strides[0]}, {size} px, {self.activation}"
 
@@ -70,8 +83,8 @@ class Layer:
 
     def weights(self, widths: Mapping[str, int]) -> int:
         """How many weights it has when the layers have these widths, without its bias."""
-        read = 1 if self.shape.depthwise else self.reads.width(widths)
-        return widths[self.name] * read * math.prod(self.shape.kernel)
+        sides = self.shape.sides(self.reads.width(widths), widths[self.name])
+        return math.prod(sides) * math.prod(self.shape.kernel)
 
     @property
     def positions(self) -> int:
@@ -132,6 +145,13 @@ class Skeleton:
     def free(self) -> frozenset[str]:
         """The layers whose widths may change."""
         return frozenset(layer_of(name) for group in self.groups for name in group)
+
+    def multiple(self, group: Sequence[str]) -> int:
+        """What the widths of tied layers must be multiples of, because grouped convolutions write or read them."""
+        names = {*group, *map(layer_of, group)}
+        return math.lcm(
+            *(layer.shape.groups for layer in self.layers if layer.name in names or names & set(layer.reads.layers))
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -94,8 +94,7 @@ class SkeletonReader:
             return
         values = _attributes(node)
         groups = values.get("group", 1)
-        if groups not in (1, weight[0]) or (groups > 1 and weight[1] != 1):
-            raise TargetError(f"{self._path}: {node.input[1]}: a grouped convolution cannot be predicted yet")
+        depthwise = groups > 1 and groups == weight[0] and weight[1] == 1
         layer = Layer(
             name=node.input[1].removesuffix(".weight"),
             shape=ConvShape(
@@ -105,7 +104,8 @@ class SkeletonReader:
                 size=self._shapes[node.input[0]][2:],
                 transposed=node.op_type == "ConvTranspose",
                 activation="silu" if self._feeds_silu(node.output[0]) else "none",
-                depthwise=groups > 1,
+                depthwise=depthwise,
+                groups=1 if depthwise else groups,
             ),
             reads=reads,
             width=shape[1],

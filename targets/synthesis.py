@@ -47,8 +47,7 @@ def write_layer(path: Path, shape: ConvShape, inputs: int, outputs: int, copies:
     ends += [("mean", inputs)]
     for copy in range(copies):
         name = f"layer{copy}"
-        sides = (inputs, outputs) if shape.transposed else (outputs, 1 if shape.depthwise else inputs)
-        weights[f"{name}.weight"] = _random(name, (*sides, *shape.kernel))
+        weights[f"{name}.weight"] = _random(name, (*shape.sides(inputs, outputs), *shape.kernel))
         weights[f"{name}.bias"] = _random(f"{name}.bias", (outputs,))
         nodes += [
             helper.make_node(
@@ -58,7 +57,7 @@ def write_layer(path: Path, shape: ConvShape, inputs: int, outputs: int, copies:
                 kernel_shape=shape.kernel,
                 strides=shape.strides,
                 pads=shape.pads,
-                group=outputs if shape.depthwise else 1,
+                group=shape.groups_of(outputs),
             )
         ]
         last = name
@@ -111,10 +110,9 @@ def write_resized(source: Path, path: Path, skeleton: Skeleton, widths: Mapping[
             continue
         layer = layers[node.input[1]]
         outputs, inputs = widths[layer.name], layer.reads.width(widths)
-        sides = (inputs, outputs) if layer.shape.transposed else (outputs, 1 if layer.shape.depthwise else inputs)
         if layer.shape.depthwise:
             next(item for item in node.attribute if item.name == "group").i = outputs
-        resized[node.input[1]] = _random(layer.name, (*sides, *layer.shape.kernel))
+        resized[node.input[1]] = _random(layer.name, (*layer.shape.sides(inputs, outputs), *layer.shape.kernel))
         if len(node.input) > 2:  # exporters let layers of equal biases share one
             node.input[2] = f"{layer.name}.resized.bias"
             resized[node.input[2]] = _random(node.input[2], (outputs,))

@@ -228,6 +228,7 @@ class FeatureModel:
         self._constants = numpy.array([channels.constant for channels in (*reads, *parts)])
         self._kernels = numpy.array([math.prod(layer.shape.kernel) for layer in skeleton.layers]) / 1e6
         self._depthwise = numpy.array([layer.shape.depthwise for layer in skeleton.layers])
+        self._groups = numpy.array([layer.shape.groups for layer in skeleton.layers])
 
         number_of = {grid.shape: number for number, grid in enumerate(grids)}
         self._grid = numpy.array([number_of[layer.shape] for layer in skeleton.layers])
@@ -281,7 +282,7 @@ class FeatureModel:
         columns = {
             "fixed": numpy.ones(len(widths)),
             "layers": self._interpolate(inputs, widths).sum(axis=1),
-            "weights": (numpy.where(self._depthwise, 1, inputs) * widths) @ self._kernels,
+            "weights": (numpy.where(self._depthwise, 1, inputs / self._groups) * widths) @ self._kernels,
             "unaligned": unaligned @ self._operation["concat"],
             **{name: moved @ self._operation[name] for name in ("concat", "resize", "add", "pool")},
         }

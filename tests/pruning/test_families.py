@@ -23,6 +23,7 @@ from prunetune.pruning.blocks import split_halves, splits
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.groups import first_channel, module_of
+from prunetune.pruning.layers import is_depthwise
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.plan import PruningPlan, plan_pruning
 from prunetune.pruning.sparsity import Sparsity, sparse_phase
@@ -37,6 +38,10 @@ STRENGTHS = (0.3, 0.6, 0.9)
 SMALL = {"scale": "l", "scales": {"l": [0.5, 0.25, 1024]}}
 """What ultralytics' code adds to the large scales of a family, at the width of the small one."""
 
+MODELS = Path(__file__).parent / "models"
+AUTHORS, GROUPED = str(MODELS / "yolov12n-authors.yaml"), str(MODELS / "grouped.yaml")
+"""Descriptions that ultralytics does not ship."""
+
 DETECTORS = (
     "yolov5n.yaml",
     "yolov5n-deconv.yaml",
@@ -47,6 +52,8 @@ DETECTORS = (
     "yolo12l.yaml",
     "yolo26n.yaml",
     "yolo26l.yaml",
+    AUTHORS,
+    GROUPED,
 )
 OTHER_HEADS = (
     "yolov8n-seg.yaml",
@@ -60,6 +67,8 @@ EXPORTED = (
     "yolov8n.yaml",
     "yolo11n.yaml",
     "yolo12n.yaml",
+    AUTHORS,
+    GROUPED,
     *(name for name in (*DETECTORS, *OTHER_HEADS) if "26n" in name),
 )
 """Other tests compare the exports of YOLOv5; the rest has no block of its own."""
@@ -74,7 +83,7 @@ class Family:
     @classmethod
     def build(cls, name: str) -> Family:
         description = read_description(name)
-        detector = Detector.build(description | (SMALL if description["scale"] == "l" else {}), NAMES, source=name)
+        detector = Detector.build(description | (SMALL if description.get("scale") == "l" else {}), NAMES, source=name)
         generator = torch.Generator().manual_seed(0)
         for norm in norms_of(detector.model).values():
             norm.weight.data.uniform_(0, 1, generator=generator)
@@ -82,6 +91,10 @@ class Family:
             norm.running_mean.normal_(0, 0.1, generator=generator)
             norm.running_var.uniform_(0.5, 1.5, generator=generator)
         return cls(detector)
+
+    @property
+    def name(self) -> str:
+        return stem(self.dense.source)
 
     @cached_property
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -106,15 +119,19 @@ class Family:
         return model
 
 
+def stem(name: str) -> str:
+    return Path(name).stem
+
+
 _built: dict[str, Family] = {}
 
 
-@pytest.fixture(params=[*DETECTORS, *OTHER_HEADS], ids=lambda name: name.removesuffix(".yaml"))
+@pytest.fixture(params=[*DETECTORS, *OTHER_HEADS], ids=stem)
 def family(request: pytest.FixtureRequest) -> Family:
     return _family(request.param)
 
 
-@pytest.fixture(params=DETECTORS, ids=lambda name: name.removesuffix(".yaml"))
+@pytest.fixture(params=DETECTORS, ids=stem)
 def detector(request: pytest.FixtureRequest) -> Family:
     return _family(request.param)
 
@@ -180,13 +197,14 @@ def test_split_convolutions_compute_the_same(family: Family) -> None:
     split_halves(model)
     has_splitting_blocks = any(splits(block) for block in family.dense.model.modules())
     assert any("parts" in name for name, _ in model.named_modules()) == has_splitting_blocks
-    assert has_splitting_blocks == ("yolov5" not in family.dense.source)
+    assert has_splitting_blocks == ("yolov5" not in family.name)
     assert_equal_outputs(model, family.dense.model, 1e-5)
 
 
 def test_halves_keep_equally_many_channels_of_their_own(family: Family) -> None:
     halves = [group for group in family.groups if any(":" in layer for layer in group.layers)]
     keep = dict(family.plan(0.6).keep)
+    assert all(len(group.even_with) == 1 for group in halves)
     for group in halves:
         for other in group.even_with:
             assert len(keep.get(group.root, ())) == len(keep.get(other, ()))
@@ -228,12 +246,14 @@ def test_attention_keeps_its_width_and_depthwise_convolutions_that_of_what_they_
             assert module.qkv.conv.out_channels == before.qkv.conv.out_channels
             assert module.pe.conv.out_channels == before.pe.conv.out_channels
             assert module.proj.conv.in_channels == before.proj.conv.in_channels
-        if isinstance(module, nn.Conv2d) and before.groups > 1:
+        if is_depthwise(before):
             assert module.groups == module.in_channels == module.out_channels == len(module.weight)
+        elif isinstance(module, nn.Conv2d):
+            assert module.groups == before.groups
         if splits(module):
             assert module.cv1.conv.out_channels == 2 * module.c
     narrowed = channel_config(pruned).removed(channel_config(dense))
-    assert narrowed > (0.4 if "12" in family.dense.source else 0.6)
+    assert narrowed > (0.4 if "12" in family.name else 0.6)
 
 
 def test_what_is_no_width_stays_as_it_was(family: Family) -> None:
@@ -287,7 +307,9 @@ def find_small_boxes(head: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["yolov5n.yaml", "yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"])
+@pytest.mark.parametrize(
+    "name", ["yolov5n.yaml", "yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml", AUTHORS], ids=stem
+)
 def test_surgery_itself_costs_no_accuracy(name: str, shapes: Path, tmp_path: Path) -> None:
     from ultralytics.utils.nms import non_max_suppression
     from ultralytics.utils.ops import scale_boxes
@@ -340,7 +362,9 @@ def test_a_training_of_two_heads_goes_on_where_it_was_cut_off(shapes: Path, phas
         assert all(torch.equal(shorter.model[name], value) for name, value in states[0].model.items())
 
 
-@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo12s.yaml", "yolo26n.yaml"])
+@pytest.mark.parametrize(
+    "name", ["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo12s.yaml", "yolo26n.yaml", AUTHORS], ids=stem
+)
 def test_half_and_quarter_of_the_width(name: str) -> None:
     dense, half, quarter = (
         Detector.build(scaled_width(read_description(name), factor), NAMES) for factor in (1, 0.5, 0.25)
@@ -369,16 +393,16 @@ def test_stock_ultralytics_computes_the_same_without_prunetune(
 ) -> None:
     for name in (*DETECTORS, *OTHER_HEADS):
         pruned = _family(name).pruned(0.6)
-        pruned.save(tmp_path / f"{name}.pt", {}, {"task": pruned.task, "imgsz": IMGSZ})
-        torch.save(outputs(pruned.model, images(1))[0], tmp_path / f"{name}.expected")
+        pruned.save(tmp_path / f"{stem(name)}.pt", {}, {"task": pruned.task, "imgsz": IMGSZ})
+        torch.save(outputs(pruned.model, images(1))[0], tmp_path / f"{stem(name)}.expected")
     torch.save(images(1), tmp_path / "images")
     differences = stock_ultralytics("compare", tmp_path)
-    assert set(differences) == {*DETECTORS, *OTHER_HEADS}
+    assert set(differences) == {stem(name) for name in (*DETECTORS, *OTHER_HEADS)}
     assert all(difference == 0.0 for difference in differences.values()), differences
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", EXPORTED, ids=stem)
 def test_an_exported_network_computes_the_same(name: str, tmp_path: Path) -> None:
     pruned = _family(name).pruned(0.6)
     recalibrate(pruned.model, [images(8)])

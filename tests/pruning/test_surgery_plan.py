@@ -172,7 +172,7 @@ def test_the_first_layer_is_the_one_that_reads_the_image(detector: Any, groups: 
 
 def test_a_group_of_several_kinds_keeps_the_least_common_multiple(build: Callable[..., Any]) -> None:
     model = build("yolov5")
-    model.model[1].conv.groups = 16  # as a depthwise layer has it, which is tied to the channels that it reads
+    model.model[1].conv = nn.Conv2d(16, 16, 3, groups=16)  # depthwise, so tied to the channels that it reads
     mixed = ("model.0.conv", "model.1.conv", "model.2.cv1.conv")
     readers = tuple(Reader(layer, (0,), (0,)) for layer in ("model.1.conv", "model.2.cv1.conv"))
     group = ChannelGroup(16, mixed, ("model.0.bn",), readers)

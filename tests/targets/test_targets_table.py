@@ -142,17 +142,66 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path, content: bytes | N
         Skeleton.read(path)
 
 
-def test_a_grouped_convolution_is_refused_by_name(tmp_path: Path) -> None:
-    path = write_network(tmp_path / "grouped.onnx")
-    model = onnx.load(path)
+# Grouped convolutions
+
+
+def write_grouped(path: Path, groups: int) -> Path:
+    """The same network, with a grouped convolution that reads the stem, which an addition ties."""
+    model = onnx.load(write_network(path))
     node = next(node for node in model.graph.node if node.output[0] == "side")
-    node.attribute.append(helper.make_attribute("group", 2))
+    node.attribute.append(helper.make_attribute("group", groups))
     next(item for item in model.graph.initializer if item.name == "side.weight").CopyFrom(
-        numpy_helper.from_array(numpy.ones((40, 16, 1, 1), numpy.float32), "side.weight")
+        numpy_helper.from_array(numpy.ones((40, 32 // groups, 1, 1), numpy.float32), "side.weight")
     )
     onnx.save(model, path)
-    with pytest.raises(TargetError, match=r"side\.weight.*grouped"):
-        Skeleton.read(path)
+    return path
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+@pytest.mark.parametrize("alignment", [1, 6, 8])
+def test_networks_with_a_grouped_convolution_have_multiples_of_its_groups(
+    tmp_path: Path, groups: int, alignment: int
+) -> None:
+    file = write_grouped(tmp_path / "grouped.onnx", groups)
+    skeleton = Skeleton.read(file)
+    side = next(layer for layer in skeleton.layers if layer.name == "side")
+    assert (side.shape.groups, side.shape.depthwise, side.width) == (groups, False, 40)
+    assert [skeleton.multiple(group) for group in skeleton.groups] == [groups, 1, groups]
+    assert Skeleton.from_dict(json.loads(json.dumps(skeleton.as_dict()))) == skeleton
+    plain = Skeleton.read(write_network(tmp_path / "plain.onnx"))
+    saved = plain.multiply_adds(skeleton.widths) - skeleton.multiply_adds(skeleton.widths)
+    assert saved == 32 * 40 * (1 - 1 / groups) * SIZE * SIZE
+    drawn = random_widths(skeleton, alignment, 12, seed=2)
+    for number, widths in enumerate((anchor_widths(skeleton, alignment), *drawn)):
+        assert widths["stem"] % groups == widths["side"] % groups == 0
+        assert all(widths[name] == dense or widths[name] % alignment == 0 for name, dense in skeleton.widths.items())
+        if number < 3:
+            write_resized(file, tmp_path / "resized.onnx", skeleton, widths)
+            again = Skeleton.read(tmp_path / "resized.onnx")
+            assert again.widths == widths
+            assert [layer.shape for layer in again.layers] == [layer.shape for layer in skeleton.layers]
+            network = Network("resized", (1, 3, SIZE, SIZE), onnx=tmp_path / "resized.onnx")
+            create_target(OnnxRuntimeSpec(runs=6, warmup=0)).measure([network], reference="resized")
+
+
+def test_a_table_predicts_networks_with_a_grouped_convolution(tmp_path: Path) -> None:
+    file, device = write_grouped(tmp_path / "grouped.onnx", 4), MadeUp()
+    table = profile(device, file, networks=24)
+    table.save(tmp_path / "table.json")
+    table = LatencyTable.load(tmp_path / "table.json")
+    for widths in random_widths(table.skeleton, 8, 8, seed=99):
+        write_resized(file, tmp_path / "unseen.onnx", table.skeleton, widths)
+        assert table.has_layers_of(Skeleton.read(tmp_path / "unseen.onnx"))
+        true = device.cost_ms(tmp_path / "unseen.onnx")
+        assert table.predict(widths).latency_ms == pytest.approx(true, rel=0.05)
+
+
+def test_tables_from_before_grouped_convolutions_are_read(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    table.save(path)
+    path.write_text(path.read_text().replace(', "groups": 1', ""))
+    assert '"groups": 1' not in path.read_text()
+    assert LatencyTable.load(path) == table
 
 
 # The grid
