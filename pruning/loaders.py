@@ -50,7 +50,7 @@ class DataLoaders:
     @property
     def lr0(self) -> float:
         """The learning rate at which trainings start."""
-        return learning_rate(self._setup.hyperparameters, self.data["nc"], self._setup.batch)
+        return learning_rate(self._setup.hyperparameters, self.data["nc"])
 
     def train(self) -> Any:
         """The augmented training loader, with mosaic open again if the last training closed it."""
