@@ -19,6 +19,7 @@ from PIL import Image
 
 from prunetune.pruning.dataset import MOST_LEFT_OUT, inspect_dataset
 from prunetune.pruning.images import StudyImages
+from prunetune.results.verify import _linked
 from prunetune.spaces.errors import DatasetError
 
 from ultralytics.cfg import get_cfg  # isort: skip
@@ -160,6 +161,22 @@ def test_ultralytics_still_saves_such_images_anew(tmp_path: Path, name: str) -> 
     assert image.read_bytes() != FILES[name]
 
 
+def test_a_bundle_is_verified_on_links(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "pets")
+    for name, written in FILES.items():
+        folder.image("val", name).write_bytes(written)
+        folder.label("val", name.rpartition(".")[0] + ".txt").write_text(BOX)
+    before = content(folder.root)
+    data = check_det_dataset(str(folder.data), autodownload=False)
+    linked = check_det_dataset(str(_linked(data, "val", tmp_path / "links")), autodownload=False)
+    assert linked["names"] == data["names"]
+    read = YOLODataset(img_path=linked["val"], data=linked, task="detect", imgsz=32, augment=False)
+    expected = stock(folder.root, "val")
+    assert expected is not None
+    assert list(as_read(read.labels, tmp_path / "links").values()) == list(expected.values())
+    assert content(folder.root) == before
+
+
 def test_a_folder_without_the_right_to_write(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "pets")
     folder.image().write_bytes(JPEG + bytes(3))
@@ -228,7 +245,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return folder
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(files=st.lists(LABELS, min_size=IMAGES, max_size=IMAGES), shape=SHAPES)
 def test_labels_of_every_form(labelled: Folder, files: list[bytes | None], shape: object) -> None:
     labelled.describe(kpt_shape=shape)
