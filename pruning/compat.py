@@ -16,6 +16,7 @@ Four things need care:
 from __future__ import annotations
 
 import importlib.machinery
+import json
 import os
 import sys
 import tempfile
@@ -75,6 +76,22 @@ def torchvision_works() -> bool:
             del sys.modules[name]
         return False
     return True
+
+
+def datasets_folder() -> Path:
+    """Where ultralytics keeps data sets that are known by a name: where the user told it, else `datasets` here."""
+    given = os.environ.get("YOLO_CONFIG_DIR")
+    if given is not None and Path(given) != _settings_folder():
+        folder = Path(given).expanduser()
+    elif sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Application Support"
+    else:
+        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    try:
+        settings = json.loads((folder / "Ultralytics" / "settings.json").read_text(encoding="utf-8"))
+        return Path(settings["datasets_dir"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path.cwd() / "datasets"
 
 
 def _settings_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from prunetune.pruning.compat import datasets_folder
+from prunetune.pruning.data_source import DataSource
 from prunetune.pruning.labels import Problem
 from prunetune.spaces.errors import DatasetError
 
@@ -20,6 +23,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Endings of the files that ultralytics takes for images, in lower case."""
 _SPLITS = ("train", "val", "test")
+_MOST_CLASSES = 100_000  # without names; a larger number is a mistake
 
 
 @dataclass(frozen=True)
@@ -29,28 +33,40 @@ class Description:
     root: Path
     names: tuple[str, ...]
     sources: dict[str, tuple[Path, ...]]
+    channels: int = 3
+    keypoints: tuple[int, int] | None = None
+    """`kpt_shape`: points behind each box, and numbers of each."""
+
+    @property
+    def classes(self) -> int:
+        """How many; without end where the names could not be read."""
+        return len(self.names) or sys.maxsize
+
+    @property
+    def pose_columns(self) -> int | None:
+        """Length of a line that is a box with keypoints."""
+        return 5 + self.keypoints[0] * self.keypoints[1] if self.keypoints and self.keypoints[0] else None
+
+    def arguments(self, image: str, labels: str) -> tuple[Any, ...]:
+        """Those of ultralytics' `verify_image_label`."""
+        points, numbers = self.keypoints or (0, 0)
+        return image, labels, "", False, self.classes, points, numbers, False
 
 
-def describe(file: Path, problems: list[Problem]) -> Description:
+def describe(source: DataSource, problems: list[Problem]) -> Description:
     """Reads the yaml; adds what is wrong with its keys to `problems` and goes on without them.
 
     Raises:
         DatasetError: The file is missing, cannot be parsed, or is no mapping.
     """
+    file = source.file
     content = _load_yaml(file)
     if "val" not in content and "validation" in content:  # ultralytics knows both
         content["val"] = content.pop("validation")
-    folder = content.get("path")
-    if folder is not None and not isinstance(folder, str):
-        problems.append(Problem("yaml", f"path: must be a folder, not {folder!r}; remove it or correct it"))
-        folder = None
-    root = file.parent.resolve()
-    try:
-        root = (root / Path(folder or ".").expanduser()).resolve()
-        root.exists()  # a name that is too long is noticed here only
-    except (OSError, ValueError, RuntimeError) as error:
-        problems.append(_no_path("path", folder, error))
-        return Description(root=root, names=_names(content, problems), sources={})
+    names, channels, keypoints = _names(content, problems), _channels(content, problems), _keypoints(content, problems)
+    root = source.root or _root(file, content, problems)
+    if root is None:
+        return Description(file.parent, names, {}, channels, keypoints)
     sources: dict[str, tuple[Path, ...]] = {}
     for split in _SPLITS:
         entry = content.get(split)
@@ -67,12 +83,45 @@ def describe(file: Path, problems: list[Problem]) -> Description:
             sources[split] = tuple(_resolve(root, item) for item in entries)
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(_no_path(split, entry, error))
-    return Description(root=root, names=_names(content, problems), sources=sources)
+    return Description(root, names, sources, channels, keypoints)
+
+
+def _root(file: Path, content: Mapping[str, Any], problems: list[Problem]) -> Path | None:
+    """Where paths start: beside the yaml, else in the current folder, or in ultralytics' folder for data sets."""
+    given = content.get("path")
+    if given is not None and not isinstance(given, str):
+        problems.append(Problem("yaml", f"path: must be a folder, not {given!r}; remove it or correct it"))
+        return file.parent.resolve()
+    try:
+        path = Path(given or ".").expanduser()
+        folders = [(start / path).resolve() for start in (file.parent, Path.cwd(), datasets_folder())]
+        if (found := next((folder for folder in folders if folder.exists()), None)) is not None:
+            return found
+    except (OSError, ValueError, RuntimeError) as error:
+        problems.append(_no_path("path", given, error))
+        return None
+    remedy = _nearest(folders[0], "correct it")
+    if content.get("download"):
+        link = str(content["download"])
+        get = link if link.startswith("http") and "\n" not in link else "the images"
+        remedy = f"prunetune downloads nothing: get {get}, and unpack it to {folders[-1]}, or correct it"
+    looked = " or ".join(dict.fromkeys(str(folder.parent) for folder in folders))
+    problems.append(Problem("yaml", f"path: {given} does not exist in {looked}; {remedy}"))
+    return None
+
+
+def _keypoints(content: Mapping[str, Any], problems: list[Problem]) -> tuple[int, int] | None:
+    if "kpt_shape" not in content:
+        return None
+    match content["kpt_shape"]:
+        case [int(points), int(numbers)] if points >= 0 and numbers >= 0:
+            return points, numbers
+    text = f"kpt_shape: must be [points, numbers of each], such as [17, 3], not {content['kpt_shape']!r}"
+    problems.append(Problem("yaml", f"{text}; correct it, or remove it where labels are boxes"))
+    return None
 
 
 def _load_yaml(file: Path) -> dict[str, Any]:
-    if file.is_dir():
-        raise DatasetError(f"is a folder; give its data.yaml: {file / 'data.yaml'}", str(file))
     if not file.exists():
         raise DatasetError(f"does not exist; {_nearest(file, 'create it or correct data=')}", str(file))
     try:
@@ -90,6 +139,12 @@ def _load_yaml(file: Path) -> dict[str, Any]:
 
 def _names(content: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ...]:
     names = content.get("names")
+    if names is None and content.get("nc") is not None:  # as ultralytics calls them
+        stated = str(content["nc"]).removesuffix(".0")
+        if stated.isdecimal() and 0 < int(stated) <= _MOST_CLASSES:
+            return tuple(f"class_{index}" for index in range(int(stated)))
+        problems.append(Problem("yaml", f"nc: must be the number of classes, not {content['nc']!r}; correct it"))
+        return ()
     if names is None:
         problems.append(_missing_key("names", content, "add the class names: 'names: {0: first, 1: second}'"))
         return ()
@@ -115,6 +170,15 @@ def _names(content: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ..
         problems.append(Problem("yaml", text))
         return ()
     return tuple(by_index[index] for index in range(len(names)))
+
+
+def _channels(content: Mapping[str, Any], problems: list[Problem]) -> int:
+    channels = content.get("channels", 3)
+    if isinstance(channels, int) and not isinstance(channels, bool) and channels > 0:
+        return channels
+    text = f"channels: must be a whole number from 1, such as 1 for grayscale, not {channels!r}; correct or remove it"
+    problems.append(Problem("yaml", text))
+    return 3
 
 
 def _missing_key(key: str, content: Mapping[str, Any], remedy: str) -> Problem:

@@ -1,8 +1,9 @@
 """One look at a data set before anything is trained on it.
 
-ultralytics skips an unreadable image or a wrong label with a warning, hours before anybody sees the map that
-it cost. Here all of it is found at once, within seconds, and said in one error. Imports neither torch nor
-ultralytics.
+ultralytics leaves out an image that it cannot read, or whose labels are wrong, with a warning, hours before anybody
+sees the map that it cost. Here each image is read as ultralytics reads it, within seconds, and what is left out is
+counted and listed. What cannot be meant is an error: a wrong yaml, a split without usable images or labels, and a split
+most of which would be left out.
 """
 
 from __future__ import annotations
@@ -11,39 +12,29 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image, UnidentifiedImageError
 
-from prunetune.pruning.data_yaml import IMAGE_SUFFIXES, Description, describe, list_images
-from prunetune.pruning.labels import LabelFile, Problem, read_labels
+from prunetune.pruning.data_facts import DataFacts, SharedImages, Split, shared_images
+from prunetune.pruning.data_source import locate
+from prunetune.pruning.data_yaml import Description, describe, list_images
+from prunetune.pruning.labels import Problem, wrong_line
+from prunetune.pruning.store import file_sha256
 from prunetune.spaces.errors import DatasetError
 from prunetune.spaces.files import write_text
 
 _LOGGER = logging.getLogger(__name__)
 
-_IMAGE_FORMATS = IMAGE_SUFFIXES | {"jpeg2000"}
-_SMALLEST_SIDE = 10  # px; ultralytics leaves out anything smaller
+MOST_LEFT_OUT = 0.5
+"""Share of a split's images. When more of them cannot be used, something else is wrong with the data set."""
+
 _MOST_PROBLEMS = 10
-_JPEG_END = b"\xff\xd9"
-_CACHE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Split:
-    """What one split holds."""
-
-    images: int
-    """Number of images."""
-    boxes: int
-    """Number of labelled objects."""
-    background: int
-    """Images without any object."""
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -57,11 +48,25 @@ class Dataset:
     splits: Mapping[str, Split]
     """`train`, `val` and, where there is one, `test`."""
     fingerprint: str
-    """16 hex digits: class names, image names and sizes, labels. Does not depend on where the folder lies."""
+    """16 hex digits: class names, names and sizes of the images that are used, labels. Does not depend on where the
+    folder lies."""
     sources: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     """The folders and lists of each split, absolute."""
     root: Path | None = None
     """The folder that names of images are told from."""
+    channels: int = 3
+    """Channels of the images as networks see them: 3 for colour, 1 for grayscale."""
+    keypoints: tuple[int, int] | None = None
+    """How many points, of how many numbers, stand behind each box in lines of that length; a detector ignores them."""
+    left_out: Mapping[Path, str] = field(default_factory=dict)
+    """Images that nothing uses, with the reason."""
+    shared: tuple[SharedImages, ...] = ()
+    """Which splits have images in common."""
+
+    @property
+    def facts(self) -> DataFacts:
+        """What a study keeps of it."""
+        return DataFacts(self.splits, self.shared)
 
     @property
     def has_test(self) -> bool:
@@ -69,60 +74,75 @@ class Dataset:
         return "test" in self.splits and self.splits["test"].boxes > 0
 
     def as_yaml(self) -> str:
-        """A `data.yaml` with absolute paths, which means the same everywhere.
+        """A `data.yaml` with absolute paths, which means the same everywhere, and lists the images that are left out.
 
         ultralytics resolves a relative `path` against the current folder, not against the yaml's.
         """
         sources = {split: [str(path) for path in paths] for split, paths in self.sources.items()}
         root = {} if self.root is None else {"path": str(self.root)}
-        names = {"names": dict(enumerate(self.names))}
-        return yaml.safe_dump({**root, **sources, **names}, allow_unicode=True, sort_keys=False)
+        content: dict[str, Any] = {**root, **sources, "names": dict(enumerate(self.names))}
+        if self.channels != 3:
+            content["channels"] = self.channels
+        if self.keypoints is not None:
+            content["kpt_shape"] = list(self.keypoints)
+        if self.left_out:
+            content["left_out"] = {str(image): reason for image, reason in self.left_out.items()}
+        return yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
 
 
 def inspect_dataset(data: str | Path, cache: Path | None = None) -> Dataset:
-    """Reads a `data.yaml`, decodes every image and parses every label.
+    """Reads a `data.yaml`, and every image with its labels as ultralytics does. No file is changed.
 
     Args:
-        data: A `data.yaml` as ultralytics reads it: `train`, `val` and optionally `test`, each a folder,
-            a .txt list or a list of those; `names`; optionally `nc`, and `path` (absolute, or relative to the
-            yaml).
-        cache: A JSON file that remembers sound data sets. One whose names, sizes and times of files have not
-            changed is not decoded again.
+        data: What ultralytics takes: a `data.yaml`, its folder, an archive of that, or the name of a data set that it
+            describes itself, such as `coco8`. Nothing is downloaded.
+        cache: A JSON file that remembers data sets. One whose names, sizes and times of files have not changed is not
+            read again.
 
     Raises:
-        DatasetError: Something is wrong; every problem with its file and remedy, the first ten in full.
+        DatasetError: Something is wrong that the study cannot do without; every problem with its file and remedy, the
+            first ten in full.
         StoreError: The cache cannot be written.
     """
-    file = Path(data).expanduser().absolute()
+    source = locate(data)
     problems: list[Problem] = []
-    described = describe(file, problems)
+    described = describe(source, problems)
     images = {split: list_images(split, paths, problems) for split, paths in described.sources.items()}
     if problems and not any(images.values()):
         raise _error(data, problems)
     pairs = {split: [_pair(image) for image in found] for split, found in images.items()}
     listing = _listing(described, pairs)
     if cache is not None and not problems:
-        known = _read_cache(cache, file, listing, described)
+        known = _read_cache(cache, source.file, listing, described)
         if known is not None:
             return known
 
-    checked = _check_all(pairs, described, problems)
+    looks = _look_through(pairs, described)
+    used = {split: [pair for pair in members if not looks[pair.image].problems] for split, members in pairs.items()}
     for split, members in pairs.items():
-        if members and not any(checked[pair.image].labels.lines for pair in members):
+        if len(members) - len(used[split]) > MOST_LEFT_OUT * len(members):
+            problems += _most_left_out(split, members, looks)
+        elif members and not any(looks[pair.image].boxes for pair in used[split]):
             if split == "test":  # often published without labels; training can do without
-                _LOGGER.warning("%s: the test split has no labels and is not used", file)
+                _LOGGER.warning("%s: the test split has no labels and is not used", source.file)
             else:
                 problems.append(_no_labels(split, members))
     if problems:
         raise _error(data, problems)
 
     dataset = Dataset(
-        file=file,
+        file=source.file,
         names=described.names,
-        splits={split: _summary(members, checked) for split, members in pairs.items()},
-        fingerprint=_fingerprint(described, pairs, checked),
+        splits={split: _summary(members, used[split], looks) for split, members in pairs.items()},
+        fingerprint=_fingerprint(described, used, looks),
         sources=described.sources,
         root=described.root,
+        channels=described.channels,
+        keypoints=described.keypoints,
+        left_out={
+            image: "; ".join(item.text for item in look.problems) for image, look in looks.items() if look.problems
+        },
+        shared=shared_images({split: [looks[pair.image].content for pair in used[split]] for split in used}),
     )
     if cache is not None:
         _write_cache(cache, dataset, listing)
@@ -140,11 +160,16 @@ class _Pair:
 
 
 @dataclass(frozen=True)
-class _Checked:
-    labels: LabelFile
-    problems: tuple[Problem, ...]
-    rewritten: bool
-    """ultralytics saves such an image anew when it first reads it."""
+class _Look:
+    """What was found in an image and its labels."""
+
+    boxes: int = 0
+    content: str = ""
+    """Digest of the image's bytes."""
+    labels: str = ""
+    """Digest of the label file's; empty where there is none."""
+    problems: tuple[Problem, ...] = ()
+    """Why it is left out."""
 
 
 def _pair(image: Path) -> _Pair:
@@ -163,67 +188,59 @@ def _stat(file: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _check_all(
-    pairs: Mapping[str, list[_Pair]], described: Description, problems: list[Problem]
-) -> dict[Path, _Checked]:
+def _look_through(pairs: Mapping[str, list[_Pair]], described: Description) -> dict[Path, _Look]:
+    from prunetune.pruning.images import THREADS, read_images
+
     # An image is looked at once, also where val and test are one folder.
     unique = {pair.image: pair for members in pairs.values() for pair in members}
-    classes = len(described.names) or None
     _LOGGER.info("looking through %d images of %s", len(unique), described.root)
-    Image.init()  # loads Pillow's plugins once; threads would race for it
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda pair: _check(pair, classes), unique.values())
-        checked = dict(zip(unique, results, strict=True))
-    for result in checked.values():
-        problems += result.problems
-    if rewritten := [path for path, result in checked.items() if result.rewritten]:
-        _LOGGER.warning(
-            "%d JPEG files have bytes after their end (%s is the first): ultralytics will save them anew, "
-            "which changes the data set's fingerprint; better save them anew beforehand",
-            len(rewritten),
-            rewritten[0],
-        )
-    return checked
+    results = read_images(described.arguments(str(pair.image), str(pair.label)) for pair in unique.values())
+    with ThreadPoolExecutor(THREADS) as pool:
+        looks = pool.map(lambda pair, result: _look(pair, result, described), unique.values(), results)
+        return dict(zip(unique, looks, strict=True))
 
 
-def _check(pair: _Pair, classes: int | None) -> _Checked:
-    labels = read_labels(pair.label, classes) if pair.label_stat is not None else LabelFile()
-    try:
-        rewritten = _check_image(pair)
-    except _UnusableImageError as error:
-        kind = "image" if pair.image_stat else "missing image"
-        return _Checked(labels, (Problem(kind, f"{pair.image}: {error}"), *labels.problems), rewritten=False)
-    return _Checked(labels, labels.problems, rewritten)
+def _look(pair: _Pair, result: Any, described: Description) -> _Look:
+    from prunetune.pruning.images import is_decodable
+
+    if result[0] is None:
+        return _Look(problems=tuple(_reasons(pair, result, described)))
+    if not is_decodable(pair.image, described.channels):  # ultralytics would stop at it in the midst of a training
+        return _Look(problems=(_unusable(pair.image, "cannot be decoded"),))
+    return _Look(len(result[1]), file_sha256(pair.image), file_sha256(pair.label) if pair.label_stat else "")
 
 
-class _UnusableImageError(ValueError):
-    pass
+def _reasons(pair: _Pair, result: Any, described: Description) -> Iterable[Problem]:
+    """Why ultralytics leaves out an image: for itself, for its labels, or both."""
+    from prunetune.pruning.images import read_images, reason
 
-
-def _check_image(pair: _Pair) -> bool:
-    """Decodes an image. Returns whether ultralytics will rewrite it."""
-    remedy = "replace it, or remove it with its label"
     if pair.image_stat is None:
-        raise _UnusableImageError("does not exist; restore it, or remove it from the list of images")
-    if pair.image_stat[0] == 0:
-        raise _UnusableImageError(f"is empty (0 bytes); {remedy}")
-    try:
-        with pair.image.open("rb") as stream, Image.open(stream) as image:
-            image.load()
-            kind, size = (image.format or "").lower(), image.size
-            stream.seek(-2, os.SEEK_END)
-            ending = stream.read()
-    except Exception as error:  # each decoder fails in its own way; whatever it is, the image is unusable
-        # ultralytics, once imported, answers an unknown format by importing a reader for yet another one.
-        unknown = isinstance(error, (UnidentifiedImageError, ImportError))
-        reason = "no known image format" if unknown else str(error)
-        raise _UnusableImageError(f"cannot be decoded ({reason}); {remedy}") from error
-    if kind not in _IMAGE_FORMATS:
-        raise _UnusableImageError(f"is {kind.upper()} inside, which ultralytics refuses; save it as PNG")
-    if min(size) < _SMALLEST_SIDE:
-        width, height = size
-        raise _UnusableImageError(f"is {width} x {height} px, below {_SMALLEST_SIDE} px a side; {remedy}")
-    return kind == "jpeg" and ending != _JPEG_END
+        text = "does not exist; restore it, or remove it from the list of images"
+        yield Problem("missing image", f"{pair.image}: {text}")
+    elif pair.image_stat[0] == 0:
+        yield _unusable(pair.image, "is empty (0 bytes)")
+    else:
+        (alone,) = read_images([described.arguments(str(pair.image), "")])
+        if alone[0] is None:
+            yield _unusable(pair.image, f"cannot be used ({reason(alone)})")
+        elif (wrong := wrong_line(pair.label, described.classes, described.pose_columns)) is not None:
+            yield wrong
+        else:
+            yield Problem("label", f"{pair.label}: {reason(result)}; correct it")
+        return
+    if pair.label_stat and (wrong := wrong_line(pair.label, described.classes, described.pose_columns)) is not None:
+        yield wrong
+
+
+def _unusable(image: Path, what: str) -> Problem:
+    return Problem("image", f"{image}: {what}; replace it, or remove it with its label")
+
+
+def _most_left_out(split: str, members: list[_Pair], looks: Mapping[Path, _Look]) -> list[Problem]:
+    problems = [problem for pair in members for problem in looks[pair.image].problems]
+    count = sum(bool(looks[pair.image].problems) for pair in members)
+    text = f"{split}: {count} of its {len(members)} images cannot be used; a study does without some, not without most"
+    return [Problem("split", text), *problems]
 
 
 def _no_labels(split: str, members: list[_Pair]) -> Problem:
@@ -250,9 +267,9 @@ def _error(data: str | Path, problems: list[Problem]) -> DatasetError:
     return DatasetError(lines, str(data))
 
 
-def _summary(members: list[_Pair], checked: Mapping[Path, _Checked]) -> Split:
-    boxes = [checked[pair.image].labels.boxes for pair in members]
-    return Split(images=len(boxes), boxes=sum(boxes), background=boxes.count(0))
+def _summary(members: list[_Pair], used: list[_Pair], looks: Mapping[Path, _Look]) -> Split:
+    boxes = [looks[pair.image].boxes for pair in used]
+    return Split(len(boxes), sum(boxes), boxes.count(0), left_out=len(members) - len(used))
 
 
 def _name(path: Path, root: Path) -> str:
@@ -263,18 +280,24 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
-def _fingerprint(described: Description, pairs: Mapping[str, list[_Pair]], checked: Mapping[Path, _Checked]) -> str:
+def _fingerprint(described: Description, used: Mapping[str, list[_Pair]], looks: Mapping[Path, _Look]) -> str:
     def entry(pair: _Pair) -> tuple[str, int, str]:
         size = pair.image_stat[0] if pair.image_stat else 0
-        return _name(pair.image, described.root), size, checked[pair.image].labels.digest
+        return _name(pair.image, described.root), size, looks[pair.image].labels
 
-    content = {split: sorted(entry(pair) for pair in members) for split, members in sorted(pairs.items())}
-    return _digest([described.names, content])
+    content = {split: sorted(entry(pair) for pair in members) for split, members in sorted(used.items())}
+    return _digest([described.names, content, *_unusual(described)])
+
+
+def _unusual(described: Description) -> list[Any]:
+    """What only some data sets have, so that the fingerprints of all others stay as they were."""
+    channels = [] if described.channels == 3 else [described.channels]
+    return channels if described.keypoints is None else [*channels, ["kpt_shape", *described.keypoints]]
 
 
 def _listing(described: Description, pairs: Mapping[str, list[_Pair]]) -> str:
     files = {split: [(str(p.image), p.image_stat, p.label_stat) for p in members] for split, members in pairs.items()}
-    return _digest([_CACHE_VERSION, str(described.root), described.names, files])
+    return _digest([_CACHE_VERSION, str(described.root), described.names, files, *_unusual(described)])
 
 
 def _read_cache(cache: Path, file: Path, listing: str, described: Description) -> Dataset | None:
@@ -282,11 +305,23 @@ def _read_cache(cache: Path, file: Path, listing: str, described: Description) -
         entry = json.loads(cache.read_text(encoding="utf-8"))[str(file)]
         if entry["listing"] != listing:
             return None
-        splits = {str(split): Split(**counts) for split, counts in entry["splits"].items()}
+        facts = DataFacts.parse(entry["facts"])
+        left_out = {Path(image): str(reason) for image, reason in entry["left_out"].items()}
         fingerprint = str(entry["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent, of another version or damaged: look again and write it anew
-    return Dataset(file, described.names, splits, fingerprint, described.sources, described.root)
+    return Dataset(
+        file,
+        described.names,
+        facts.splits,
+        fingerprint,
+        described.sources,
+        described.root,
+        described.channels,
+        described.keypoints,
+        left_out,
+        facts.shared,
+    )
 
 
 def _write_cache(cache: Path, dataset: Dataset, listing: str) -> None:
@@ -296,6 +331,10 @@ def _write_cache(cache: Path, dataset: Dataset, listing: str) -> None:
         entries = {}
     if not isinstance(entries, dict):
         entries = {}
-    splits = {split: asdict(counts) for split, counts in dataset.splits.items()}
-    entries[str(dataset.file)] = {"listing": listing, "fingerprint": dataset.fingerprint, "splits": splits}
+    entries[str(dataset.file)] = {
+        "listing": listing,
+        "fingerprint": dataset.fingerprint,
+        "facts": dataset.facts.as_dict(),
+        "left_out": {str(image): reason for image, reason in dataset.left_out.items()},
+    }
     write_text(cache, json.dumps(entries, indent=1))

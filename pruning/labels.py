@@ -1,12 +1,12 @@
-"""Reads the label files of a detection data set, with every rule by which ultralytics would drop one.
+"""Says why ultralytics leaves out an image for its labels, with the line that is wrong and what to do.
 
 A line is `class x y width height`, or an outline `class x1 y1 x2 y2 x3 y3 ...`; all coordinates are fractions
-of the image's size. ultralytics leaves out the whole image when one line is wrong.
+of the image's size. ultralytics leaves out the whole image when one line is wrong. Whether one is, ultralytics itself
+decides; here it is only put into words.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,47 +26,36 @@ class Problem:
     """File, what is wrong, what to do."""
 
 
-@dataclass(frozen=True)
-class LabelFile:
-    """What a label file holds. The default is that of an image without one."""
-
-    lines: int = 0
-    """Lines that are not blank."""
-    boxes: int = 0
-    """Different objects among them."""
-    digest: str = ""
-    """sha256 of the content."""
-    problems: tuple[Problem, ...] = ()
-    """One at most for each line."""
-
-
-def read_labels(file: Path, classes: int | None) -> LabelFile:
-    """Parses a label file and collects what is wrong with it.
+def wrong_line(file: Path, classes: int, pose_columns: int | None = None) -> Problem | None:
+    """The first line for which ultralytics leaves out the file's image.
 
     Args:
         file: The label file, which exists.
-        classes: Number of classes; None when unknown, the class index is then not checked.
+        classes: Number of classes.
+        pose_columns: A line of so many columns is a box with keypoints behind it, which a detector ignores.
     """
     try:
-        content = file.read_bytes()
-        text = content.decode("utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        return LabelFile(problems=(Problem("label", f"{file}: cannot be read ({error.strerror}); make it readable"),))
+        return Problem("label", f"{file}: cannot be read ({error.strerror}); make it readable")
     except UnicodeDecodeError:
-        return LabelFile(lines=1, problems=(Problem("label", f"{file}: is no text; write the labels anew"),))
-    problems: list[Problem] = []
-    objects: set[tuple[float, ...]] = set()
-    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    for number, columns in lines:
+        return Problem("label", f"{file}: is no text; write the labels anew")
+    lengths = set()
+    for number, line in enumerate(text.splitlines(), start=1):
+        columns = line.split()
+        if not columns:
+            continue
+        if len(columns) == pose_columns:
+            columns = columns[:_BOX_COLUMNS]
+        lengths.add(len(columns))
         try:
-            objects.add(_parse(columns, classes))
+            _parse(columns, classes)
         except _WrongLineError as error:
-            problems.append(Problem(error.kind, f"{file}:{number}: {error}"))
-    lengths = {len(columns) for _, columns in lines}
-    if not problems and _BOX_COLUMNS in lengths and len(lengths) > 1:
+            return Problem(error.kind, f"{file}:{number}: {error}")
+    if _BOX_COLUMNS in lengths and len(lengths) > 1:
         remedy = "write all of its lines as boxes, or all as outlines"
-        problems.append(Problem("columns", f"{file}: mixes boxes and outlines, which ultralytics refuses; {remedy}"))
-    return LabelFile(len(lines), len(objects), hashlib.sha256(content).hexdigest(), tuple(problems))
+        return Problem("columns", f"{file}: mixes boxes and outlines; {remedy}")
+    return None
 
 
 class _WrongLineError(ValueError):
@@ -75,7 +64,7 @@ class _WrongLineError(ValueError):
         super().__init__(text)
 
 
-def _parse(columns: list[str], classes: int | None) -> tuple[float, ...]:
+def _parse(columns: list[str], classes: int) -> None:
     count = len(columns)
     if count != _BOX_COLUMNS and (count < _LEAST_OUTLINE_COLUMNS or count % 2 == 0):
         raise _WrongLineError(
@@ -95,7 +84,7 @@ def _parse(columns: list[str], classes: int | None) -> tuple[float, ...]:
     index = values[0]
     if not index.is_integer():
         raise _WrongLineError("class", f"class index {columns[0]} is not whole; the first column is the class")
-    if classes is not None and not 0 <= index < classes:
+    if not 0 <= index < classes:
         allowed = f"names has {classes} classes (0 to {classes - 1})" if classes > 1 else "names has 1 class (0)"
         raise _WrongLineError(
             "class",
@@ -110,4 +99,3 @@ def _parse(columns: list[str], classes: int | None) -> tuple[float, ...]:
         raise _WrongLineError(
             "range", f"coordinate {outside[0]} out of [0, 1]; divide pixels by the image's width and height"
         )
-    return tuple(values)

@@ -96,14 +96,12 @@ class DataLoaders:
         return len(self._train)
 
     def _read_calibration(self) -> Iterator[dict[str, Any]]:
-        from ultralytics.data.build import build_yolo_dataset
+        from prunetune.pruning.images import StudyImages
 
         options = copy(self._options)
         options.cache = False  # a few images, read once
         with _without_bars():
-            dataset = build_yolo_dataset(
-                options, self.data["train"], self._setup.batch, self.data, mode="val", rect=False
-            )
+            dataset = StudyImages(options, self.data["train"], self._setup.batch, self.data, "val", rect=False)
         count = min(CALIBRATION_IMAGES, len(dataset))
         chosen = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
         images = [dataset[index] for index in chosen]
@@ -111,10 +109,12 @@ class DataLoaders:
             yield dataset.collate_fn(images[start : start + self._setup.batch])
 
     def _build(self, path: Any, mode: str, batch: int, rect: bool = False) -> Any:
-        from ultralytics.data.build import build_dataloader, build_yolo_dataset
+        from ultralytics.data.build import build_dataloader
+
+        from prunetune.pruning.images import StudyImages
 
         with _without_bars():
-            dataset = build_yolo_dataset(self._options, path, batch, self.data, mode=mode, rect=rect, stride=32)
+            dataset = StudyImages(self._options, path, batch, self.data, mode, rect)
         device = "cpu" if self._setup.device in ("cpu", "mps") else "cuda"
         return build_dataloader(dataset, batch, self.processes, shuffle=mode == "train", rank=-1, device=device)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prunetune.pruning.data_facts import DataFacts, SharedImages
 from prunetune.results.entries import integer, mapping, number, text
 from prunetune.results.findings import Findings, Source
 
@@ -100,9 +101,9 @@ class ConfirmedNetwork:
 class Confirmation:
     """One run of `prunetune confirm`.
 
-    Accuracies are those of images that no decision saw, if `split` is `test`. Their intervals come from resampling
-    these images with replacement (bootstrap, percentiles), those of latencies from the rounds of one interleaved
-    measurement. Differences are taken image by image and round by round.
+    Accuracies are those of images that no decision saw, if `split` is `test` and `shared` is empty. Their intervals
+    come from resampling these images with replacement (bootstrap, percentiles), those of latencies from the rounds of
+    one interleaved measurement. Differences are taken image by image and round by round.
     """
 
     split: str
@@ -118,6 +119,8 @@ class Confirmation:
     """Share of the CPU that other programs took just before the measurement."""
     networks: Mapping[str, ConfirmedNetwork] = field(hash=False)
     """By the control's name or the trial's number."""
+    shared: tuple[SharedImages, ...] = ()
+    """Images of the split that are in earlier ones as well."""
 
     def of(self, name: str | int) -> ConfirmedNetwork | None:
         """A control by its name, or a trial by its number; None for one that was not there."""
@@ -134,6 +137,7 @@ class Confirmation:
             "made": self.made,
             "busy": self.busy,
             "networks": {name: network.as_dict() for name, network in self.networks.items()},
+            "shared": [item.as_dict() for item in self.shared],
         }
 
 
@@ -152,6 +156,7 @@ def confirmation(study: Source) -> Confirmation | None:
         made=text(told.get("made")) or "",
         busy=number(told.get("busy")),
         networks={str(name): ConfirmedNetwork.parse(network) for name, network in networks.items()},
+        shared=DataFacts.parse(told).shared,
     )
 
 

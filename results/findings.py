@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from prunetune.pruning.data_facts import DataFacts
 from prunetune.results.entries import (
     RETRY_OF,
     ROUND_OF,
@@ -36,6 +37,9 @@ from prunetune.results.entries import (
 )
 from prunetune.results.pareto import hypervolume, nondominated
 from prunetune.results.studied_target import StudiedTarget, studied_targets
+
+DATA_FACTS = "data_facts"
+"""The study's attribute: what its data set holds."""
 
 NOISY = 0.05
 """From this uncertainty on a latency is marked: the device was too busy when it was measured."""
@@ -63,6 +67,11 @@ class Findings:
     def targets(self) -> list[StudiedTarget]:
         """The study's targets, in the order of its description."""
         return studied_targets(self.attributes)
+
+    @cached_property
+    def data(self) -> DataFacts:
+        """How much of the data set is used, and which of its splits share images; empty where that is not known."""
+        return DataFacts.parse(self.attributes.get(DATA_FACTS))
 
     @cached_property
     def main(self) -> StudiedTarget | None:

@@ -152,6 +152,9 @@ def cautions(found: Findings) -> list[str]:
         for target in found.targets
         if target.kind == "table"
     ]
+    if found.data.left_out is not None:
+        notes.append(f"Of the data set {found.data.left_out}.")
+    notes += [f"Splits share images: {item}. Accuracy there says less of new images." for item in found.data.shared]
     late = [f"trial {item.trial} ({latencies_text(item)})" for item in found.fallen]
     if late:
         notes.append(f"Off the front, because over the {budget_text(found)} when measured again: {', '.join(late)}.")
@@ -212,7 +215,16 @@ def _tested(found: Findings, winner: Entry) -> list[str]:
     others = {name: number(found.test_accuracy(name).get("map50_95")) for name in COMPARED}
     against = ", ".join(f"{name} {decimals(value)}" for name, value in others.items() if value is not None)
     compared = f" ({against})" if against else ""
-    return [f"On the test split, which chose nothing, it has {decimals(mine)}{compared}."]
+    return [f"On the test split{_unseen(found, 'test')}, it has {decimals(mine)}{compared}."]
+
+
+def _unseen(found: Findings, split: str) -> str:
+    """What a split's images were used for before, as a clause."""
+    if shared := found.data.shared_by(split):
+        return ", " + " and ".join(
+            f"{item.images} of whose {item.of} images are also in {item.first}" for item in shared
+        )
+    return ", which chose nothing" if split == "test" else ", which also chose the checkpoints"
 
 
 def _timed(found: Findings, winner: Entry) -> list[str]:
@@ -231,7 +243,7 @@ def _confirmed(found: Findings, confirmed: Confirmation, winner: Entry) -> list[
     if mine is None:
         return [f"The last confirmation ({confirmed.made}) does not know it: confirm again."]
     share = f"{100 * confirmed.confidence:.0f} % interval"
-    unseen = ", which chose nothing" if confirmed.split == "test" else ", which also chose the checkpoints"
+    unseen = _unseen(found, confirmed.split)
     words = []
     if mine.map50_95 is not None:
         told = f"{decimals(mine.map50_95.value)} ({share} {mine.map50_95.low:.3f} to {mine.map50_95.high:.3f})"

@@ -341,13 +341,35 @@ def evaluate(file: Path, data: str, split: str, imgsz: int, batch: int, device: 
     from ultralytics import YOLO
     from ultralytics.data.utils import check_det_dataset
 
-    if not check_det_dataset(data, autodownload=False).get(split):
+    described = check_det_dataset(data, autodownload=False)
+    if not described.get(split):
         return None
     with tempfile.TemporaryDirectory() as folder, _readable(file) as path:
+        links = str(_linked(described, split, Path(folder) / "data"))
         metrics = YOLO(path, task="detect").val(
-            data=data, split=split, imgsz=imgsz, batch=batch, device=device, project=folder, plots=False, verbose=False
+            data=links, split=split, imgsz=imgsz, batch=batch, device=device, project=folder, plots=False, verbose=False
         )
     return float(metrics.box.map)
+
+
+def _linked(data: Mapping[str, Any], split: str, folder: Path) -> Path:
+    """A data.yaml whose images and labels are links: ultralytics saves some JPEG files anew, and adds a cache file."""
+    from ultralytics.data import YOLODataset
+    from ultralytics.data.utils import img2label_paths
+
+    reader = YOLODataset.__new__(YOLODataset)  # reads nothing
+    reader.prefix, reader.fraction = "", 1.0
+    images = [file for file in reader.get_img_files(data[split]) if file not in data.get("left_out", ())]
+    for number, pair in enumerate(zip(images, img2label_paths(images), strict=True)):
+        for kind, file in zip(("images", "labels"), map(Path, pair), strict=True):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            if file.is_file():
+                (folder / kind / f"{number:08d}{file.suffix}").symlink_to(file.absolute())
+    written = {key: data[key] for key in ("names", "channels", "kpt_shape") if key in data}
+    written |= {"path": str(folder), "train": "images", split: "images", "val": "images"}
+    file = folder / "data.yaml"
+    file.write_text(json.dumps(written), encoding="utf-8")
+    return file
 
 
 @contextmanager

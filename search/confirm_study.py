@@ -114,6 +114,7 @@ def _confirm(study: optuna.Study, workspace: Workspace, resamples: int, progress
             )
             for name in order
         },
+        shared=Findings.of(study).data.shared_by(split),
     )
     study.set_user_attr(CONFIRMATION, found.as_dict())
     if study.user_attrs.get(FINISHED) is not None:  # else its end will do it
@@ -218,6 +219,8 @@ def write_confirmation(found: Confirmation, console: Console) -> None:
         ),
         soft_wrap=True,
     )
+    for item in found.shared:
+        console.print(Text(f"note: {item}: accuracy says less of new images"), soft_wrap=True)
 
 
 def _called(name: str) -> str:

@@ -105,7 +105,7 @@ def _training(workspace: Workspace, name: str) -> dict[str, Any]:
 def _evaluate_on_test(
     study: optuna.Study, workspace: Workspace, members: list[Entry], controls: dict[str, Detector]
 ) -> None:
-    """Evaluates on the split that no decision saw."""
+    """Evaluates on the split whose labels decide nothing."""
     accuracies: dict[str, Any] = dict(study.user_attrs.get("test", {}))
     detectors = {str(item.trial): load_member(workspace, item) for item in members} | controls
     for name, detector in detectors.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -26,6 +27,8 @@ from prunetune.pruning.training import TrainingSetup
 from prunetune.spaces import ConfigError, ModelError, Threshold
 from prunetune.spaces.files import publish, write_text
 from prunetune.spaces.recipe import Importance
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def prune_once(
@@ -125,6 +128,9 @@ def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: P
     dataset = inspect_dataset(data)
     if problem := classes_problem(dense, dataset.names):
         raise ConfigError(f"data: {data}: {model} {problem}")
+    if dataset.facts.left_out is not None:
+        reasons = "".join(f"\n  - {reason}" for reason in dataset.left_out.values())
+        _LOGGER.warning("data: %s: %s:%s", data, dataset.facts.left_out, reasons)
     copy = folder / "data.yaml"
     write_text(copy, dataset.as_yaml())
     setup = TrainingSetup(data=str(copy), data_fingerprint=dataset.fingerprint, imgsz=imgsz)

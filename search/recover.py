@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.console import Console
 
+from prunetune.pruning.data_source import data_problem
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
@@ -78,8 +79,8 @@ class RecoverySpec(BaseModel):
         problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
         if problem := device_problem(spec.device):
             problems.append(f"device: {problem}")
-        if not Path(spec.data).is_file():
-            problems.append(f"data: {spec.data}: no such file")
+        if problem := data_problem(spec.data):
+            problems.append(problem)
         if problems:
             raise ConfigError(problems)
         return spec
@@ -204,6 +205,8 @@ class _Recovery:
             self._progress.say(f"{out}: holds this recovery already")
             return
         write_text(self._data, self._dataset.as_yaml())
+        for line in self._dataset.facts.notes(self._data):
+            self._progress.say(line)
         listener = self._progress.epochs
         stages = StageRunner(self._setup, StageStore(self._work), listener=listener, safe_point=safe_point)
         self._progress.begin("evaluating it as it is")

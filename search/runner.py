@@ -12,6 +12,7 @@ from rich.console import Console
 
 from prunetune.pruning.claims import LOOK_S
 from prunetune.results.entries import is_asked_for
+from prunetune.results.findings import Findings
 from prunetune.results.storage import storage_errors
 from prunetune.search.advice import advice
 from prunetune.search.attributes import FINISHED
@@ -22,7 +23,7 @@ from prunetune.search.interruption import Interruption, StopAskedError, safe_poi
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import patiently_store
-from prunetune.search.study import open_study, study_exists
+from prunetune.search.study import DATA, open_study, study_exists
 from prunetune.search.taking import is_over, limit_reached, reap_alone
 from prunetune.search.telling import tell_standing
 from prunetune.search.workers import is_near, responsible
@@ -91,7 +92,7 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
                 rest = "no further trial" if is_over(study, spec) else "going on"
                 progress.say(f"study {spec.name}: {done_before} finished trial{'s' * (done_before > 1)}, {rest}")
                 tell_standing(study, spec, progress)
-            for line in advice(spec):
+            for line in (*advice(spec), *Findings.of(study).data.notes(spec.folder / DATA)):
                 progress.say(line)
             safe_point()
             with Heartbeat(study) as heartbeat:

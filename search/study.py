@@ -13,6 +13,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 
+from prunetune.pruning.data_source import data_problem
 from prunetune.results import storage
 from prunetune.results.findings import Findings, Source
 from prunetune.results.place import SPEC
@@ -129,7 +130,7 @@ def spec_here(study: Source, folder: Path) -> StudySpec:
     spec = stored_spec(study)
     if folder.name != spec.name:
         raise StoreError(f"{folder}: holds the study {spec.name}; call the folder {spec.name}, too")
-    data = spec.data if Path(spec.data).is_file() else str(folder / DATA)
+    data = str(folder / DATA) if data_problem(spec.data) else spec.data
     address = None
     if isinstance(study, optuna.Study) and not (folder / "study.db").is_file():
         address = storage.storage_address(study)

@@ -18,6 +18,7 @@ from typing import Any
 import optuna
 
 from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.data_source import data_problem
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector, read_description
 from prunetune.pruning.device import device_problem
@@ -29,6 +30,7 @@ from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.pruning.surgery import channel_groups, layer_regions
 from prunetune.pruning.training import Accuracy, StageListener, TrainingSetup
+from prunetune.results.findings import DATA_FACTS
 from prunetune.search.channel_costs import StudyCosts
 from prunetune.search.interruption import safe_point
 from prunetune.search.latency_shares import StudyLatencies
@@ -77,8 +79,8 @@ class Workspace:
         if problem := device_problem(spec.device):
             problems.append(f"device: {problem}")
         original = self._checked_model(problems)
-        if not Path(spec.data).is_file():
-            problems.append(f"data: {spec.data}: no such file")
+        if problem := data_problem(spec.data):
+            problems.append(problem)
         if problems or original is None:
             raise ConfigError(problems)
         self.yardsticks = [
@@ -201,6 +203,8 @@ class Workspace:
         with study_lock(self.folder):
             self.require_same_data(study)
             write_text(self.folder / DATA, self.dataset.as_yaml())
+            if study.user_attrs.get(DATA_FACTS) != (facts := self.dataset.facts.as_dict()):
+                study.set_user_attr(DATA_FACTS, facts)
             register(self.store, study, self.spec)
             attributes = study.user_attrs
             stored = {target["name"]: target for target in attributes.get("targets", [])}

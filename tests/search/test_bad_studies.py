@@ -99,14 +99,15 @@ def no_labels(data: Path) -> list[str]:
 
 
 def class_out_of_range(data: Path) -> list[str]:
-    (data.parent / "labels" / "train" / "003.txt").write_text("2 0.5 0.5 0.2 0.2\n")
-    return ["labels/train/003.txt", "class index 2 out of range"]
+    for label in (data.parent / "labels" / "train").iterdir():
+        label.write_text("2 0.5 0.5 0.2 0.2\n")
+    return ["labels/train/000.txt", "class index 2 out of range", "train: "]
 
 
-def corrupt_image(data: Path) -> list[str]:
-    image = data.parent / "images" / "val" / "002.png"
-    image.write_bytes(image.read_bytes()[:200])
-    return ["images/val/002.png", "cannot be decoded", "replace it"]
+def corrupt_images(data: Path) -> list[str]:
+    for image in (data.parent / "images" / "val").iterdir():
+        image.write_bytes(image.read_bytes()[:200])
+    return ["images/val/002.png", "cannot be used", "replace it", "val: "]
 
 
 def no_images(data: Path) -> list[str]:
@@ -114,7 +115,7 @@ def no_images(data: Path) -> list[str]:
     return ["val: ", "images/val does not exist"]
 
 
-@pytest.mark.parametrize("damage", [no_labels, class_out_of_range, corrupt_image, no_images])
+@pytest.mark.parametrize("damage", [no_labels, class_out_of_range, corrupt_images, no_images])
 def test_a_bad_data_set_is_refused(
     prunetune: Prunetune, write_study: WriteStudy, data: Path, damage: Callable[[Path], list[str]]
 ) -> None:
