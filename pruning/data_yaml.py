@@ -29,6 +29,7 @@ class Description:
     root: Path
     names: tuple[str, ...]
     sources: dict[str, tuple[Path, ...]]
+    channels: int = 3
 
 
 def describe(file: Path, problems: list[Problem]) -> Description:
@@ -50,7 +51,7 @@ def describe(file: Path, problems: list[Problem]) -> Description:
         root.exists()  # a name that is too long is noticed here only
     except (OSError, ValueError, RuntimeError) as error:
         problems.append(_no_path("path", folder, error))
-        return Description(root=root, names=_names(content, problems), sources={})
+        return Description(root, _names(content, problems), sources={}, channels=_channels(content, problems))
     sources: dict[str, tuple[Path, ...]] = {}
     for split in _SPLITS:
         entry = content.get(split)
@@ -67,7 +68,7 @@ def describe(file: Path, problems: list[Problem]) -> Description:
             sources[split] = tuple(_resolve(root, item) for item in entries)
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(_no_path(split, entry, error))
-    return Description(root=root, names=_names(content, problems), sources=sources)
+    return Description(root, _names(content, problems), sources, _channels(content, problems))
 
 
 def _load_yaml(file: Path) -> dict[str, Any]:
@@ -115,6 +116,15 @@ def _names(content: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ..
         problems.append(Problem("yaml", text))
         return ()
     return tuple(by_index[index] for index in range(len(names)))
+
+
+def _channels(content: Mapping[str, Any], problems: list[Problem]) -> int:
+    channels = content.get("channels", 3)
+    if isinstance(channels, int) and not isinstance(channels, bool) and channels > 0:
+        return channels
+    text = f"channels: must be a whole number from 1, such as 1 for grayscale, not {channels!r}; correct or remove it"
+    problems.append(Problem("yaml", text))
+    return 3
 
 
 def _missing_key(key: str, content: Mapping[str, Any], remedy: str) -> Problem:

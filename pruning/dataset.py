@@ -62,6 +62,8 @@ class Dataset:
     """The folders and lists of each split, absolute."""
     root: Path | None = None
     """The folder that names of images are told from."""
+    channels: int = 3
+    """Channels of the images as networks see them: 3 for colour, 1 for grayscale."""
 
     @property
     def has_test(self) -> bool:
@@ -76,7 +78,8 @@ class Dataset:
         sources = {split: [str(path) for path in paths] for split, paths in self.sources.items()}
         root = {} if self.root is None else {"path": str(self.root)}
         names = {"names": dict(enumerate(self.names))}
-        return yaml.safe_dump({**root, **sources, **names}, allow_unicode=True, sort_keys=False)
+        channels = {} if self.channels == 3 else {"channels": self.channels}
+        return yaml.safe_dump({**root, **sources, **names, **channels}, allow_unicode=True, sort_keys=False)
 
 
 def inspect_dataset(data: str | Path, cache: Path | None = None) -> Dataset:
@@ -123,6 +126,7 @@ def inspect_dataset(data: str | Path, cache: Path | None = None) -> Dataset:
         fingerprint=_fingerprint(described, pairs, checked),
         sources=described.sources,
         root=described.root,
+        channels=described.channels,
     )
     if cache is not None:
         _write_cache(cache, dataset, listing)
@@ -269,12 +273,17 @@ def _fingerprint(described: Description, pairs: Mapping[str, list[_Pair]], check
         return _name(pair.image, described.root), size, checked[pair.image].labels.digest
 
     content = {split: sorted(entry(pair) for pair in members) for split, members in sorted(pairs.items())}
-    return _digest([described.names, content])
+    return _digest([described.names, content, *_unusual(described)])
+
+
+def _unusual(described: Description) -> list[int]:
+    """What only some data sets have, so that the fingerprints of all others stay as they were."""
+    return [] if described.channels == 3 else [described.channels]
 
 
 def _listing(described: Description, pairs: Mapping[str, list[_Pair]]) -> str:
     files = {split: [(str(p.image), p.image_stat, p.label_stat) for p in members] for split, members in pairs.items()}
-    return _digest([_CACHE_VERSION, str(described.root), described.names, files])
+    return _digest([_CACHE_VERSION, str(described.root), described.names, files, *_unusual(described)])
 
 
 def _read_cache(cache: Path, file: Path, listing: str, described: Description) -> Dataset | None:
@@ -286,7 +295,7 @@ def _read_cache(cache: Path, file: Path, listing: str, described: Description) -
         fingerprint = str(entry["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent, of another version or damaged: look again and write it anew
-    return Dataset(file, described.names, splits, fingerprint, described.sources, described.root)
+    return Dataset(file, described.names, splits, fingerprint, described.sources, described.root, described.channels)
 
 
 def _write_cache(cache: Path, dataset: Dataset, listing: str) -> None:

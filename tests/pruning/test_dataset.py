@@ -103,6 +103,17 @@ def test_names_in_every_form(folder: Folder, names: object, nc: object) -> None:
     assert inspect_dataset(folder.data).names == ("cat", "dog")
 
 
+@pytest.mark.parametrize(("given", "channels"), [("remove", 3), (3, 3), (1, 1), (4, 4)])
+def test_channels_of_images(folder: Folder, tmp_path: Path, given: object, channels: int) -> None:
+    usual = inspect_dataset(folder.data).fingerprint
+    folder.describe(channels=given)
+    cache = tmp_path / "cache.json"
+    for found in (inspect_dataset(folder.data, cache), inspect_dataset(folder.data, cache)):
+        assert found.channels == channels
+        assert yaml.safe_load(found.as_yaml()).get("channels", 3) == channels
+        assert (found.fingerprint == usual) == (channels == 3)
+
+
 # Every way to spoil a data set, and what its error must say.
 Spoil = Callable[[Folder], object]
 PROBLEMS: dict[str, tuple[Spoil, list[str]]] = {
@@ -150,6 +161,9 @@ PROBLEMS: dict[str, tuple[Spoil, list[str]]] = {
     "a name twice": (lambda f: f.describe(names=["cat", "cat"]), ["names: 'cat' names more than one class"]),
     "nc differs": (lambda f: f.describe(nc=3), ["nc: is 3", "names has 2 classes"]),
     "nc is no number": (lambda f: f.describe(nc="two"), ["nc: is 'two'"]),
+    "no channels": (lambda f: f.describe(channels=0), ["channels: must be a whole number from 1", "not 0"]),
+    "channels in words": (lambda f: f.describe(channels="gray"), ["channels: must be a whole number", "'gray'"]),
+    "channels are yes": (lambda f: f.describe(channels=True), ["channels: must be a whole number", "True"]),
     "no images": (
         lambda f: shutil.rmtree(f.root / "images/val") or f.image("val").parent.mkdir(),
         ["no images in"],
