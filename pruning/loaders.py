@@ -33,7 +33,7 @@ class DataLoaders:
         self._setup = setup
         self._options = get_cfg(overrides=arguments(setup))
         self.data: dict[str, Any] = check_det_dataset(setup.data, autodownload=False)
-        self._evaluation: dict[tuple[str, bool], Any] = {}
+        self._evaluation: dict[tuple[str, int | None], Any] = {}
         self._calibration: list[dict[str, Any]] | None = None
         self._train: Any = None
 
@@ -50,7 +50,7 @@ class DataLoaders:
     def train(self) -> Any:
         """The augmented training loader, with mosaic open again if the last training closed it."""
         if self._train is None:
-            self._train = self._build(self.data["train"], "train", self._setup.batch)
+            self._train = self._build(self.data["train"], "train")
         else:
             self._train.dataset.mosaic = bool(self._options.mosaic)
             self._train.dataset.transforms = self._train.dataset.build_transforms(hyp=self._options)
@@ -58,21 +58,22 @@ class DataLoaders:
         _draw_mosaics_from_all(self._train.dataset.transforms)
         return self._train
 
-    def evaluation(self, split: str, square: bool = False) -> Any:
+    def evaluation(self, split: str, stride: int | None) -> Any:
         """The loader that stock `YOLO.val` would build for `val` or `test`.
 
         Args:
             split: `val` or `test`.
-            square: Whether images are padded to squares, as an exported network takes them.
+            stride: The detector's, to whose multiples the images of a batch are padded; None pads them to squares, as
+                an exported network takes them.
         """
-        if (split, square) not in self._evaluation:
-            self._evaluation[split, square] = self._build(self.data[split], "val", self._setup.batch, rect=not square)
-        loader = self._evaluation[split, square]
+        if (split, stride) not in self._evaluation:
+            self._evaluation[split, stride] = self._build(self.data[split], "val", stride)
+        loader = self._evaluation[split, stride]
         loader.reset()  # ultralytics ends a loader's processes with each training
         return loader
 
     def calibration(self) -> Iterator[torch.Tensor]:
-        """Batches of training images without augmentation: (batch, 3, imgsz, imgsz), from 0 to 1."""
+        """Batches of training images without augmentation: (batch, channels, imgsz, imgsz), from 0 to 1."""
         for batch in self.labelled():
             yield batch["img"]
 
@@ -87,7 +88,7 @@ class DataLoaders:
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch; every batch is one."""
         if self._train is None:
-            self._train = self._build(self.data["train"], "train", self._setup.batch)
+            self._train = self._build(self.data["train"], "train")
         return len(self._train)
 
     def _read_calibration(self) -> Iterator[dict[str, Any]]:
@@ -105,11 +106,12 @@ class DataLoaders:
         for start in range(0, count, self._setup.batch):
             yield dataset.collate_fn(images[start : start + self._setup.batch])
 
-    def _build(self, path: Any, mode: str, batch: int, rect: bool = False) -> Any:
+    def _build(self, path: Any, mode: str, stride: int | None = None) -> Any:
         from ultralytics.data.build import build_dataloader, build_yolo_dataset
 
+        batch, padding = self._setup.batch, {} if stride is None else {"rect": True, "stride": stride}
         with _without_bars():
-            dataset = build_yolo_dataset(self._options, path, batch, self.data, mode=mode, rect=rect, stride=32)
+            dataset = build_yolo_dataset(self._options, path, batch, self.data, mode=mode, **padding)
         device = "cpu" if self._setup.device in ("cpu", "mps") else "cuda"
         return build_dataloader(dataset, batch, self.processes, shuffle=mode == "train", rank=-1, device=device)
 
