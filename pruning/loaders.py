@@ -13,6 +13,7 @@ import torch
 
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.training import TrainingSetup
+from prunetune.spaces.errors import DatasetError
 
 CALIBRATION_IMAGES = 128
 """How many training images BatchNorm statistics are recalibrated on. EagleEye needs about a hundred."""
@@ -112,8 +113,19 @@ class DataLoaders:
         batch, padding = self._setup.batch, {} if stride is None else {"rect": True, "stride": stride}
         with _without_bars():
             dataset = build_yolo_dataset(self._options, path, batch, self.data, mode=mode, **padding)
+            _require_channels(dataset, self.data["channels"])
         device = "cpu" if self._setup.device in ("cpu", "mps") else "cuda"
         return build_dataloader(dataset, batch, self.processes, shuffle=mode == "train", rank=-1, device=device)
+
+
+def _require_channels(dataset: Any, channels: int) -> None:
+    """Refuses images that ultralytics would read with other channels. It makes 1 and 3 of any."""
+    if channels in (1, 3):
+        return
+    for index, file in enumerate(dataset.im_files):
+        found = dataset.load_image(index)[0].shape[2]
+        if found != channels:
+            raise DatasetError(f"channels: is {channels}, but {file} has {found}; correct the number or the image")
 
 
 def arguments(setup: TrainingSetup) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Candidate:
         return Detector.load(self.checkpoint)
 
 
-def data_problem(detector: Detector, names: tuple[str, ...], channels: int) -> str | None:
+def mismatch(detector: Detector, names: tuple[str, ...], channels: int) -> str | None:
     """What is wrong with a detector whose classes or images are not those of the data set.
 
     Classes that are called by their numbers have no names to compare.
@@ -272,7 +272,7 @@ class Pipeline:
     def _imported(self) -> StoredStage:
         file = Path(self.source.model)
         detector = Detector.load(file)  # first: a missing or damaged file is the user's to mend
-        if problem := data_problem(detector, self.source.names, self.source.channels):
+        if problem := mismatch(detector, self.source.names, self.source.channels):
             raise ModelError(f"{file}: {problem}")
         settings = {"checkpoint": file_sha256(file), "data": self.stages.setup.data_fingerprint}
         return self.stages.make(Stage("original", "", settings), lambda: detector)

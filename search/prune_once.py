@@ -17,7 +17,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import losses
 from prunetune.pruning.importance import Losses, create_judge
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.pipeline import data_problem
+from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.plan import Scores
 from prunetune.pruning.separation import unseparated
 from prunetune.pruning.surgery import apply_plan, channel_groups
@@ -126,7 +126,7 @@ def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: P
     if data is None:
         raise ConfigError("importance: taylor needs training images; give --data data.yaml")
     dataset = inspect_dataset(data)
-    if problem := data_problem(dense, dataset.names, dataset.channels):
+    if problem := mismatch(dense, dataset.names, dataset.channels):
         raise ConfigError(f"data: {data}: {model} {problem}")
     copy = folder / "data.yaml"
     write_text(copy, dataset.as_yaml())

@@ -17,7 +17,7 @@ from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.loaders import hyperparameter_problems
-from prunetune.pruning.pipeline import data_problem
+from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.stages import Stage, training_stage
@@ -181,7 +181,7 @@ class _Recovery:
         self._dataset = inspect_dataset(spec.data)
         if problem := parent.detector.imgsz_problem(spec.imgsz):
             raise ConfigError(f"imgsz: {problem}")
-        if problem := data_problem(parent.detector, self._dataset.names, self._dataset.channels):
+        if problem := mismatch(parent.detector, self._dataset.names, self._dataset.channels):
             raise ConfigError(f"data: {spec.data}: {parent.checkpoint} {problem}")
         data = work / "data.yaml"
         setup = TrainingSetup(

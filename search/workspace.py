@@ -23,7 +23,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.evaluation import Listener
 from prunetune.pruning.loaders import hyperparameter_problems
-from prunetune.pruning.pipeline import Pipeline, Source, data_problem
+from prunetune.pruning.pipeline import Pipeline, Source, mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
@@ -88,7 +88,7 @@ class Workspace:
         store = Path(spec.runs) / STORE
         self.dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
         is_checkpoint = Path(spec.model).suffix.lower() == ".pt"
-        if is_checkpoint and (problem := data_problem(original, self.dataset.names, self.dataset.channels)):
+        if is_checkpoint and (problem := mismatch(original, self.dataset.names, self.dataset.channels)):
             raise ConfigError(f"model: {spec.model}: {problem}")
         self.model_sha256 = file_sha256(Path(spec.model)) if is_checkpoint else None
         self.store = StageStore(store, owner=spec.name)

@@ -20,7 +20,7 @@ from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.evaluation import evaluate, evaluate_predictor
 from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.pipeline import data_problem
+from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.sparsity import sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_history
 from prunetune.pruning.stages import training_stage, trunk
@@ -528,12 +528,12 @@ def test_a_checkpoint_for_other_classes(pipeline: Pipeline, setup: TrainingSetup
 def test_classes_have_the_names_and_the_order_of_the_data_set(pipeline: Pipeline) -> None:
     """Else what it finds would be called by the wrong name, in the study and where it ships."""
     trained = Detector.load(pipeline.original().file(CHECKPOINT))
-    assert data_problem(trained, NAMES, 3) is None
-    problem = data_problem(trained, tuple(reversed(NAMES)), 3)
+    assert mismatch(trained, NAMES, 3) is None
+    problem = mismatch(trained, tuple(reversed(NAMES)), 3)
     assert problem == (
         f"finds {NAMES[0]!r} as class 0, which is {NAMES[1]!r} in the data set; name both alike, in one order"
     )
-    assert data_problem(Detector.load("yolov5n.yaml"), tuple(f"class {number}" for number in range(80)), 3) is None
+    assert mismatch(Detector.load("yolov5n.yaml"), tuple(f"class {number}" for number in range(80)), 3) is None
 
 
 def test_a_damaged_checkpoint_leaves_nothing(setup: TrainingSetup, tmp_path: Path) -> None:
