@@ -78,7 +78,7 @@ def test_prune(prunetune: Prunetune, saved: tuple[Path, int], tmp_path: Path) ->
     ("model", "imgsz", "said"),
     [
         ("yolov5n-p6.yaml", 96, "96 is no multiple of 64, the stride of yolov5n-p6.yaml; take 64 or 128"),
-        ("yolov8n-p6.yaml", 32, "32 is no multiple of 64, the stride of yolov8n-p6.yaml; take 64"),
+        ("yolov5s-p6.yaml", 32, "32 is no multiple of 64, the stride of yolov5s-p6.yaml; take 64"),
         ("yolo26n-p6.yaml", 672, "672 is no multiple of 64, the stride of yolo26n-p6.yaml; take 640 or 704"),
     ],
 )
