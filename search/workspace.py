@@ -269,7 +269,8 @@ class Workspace:
         return Network(name, self._input_shape, onnx=self._onnx(name, detector, folder))
 
     def _onnx(self, name: str, detector: Detector, folder: Path) -> Path:
-        file = folder / f"{name}-{detector.channels.digest()}-{self.spec.imgsz}.onnx"
+        image = "x".join(map(str, detector.input_shape(self.spec.imgsz)[1:]))
+        file = folder / f"{name}-{detector.channels.digest()}-{image}.onnx"
         if not file.is_file():
             with self.stages.ledger.clock.part("export"):
                 detector.export_onnx(file, self.spec.imgsz)
