@@ -83,11 +83,9 @@ def test_scores_are_those_of_stock_ultralytics(model: str, imgsz: int, channels:
     stages = StageRunner(setup, StageStore(tmp_path / "store"))
     learnt = Detector.load(stages.train("sparse", untrained, recovery_phase(EPOCHS, "last")).file(CHECKPOINT))
     stages.recalibrate(learnt)  # after so few steps its statistics are still the first ones
-    start = stages.make(Stage("pruned", "", {}), lambda: learnt)
-    stage = stages.train("recovery", start, recovery_phase(1, "map50_95"))
+    stage = stages.make(Stage("pruned", "", {}), lambda: learnt)
     checkpoint, onnx = stage.file(CHECKPOINT), tmp_path / "model.onnx"
     scores = {6: stage.record["accuracy"]["map50_95"]}
-    print(scores)
     assert scores[6] > 0.05
 
     detector = Detector.load(checkpoint)
@@ -95,7 +93,6 @@ def test_scores_are_those_of_stock_ultralytics(model: str, imgsz: int, channels:
         other = replace(setup, batch=batch)
         scores[batch] = evaluate(detector, other, DataLoaders(other)).map50_95
     stock = {batch: stock_score(checkpoint, data, imgsz, batch) for batch in scores}
-    print(scores, stock)
     assert scores == pytest.approx(stock, abs=1e-3)
     assert stock[1] != stock[16], "padding alike tells batches apart"
 
