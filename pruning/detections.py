@@ -54,7 +54,7 @@ def labelled(loaders: DataLoaders, split: str) -> list[tuple[Path, tuple[Box, ..
     from ultralytics.data.utils import exif_size
 
     found = []
-    for label in loaders.evaluation(split).dataset.labels:
+    for label in loaders.evaluation(split, stride=None).dataset.labels:
         with Image.open(label["im_file"]) as image:
             width, height = exif_size(image)
         boxes = []

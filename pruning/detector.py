@@ -25,6 +25,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.compat import prepare_ultralytics, readable
 from prunetune.pruning.descriptions import round_widths
 from prunetune.pruning.export import export_onnx
+from prunetune.pruning.layers import coarsest_stride, image_channels
 from prunetune.pruning.surgery import channel_config
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
 from prunetune.spaces.errors import ModelError
@@ -71,7 +72,7 @@ class Detector:
         seed: int = 0,
         source: str = "",
     ) -> Detector:
-        """Builds an untrained network from a model description.
+        """Builds an untrained network from a model description, whose `channels` are those of its images, 3 by default.
 
         Raises:
             ModelError: The description is not one of a detector.
@@ -85,7 +86,7 @@ class Detector:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 kind = getattr(tasks, model_class(description))
-                model = kind(deepcopy(dict(description)), nc=classes, verbose=False)
+                model = kind(deepcopy(dict(description)), ch=description.get("channels", 3), nc=classes, verbose=False)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
             message = f"{source}: not the description of a detector ({type(error).__name__}: {error})"
             raise ModelError(message) from error
@@ -160,6 +161,28 @@ class Detector:
         return tuple(names[index] for index in sorted(names)) if isinstance(names, Mapping) else tuple(names)
 
     @property
+    def stride(self) -> int:
+        """The side in px that images are multiples of."""
+        return coarsest_stride(self.model)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return image_channels(self.model)
+
+    def input_shape(self, imgsz: int) -> tuple[int, int, int, int]:
+        """The shape of one square image of `imgsz` px as a batch."""
+        return (1, self.image_channels, imgsz, imgsz)
+
+    def imgsz_problem(self, imgsz: int) -> str | None:
+        """What is wrong with a side of the input in px; None if nothing is."""
+        below, over = divmod(imgsz, self.stride)
+        if not over:
+            return None
+        near = [str(count * self.stride) for count in (below, below + 1) if count]
+        return f"{imgsz} is no multiple of {self.stride}, the stride of {self.source}; take {' or '.join(near)}"
+
+    @property
     def channels(self) -> ChannelConfig:
         """Output channels of every convolution."""
         return channel_config(self.model)
@@ -189,10 +212,6 @@ class Detector:
     def copy(self) -> Detector:
         """An independent copy."""
         return Detector(deepcopy(self.model), self.source)
-
-    def scaled_width(self, factor: float) -> dict[str, Any]:
-        """The description of the same network with `factor` times the channels in every layer."""
-        return scaled_width(self.model.yaml, factor)
 
     def save(self, file: Path, record: Mapping[str, Any], train_args: Mapping[str, Any]) -> None:
         """Writes a checkpoint with fp32 weights that stock `YOLO(file)` loads.

@@ -51,7 +51,7 @@ def evaluate(
     model = detector.copy().model
     model.criterion = None
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-        validator = DetectionValidator(loaders.evaluation(split), save_dir=Path(folder), args=options)
+        validator = DetectionValidator(loaders.evaluation(split, detector.stride), save_dir=Path(folder), args=options)
         _listen(validator, listener)
         validator(model=model)
         return replace(accuracy_from(validator), classes=classes_from(validator))
@@ -94,7 +94,7 @@ def evaluate_predictor(
     other, in whatever precision, and not with those of `evaluate`, whose images keep their proportions.
 
     Args:
-        predict: Gives Detect's output (1, 4 + classes, boxes) for one image (1, 3, imgsz, imgsz), fp32, 0 to 1.
+        predict: Gives Detect's output (1, 4 + classes, boxes) for one image (1, channels, imgsz, imgsz), fp32, 0 to 1.
         names: Class names.
         setup: The study's data and sizes.
         loaders: The study's loaders.
@@ -106,7 +106,7 @@ def evaluate_predictor(
 
     options = {**arguments(setup), "mode": "val", "split": split, "plots": False, "rect": False, "device": "cpu"}
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-        validator = DetectionValidator(loaders.evaluation(split, square=True), save_dir=Path(folder), args=options)
+        validator = DetectionValidator(loaders.evaluation(split, stride=None), save_dir=Path(folder), args=options)
         _listen(validator, listener)
         validator(model=_Exported(predict, names))
         return replace(accuracy_from(validator), classes=classes_from(validator))

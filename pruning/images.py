@@ -80,12 +80,14 @@ class StudyImages(YOLODataset):
         batch: Images per step.
         data: ultralytics' description of the data set. Images in its `left_out` are not used.
         mode: `train` augments, `val` does not.
-        rect: Whether batches are as flat as their images.
+        stride: The detector's, to whose multiples the images of a batch are padded; None pads them to squares.
     """
 
     im_files: list[str]
 
-    def __init__(self, options: Any, source: Any, batch: int, data: dict[str, Any], mode: str, rect: bool) -> None:
+    def __init__(
+        self, options: Any, source: Any, batch: int, data: dict[str, Any], mode: str, stride: int | None
+    ) -> None:
         augments = mode == "train"
         super().__init__(  # as ultralytics' `build_yolo_dataset` does
             img_path=source,
@@ -93,10 +95,10 @@ class StudyImages(YOLODataset):
             batch_size=batch,
             augment=augments,
             hyp=options,
-            rect=options.rect or rect,
+            rect=options.rect or stride is not None,
             cache=options.cache or None,
             single_cls=options.single_cls or False,
-            stride=32,
+            stride=stride or 32,
             pad=0.0 if augments else 0.5,
             prefix=f"{mode}: ",
             task=options.task,

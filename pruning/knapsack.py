@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from prunetune.pruning.groups import ChannelGroup, module_of, tied_roots, width_of
-from prunetune.pruning.layers import is_depthwise
+from prunetune.pruning.layers import blank_image, is_depthwise
 from prunetune.pruning.plan import PruningPlan, ScoredGroup, Scores
 from prunetune.spaces.errors import ConfigError
 
@@ -207,13 +207,11 @@ class MultiplyAdds:
     Args:
         model: The detector.
         groups: All of its groups.
-        imgsz: Side of the image to count at, in px: a multiple of the largest stride. The shares of the layers do not
-            depend on it.
     """
 
     @torch.inference_mode(False)
-    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], imgsz: int = 64) -> None:
-        positions = _positions(model, imgsz)
+    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        positions = _positions(model)
         self._kernels: dict[str, float] = {}
         self._reads: dict[str, tuple[float, list[tuple[str, float]]]] = {}
         parts: dict[str, list[tuple[str, float]]] = {}
@@ -245,8 +243,8 @@ class MultiplyAdds:
         return total
 
 
-def _positions(model: nn.Module, imgsz: int) -> dict[str, int]:
-    """How often each convolution applies its kernel, by running the detector once."""
+def _positions(model: nn.Module) -> dict[str, int]:
+    """How often each convolution applies its kernel to a small image: the layers' shares do not depend on its size."""
     found: dict[str, int] = {}
     names = {layer: name for name, layer in model.named_modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))}
 
@@ -256,11 +254,10 @@ def _positions(model: nn.Module, imgsz: int) -> dict[str, int]:
 
     hooks = [layer.register_forward_hook(count) for layer in names]
     modes = [(module, module.training) for module in model.modules()]
-    weight = next(model.parameters())
     try:
         model.eval()
         with torch.no_grad():
-            model(torch.zeros(1, 3, imgsz, imgsz, device=weight.device, dtype=weight.dtype))
+            model(blank_image(model))
     finally:
         for hook in hooks:
             hook.remove()

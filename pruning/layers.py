@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunetune.pruning.channels import ChannelConfig
@@ -71,6 +72,27 @@ def blocks_of(model: nn.Module) -> nn.Sequential:
 def image_channels(model: nn.Module) -> int:
     """Channels of the image that a detector takes."""
     return int(_description(model).get("channels", 3))
+
+
+def coarsest_stride(model: nn.Module) -> int:
+    """The side in px that images of a detector are multiples of; at least 32, as everywhere in ultralytics.
+
+    Raises:
+        ModelError: The model is no ultralytics detector.
+    """
+    _description(model)
+    strides: Any = model.stride
+    return max(int(max(strides)), 32)
+
+
+def blank_image(model: nn.Module) -> torch.Tensor:
+    """A small black image to follow through a detector: (1, channels, height, width), as its weights are.
+
+    Raises:
+        ModelError: The model is no ultralytics detector.
+    """
+    side, weight = 2 * coarsest_stride(model), next(model.parameters())
+    return torch.zeros(1, image_channels(model), side, side, device=weight.device, dtype=weight.dtype)
 
 
 def _description(model: nn.Module) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.training import TrainingSetup, learning_rate
+from prunetune.spaces.errors import DatasetError
 
 CALIBRATION_IMAGES = 128
 """How many training images BatchNorm statistics are recalibrated on. EagleEye needs about a hundred."""
@@ -33,7 +34,7 @@ class DataLoaders:
         self._setup = setup
         self._options = get_cfg(overrides=arguments(setup))
         self.data: dict[str, Any] = check_det_dataset(setup.data, autodownload=False)
-        self._evaluation: dict[tuple[str, bool], Any] = {}
+        self._evaluation: dict[tuple[str, int | None], Any] = {}
         self._calibration: list[dict[str, Any]] | None = None
         self._train: Any = None
 
@@ -55,7 +56,7 @@ class DataLoaders:
     def train(self) -> Any:
         """The augmented training loader, with mosaic open again if the last training closed it."""
         if self._train is None:
-            self._train = self._build(self.data["train"], "train", self._setup.batch)
+            self._train = self._build(self.data["train"], "train")
         else:
             self._train.dataset.mosaic = bool(self._options.mosaic)
             self._train.dataset.transforms = self._train.dataset.build_transforms(hyp=self._options)
@@ -63,21 +64,22 @@ class DataLoaders:
         _draw_mosaics_from_all(self._train.dataset.transforms)
         return self._train
 
-    def evaluation(self, split: str, square: bool = False) -> Any:
+    def evaluation(self, split: str, stride: int | None) -> Any:
         """The loader that stock `YOLO.val` would build for `val` or `test`.
 
         Args:
             split: `val` or `test`.
-            square: Whether images are padded to squares, as an exported network takes them.
+            stride: The detector's, to whose multiples the images of a batch are padded; None pads them to squares, as
+                an exported network takes them.
         """
-        if (split, square) not in self._evaluation:
-            self._evaluation[split, square] = self._build(self.data[split], "val", self._setup.batch, rect=not square)
-        loader = self._evaluation[split, square]
+        if (split, stride) not in self._evaluation:
+            self._evaluation[split, stride] = self._build(self.data[split], "val", stride)
+        loader = self._evaluation[split, stride]
         loader.reset()  # ultralytics ends a loader's processes with each training
         return loader
 
     def calibration(self) -> Iterator[torch.Tensor]:
-        """Batches of training images without augmentation: (batch, 3, imgsz, imgsz), from 0 to 1."""
+        """Batches of training images without augmentation: (batch, channels, imgsz, imgsz), from 0 to 1."""
         for batch in self.labelled():
             yield batch["img"]
 
@@ -92,7 +94,7 @@ class DataLoaders:
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch; every batch is one."""
         if self._train is None:
-            self._train = self._build(self.data["train"], "train", self._setup.batch)
+            self._train = self._build(self.data["train"], "train")
         return len(self._train)
 
     def _read_calibration(self) -> Iterator[dict[str, Any]]:
@@ -101,22 +103,34 @@ class DataLoaders:
         options = copy(self._options)
         options.cache = False  # a few images, read once
         with _without_bars():
-            dataset = StudyImages(options, self.data["train"], self._setup.batch, self.data, "val", rect=False)
+            dataset = StudyImages(options, self.data["train"], self._setup.batch, self.data, "val", stride=None)
         count = min(CALIBRATION_IMAGES, len(dataset))
         chosen = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
         images = [dataset[index] for index in chosen]
         for start in range(0, count, self._setup.batch):
             yield dataset.collate_fn(images[start : start + self._setup.batch])
 
-    def _build(self, path: Any, mode: str, batch: int, rect: bool = False) -> Any:
+    def _build(self, path: Any, mode: str, stride: int | None = None) -> Any:
         from ultralytics.data.build import build_dataloader
 
         from prunetune.pruning.images import StudyImages
 
+        batch = self._setup.batch
         with _without_bars():
-            dataset = StudyImages(self._options, path, batch, self.data, mode, rect)
+            dataset = StudyImages(self._options, path, batch, self.data, mode, stride)
+            _require_channels(dataset, self.data["channels"])
         device = "cpu" if self._setup.device in ("cpu", "mps") else "cuda"
         return build_dataloader(dataset, batch, self.processes, shuffle=mode == "train", rank=-1, device=device)
+
+
+def _require_channels(dataset: Any, channels: int) -> None:
+    """Refuses images that ultralytics would read with other channels. It makes 1 and 3 of any."""
+    if channels in (1, 3):
+        return
+    for index, file in enumerate(dataset.im_files):
+        found = dataset.load_image(index)[0].shape[2]
+        if found != channels:
+            raise DatasetError(f"channels: is {channels}, but {file} has {found}; correct the number or the image")
 
 
 def arguments(setup: TrainingSetup) -> dict[str, Any]:

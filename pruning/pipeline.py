@@ -46,11 +46,13 @@ class Source:
         model: A yaml, which is trained first, or a .pt, which is taken as it is.
         names: Class names of the data set.
         dense_epochs: Epochs of the dense training of a yaml.
+        channels: Of the data set's images.
     """
 
     model: str
     names: tuple[str, ...]
     dense_epochs: int
+    channels: int = 3
 
     @property
     def is_checkpoint(self) -> bool:
@@ -92,11 +94,16 @@ class Candidate:
         return Detector.load(self.checkpoint)
 
 
-def classes_problem(detector: Detector, names: tuple[str, ...]) -> str | None:
-    """What is wrong with a detector whose classes are not those of the data set.
+def mismatch(detector: Detector, names: tuple[str, ...], channels: int) -> str | None:
+    """What is wrong with a detector whose classes or images are not those of the data set.
 
     Classes that are called by their numbers have no names to compare.
     """
+    if detector.image_channels != channels:
+        return (
+            f"takes {detector.image_channels}-channel images, but the data set gives {channels}-channel ones "
+            "(`channels` in its yaml, 3 by default); correct that, or train the detector on this data set first"
+        )
     given, wanted = len(detector.names), len(names)
     if given != wanted:
         return f"has {given} classes, but the data set has {wanted}; train the detector on this data set first"
@@ -149,10 +156,9 @@ class Pipeline:
         """The dense detector: trained from its yaml, or the given checkpoint."""
         if self.source.is_checkpoint:
             return self._imported()
-        description = read_description(self.source.model)
         phase = recovery_phase(self.source.dense_epochs, self.choose)
         passing = early_phase(phase) if self.rewinds else None
-        return self.stages.train("original", self._untrained(description), phase, passing=passing)
+        return self.stages.train("original", self._untrained("dense"), phase, passing=passing)
 
     def early(self) -> StoredStage:
         """The dense detector after the beginning of its training; the trained one if that has a single epoch.
@@ -169,7 +175,7 @@ class Pipeline:
         phase = early_phase(recovery_phase(self.source.dense_epochs, self.choose))
         if phase is None:
             return self.original()
-        return self.stages.train("early", self._untrained(read_description(self.source.model)), phase)
+        return self.stages.train("early", self._untrained("dense"), phase)
 
     def control(self, name: str, epochs: int) -> StoredStage:
         """A network to compare with: the original trained on, or one with fewer channels in every layer.
@@ -182,14 +188,15 @@ class Pipeline:
         if name == "dense":
             return self.stages.train("control", self.original(), recovery_phase(epochs, self.choose))
         phase = recovery_phase(self.source.dense_epochs + epochs, self.choose)
-        return self.stages.train("control", self._untrained(self.narrow_description(name)), phase)
+        return self.stages.train("control", self._untrained(name), phase)
 
-    def narrow_description(self, name: str) -> dict[str, Any]:
-        """The model description of `half-width` or `quarter-width`."""
-        factor = {"half-width": 0.5, "quarter-width": 0.25}[name]
-        if self.source.is_checkpoint:
-            return Detector.load(self.source.model).scaled_width(factor)
-        return scaled_width(read_description(self.source.model), factor)
+    def description(self, name: str) -> dict[str, Any]:
+        """The model description of `dense`, `half-width` or `quarter-width`, for the data set's images."""
+        model, factor = self.source.model, {"dense": 1.0, "half-width": 0.5, "quarter-width": 0.25}[name]
+        described = Detector.load(model).model.yaml if self.source.is_checkpoint else read_description(model)
+        if described.get("channels", 3) != self.source.channels:
+            described = {**described, "channels": self.source.channels}
+        return dict(described) if name == "dense" else scaled_width(described, factor)
 
     def run(self, recipe: Recipe, goes_on: GoesOn | None = None) -> Iterator[Candidate]:
         """Carries out a recipe, one yield after each surgery and each recovery.
@@ -261,13 +268,13 @@ class Pipeline:
     def _imported(self) -> StoredStage:
         file = Path(self.source.model)
         detector = Detector.load(file)  # first: a missing or damaged file is the user's to mend
-        if problem := classes_problem(detector, self.source.names):
+        if problem := mismatch(detector, self.source.names, self.source.channels):
             raise ModelError(f"{file}: {problem}")
         settings = {"checkpoint": file_sha256(file), "data": self.stages.setup.data_fingerprint}
         return self.stages.make(Stage("original", "", settings), lambda: detector)
 
-    def _untrained(self, description: Mapping[str, Any]) -> Untrained:
-        plain = json.loads(json.dumps(description))
+    def _untrained(self, name: str) -> Untrained:
+        plain = json.loads(json.dumps(self.description(name)))
         return Untrained(plain, self.source.names, self.stages.setup.seed)
 
     def _prune(

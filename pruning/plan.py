@@ -75,7 +75,6 @@ def plan_pruning(
     model: nn.Module,
     threshold: Threshold,
     alignment: Alignment | int,
-    imgsz: int = 64,
     groups: Sequence[ChannelGroup] | None = None,
     judge: Judge = GAMMA,
 ) -> PruningPlan:
@@ -94,7 +93,6 @@ def plan_pruning(
         model: An ultralytics `DetectionModel`, not fused.
         threshold: Channels with a score below it go.
         alignment: Kept channels are multiples of it, or the full width. A number holds for all kinds of layers.
-        imgsz: Side of the image to trace with, in px; a multiple of the largest stride.
         groups: What `channel_groups(model)` returned, to trace only once for plan and surgery.
         judge: Gives the channels their scores; by their gammas if it is not given.
 
@@ -103,7 +101,7 @@ def plan_pruning(
         ConfigError: The threshold is not finite or below 0, or the alignment no whole number above 0.
     """
     if groups is None:
-        groups = channel_groups(model, imgsz)
+        groups = channel_groups(model)
     return Scores.of(model, alignment, groups, judge).plan(threshold)
 
 

@@ -31,9 +31,7 @@ __all__ = [
 
 
 @torch.inference_mode(False)
-def apply_plan(
-    model: nn.Module, plan: PruningPlan, imgsz: int = 64, groups: Sequence[ChannelGroup] | None = None
-) -> nn.Module:
+def apply_plan(model: nn.Module, plan: PruningPlan, groups: Sequence[ChannelGroup] | None = None) -> nn.Module:
     """Cuts the channels that the plan does not keep out of a copy. The original is left exactly as it was.
 
     The result holds classes of torch and ultralytics only. BatchNorms keep their eps and momentum, the
@@ -43,7 +41,6 @@ def apply_plan(
     Args:
         model: The `DetectionModel` that the plan was made for.
         plan: What to keep.
-        imgsz: Side of the image to trace with, in px; a multiple of the largest stride.
         groups: What `channel_groups(model)` returned, to trace only once for plan and surgery.
 
     Returns:
@@ -52,7 +49,7 @@ def apply_plan(
     Raises:
         ModelError: The plan was made for another detector, or the detector cannot be pruned.
     """
-    by_root = {group.root: group for group in (groups or channel_groups(model, imgsz))}
+    by_root = {group.root: group for group in (groups or channel_groups(model))}
     outputs: dict[str, set[int]] = {}
     inputs: dict[str, set[int]] = {}
     for root, kept in plan.keep:

@@ -18,19 +18,26 @@ from torch import nn
 from prunetune.pruning.blocks import FAMILIES, PRUNABLE_BLOCKS, Fence, scale_of, shadow_names, shadow_of
 from prunetune.pruning.channels import natural_order
 from prunetune.pruning.groups import LEAST_OF_PART, ChannelGroup, Reader, first_channel, module_of
-from prunetune.pruning.layers import CONVOLUTIONS, blocks_of, convolutions, image_channels, is_depthwise, is_grouped
+from prunetune.pruning.layers import (
+    CONVOLUTIONS,
+    blank_image,
+    blocks_of,
+    convolutions,
+    image_channels,
+    is_depthwise,
+    is_grouped,
+)
 from prunetune.spaces.errors import ModelError
 
 
 @torch.inference_mode(False)
-def channel_groups(model: nn.Module, imgsz: int = 64) -> tuple[ChannelGroup, ...]:
+def channel_groups(model: nn.Module) -> tuple[ChannelGroup, ...]:
     """Traces which layers share channels and which read them, in natural order of the groups' roots.
 
     The result holds names and indices only. It fits every detector of the same description and channels.
 
     Args:
         model: An ultralytics `DetectionModel`, not fused. It is not changed.
-        imgsz: Side of the image to trace with, in px; a multiple of the largest stride.
 
     Raises:
         ModelError: A block cannot be pruned, the detector has no BatchNorm, or the model is no detector.
@@ -38,12 +45,10 @@ def channel_groups(model: nn.Module, imgsz: int = 64) -> tuple[ChannelGroup, ...
     _check_blocks(model)
     shadow = shadow_of(model)
     names = shadow_names(shadow)
-    weight = next(shadow.parameters())
-    image = torch.zeros(1, image_channels(model), imgsz, imgsz, device=weight.device, dtype=weight.dtype)
     # The graph is read from autograd. Without forward_fn, Torch-Pruning hides errors behind a second try.
     with torch.enable_grad():
         graph = torch_pruning.DependencyGraph().build_dependency(
-            shadow, image, forward_fn=lambda network, image: network(image), verbose=False
+            shadow, blank_image(model), forward_fn=lambda network, image: network(image), verbose=False
         )
         traced = graph.get_all_groups(root_module_types=CONVOLUTIONS)
         read = [_read_group(items, names, model) for items in traced]

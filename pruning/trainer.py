@@ -223,7 +223,7 @@ class _Loop(DetectionTrainer):
         return student_of(unwrap_model(self.model))
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
-        return self._loaders.train() if mode == "train" else self._loaders.evaluation("val")
+        return self._loaders.train() if mode == "train" else self._loaders.evaluation("val", self.stride)
 
     def build_optimizer(self, model: Any, **options: Any) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = super().build_optimizer(without_teacher(model), **options)

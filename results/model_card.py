@@ -124,7 +124,7 @@ def _files(told: Mapping[str, Any]) -> str:
     lines = ["| file | what | precision | input |", "|---|---|---|---|"]
     side = told["imgsz"]
     for name, item in told["files"].items():
-        shape = "any" if item["batch"] is None else f"{item['batch']} x 3 x {side} x {side}"
+        shape = "any" if item["batch"] is None else f"{item['batch']} x {told['image_channels']} x {side} x {side}"
         lines.append(f"| {name} | {_KINDS[item['format']].format(name=name)} | {item['precision']} | {shape} |")
     lines += [
         "| channels.json | the width of every layer, beside the dense network's | | |",

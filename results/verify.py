@@ -29,7 +29,7 @@ SUMS, DESCRIPTION, CHANNELS, CHECKPOINT = "SHA256SUMS", "bundle.json", "channels
 HOLDS, FAILS, SKIPPED, NOTE = "holds", "fails", "skipped", "note"
 
 Run = Callable[[Any], Any]
-"""Computes Detect's output (batch, 4 + classes, boxes) of images (batch, 3, height, width), fp32, 0 to 1."""
+"""Computes Detect's output (batch, 4 + classes, boxes) of images (batch, channels, height, width), fp32, 0 to 1."""
 
 
 class NoBundleError(Exception):
@@ -72,11 +72,12 @@ def verify(
         fingerprint: Gives the fingerprint of a data.yaml as prunetune does, to compare it with the stated one.
 
     Raises:
-        NoBundleError: There is none, or its description cannot be read; or `data` cannot be used, or has other classes.
+        NoBundleError: There is none, or its description cannot be read; or `data` cannot be used, or has other classes
+            or channels.
     """
     description = read_description(folder)
     if data is not None:
-        _require_classes(data, description["classes"])
+        _require_fitting(data, description)
     sums = list(check_sums(folder))
     yield from sums
     wrong = {check.file for check in sums if check.state == FAILS}
@@ -99,23 +100,33 @@ def summary(states: Sequence[str]) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in (HOLDS, FAILS, SKIPPED))
 
 
-def _require_classes(data: str, stated: Sequence[str]) -> None:
+def _require_fitting(data: str, description: Mapping[str, Any]) -> None:
     if not Path(data).is_file():
         raise NoBundleError(f"--data {data}: no such file")
     _prepare()
     from ultralytics.data.utils import check_det_dataset
 
     try:
-        told = check_det_dataset(data, autodownload=False)["names"]
+        told = check_det_dataset(data, autodownload=False)
     # Whatever ultralytics raises, these data cannot be evaluated on.
     except Exception as error:
         raise NoBundleError(f"--data {data}: cannot be used ({_reason(error)})") from error
-    names = [str(told[index]) for index in sorted(told)]
+    names, stated = [str(told["names"][index]) for index in sorted(told["names"])], description["classes"]
+    if (channels := told.get("channels", 3)) != _channels_of(description):
+        raise NoBundleError(
+            f"--data {data}: has {channels}-channel images, and the bundle takes {_channels_of(description)}-"
+            "channel ones; give the data that it was made for"
+        )
     if names != list(stated):
         raise NoBundleError(
             f"--data {data}: has the classes {', '.join(names)}, and the bundle {', '.join(stated)}; give the data "
             "that it was made for"
         )
+
+
+def _channels_of(description: Mapping[str, Any]) -> int:
+    """Channels of the images; bundles of 3 did not always say so."""
+    return int(description.get("image_channels", 3))
 
 
 def _same_data(data: str, found: str | None, stated: str) -> Check:
@@ -188,14 +199,14 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def sample_images(imgsz: int, count: int = 3) -> Any:
+def sample_images(imgsz: int, channels: int = 3, count: int = 3) -> Any:
     """The same images on every machine: blobs of several sizes under noise, fp32, 0 to 1."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    images = 0.2 * rng.random((count, 3, imgsz, imgsz))
+    images = 0.2 * rng.random((count, channels, imgsz, imgsz))
     for blobs in (imgsz // 32, imgsz // 16, imgsz // 8):
-        coarse = rng.random((count, 3, blobs, blobs)) * 0.8 / 3
+        coarse = rng.random((count, channels, blobs, blobs)) * 0.8 / 3
         images += coarse.repeat(imgsz // blobs, axis=2).repeat(imgsz // blobs, axis=3)
     return images.astype(np.float32)
 
@@ -260,7 +271,7 @@ def _check_export(
         yield Check(name, "loads", FAILS, _reason(error))
         return
     yield Check(name, "loads", HOLDS)
-    images = sample_images(description["imgsz"])
+    images = sample_images(description["imgsz"], _channels_of(description))
     try:
         outputs = run(images) if told["batch"] is None else np.concatenate([run(image[None]) for image in images])
     except Exception as error:

@@ -161,11 +161,12 @@ class _Export:
     def _write_engine(self, target: TensorRtTarget, file: Path) -> None:
         """An engine behind the header by which ultralytics knows its classes."""
         onnx = file.with_name(FIXED)
-        shape = (1, 3, self._spec.imgsz, self._spec.imgsz)
+        shape = self._detector.input_shape(self._spec.imgsz)
         header = json.dumps(
             {
                 "names": dict(enumerate(self._detector.names)),
-                "stride": self._stride,
+                "stride": self._detector.stride,
+                "channels": self._detector.image_channels,
                 "imgsz": [self._spec.imgsz] * 2,
                 "task": "detect",
                 "batch": 1,
@@ -192,8 +193,7 @@ class _Export:
             full = Path(scratch) / "fp32.onnx"
             self._detector.export_onnx(full, self._spec.imgsz)
             quantise(full, file, self._workspace.calibration, Quantisation.of(spec))
-        shape = (1, 3, self._spec.imgsz, self._spec.imgsz)
-        predict = create_predictor(spec, Network("int8", shape, onnx=file))
+        predict = create_predictor(spec, Network("int8", self._detector.input_shape(self._spec.imgsz), onnx=file))
         stages = self._workspace.stages
         for split in ("val", *(("test",) if stages.loaders.has_test else ())):
             accuracy = stages.evaluate_predictor(predict, self._workspace.dataset.names, split)
@@ -230,7 +230,8 @@ class _Export:
             "trial": entry.trial,
             "control": None if entry.trial is not None else self._candidate.name,
             "classes": list(self._detector.names),
-            "stride": self._stride,
+            "stride": self._detector.stride,
+            "image_channels": self._detector.image_channels,
             "imgsz": spec.imgsz,
             "batch": spec.batch,
             "alignment": ", ".join(dict.fromkeys(str(target.alignment.as_json()) for target in spec.targets)),
@@ -263,10 +264,6 @@ class _Export:
     def _title(self) -> str:
         name = self._candidate.name
         return name if self._entry.trial is None else f"trial {name}"
-
-    @property
-    def _stride(self) -> int:
-        return int(max(self._detector.model.stride))
 
     def _figures(self) -> dict[str, Any]:
         """By file and split. Of an int8 study all but the checkpoint's accuracy after training are those of int8."""

@@ -36,7 +36,7 @@ app.add_typer(store_app)
 
 def _multiple_of_32(size: int) -> int:
     if size % 32:
-        raise ConfigError(f"--imgsz: {size} is no multiple of 32, the coarsest stride of a detector")
+        raise ConfigError(f"--imgsz: {size} is no multiple of 32, as detectors need it; some need multiples of 64")
     return size
 
 

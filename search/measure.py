@@ -13,8 +13,9 @@ from rich.text import Text
 
 from prunetune.pruning.detector import Detector
 from prunetune.results.distribution import write_distribution
-from prunetune.spaces import ModelError, TargetError
+from prunetune.spaces import ConfigError, ModelError, TargetError
 from prunetune.targets import Network, TargetSpec, create_target
+from prunetune.targets.onnx_file import image_channels
 from prunetune.targets.spec import MINIMUM_ROUNDS
 
 
@@ -90,17 +91,19 @@ def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:
         scratch: Where an ONNX file is written that has to be made first.
 
     Raises:
+        ConfigError: The size does not fit the detector's stride.
         ModelError, TargetError: The file is missing, or not what the target can run.
     """
-    shape = (1, 3, imgsz, imgsz)
     if Path(name).suffix.lower() == ".onnx":
         if form != "onnx":
             raise TargetError(f"{name}: the target torch runs modules; give the .pt, or use --target onnxruntime")
-        return Network(name, shape, onnx=Path(name))
+        return Network(name, (1, image_channels(Path(name)), imgsz, imgsz), onnx=Path(name))
     if Path(name).suffix.lower() not in (".pt", ".yaml", ".yml"):
         raise ModelError(f"{name}: takes a .pt, a .onnx or a .yaml")
     detector = Detector.load(name)
+    if problem := detector.imgsz_problem(imgsz):
+        raise ConfigError(f"--imgsz: {problem}")
     if form == "module":
-        return Network(name, shape, module=detector.deployed)
+        return Network(name, detector.input_shape(imgsz), module=detector.deployed)
     detector.export_onnx(scratch, imgsz)
-    return Network(name, shape, onnx=scratch)
+    return Network(name, detector.input_shape(imgsz), onnx=scratch)

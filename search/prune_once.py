@@ -18,7 +18,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import losses
 from prunetune.pruning.importance import Losses, create_judge
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.pipeline import classes_problem
+from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.plan import Scores
 from prunetune.pruning.separation import unseparated
 from prunetune.pruning.surgery import apply_plan, channel_groups
@@ -60,8 +60,9 @@ def prune_once(
         where no gammas separate, and `out` where it was written.
 
     Raises:
-        ConfigError: The importance needs training images, or none; those have other classes; the floor is no share;
-            or the pruned network would replace the one that it is made of.
+        ConfigError: The importance needs training images, or none; those have other classes or channels; the size does
+            not fit the detector's stride; the floor is no share; or the pruned network would replace the one that it is
+            made of.
         ModelError: The model cannot be loaded or pruned.
     """
     if data is not None and importance != "taylor":
@@ -69,6 +70,8 @@ def prune_once(
     if out is not None and out.exists() and Path(model).exists() and out.samefile(model):
         raise ConfigError(f"out: {out} is the network that is pruned; write to another file")
     dense = Detector.load(model)
+    if problem := dense.imgsz_problem(imgsz):
+        raise ConfigError(f"--imgsz: {problem}")
     if importance == "taylor" and dense.task != "detect":
         raise ConfigError(
             f"importance: taylor judges by the loss on images, and {model} finds {FINDS[dense.task]}, for which there "
@@ -126,7 +129,7 @@ def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: P
     if data is None:
         raise ConfigError("importance: taylor needs training images; give --data data.yaml")
     dataset = inspect_dataset(data)
-    if problem := classes_problem(dense, dataset.names):
+    if problem := mismatch(dense, dataset.names, dataset.channels):
         raise ConfigError(f"data: {data}: {model} {problem}")
     if dataset.facts.left_out is not None:
         reasons = "".join(f"\n  - {reason}" for reason in dataset.left_out.values())

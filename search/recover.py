@@ -18,7 +18,7 @@ from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.loaders import hyperparameter_problems
-from prunetune.pruning.pipeline import classes_problem
+from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.stages import Stage, training_stage
@@ -180,7 +180,9 @@ class _Recovery:
     def __init__(self, parent: _Parent, spec: RecoverySpec, work: Path, progress: Progress) -> None:
         self._parent, self._spec, self._progress = parent, spec, progress
         self._dataset = inspect_dataset(spec.data)
-        if problem := classes_problem(parent.detector, self._dataset.names):
+        if problem := parent.detector.imgsz_problem(spec.imgsz):
+            raise ConfigError(f"imgsz: {problem}")
+        if problem := mismatch(parent.detector, self._dataset.names, self._dataset.channels):
             raise ConfigError(f"data: {spec.data}: {parent.checkpoint} {problem}")
         data = work / "data.yaml"
         setup = TrainingSetup(
@@ -250,7 +252,8 @@ class _Recovery:
             "title": f"{parent.title}, recovered",
             "stage": self._digest,
             "classes": list(detector.names),
-            "stride": int(max(detector.model.stride)),
+            "stride": detector.stride,
+            "image_channels": detector.image_channels,
             "imgsz": spec.imgsz,
             "batch": spec.batch,
             "alignment": parent.told.get("alignment", ""),

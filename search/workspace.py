@@ -20,11 +20,11 @@ import optuna
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.data_source import data_problem
 from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.detector import Detector, read_description
+from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.evaluation import Listener
 from prunetune.pruning.loaders import hyperparameter_problems
-from prunetune.pruning.pipeline import Pipeline, Source, classes_problem
+from prunetune.pruning.pipeline import Pipeline, Source, mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
@@ -90,7 +90,7 @@ class Workspace:
         store = Path(spec.runs) / STORE
         self.dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
         is_checkpoint = Path(spec.model).suffix.lower() == ".pt"
-        if is_checkpoint and (problem := classes_problem(original, self.dataset.names)):
+        if is_checkpoint and (problem := mismatch(original, self.dataset.names, self.dataset.channels)):
             raise ConfigError(f"model: {spec.model}: {problem}")
         self.model_sha256 = file_sha256(Path(spec.model)) if is_checkpoint else None
         self.store = StageStore(store, owner=spec.name)
@@ -115,7 +115,7 @@ class Workspace:
             safe_point=lambda: self.safe_point(),
         )
         self.pipeline = Pipeline(
-            Source(spec.model, self.dataset.names, spec.dense_epochs),
+            Source(spec.model, self.dataset.names, spec.dense_epochs, self.dataset.channels),
             self.stages,
             alignment=Alignment.common(target.alignment for target in spec.targets),
             longest_sparse_epochs=spec.space.longest_sparse_epochs,
@@ -151,6 +151,8 @@ class Workspace:
         except ModelError as error:
             problems.append(f"model: {error}")
             return None
+        if problem := detector.imgsz_problem(self.spec.imgsz):
+            problems.append(f"imgsz: {problem}")
         try:
             channel_groups(detector.model)  # now, not after its dense training
         except ModelError as error:
@@ -165,11 +167,9 @@ class Workspace:
         return {name: self._untrained(name) for name in REFERENCES if name in needed}
 
     def _untrained(self, name: str) -> Detector:
-        if name == "dense":
-            if self.pipeline.source.is_checkpoint:
-                return Detector.load(self.spec.model)
-            return Detector.build(read_description(self.spec.model), self.dataset.names)
-        return Detector.build(self.pipeline.narrow_description(name), self.dataset.names)
+        if name == "dense" and self.pipeline.source.is_checkpoint:
+            return Detector.load(self.spec.model)
+        return Detector.build(self.pipeline.description(name), self.dataset.names)
 
     def anchor(self, yardstick: Yardstick, name: str | None = None) -> Network:
         """The network that candidates are measured against, under its own or another name."""
@@ -273,7 +273,8 @@ class Workspace:
         return Network(name, self._input_shape, onnx=self._onnx(name, detector, folder))
 
     def _onnx(self, name: str, detector: Detector, folder: Path) -> Path:
-        file = folder / f"{name}-{detector.channels.digest()}-{self.spec.imgsz}.onnx"
+        image = "x".join(map(str, detector.input_shape(self.spec.imgsz)[1:]))
+        file = folder / f"{name}-{detector.channels.digest()}-{image}.onnx"
         if not file.is_file():
             with self.stages.ledger.clock.part("export"):
                 detector.export_onnx(file, self.spec.imgsz)
@@ -289,7 +290,7 @@ class Workspace:
 
     @property
     def _input_shape(self) -> tuple[int, int, int, int]:
-        return (1, 3, self.spec.imgsz, self.spec.imgsz)
+        return (1, self.dataset.channels, self.spec.imgsz, self.spec.imgsz)
 
     def gauge(self, detector: Detector) -> dict[str, Latency]:
         """A candidate's latency on each target by name: measured, or predicted where nothing needs to be measured.

@@ -38,6 +38,18 @@ def where(network: Network) -> str:
     return f"network {network.name!r}: {network.onnx}"
 
 
+def image_channels(path: Path) -> int:
+    """Channels of the images that a file takes; 3 where it does not say, or is none that can be measured.
+
+    Raises:
+        TargetError: The file is missing or corrupt.
+    """
+    graph = load_model(path).graph
+    weights = {item.name for item in graph.initializer}
+    shapes = [item.type.tensor_type.shape.dim for item in graph.input if item.name not in weights]
+    return (shapes[0][1].dim_value if shapes and len(shapes[0]) == 4 else 0) or 3
+
+
 def input_name(network: Network) -> str:
     """The name of the one input of a network's file.
 

@@ -155,7 +155,7 @@ def test_a_description_for_another_task(name: str) -> None:
 
 def test_half_the_width() -> None:
     detector = Detector.load("yolov5s.yaml", NAMES)
-    half = Detector.build(detector.scaled_width(0.5), NAMES)
+    half = Detector.build(scaled_width(detector.model.yaml, 0.5), NAMES)
     assert half.params == pytest.approx(Detector.load("yolov5n.yaml", NAMES).params)
     quarter = Detector.build(scaled_width(detector.model.yaml, 0.25), NAMES)
     assert quarter.params < 0.4 * half.params

@@ -13,7 +13,7 @@ from torch import nn
 
 from prunetune.pruning import trainer
 from prunetune.pruning.batchnorm import norm_layers
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.detector import Detector, scaled_width
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.trainer import TrainingState, train
@@ -31,7 +31,7 @@ def teacher() -> Detector:
 
 @pytest.fixture(scope="module")
 def student(teacher: Detector) -> Detector:
-    return Detector.build(teacher.scaled_width(0.5), ("square", "disc"), seed=1)
+    return Detector.build(scaled_width(teacher.model.yaml, 0.5), ("square", "disc"), seed=1)
 
 
 @pytest.fixture(scope="module")

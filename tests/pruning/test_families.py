@@ -324,7 +324,7 @@ def test_surgery_itself_costs_no_accuracy(name: str, shapes: Path, tmp_path: Pat
     # No untrained network finds what people label, so what this one finds is made the truth.
     shutil.copytree(shapes.parent, tmp_path / "data")
     setup = TrainingSetup(str(tmp_path / "data" / "data.yaml"), "own", imgsz=IMGSZ, batch=8)
-    (batch,) = DataLoaders(setup).evaluation("val")
+    (batch,) = DataLoaders(setup).evaluation("val", stride=32)
     with torch.no_grad():
         found = non_max_suppression(copy.deepcopy(silenced.model).eval()(batch["img"] / 255)[0], 0.001, 0.7)
     for index, (file, boxes) in enumerate(zip(batch["im_file"], found, strict=True)):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, find_plan
 from prunetune.pruning import knapsack as module
 from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.detector import read_description
 from prunetune.pruning.knapsack import MOST_BLOCKS, KnapsackLadder, MultiplyAdds
 from prunetune.pruning.plan import ScoredGroup, Scores
 from prunetune.pruning.surgery import ChannelGroup, Reader, channel_groups
@@ -326,6 +327,14 @@ def test_the_measured_latency_is_just_met(ladder: KnapsackLadder, work: Multiply
 
 
 # Blocks that split a convolution's output, as C2f does
+
+
+@pytest.mark.parametrize(("name", "channels"), [("yolov5n.yaml", 1), ("yolov5n.yaml", 4), ("yolov5n-p6.yaml", 3)])
+def test_multiply_adds_of_other_images_and_strides(name: str, channels: int) -> None:
+    made = Detector.build({**read_description(name), "channels": channels}, ("square", "disc"))
+    (counted,) = MultiplyAdds(made.model, channel_groups(made.model))([made.channels])[0]
+    side = 2 * made.stride
+    assert 2e-9 * counted == pytest.approx(made.gflops(side), rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml"])

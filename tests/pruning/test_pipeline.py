@@ -20,7 +20,7 @@ from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.evaluation import evaluate, evaluate_predictor
 from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.pipeline import classes_problem
+from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.sparsity import sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_history
 from prunetune.pruning.stages import training_stage, trunk
@@ -528,12 +528,12 @@ def test_a_checkpoint_for_other_classes(pipeline: Pipeline, setup: TrainingSetup
 def test_classes_have_the_names_and_the_order_of_the_data_set(pipeline: Pipeline) -> None:
     """Else what it finds would be called by the wrong name, in the study and where it ships."""
     trained = Detector.load(pipeline.original().file(CHECKPOINT))
-    assert classes_problem(trained, NAMES) is None
-    problem = classes_problem(trained, tuple(reversed(NAMES)))
+    assert mismatch(trained, NAMES, 3) is None
+    problem = mismatch(trained, tuple(reversed(NAMES)), 3)
     assert problem == (
         f"finds {NAMES[0]!r} as class 0, which is {NAMES[1]!r} in the data set; name both alike, in one order"
     )
-    assert classes_problem(Detector.load("yolov5n.yaml"), tuple(f"class {number}" for number in range(80))) is None
+    assert mismatch(Detector.load("yolov5n.yaml"), tuple(f"class {number}" for number in range(80)), 3) is None
 
 
 def test_a_damaged_checkpoint_leaves_nothing(setup: TrainingSetup, tmp_path: Path) -> None:
@@ -554,7 +554,7 @@ def test_controls(pipeline: Pipeline) -> None:
     body = {name: width for name, width in original.record["channels"].items() if not name.startswith("model.24")}
     assert {name: half.record["channels"][name] for name in body} == {name: width // 2 for name, width in body.items()}
     assert pipeline.control("half-width", 1).reused
-    quarter = Detector.build(pipeline.narrow_description("quarter-width"), NAMES)
+    quarter = Detector.build(pipeline.description("quarter-width"), NAMES)
     # ultralytics rounds narrow layers up to a multiple of 8
     assert sum(quarter.channels[name] for name in body) == pytest.approx(sum(body.values()) / 4, rel=0.05)
 
@@ -563,8 +563,8 @@ def test_controls_of_a_checkpoint_have_its_architecture(
     pipeline: Pipeline, setup: TrainingSetup, tmp_path: Path
 ) -> None:
     source = Source(str(pipeline.original().file(CHECKPOINT)), NAMES, dense_epochs=1)
-    narrow = new_pipeline(setup, StageStore(tmp_path), source).narrow_description("half-width")
-    expected = pipeline.narrow_description("half-width")
+    narrow = new_pipeline(setup, StageStore(tmp_path), source).description("half-width")
+    expected = pipeline.description("half-width")
     assert Detector.build(narrow, NAMES).channels == Detector.build(expected, NAMES).channels
 
 

@@ -14,7 +14,7 @@ from prunetune.pruning import trainer
 from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.channel_costs import penalty_weights
 from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.detector import Detector, scaled_width
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.surgery import channel_groups
@@ -178,7 +178,7 @@ def test_mixed_precision_trains_fp32_weights_as_well(
     phase = sparse_phase(2, sparsity) if kind == "sparse" else recovery_phase(2, "map50_95")
     teacher = dense if kind == "taught" else None
     phase = phase.taught(6.0 if teacher else 0.0, "original-0")
-    start = Detector.build(dense.scaled_width(0.5), ("square", "disc"), seed=1) if teacher else dense
+    start = Detector.build(scaled_width(dense.model.yaml, 0.5), ("square", "disc"), seed=1) if teacher else dense
     _, full = train(start, phase, setup, loaders, teacher=teacher)
     states: list[TrainingState] = []
     Mixed(monkeypatch, scale=64.0, autocast=True)
