@@ -16,7 +16,7 @@ from rich.console import Console
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
-from prunetune.pruning.loaders import hyperparameter_problems
+from prunetune.pruning.hyperparameters import hyperparameter_problems
 from prunetune.pruning.pipeline import classes_problem
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
@@ -75,7 +75,7 @@ class RecoverySpec(BaseModel):
             spec = cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError([_sentence(problem) for problem in error.errors()]) from error
-        problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
+        problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train, spec.imgsz)]
         if problem := device_problem(spec.device):
             problems.append(f"device: {problem}")
         if not Path(spec.data).is_file():

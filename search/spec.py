@@ -220,14 +220,6 @@ class StudySpec(BaseModel):
             raise ValueError(f"has a name twice: {', '.join(controls)}")
         return controls
 
-    @field_validator("train")
-    @classmethod
-    def _not_decided_elsewhere(cls, train: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted(set(train) & (set(StudySpec.model_fields) | _DECIDED_BY_PRUNETUNE))
-        if taken:
-            raise ValueError(f"{', '.join(taken)} cannot be set here; prunetune or another key decides it")
-        return train
-
     @model_validator(mode="after")
     def _check_together(self) -> StudySpec:
         names = [target.name for target in self.targets]
@@ -359,13 +351,6 @@ def parse_target(values: Mapping[str, Any], source: str = "") -> TargetSpec:
         place = ("targets", 0)
         problems = _sentences([{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()])
         raise ConfigError([problem.removeprefix("targets.0").lstrip(".: ") for problem in problems], source) from error
-
-
-_DECIDED_BY_PRUNETUNE = {
-    "task", "mode", "epochs", "close_mosaic", "nbs", "patience", "val", "save_dir", "resume", "cos_lr",
-    "plots", "verbose", "project", "exist_ok", "pretrained", "rect", "split", "time", "freeze", "compile",
-    "warmup_epochs",
-}  # fmt: skip
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
