@@ -28,8 +28,8 @@ from prunetune.results import verify
 from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
 from prunetune.results.model_card import command_line
 from prunetune.search.interruption import Interruption, safe_point
+from prunetune.search.overrides import overridden
 from prunetune.search.progress import Progress
-from prunetune.search.spec import apply_override
 from prunetune.spaces import ConfigError, ModelError, PrunetuneError
 from prunetune.spaces.files import write_text
 
@@ -69,7 +69,7 @@ class RecoverySpec(BaseModel):
         """
         values: dict[str, Any] = dict(usual)
         for override in overrides:
-            apply_override(values, override)
+            values = overridden(values, override)
         values["device"] = str(values.get("device", "cpu"))  # a GPU's number
         try:
             spec = cls.model_validate(values)

@@ -23,10 +23,11 @@ from pydantic import (
 
 from prunetune.results.place import sqlite_url
 from prunetune.search.limits import Limits
+from prunetune.search.overrides import overridden
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.spaces.recipe import OPTIONS, LatencyShare
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
-from prunetune.spaces.yaml_file import insert_targets, parse_yaml, read_yaml
+from prunetune.spaces.yaml_file import insert_targets, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
@@ -322,7 +323,7 @@ class StudySpec(BaseModel):
         values = read_yaml(Path(file))
         insert_targets(values, Path(file).parent)
         for override in overrides:
-            apply_override(values, override)
+            values = overridden(values, override)
             insert_targets(values, Path(file).parent)
         return cls.parse(values, source=str(file))
 
@@ -351,33 +352,6 @@ def parse_target(values: Mapping[str, Any], source: str = "") -> TargetSpec:
         place = ("targets", 0)
         problems = _sentences([{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()])
         raise ConfigError([problem.removeprefix("targets.0").lstrip(".: ") for problem in problems], source) from error
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Sets one `key=value` in nested values, in place; `space.rounds.high=3` reaches inside.
-
-    Raises:
-        ConfigError: It has no `=`, or leads into something that is no mapping.
-    """
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"{override!r} is no override; write key=value, for example imgsz=256")
-    *parents, last = path.split(".")
-    place: Any = values
-    for parent in parents:
-        if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
-            place = place[int(parent)]
-        elif isinstance(place, dict):
-            place = place.setdefault(parent, {})
-        else:
-            raise ConfigError(f"{override!r}: {parent!r} is inside a value that has no keys")
-    value = parse_yaml(text, override if path != "storage" else path)  # an address may hold a password
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise ConfigError(f"{override!r}: {last!r} is inside a value that has no keys")
 
 
 def _no_latency(key: str, targets: Sequence[str]) -> str:
