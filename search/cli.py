@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -106,6 +107,8 @@ def run(
     from prunetune.search.reporting import Reporting
     from prunetune.search.spec import StudySpec
 
+    if "=" in file.name and not os.path.isfile(file):
+        raise ConfigError(f"{file}: is an override; the study's file comes first: prunetune run study.yaml {file}")
     if log_json not in (None, STDOUT):
         require_file("--log-json", Path(str(log_json)))
     reporting = Reporting(quiet, log_json, tuple(callback or ()))

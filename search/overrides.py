@@ -37,22 +37,23 @@ def _laid(place: Any, above: tuple[str, ...], keys: Sequence[str], value: Any, o
     key, *below = keys
     if place is None or isinstance(place, bool):  # `train:` alone; `early_stopping: true`, whose settings are not told
         place = {}
-    if isinstance(place, list) and key.isdigit() and int(key) < len(place):
-        old, kept = place[int(key)], place
-    elif isinstance(place, dict):
-        old, kept = place.get(key), _beside(place, above, key)
-    else:
-        raise ConfigError(f"{override!r}: {key!r} is inside a value that has no keys")
+    if above == ("space", "sparsity") and key == "unit" and isinstance(place, (int, float)):
+        place = {"value": place}
     here = (*above, key)
-    if not below:
-        new = _with_unit(old, value) if here == ("space", "sparsity") else value
-    else:
+    if isinstance(place, list) and key.isdigit() and int(key) < len(place):
+        index = int(key)
+        new = _laid(place[index], here, below, value, override) if below else value
+        return [*place[:index], new, *place[index + 1 :]]
+    if not isinstance(place, dict):
+        raise ConfigError(f"{override!r}: {key!r} is inside a value that has no keys")
+    old = place.get(key)
+    if below:
         if old is None and above == ("space",):
             old = PRESETS.get(str(place.get("preset")), {}).get(key)
         new = _laid(old, here, below, value, override)
-    if isinstance(kept, list):
-        return [*kept[: int(key)], new, *kept[int(key) + 1 :]]
-    return {**kept, key: new}
+    else:
+        new = _with_unit(old, value) if here == ("space", "sparsity") else value
+    return {**_beside(place, above, key), key: new}
 
 
 def _beside(place: dict[str, Any], above: tuple[str, ...], key: str) -> dict[str, Any]:

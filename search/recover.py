@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from prunetune.results.model_card import command_line
 from prunetune.search.interruption import Interruption, safe_point
 from prunetune.search.overrides import overridden
 from prunetune.search.progress import Progress
+from prunetune.search.spec import FileText
 from prunetune.spaces import ConfigError, ModelError, PrunetuneError
 from prunetune.spaces.files import write_text
 
@@ -44,7 +46,7 @@ class RecoverySpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str = Field(min_length=1)
+    data: FileText = Field(min_length=1)
     epochs: int = Field(ge=1)
     imgsz: int = Field(ge=32, multiple_of=32)
     batch: int = Field(ge=1)
@@ -136,7 +138,7 @@ class _Parent:
         self.told: dict[str, Any] = {}
         self.channels: dict[str, Any] | None = None
         self.checkpoint = source
-        if source.is_dir():
+        if os.path.isdir(source):
             try:
                 self.told = verify.read_description(source)
             except verify.NoBundleError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,10 @@ def _parses(text: str) -> str:
 BudgetText = Annotated[str, AfterValidator(_parses)]
 
 
+FileText = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path. `~` is the home, which no shell puts in its place in `model=~/best.pt`."""
+
+
 class EarlyStopping(BaseModel):
     """When recoveries end before their time."""
 
@@ -123,9 +128,9 @@ class StudySpec(BaseModel):
 
     name: str
     """The study's name, and its folder below `runs`."""
-    model: str
+    model: FileText
     """A yaml (trained first) or a .pt (taken as it is)."""
-    data: str
+    data: FileText
     """The data set's yaml."""
     space: SearchSpace
     """Which recipes may be tried."""
@@ -172,7 +177,7 @@ class StudySpec(BaseModel):
     """The cluster, and what a trial may use of it."""
     storage: str | None = Field(default=None, min_length=1, repr=False)
     """Optuna storage; by default an SQLite file in the study's folder."""
-    runs: str = Field(default="runs", min_length=1)
+    runs: FileText = Field(default="runs", min_length=1)
     """Folder for studies and stages."""
     store_gb: float | None = Field(strict=True, default=None, gt=0)
     """Most that the stages of all studies in `runs` may take, in GB of 10^9 bytes. No trial is begun above it."""

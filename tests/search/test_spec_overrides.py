@@ -85,6 +85,7 @@ PULL = {"low": 0.1, "high": 1.0, "log": True, "grid": 5, "unit": "pull"}
         ("sparsity", PULL, ".choices=[0.1, 0.2]", {"choices": [0.1, 0.2], "unit": "pull"}),
         ("sparsity", {"choices": [0.1], "unit": "pull"}, ".value=0.3", {"value": 0.3, "unit": "pull"}),
         ("sparsity", 0.1, "=0.2", 0.2),
+        ("sparsity", 0.1, ".unit=pull", {"value": 0.1, "unit": "pull"}),
         ("rounds", {"low": 1, "high": 3}, ".low=2", {"low": 2, "high": 3}),
         ("rounds", {"low": 1, "high": 3}, "=2", 2),
         ("rounds", {"low": 1, "high": 3}, ".choices=[1, 3]", {"choices": [1, 3]}),
@@ -150,3 +151,11 @@ def test_an_anchor_is_overridden_in_one_place(written: Written, short: str) -> N
     )
     spec = StudySpec.read(written(text), ["space.recovery_epochs.choices=[5]"])
     assert (spec.space.sparse_epochs.values, spec.space.recovery_epochs.values) == ((2, 4), (5,))
+
+
+@pytest.mark.parametrize("key", ["model", "data", "runs"])
+def test_the_home_is_put_in_its_place(written: Written, short: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave `model=~/best.pt` as it is."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert getattr(StudySpec.read(written(short), [f"{key}=~/here"]), key) == "/home/me/here"
+    assert getattr(StudySpec.read(written(short), [f"{key}=a ~/ü"]), key) == "a ~/ü"
