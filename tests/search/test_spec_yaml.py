@@ -28,7 +28,7 @@ def test_plain_words_are_those_of_yaml_1_2(text: str, value: Any) -> None:
     assert (found, type(found)) == (value, type(value))
 
 
-@pytest.mark.parametrize("text", ["!!int abc", "9" * 5000, "a: [", "!!float x", "2024-13-45"])
+@pytest.mark.parametrize("text", ["!!int abc", "9" * 5000, "a: [", "!!float x", "2024-13-45", "[" * 999])
 def test_what_is_no_yaml_is_told_with_its_place(text: str) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         parse_yaml(text, "here")
