@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -209,7 +209,7 @@ class Claims:
             raise storage_error(self.folder, error) from error
 
     def _ask(self, trunk: str, token: str, stage: str, parent: str) -> _ClaimFile:
-        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        since = datetime.now(UTC).isoformat(timespec="seconds")
         holder = Holder(**this_process(), since=since, stage=stage, parent=parent)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{trunk}.{token}{_SUFFIX}"
@@ -265,7 +265,7 @@ class Claims:
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 return os.fstat(file.fileno()).st_mtime
         except OSError:  # who may only read has no better clock than his own
-            return datetime.now(timezone.utc).timestamp()
+            return datetime.now(UTC).timestamp()
 
 
 def _asking(sign: Sign) -> tuple[bool, str]:

@@ -4,7 +4,8 @@ Four things need care:
 
 - ultralytics keeps a settings file in the user's home, looks for updates and can send usage events. A study is
   no place for that: the settings go to a folder of prunetune's own unless `YOLO_CONFIG_DIR` says otherwise, and
-  nothing is sent unless the user set `YOLO_OFFLINE` himself.
+  nothing is sent unless the user set `YOLO_OFFLINE` himself. ONNX Runtime, by which exports are checked, reports its
+  sessions unless `ORT_DISABLE_TELEMETRY` is set.
 - The torchvision wheel from PyPI is built against CUDA. Beside a CPU build of torch it cannot load, and
   `import torchvision` raises RuntimeError, although ultralytics only needs its non-maximum suppression and
   carries an equal one of its own (`TorchNMS`). A stand-in module then takes torchvision's place.
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -39,8 +40,9 @@ def prepare_ultralytics() -> None:
     os.environ.setdefault("YOLO_OFFLINE", "True")
     os.environ.setdefault("YOLO_VERBOSE", "False")
     os.environ.setdefault("YOLO_AUTOINSTALL", "False")
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(_settings_folder()))
-    Path(os.environ["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if not os.environ.get("YOLO_CONFIG_DIR"):
+        os.environ["YOLO_CONFIG_DIR"] = str(_settings_folder())
     if not torchvision_works():
         _stand_in_for_torchvision()
     _without_trackers()
@@ -81,27 +83,32 @@ def torchvision_works() -> bool:
 def datasets_folder() -> Path:
     """Where ultralytics keeps data sets that are known by a name: where the user told it, else `datasets` here."""
     given = os.environ.get("YOLO_CONFIG_DIR")
-    if given is not None and Path(given) != _settings_folder():
-        folder = Path(given).expanduser()
-    elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Application Support"
-    else:
-        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     try:
+        if given and Path(given) != _settings_folder():
+            folder = Path(given).expanduser()
+        elif sys.platform == "darwin":
+            folder = Path.home() / "Library" / "Application Support"
+        else:
+            folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
         settings = json.loads((folder / "Ultralytics" / "settings.json").read_text(encoding="utf-8"))
         return Path(settings["datasets_dir"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):  # a RuntimeError: there is no home
         return Path.cwd() / "datasets"
 
 
 def _settings_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "prunetune"
-    try:
+    """A folder for ultralytics' settings that can be written: a user may have no home, or one that is read-only."""
+    with suppress(OSError, RuntimeError):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prunetune"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / f"prunetune-{os.getuid()}"
-    return folder
+        if os.access(folder, os.W_OK):
+            return folder
+    folder = Path(tempfile.gettempdir()) / f"prunetune-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid == os.getuid():
+            return folder
+    return Path(tempfile.mkdtemp(prefix="prunetune-"))
 
 
 def _without_trackers() -> None:

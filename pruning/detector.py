@@ -11,9 +11,10 @@ import math
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.compat import prepare_ultralytics, readable
 from prunetune.pruning.descriptions import round_widths
 from prunetune.pruning.export import export_onnx
+from prunetune.pruning.foreign_files import why_unreadable
 from prunetune.pruning.layers import coarsest_stride, image_channels
 from prunetune.pruning.surgery import channel_config
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
@@ -102,16 +104,16 @@ class Detector:
         if not os.path.isfile(file):
             if os.path.isdir(file):
                 raise ModelError(f"{file}: is a folder; give a .pt that YOLO() loads")
+            if os.path.islink(file):
+                raise ModelError(f"{file}: is a link to {os.readlink(file)}, which leads to no file; correct it")
             raise ModelError(f"{file}: no such file{_nearest(file.name, _files_beside(file))}")
         try:
-            with readable(file) as path:
+            with readable(file) as path, warnings.catch_warnings(action="ignore"):
                 model, checkpoint = load_checkpoint(path)
         # Unpickling a damaged or foreign file can raise anything; the user needs the file's name in every case.
         except Exception as error:
-            raise ModelError(
-                f"{file}: cannot be read as an ultralytics checkpoint ({type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else 'no message'}); give a .pt that YOLO() loads"
-            ) from error
+            reason = why_unreadable(file, error)
+            raise ModelError(f"{file}: cannot be read as an ultralytics checkpoint: it {reason}") from error
         task_of(model, str(file))
         join_attention(model, str(file))
         for parameter in model.parameters():
@@ -237,7 +239,7 @@ class Detector:
             "updates": None,
             "optimizer": None,
             "train_args": dict(train_args),
-            "date": datetime.now(timezone.utc).isoformat(),
+            "date": datetime.now(UTC).isoformat(),
             "version": __version__,
             "license": "AGPL-3.0",
             "prunetune": dict(record),

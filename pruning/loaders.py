@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
@@ -170,35 +169,6 @@ def _draw_mosaics_from_all(transform: Any) -> None:
     for part in (*(inner if isinstance(inner, list) else []), getattr(transform, "pre_transform", None)):
         if part is not None:
             _draw_mosaics_from_all(part)
-
-
-OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSProp", "MuSGD", "auto")
-"""Those that ultralytics knows, in any case of letters; its settings take every word."""
-
-
-def hyperparameter_problems(hyperparameters: Mapping[str, Any]) -> list[str]:
-    """What ultralytics would not accept of the further arguments of a training, one sentence each."""
-    prepare_ultralytics()
-    from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg
-
-    problems = []
-    for key, value in hyperparameters.items():
-        if key in ("distill_model", "dis"):
-            problems.append(f"{key}: the dense original teaches; give distillation, its weight, in the space")
-            continue
-        if key not in DEFAULT_CFG_DICT:
-            close = difflib.get_close_matches(key, list(DEFAULT_CFG_DICT), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            problems.append(f"{key}: ultralytics has no such argument{hint}")
-            continue
-        if key == "optimizer" and str(value).lower() not in map(str.lower, OPTIMIZERS):
-            problems.append(f"{key}: {value!r} is none of {', '.join(OPTIMIZERS)}")
-            continue
-        try:
-            get_cfg(overrides={key: value})
-        except (TypeError, ValueError, SyntaxError) as error:
-            problems.append(f"{key}: {error}")
-    return problems
 
 
 def _without_bars() -> contextlib.redirect_stdout[io.StringIO]:

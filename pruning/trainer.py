@@ -226,6 +226,8 @@ class _Loop(DetectionTrainer):
         return self._loaders.train() if mode == "train" else self._loaders.evaluation("val", self.stride)
 
     def build_optimizer(self, model: Any, **options: Any) -> torch.optim.Optimizer:
+        if self._phase.extensible():
+            options["iterations"] = 0  # `auto` chooses by them, and a longer run could not go on from a shorter one
         optimizer: torch.optim.Optimizer = super().build_optimizer(without_teacher(model), **options)
         if self._phase.gamma_lr is not None:
             for group in optimizer.param_groups:

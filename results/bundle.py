@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +157,7 @@ def write_bundle(
             **describe(),
             "files": files,
             "tolerances": TOLERANCES,
-            "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         _write(draft / CHANNELS, json.dumps(channels, indent=1) + "\n")
         _write(draft / DESCRIPTION, json.dumps(jsonable(description), indent=1, allow_nan=False) + "\n")

@@ -302,6 +302,7 @@ def _compared(name: str, outputs: Any, expected: Any, tolerance: Mapping[str, fl
 
 
 def _open_onnx(file: Path, description: Mapping[str, Any]) -> Run:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,12 +28,26 @@ if TYPE_CHECKING:
     from prunetune.search.spec import StudySpec
 
 app = typer.Typer(
-    help="Search over pruning recipes for YOLO detectors.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_app)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"prunetune {version('prunetune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Search over pruning recipes for YOLO detectors."""
 
 
 def _multiple_of_32(size: int) -> int:
@@ -91,6 +107,8 @@ def run(
     from prunetune.search.reporting import Reporting
     from prunetune.search.spec import StudySpec
 
+    if "=" in file.name and not os.path.isfile(file):
+        raise ConfigError(f"{file}: is an override; the study's file comes first: prunetune run study.yaml {file}")
     if log_json not in (None, STDOUT):
         require_file("--log-json", Path(str(log_json)))
     reporting = Reporting(quiet, log_json, tuple(callback or ()))

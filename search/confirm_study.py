@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def _confirm(study: optuna.Study, workspace: Workspace, resamples: int, progress
         resamples=resamples,
         seed=workspace.spec.seed,
         confidence=CONFIDENCE,
-        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
         busy=round(busy, 3),
         networks={
             name: ConfirmedNetwork(

@@ -9,28 +9,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 State = Literal["ok", "note", "broken"]
-_NEEDED = (
-    "torch",
-    "ultralytics",
-    "ultralytics-thop",
-    "torch-pruning",
-    "optuna",
-    "onnx",
-    "onnxruntime",
-    "onnxslim",
-)
-_EXTRAS = {
-    "ray": "ray",
-    "psycopg": "postgres",
-    "optuna-dashboard": "dashboard",
-    "openvino": "openvino",
-    "zxing-cpp": "examples",
+PURPOSES = {
+    "ray": "the Ray Tune engine: `run --engine ray`",
+    "postgres": "a study on a PostgreSQL server: `storage: postgresql+psycopg://...`",
+    "dashboard": "`prunetune dashboard`",
+    "mlflow": "`run --callback mlflow`",
+    "wandb": "`run --callback wandb`",
+    "openvino": "targets of kind openvino, and `export --openvino`",
+    "tensorrt": "targets of kind tensorrt, and `export --tensorrt`; needs an NVIDIA GPU",
+    "examples": "examples/barcodes",
+    "notebook": "examples/results.ipynb",
+    "parquet": "`table --format parquet`",
+    "dev": "`make lint` and `make test`",
 }
+"""What each extra is for. Which there are, the package itself says."""
+
+_OTHER_BUILDS = {"onnxruntime": "onnxruntime-gpu"}
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,11 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Looks at everything a study needs."""
-    findings = [_package(name) for name in _NEEDED]
+    needed, extras = _requirements()
+    findings = [_package(requirement) for requirement in needed]
     if not any(finding.state == "broken" for finding in findings):
         findings += [_torchvision(), _flops(), _accelerator(), _runtime()]
-    findings += [_thop(), _int8(), *(_extra(name, extra) for name, extra in _EXTRAS.items()), _settings(), _writable()]
+    findings += [_thop(), _int8(), *(_extra(*extra) for extra in extras.items()), _settings(), _writable()]
     return findings
 
 
@@ -77,18 +78,50 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _package(name: str) -> Finding:
-    version = _version(name)
-    if version is None:
-        return Finding(name, "broken", f"missing; run: pip install {name}")
-    return Finding(name, "ok", version)
+def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
+    """What the installed package needs on this machine, and what each of its extras adds."""
+    extras: dict[str, list[Requirement]] = {
+        name: [] for name in importlib.metadata.metadata("prunetune").get_all("Provides-Extra") or ()
+    }
+    needed = []
+    for text in importlib.metadata.requires("prunetune") or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            needed.append(requirement)
+            continue
+        for name, added in extras.items():
+            if requirement.marker.evaluate({"extra": name}):
+                added.append(requirement)
+    return needed, extras
 
 
-def _extra(name: str, extra: str) -> Finding:
-    version = _version(name)
+def _unsuitable(requirement: Requirement) -> str | None:
+    """Why an installed version does not do; None if it does."""
+    version = _version(requirement.name)
     if version is None:
-        return Finding(name, "note", f"not installed; pip install 'prunetune[{extra}]' brings it")
-    return Finding(name, "ok", version)
+        return f"{requirement.name} is not installed"
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"{requirement.name} {version} is installed, and {requirement.specifier} is needed"
+    return None
+
+
+def _package(requirement: Requirement) -> Finding:
+    other = _OTHER_BUILDS.get(requirement.name)
+    if other is not None and _version(requirement.name) is None and _version(other) is not None:
+        requirement = Requirement(f"{other}{requirement.specifier}")
+    name = requirement.name
+    if problem := _unsuitable(requirement):
+        return Finding(name, "broken", f"{problem}; run: pip install '{name}{requirement.specifier}'")
+    return Finding(name, "ok", _version(name) or "")
+
+
+def _extra(name: str, requirements: list[Requirement]) -> Finding:
+    subject, purpose = f"extra {name}", PURPOSES.get(name, "")
+    problems = [problem for problem in map(_unsuitable, requirements) if problem]
+    if problems:
+        for_what = f" for {purpose}" if purpose else ""
+        return Finding(subject, "note", f"{', '.join(problems)}; pip install 'prunetune[{name}]' brings it{for_what}")
+    return Finding(subject, "ok", ", ".join(f"{item.name} {_version(item.name)}" for item in requirements))
 
 
 def _torchvision() -> Finding:
@@ -132,6 +165,8 @@ def _accelerator() -> Finding:
 
 def _runtime() -> Finding:
     import onnxruntime
+
+    import prunetune.targets  # noqa: F401  # switches ONNX Runtime's telemetry off
 
     return Finding("ONNX Runtime providers", "ok", ", ".join(onnxruntime.get_available_providers()))
 

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class JsonLines:
         """Writes an event's line."""
         if isinstance(event, StudyStarted):
             self._study = event.study
-        time = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         told = {"time": time, "event": event.name, "study": self._study, **self._origin, **event.as_dict()}
         line = memoryview((json.dumps(jsonable(told), allow_nan=False) + "\n").encode())
         while line:  # as a rule all at once: the end of a file moves with each write

@@ -12,6 +12,9 @@ from prunetune.spaces import ConfigError
 RESULTS = (".html", ".htm", ".md", ".csv", ".tex", ".parquet", ".png", ".txt")
 """Files with these endings say what a study found: they may be written anew in its folder."""
 
+LONGEST_NAME = 255
+"""Bytes of a name that file systems take."""
+
 
 @contextmanager
 def named(option: str) -> Iterator[None]:
@@ -35,11 +38,17 @@ def require_file(option: str, file: Path, endings: Sequence[str] = ()) -> None:
     """
     if os.path.isdir(file):
         raise ConfigError(f"{option}: {file}: is a folder; give a file")
+    _require_short(option, file)
     if endings and file.suffix.lower() not in endings:
         raise ConfigError(f"{option}: {file}: ends in none of {', '.join(endings)}; call it {file}{endings[0]}")
     require_parent(option, file.parent)
     if os.path.isfile(file) and file.suffix.lower() not in RESULTS and _is_in_a_study(file):
         raise ConfigError(f"{option}: {file}: is a file that a study needs; give another one")
+
+
+def _require_short(option: str, path: Path) -> None:
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise ConfigError(f"{option}: {path.name[:20]}...: is longer than {LONGEST_NAME} bytes; give a shorter name")
 
 
 def _is_in_a_study(file: Path) -> bool:
@@ -54,6 +63,7 @@ def require_folder(option: str, folder: Path) -> None:
     """
     if os.path.isfile(folder):
         raise ConfigError(f"{option}: {folder}: is a file; give a folder")
+    _require_short(option, folder)
     require_parent(option, folder)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from prunetune.spaces import Recipe
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """Stored with every trial. Only OK can enter the front; a failure is a state, never a score."""
 
     OK = "OK"

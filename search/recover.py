@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from prunetune.pruning.data_source import data_problem
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
-from prunetune.pruning.loaders import hyperparameter_problems
+from prunetune.pruning.hyperparameters import hyperparameter_problems
 from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
@@ -29,8 +30,9 @@ from prunetune.results import verify
 from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
 from prunetune.results.model_card import command_line
 from prunetune.search.interruption import Interruption, safe_point
+from prunetune.search.overrides import overridden
 from prunetune.search.progress import Progress
-from prunetune.search.spec import apply_override
+from prunetune.search.spec import FileText
 from prunetune.spaces import ConfigError, ModelError, PrunetuneError
 from prunetune.spaces.files import write_text
 
@@ -45,7 +47,7 @@ class RecoverySpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str = Field(min_length=1)
+    data: FileText = Field(min_length=1)
     epochs: int = Field(ge=1)
     imgsz: int = Field(ge=32, multiple_of=32)
     batch: int = Field(ge=1)
@@ -70,13 +72,13 @@ class RecoverySpec(BaseModel):
         """
         values: dict[str, Any] = dict(usual)
         for override in overrides:
-            apply_override(values, override)
+            values = overridden(values, override)
         values["device"] = str(values.get("device", "cpu"))  # a GPU's number
         try:
             spec = cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError([_sentence(problem) for problem in error.errors()]) from error
-        problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
+        problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train, spec.imgsz)]
         if problem := device_problem(spec.device):
             problems.append(f"device: {problem}")
         if problem := data_problem(spec.data):
@@ -137,7 +139,7 @@ class _Parent:
         self.told: dict[str, Any] = {}
         self.channels: dict[str, Any] | None = None
         self.checkpoint = source
-        if source.is_dir():
+        if os.path.isdir(source):
             try:
                 self.told = verify.read_description(source)
             except verify.NoBundleError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     """What a table can be written as."""
 
     MARKDOWN = "md"

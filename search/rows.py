@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -164,7 +164,7 @@ class _Row:
     def trial(self) -> FrozenTrial:
         begun, ended = (
             # Optuna stores times in UTC and tells them in local time.
-            None if time is None else time.replace(tzinfo=timezone.utc).astimezone().replace(tzinfo=None)
+            None if time is None else time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
             for time in self.times
         )
         params = {name: (number, _distribution(text)) for _, name, number, text in sorted(self.params)}
@@ -258,4 +258,4 @@ def end_trial(session: Any, trial_id: int, state: TrialState) -> bool:
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,11 @@ from pydantic import (
 
 from prunetune.results.place import sqlite_url
 from prunetune.search.limits import Limits
+from prunetune.search.overrides import overridden
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
 from prunetune.spaces.recipe import OPTIONS, LatencyShare
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
-from prunetune.spaces.yaml_file import insert_targets, parse_yaml, read_yaml
+from prunetune.spaces.yaml_file import insert_targets, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
@@ -67,6 +69,10 @@ def _parses(text: str) -> str:
 
 
 BudgetText = Annotated[str, AfterValidator(_parses)]
+
+
+FileText = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path. `~` is the home, which no shell puts in its place in `model=~/best.pt`."""
 
 
 class EarlyStopping(BaseModel):
@@ -122,9 +128,9 @@ class StudySpec(BaseModel):
 
     name: str
     """The study's name, and its folder below `runs`."""
-    model: str
+    model: FileText
     """A yaml (trained first) or a .pt (taken as it is)."""
-    data: str
+    data: FileText
     """The data set's yaml."""
     space: SearchSpace
     """Which recipes may be tried."""
@@ -171,7 +177,7 @@ class StudySpec(BaseModel):
     """The cluster, and what a trial may use of it."""
     storage: str | None = Field(default=None, min_length=1, repr=False)
     """Optuna storage; by default an SQLite file in the study's folder."""
-    runs: str = Field(default="runs", min_length=1)
+    runs: FileText = Field(default="runs", min_length=1)
     """Folder for studies and stages."""
     store_gb: float | None = Field(strict=True, default=None, gt=0)
     """Most that the stages of all studies in `runs` may take, in GB of 10^9 bytes. No trial is begun above it."""
@@ -219,14 +225,6 @@ class StudySpec(BaseModel):
         if len(set(controls)) < len(controls):
             raise ValueError(f"has a name twice: {', '.join(controls)}")
         return controls
-
-    @field_validator("train")
-    @classmethod
-    def _not_decided_elsewhere(cls, train: dict[str, Any]) -> dict[str, Any]:
-        taken = sorted(set(train) & (set(StudySpec.model_fields) | _DECIDED_BY_PRUNETUNE))
-        if taken:
-            raise ValueError(f"{', '.join(taken)} cannot be set here; prunetune or another key decides it")
-        return train
 
     @model_validator(mode="after")
     def _check_together(self) -> StudySpec:
@@ -330,7 +328,7 @@ class StudySpec(BaseModel):
         values = read_yaml(Path(file))
         insert_targets(values, Path(file).parent)
         for override in overrides:
-            apply_override(values, override)
+            values = overridden(values, override)
             insert_targets(values, Path(file).parent)
         return cls.parse(values, source=str(file))
 
@@ -359,40 +357,6 @@ def parse_target(values: Mapping[str, Any], source: str = "") -> TargetSpec:
         place = ("targets", 0)
         problems = _sentences([{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors()])
         raise ConfigError([problem.removeprefix("targets.0").lstrip(".: ") for problem in problems], source) from error
-
-
-_DECIDED_BY_PRUNETUNE = {
-    "task", "mode", "epochs", "close_mosaic", "nbs", "patience", "val", "save_dir", "resume", "cos_lr",
-    "plots", "verbose", "project", "exist_ok", "pretrained", "rect", "split", "time", "freeze", "compile",
-    "warmup_epochs",
-}  # fmt: skip
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Sets one `key=value` in nested values, in place; `space.rounds.high=3` reaches inside.
-
-    Raises:
-        ConfigError: It has no `=`, or leads into something that is no mapping.
-    """
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"{override!r} is no override; write key=value, for example imgsz=256")
-    *parents, last = path.split(".")
-    place: Any = values
-    for parent in parents:
-        if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
-            place = place[int(parent)]
-        elif isinstance(place, dict):
-            place = place.setdefault(parent, {})
-        else:
-            raise ConfigError(f"{override!r}: {parent!r} is inside a value that has no keys")
-    value = parse_yaml(text, override if path != "storage" else path)  # an address may hold a password
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise ConfigError(f"{override!r}: {last!r} is inside a value that has no keys")
 
 
 def _no_latency(key: str, targets: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunetune.search.spec import apply_override, parse_target
+from prunetune.search.overrides import overridden
+from prunetune.search.spec import parse_target
 from prunetune.spaces import ConfigError
 from prunetune.spaces.yaml_file import read_yaml
 from prunetune.targets import TARGET_KINDS, TargetSpec
@@ -37,7 +38,7 @@ def read_target(
         key = override.partition("=")[0]
         if key == "kind" or key in given:
             raise ConfigError(f"--option {override}: {_OPTIONS.get(key, '--target')} says it already; give one of them")
-        apply_override(given, override)
+        given = overridden(given, override)
     faster = {key: value for key, value in (pace or {}).items() if value is not None}
     if Path(target).suffix.lower() not in (".yaml", ".yml"):
         missing = [key for key in _required(target) if key not in given]

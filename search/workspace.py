@@ -23,7 +23,7 @@ from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.evaluation import Listener
-from prunetune.pruning.loaders import hyperparameter_problems
+from prunetune.pruning.hyperparameters import hyperparameter_problems
 from prunetune.pruning.pipeline import Pipeline, Source, mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
@@ -75,7 +75,7 @@ class Workspace:
         self.has_warned = False
         """Whether this process has said that a trial's threshold lies where nothing separates."""
         problems: list[str] = []
-        problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train)]
+        problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train, spec.imgsz)]
         if problem := device_problem(spec.device):
             problems.append(f"device: {problem}")
         original = self._checked_model(problems)

@@ -56,7 +56,7 @@ def read_yaml(file: Path, holds: str = "study", example: str = "model: yolov5n.y
         close = difflib.get_close_matches(file.name, names, n=1)
         hint = f"; did you mean {file.parent / close[0]}?" if close else ""
         raise ConfigError(f"no such file{hint}", str(file)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a ValueError: text that is not UTF-8, a path that is none
         raise ConfigError(f"cannot be read ({error})", str(file)) from error
     values = parse_yaml(text, str(file))
     if not isinstance(values, dict):
@@ -71,7 +71,8 @@ def parse_yaml(text: str, source: str) -> Any:
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:  # a ValueError: `!!int x`, a 13th month, a number of thousands of digits
+    # A ValueError: `!!int x`, a 13th month, a number of thousands of digits.
+    except (YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ from prunetune.targets.network import Form, Images, Network
 from prunetune.targets.protocol import Pace, Predictor, Runner
 from prunetune.targets.quantisation import Quantisation, QuantisedFiles
 from prunetune.targets.spec import OnnxRuntimeSpec
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it reports sessions, and keeps an identifier in the user's home
 
 
 class OnnxRuntimeTarget:

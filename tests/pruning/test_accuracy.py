@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetune.pruning.evaluation import accuracy_from
-from prunetune.pruning.loaders import arguments, hyperparameter_problems
+from prunetune.pruning.loaders import arguments
 from prunetune.pruning.training import Accuracy, TrainingSetup
 
 SHARE = st.floats(0.01, 1)
@@ -61,16 +61,3 @@ def test_in_both_a_percent_of_one_is_worth_a_percent_of_the_other(f1: float, map
 def test_mixed_precision_is_for_gpus(device: str, asked: Any, given: Any) -> None:
     setup = TrainingSetup("data.yaml", "fingerprint", device=device, hyperparameters={"amp": asked})
     assert arguments(setup)["amp"] == given
-
-
-@pytest.mark.parametrize("key", ["distill_model", "dis"])
-def test_the_teacher_is_the_studys(key: str) -> None:
-    assert hyperparameter_problems({key: 5}) == [
-        f"{key}: the dense original teaches; give distillation, its weight, in the space"
-    ]
-
-
-def test_an_optimizer_that_ultralytics_has_not() -> None:
-    assert hyperparameter_problems({"optimizer": "sgd"}) == []
-    (problem,) = hyperparameter_problems({"optimizer": "Foo"})
-    assert problem.startswith("optimizer: 'Foo' is none of SGD, Adam, AdamW")

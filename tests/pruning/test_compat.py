@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,3 +40,33 @@ def test_a_training_on_a_cpu_has_every_core_of_its_process() -> None:
 
 def test_what_the_user_says_of_threads_holds() -> None:
     assert _threads(OMP_NUM_THREADS="1") == 1
+
+
+NO_HOME = """
+import pwd, runpy, sys
+def nobody(uid):
+    raise KeyError(uid)
+pwd.getpwuid = nobody
+sys.argv = ["prunetune", *sys.argv[1:]]
+runpy.run_module("prunetune.search.cli", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "homes",
+    [{}, {"YOLO_CONFIG_DIR": "settings"}, {"YOLO_CONFIG_DIR": "/dev/null/settings"}, {"HOME": "/dev/null"}],
+    ids=str,
+)
+def test_a_user_may_have_no_home(homes: dict[str, str], tmp_path: Path) -> None:
+    """As in a container whose user has no entry in its passwd, or a home that is not there or read-only."""
+    away = ("HOME", "YOLO_CONFIG_DIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+    environ = {name: value for name, value in os.environ.items() if name not in away} | homes
+    surgery = ["prune", "yolov5n.yaml", "--threshold", "0.5", "--imgsz", "64"]
+    for arguments in (["doctor"],) if homes else (["doctor"], ["--help"], surgery):
+        command = [sys.executable, "-c", NO_HOME, *arguments]
+        told = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stderr
+        assert "Traceback" not in told.stderr
+        assert "telemetry" not in told.stderr, "ONNX Runtime says so when it cannot keep an identifier in the home"
+    assert {path.name for path in tmp_path.iterdir()} <= {"settings"}

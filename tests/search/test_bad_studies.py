@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
+import types
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
+import torch
 
 from prunetune.pruning.detector import Detector
 from prunetune.search.spec import StudySpec
@@ -144,10 +147,73 @@ def text(file: Path, sound: Path) -> str:
 
 
 def foreign(file: Path, sound: Path) -> str:
-    import torch
-
     torch.save({"weights": torch.zeros(3)}, file)
     return "cannot be read as an ultralytics checkpoint"
+
+
+def pointer(file: Path, sound: Path) -> str:
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    return "it is a pointer of Git LFS in the place of the file; run: git lfs pull"
+
+
+def web_page(file: Path, sound: Path) -> str:
+    file.write_text("\n<!DOCTYPE html><html><body>Not found</body></html>")
+    return "it is a web page"
+
+
+def torchscript(file: Path, sound: Path) -> str:
+    torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(1, 3)).save(str(file))
+    return "it is TorchScript"
+
+
+def onnx_file(file: Path, sound: Path) -> str:
+    import onnx
+
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "graph", [], [])
+    onnx.save(onnx.helper.make_model(graph), file)
+    return "it is an ONNX file"
+
+
+def weights_alone(file: Path, sound: Path) -> str:
+    from prunetune.pruning.detector import Detector
+
+    torch.save({"model": Detector.load(sound).model.state_dict(), "epoch": 3}, file)
+    return "it holds weights, and no network"
+
+
+def of_yolov5s_repository(file: Path, sound: Path) -> str:
+    modules = {name: types.ModuleType(name) for name in ("models", "models.yolo")}
+    network = type("DetectionModel", (), {"__module__": "models.yolo"})
+    modules["models.yolo"].DetectionModel = network  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
+        torch.save({"model": network(), "epoch": 3}, file)
+    return "it is of a repository such as YOLOv5's own"
+
+
+def link_to_nothing(file: Path, sound: Path) -> str:
+    file.symlink_to("nowhere.pt")
+    return "is a link to nowhere.pt, which leads to no file"
+
+
+def of_another_task(file: Path, sound: Path) -> str:
+    from ultralytics.nn.tasks import ClassificationModel
+
+    torch.save({"model": ClassificationModel("yolov8n-cls.yaml", verbose=False)}, file)
+    return "is no detection model but a ClassificationModel"
+
+
+SORTS = [
+    pointer,
+    web_page,
+    torchscript,
+    onnx_file,
+    weights_alone,
+    of_yolov5s_repository,
+    link_to_nothing,
+    of_another_task,
+]
 
 
 def without_batchnorm(file: Path, sound: Path) -> str:
@@ -159,7 +225,7 @@ def without_batchnorm(file: Path, sound: Path) -> str:
     return "BatchNorm"
 
 
-@pytest.mark.parametrize("damage", [truncated, empty, text, foreign, without_batchnorm])
+@pytest.mark.parametrize("damage", [truncated, empty, text, foreign, without_batchnorm, *SORTS])
 def test_a_bad_checkpoint_is_refused(
     prunetune: Prunetune,
     write_study: WriteStudy,
@@ -203,3 +269,23 @@ def test_what_is_meant_for_ray_is_not_taken_silently(
     file = write_study(data="nowhere.yaml", ray={"gpus": 0.5})
     assert noted in prunetune("run", file).out
     assert prunetune("run", file, "--quiet").out == ""
+
+
+def test_an_override_in_the_place_of_the_study(prunetune: Prunetune) -> None:
+    message = prunetune("run", "model=best.pt", "data=data.yaml").complaint
+    assert message == (
+        "model=best.pt: is an override; the study's file comes first: prunetune run study.yaml model=best.pt"
+    )
+
+
+def test_a_checkpoint_may_have_a_class_without_a_name_and_paths_of_windows(
+    prunetune: Prunetune, checkpoint: Path, tmp_path: Path
+) -> None:
+    held = torch.load(checkpoint, weights_only=False)
+    held["model"].names = {0: "", 1: "disc"}
+    held["train_args"] = {**held["train_args"], "data": "C:\\data.yaml", "model": PureWindowsPath("C:\\x\\y.pt")}
+    file = tmp_path / "größe mit blank.pt"
+    torch.save(held, file)
+    done = prunetune("prune", file, "--threshold", 0.5, "--imgsz", 64, "--out", tmp_path / "out.pt")
+    assert done.code == 0, done.err
+    assert Detector.load(tmp_path / "out.pt").names == ("", "disc")

@@ -90,3 +90,10 @@ def test_places(tmp_path: Path) -> None:
 def test_an_option_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^--trial 7: is none$"), named("--trial"):
         raise ConfigError("7: is none")
+
+
+def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
+    for require in (require_file, require_folder):
+        with pytest.raises(ConfigError, match=r"--out: ääää.*: is longer than 255 bytes"):
+            require("--out", tmp_path / ("ä" * 130))
+        require("--out", tmp_path / ("ä" * 127))

@@ -78,8 +78,6 @@ BAD = [
     ("budget: {latncy: '<= 1 ms'}", "budget.latncy", "did you mean latency?"),
     ("budget: {latency@bord: '<= 1 ms'}", "budget.latency@bord", "there is no 'latency@bord'"),
     ("budget: 1.0", "budget", "1.0"),
-    ("train: {epochs: 5}", "train", "epochs cannot be set here"),
-    ("train: {imgsz: 64, batch: 2}", "train", "batch, imgsz cannot be set here"),
     ("train: {lr0: [0.1]}", "train.lr0", "valid number"),
     ("train: {lr0: .nan}", "train.lr0", "finite number, not nan"),
     ("storage: 5", "storage", "string"),

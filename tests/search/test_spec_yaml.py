@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prunetune.search.spec import StudySpec
 from prunetune.spaces import ConfigError
 from prunetune.spaces.yaml_file import parse_yaml
 
@@ -27,7 +28,7 @@ def test_plain_words_are_those_of_yaml_1_2(text: str, value: Any) -> None:
     assert (found, type(found)) == (value, type(value))
 
 
-@pytest.mark.parametrize("text", ["!!int abc", "9" * 5000, "a: [", "!!float x", "2024-13-45"])
+@pytest.mark.parametrize("text", ["!!int abc", "9" * 5000, "a: [", "!!float x", "2024-13-45", "[" * 999])
 def test_what_is_no_yaml_is_told_with_its_place(text: str) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         parse_yaml(text, "here")
@@ -69,3 +70,23 @@ def test_a_missing_file_names_the_nearest(written: Written, short: str, problem:
     written(short)
     assert problem(tmp_path / "stduy.yaml") == f"no such file; did you mean {tmp_path / 'study.yaml'}?"
     assert problem(tmp_path / "nowhere" / "study.yaml") == "no such file"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda text: b"\xef\xbb\xbf" + text.encode(), lambda text: text.replace("\n", "\r\n").encode()],
+    ids=["byte order mark", "carriage returns"],
+)
+def test_files_of_windows_are_read(change: Callable[[str], bytes], short: str, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_bytes(change(short))
+    assert StudySpec.read(tmp_path / "study.yaml").name == "short"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_told(encoding: str, short: str, problem: Problem, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_bytes(short.replace("short", "größe").encode(encoding))
+    assert "cannot be read ('utf-8' codec" in problem(tmp_path / "study.yaml")
+
+
+def test_a_name_of_a_thousand_letters_is_told(problem: Problem, tmp_path: Path) -> None:
+    assert "cannot be read" in problem(tmp_path / ("x" * 1000 + ".yaml"))
