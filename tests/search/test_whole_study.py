@@ -527,14 +527,15 @@ def test_a_stopped_study_goes_on_in_two_processes(
     file = studies.write(name="shared", space=space, controls=[], trials=3, sampler="tpe")
     folder = studies.runs / "shared"
 
-    command = start("run", file)
-    command.until(lambda: re.search(r"^ *trial 0$", command.said, re.MULTILINE) is not None)
+    command = start("run", file, hold=r"^ *trial 0$")
+    command.await_hold()
     status = json.loads(prunetune("status", folder, "--json").out)
     assert [(trial["trial"], trial["alive"]) for trial in status["running"]] == [(0, True)]
     assert status["running"][0]["worker"]["pid"] == command.pid
     assert (status["finished"], status["done"]) == (0, False)
     assert "running, 0 of 3 trials" in prunetune("status", folder).out
     command.interrupt()
+    command.resume()
     assert command.wait() == 0, command.said
     assert "the same command goes on from here" in command.said
     assert "Traceback" not in command.said
