@@ -117,7 +117,7 @@ def test_front_as_json(whole: Path, prunetune: Prunetune) -> None:
     (target,) = document["targets"]
     assert document["front"], "the budget is wide enough for all"
     for entry in document["front"]:
-        assert list(entry) == FRONT_FIELDS
+        assert list(entry) == [*FRONT_FIELDS, "on_edge"]
         assert entry["recipe"]["threshold"] in (0.01, 0.75, 0.8)
         assert 0 < entry["latency_ms"] <= target["budget"]["limit_ms"]
         assert 0 < entry["bytes"] == (whole / entry["checkpoint"]).stat().st_size
