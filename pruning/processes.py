@@ -35,6 +35,20 @@ def pid_namespace() -> str:
         return ""
 
 
+def process_text() -> str:
+    """`this_process` as a part of a file's name, for `read_process`."""
+    process = this_process()
+    return f"{process['host']}.{process['pid']}.{process['started']:.0f}.{process['namespace']}"
+
+
+def read_process(text: str) -> dict[str, Any] | None:
+    """The process that a text of `process_text` names; None for any other text."""
+    host, *numbers = text.rsplit(".", 3)
+    if len(numbers) < 3 or not (numbers[0].isdecimal() and numbers[1].isdecimal()):
+        return None
+    return {"host": host, "pid": int(numbers[0]), "started": float(numbers[1]), "namespace": numbers[2]}
+
+
 def is_alive(process: Mapping[str, Any]) -> bool:
     """Whether a process may still run. One on another host or in another container may."""
     if process.get("host") != socket.gethostname() or process.get("namespace", "") not in ("", pid_namespace()):

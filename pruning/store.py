@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from prunetune.pruning.claims import LEASE_S, LOOK_S, Claims, StageClaim, StageClaimedError
+from prunetune.pruning.processes import is_alive, process_text, read_process
 from prunetune.spaces.errors import StoreError
 from prunetune.spaces.files import flush, storage_error
 
@@ -250,15 +248,15 @@ class StageStore:
     def _draft(self, target: Path) -> Path:
         """A folder to prepare a file or stage in, marked as this process's."""
         try:
-            return Path(tempfile.mkdtemp(prefix=f"{socket.gethostname()}.{os.getpid()}.", dir=self._drafts))
+            return Path(tempfile.mkdtemp(prefix=f"{process_text()}.", dir=self._drafts))
         except OSError as error:
             raise storage_error(target, error) from error
 
     def _remove_dead_drafts(self) -> None:
-        """Removes what processes of this host left behind when they were killed."""
+        """Removes what processes left behind when they were killed. What may be another container's stays."""
         for draft in self._drafts.iterdir():
-            host, _, rest = draft.name.rpartition(".")[0].rpartition(".")
-            if host == socket.gethostname() and rest.isdigit() and not psutil.pid_exists(int(rest)):
+            process = read_process(draft.name.rpartition(".")[0])
+            if process is not None and not is_alive(process):
                 shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 

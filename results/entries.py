@@ -47,6 +47,8 @@ class Reading:
     """Latency in multiples of the dense network's."""
     latency_uncertainty: float | None
     """How far it may be off, as a share of it: half of its 95 % confidence interval."""
+    latency_low_ms: float | None = None
+    """Lower end of that interval in ms; None where there is none, as of a prediction."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,10 @@ def readings(*measured: Any) -> dict[str, Reading]:
         for target, values in mapping(told).items():
             value = number(mapping(values).get("latency_ms"))
             if value is not None:
-                ratio, off = (number(mapping(values).get(f"latency_{name}")) for name in ("ratio", "uncertainty"))
-                found[str(target)] = Reading(value, ratio, off)
+                ratio, off, low = (number(values.get(f"latency_{name}")) for name in ("ratio", "uncertainty", "low_ms"))
+                if "latency_low_ms" not in values and off is not None:  # an older version told no more
+                    low = value * (1 - off)
+                found[str(target)] = Reading(value, ratio, off, low)
     return found
 
 

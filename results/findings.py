@@ -129,13 +129,13 @@ class Findings:
         return {old: new for new, old in before.items() if old is not None and old < new}
 
     def excess(self, item: Entry) -> dict[str, float]:
-        """How far an entry is over the budgets, as a share of each, by target; empty if it keeps them all."""
-        found: dict[str, float] = {}
-        for target in self.targets:
-            reading = item.latencies.get(target.name)
-            if reading is not None and target.budget_ms and reading.latency_ms > target.budget_ms:
-                found[target.name] = reading.latency_ms / target.budget_ms - 1
-        return found
+        """How far an entry is over the budgets, as a share of each, by target; empty if it is over none."""
+        found = {target.name: target.violation(item.latencies.get(target.name)) for target in self.targets}
+        return {name: over for name, over in found.items() if over > 0}
+
+    def edges(self, item: Entry) -> list[str]:
+        """The targets on whose budgets' edges an entry is: above the limit, which lies within its 95 % interval."""
+        return [target.name for target in self.targets if target.is_on_edge(item.latencies.get(target.name))]
 
     def misses_budget(self, item: Entry) -> bool:
         """Whether the last measurement put a candidate over a budget that it met at first."""
@@ -265,7 +265,7 @@ Source: TypeAlias = Study | Findings
 def front(study: Source) -> list[Entry]:
     """The feasible candidates that no other dominates, by rising latency.
 
-    A member is complete, recovered and within all budgets. Accuracy is map50_95; latencies are the confirmed ones
+    A member is complete, recovered and surely over no budget. Accuracy is map50_95; latencies are the confirmed ones
     where the study measured again at its end. On which targets they count, the study's objectives say; the order is
     that of the main target. Of trials with equal values and channels the first one stays.
     """
@@ -292,13 +292,18 @@ def front_document(study: Source, folder: Path | None = None) -> dict[str, Any]:
     nearest_entry = None if found.front else found.nearest
     return {
         "study": found.name,
-        "front": [located(item, folder).as_dict() for item in found.front],
+        "front": [candidate_document(found, item, folder) for item in found.front],
         "controls": {name: located(item, folder).as_dict() for name, item in found.controls.items()},
         "targets": jsonable(found.attributes.get("targets") or []),
         "hypervolume": found.hypervolume,
         "nearest": located(nearest_entry, folder).as_dict() if nearest_entry else None,
         "trials": found.counts,
     }
+
+
+def candidate_document(found: Findings, item: Entry, folder: Path | None) -> dict[str, Any]:
+    """A candidate's entry as strict JSON; `on_edge` has the targets on whose budgets' edges it is."""
+    return {**located(item, folder).as_dict(), "on_edge": found.edges(item)}
 
 
 def located(item: Entry, folder: Path | None) -> Entry:

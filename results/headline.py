@@ -17,7 +17,7 @@ from prunetune.results.entries import (
 )
 from prunetune.results.findings import Findings
 from prunetune.results.studied_target import StudiedTarget
-from prunetune.results.tables import budget_text, decimals, latencies_text, percent, size
+from prunetune.results.tables import budget_text, decimals, edge_text, latencies_text, percent, size
 
 LEARNT = 0.05
 """Below this mAP50-95 a dense network's accuracy is noise."""
@@ -95,7 +95,8 @@ def _described(target: StudiedTarget) -> str:
 
 def won(found: Findings, winner: Entry) -> str:
     """The most accurate member in numbers, and against the controls."""
-    within = " within the budget" if any(target.has_budget for target in found.targets) else ""
+    limit = edge_text(found, winner) or "within the budget"
+    within = f" {limit}" if any(target.has_budget for target in found.targets) else ""
     words = [
         f"The most accurate network{within} is trial {winner.trial}: mAP50-95 {decimals(winner.map50_95)} at "
         f"{latencies_text(winner)}."
@@ -158,6 +159,12 @@ def cautions(found: Findings) -> list[str]:
     late = [f"trial {item.trial} ({latencies_text(item)})" for item in found.fallen]
     if late:
         notes.append(f"Off the front, because over the {budget_text(found)} when measured again: {', '.join(late)}.")
+    edge = [f"trial {item.trial} ({latencies_text(item)})" for item in found.front if found.edges(item)]
+    if edge:
+        notes.append(
+            f"On the edge of the {budget_text(found)}, which lies within the 95 % interval of their latency: "
+            f"{', '.join(edge)}."
+        )
     noisy = {str(item.trial): found.noisy(item) for item in found.front}
     noisy |= {name: found.noisy(item) for name, item in found.controls.items()}
     if any(noisy.values()):

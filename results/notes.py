@@ -103,10 +103,11 @@ def _facts(found: Findings, trial: FrozenTrial, item: Entry, link: Link) -> list
         reading = item.latencies.get(target.name)
         if reading is not None and target.budget_ms:
             share = reading.latency_ms / target.budget_ms - 1
-            side, off = ("over the budget", "above") if share > 0 else ("within the budget", "below")
+            side = "over" if target.violation(reading) > 0 else "on the edge of" if share > 0 else "within"
+            off = "above" if share > 0 else "below"
             where = f" on {target.name}" if len(found.targets) > 1 else ""
             limit = markdown_text(latency(target.budget_ms, None) + where)
-            facts.append(f"{side}, {percent(abs(share))} {off} {limit}")
+            facts.append(f"{side} the budget, {percent(abs(share))} {off} {limit}")
     if facts and len(found.targets) > 1:
         facts.append(markdown_text(budget_text(found)))
     equals, latency_from = integer(told.get("equals")), integer(told.get("latency_from"))

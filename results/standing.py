@@ -5,7 +5,7 @@ from __future__ import annotations
 from prunetune.results.choice import spans
 from prunetune.results.entries import Entry, is_predicted, outcome, round_of
 from prunetune.results.findings import Findings
-from prunetune.results.tables import budget_text
+from prunetune.results.tables import budget_text, edge_text
 
 
 def standing(found: Findings, item: Entry) -> str:
@@ -19,7 +19,8 @@ def standing(found: Findings, item: Entry) -> str:
         return "A control: the study compares its networks with it."
     if any(member.trial == item.trial for member in found.front):
         best = found.best is not None and found.best.trial == item.trial
-        return f"It is on the front of its study{', the most accurate there' if best else ''}."
+        words = [", the most accurate there" if best else "", f", {edge}" if (edge := edge_text(found, item)) else ""]
+        return f"It is on the front of its study{''.join(words)}."
     return f"It is not on the front of its study: {_reason(found, item)}."
 
 

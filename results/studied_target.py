@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prunetune.results.entries import mapping, number, text
+from prunetune.results.entries import Reading, mapping, number, text
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.violation import is_on_edge, violation
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,19 @@ class StudiedTarget:
     def has_budget(self) -> bool:
         """Whether a limit is known."""
         return self.budget_text is not None or self.budget_ms is not None
+
+    def violation(self, reading: Reading | None) -> float:
+        """How far a latency is over the budget, as a share of it: at most 0 where it is not, or one of both is not
+        known; see `spaces.violation`."""
+        if reading is None or not self.budget_ms:
+            return 0.0
+        return violation(reading.latency_ms, reading.latency_low_ms, self.budget_ms)
+
+    def is_on_edge(self, reading: Reading | None) -> bool:
+        """Whether a latency is above the budget, but not surely."""
+        if reading is None or not self.budget_ms:
+            return False
+        return is_on_edge(reading.latency_ms, reading.latency_low_ms, self.budget_ms)
 
 
 def studied_targets(attributes: Mapping[str, Any]) -> list[StudiedTarget]:

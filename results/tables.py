@@ -169,6 +169,13 @@ def limit_text(target: StudiedTarget) -> str:
     return f"{told} ({limit})" if limit and not told.endswith("ms") else told
 
 
+def edge_text(found: Findings, item: Entry) -> str:
+    """Says of a network that its latency is above the budget, which lies within its interval; else empty."""
+    edges = found.edges(item)
+    where = f" on {', '.join(edges)}" if len(found.targets) > 1 else ""
+    return f"on the edge of the budget{where}" if edges else ""
+
+
 def decimals(value: float | None) -> str:
     """Three decimals, as accuracies are written."""
     return "" if value is None else f"{value:.3f}"
@@ -284,7 +291,11 @@ def _notes(found: Findings, known: Confirmation | None, name: str, item: Entry) 
         return [words] if words else []
     network = None if known is None else known.of(name)
     against = {} if network is None else network.against
-    return [words for rival, other in against.items() if rival in found.controls and (words := verdict(rival, other))]
+    told = [
+        edge_text(found, item),
+        *(verdict(rival, other) for rival, other in against.items() if rival in found.controls),
+    ]
+    return [words for words in told if words]
 
 
 def verdict(rival: str, compared: Comparison) -> str:

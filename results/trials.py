@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def trial_table(study: Source) -> DataFrame:
     """One row per trial in any state, by number.
 
-    Columns: `trial, state, outcome, reason, on_front, feasible, violation, rung`, the recipe as `recipe_<name>` (with
-    the defaults of options that some trials differ in), an entry's measures (latency confirmed where it was),
-    `latency_spread_ms`, `latency_predicted` (by a table; the trial ended there), `sparsity_lambda`, `sparsity_pull`,
-    `epochs_trained`, `epochs_reused`, `seconds` (in all) and `seconds_<part>`, `host`, `pid`, `equals` (the trial that
-    ended with the same network), `latency_from` (the trial with the same channels), `started` and `finished` (UTC).
-    What a trial does not know is missing (NaN or None).
+    Columns: `trial, state, outcome, reason, on_front, feasible, on_edge` (of a budget), `violation, rung`, the recipe
+    as `recipe_<name>` (with the defaults of options that some trials differ in), an entry's measures (latency confirmed
+    where it was), `latency_spread_ms`, `latency_predicted` (by a table; the trial ended there), `sparsity_lambda`,
+    `sparsity_pull`, `epochs_trained`, `epochs_reused`, `seconds` (in all) and `seconds_<part>`, `host`, `pid`, `equals`
+    (the trial that ended with the same network), `latency_from` (the trial with the same channels), `started` and
+    `finished` (UTC). What a trial does not know is missing (NaN or None).
     """
     # pandas takes half a second to import; the front and the tables do without.
     import pandas
@@ -53,7 +53,8 @@ def seconds(trial: FrozenTrial) -> dict[str, float]:
 
 def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
     attributes = trial.user_attrs
-    item = found.entry(trial).as_dict()
+    entry = found.entry(trial)
+    item = entry.as_dict()
     recipe, latencies = item.pop("recipe"), item.pop("latencies")
     further = {f"{name}@{target}": value for target, told in latencies.items() for name, value in told.items()}
     epochs, worker, spent = (
@@ -68,6 +69,7 @@ def _record(found: Findings, trial: FrozenTrial, on_front: bool) -> dict[str, An
         "reason": text(attributes.get("reason")) or "",
         "on_front": on_front,
         "feasible": is_feasible(trial) if trial.state.is_finished() and "violation" in attributes else None,
+        "on_edge": bool(found.edges(entry)),
         "violation": number(attributes.get("violation")),
         "rung": number(attributes.get("rung")),
         **_flat("recipe", recipe or {}),

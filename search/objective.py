@@ -27,6 +27,7 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.storage import memory, patiently_store, recent_trials, set_attributes, together
 from prunetune.search.store_limit import keep_within_limit
 from prunetune.search.workspace import Workspace
+from prunetune.search.yardstick import violations
 from prunetune.spaces import LatencyShare, MeasurementError, PrunetuneError, Recipe
 from prunetune.targets import Latency
 
@@ -223,7 +224,7 @@ def _is_stuck(candidate: Candidate, recipe: Recipe, workspace: Workspace, stored
         return False
     detector = candidate.load()
     described = describe(detector, candidate.checkpoint, workspace.gauge(detector), workspace)
-    if described["violation"] is None or not _exceeds(recipe, recipe.threshold.share, described):
+    if described["violation"] is None or not _exceeds(recipe, recipe.threshold.share, described, workspace):
         return False
     stored |= described | {"accuracy": _accuracy(candidate, workspace), "rung": 0}
     return True
@@ -247,7 +248,7 @@ def _gate(
         stored["reason"] = excess(stored)
         return Outcome.OVER_BUDGET
     recipe = rungs.recipe
-    if isinstance(recipe.threshold, LatencyShare) and _exceeds(recipe, recipe.threshold.share, stored):
+    if isinstance(recipe.threshold, LatencyShare) and _exceeds(recipe, recipe.threshold.share, stored, workspace):
         stored.pop(equal_networks.EQUALS, None)  # the one that it equals was not asked for so little
         return Outcome.OVER_BUDGET
     if equal_networks.copy_result(finished, stored, workspace, f"trial-{trial.number}"):
@@ -284,16 +285,17 @@ def excess(described: Mapping[str, Any]) -> str:
     return f"{idle}{how}{stated:.3g} ms{where}, {100 * described['violation']:.0f} % over the budget"
 
 
-def _exceeds(recipe: Recipe, asked: float, described: dict[str, Any]) -> bool:
+def _exceeds(recipe: Recipe, asked: float, described: dict[str, Any], workspace: Workspace) -> bool:
     """Whether even the strongest pruning takes more than the share of the budget that was asked for.
 
     Then the share is the limit that the network violates: what it costs says nothing about the share.
     """
-    found = 1 + described["violation"]
-    if found <= asked * (1 + 1e-6):
+    over = violations(workspace.yardsticks, described["latencies"], asked)
+    worst = max(over.values())
+    if worst <= 1e-6:
         return False
-    described["violations"] = {name: (1 + over) / asked - 1 for name, over in described["violations"].items()}
-    described["violation"], described["feasible"] = found / asked - 1, False
+    described["violations"], described["violation"], described["feasible"] = over, worst, False
+    found = (1 + worst) * asked
     floor = f", with a floor of {recipe.floor:.3g}" if recipe.floor else ""
     described["reason"] = f"no pruning meets {asked:.3g} of the budget, the strongest takes {found:.3g} of it{floor}"
     return True
@@ -310,14 +312,9 @@ def describe(
         measured: Its latency on each of the study's targets.
         workspace: The study's.
     """
-    latencies, violations = {}, {}
-    for yardstick in workspace.yardsticks:
-        latency = measured[yardstick.name]
-        latencies[yardstick.name] = yardstick.stated(latency)
-        violation = yardstick.violation(latency)
-        if violation is not None:
-            violations[yardstick.name] = violation
-    worst = max(violations.values(), default=None)
+    latencies = {yardstick.name: yardstick.stated(measured[yardstick.name]) for yardstick in workspace.yardsticks}
+    over = violations(workspace.yardsticks, latencies)
+    worst = max(over.values(), default=None)
     channels = detector.channels
     return {
         "latencies": latencies,
@@ -329,5 +326,5 @@ def describe(
         "params_removed": 1 - detector.params / workspace.dense_params,
         "feasible": worst is None or worst <= 0,
         "violation": worst,
-        "violations": violations,
+        "violations": over,
     }

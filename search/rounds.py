@@ -26,6 +26,7 @@ from prunetune.search.rungs import UNFINISHED, TrialRungs
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import alone, memory, patiently_store
 from prunetune.search.workspace import Workspace
+from prunetune.search.yardstick import violations
 from prunetune.spaces import LatencyShare, Recipe
 
 
@@ -84,10 +85,11 @@ def _reason_to_end(found: Round, workspace: Workspace, rungs: TrialRungs) -> str
     """
     if not workspace.spec.early_stopping:
         return None
-    recipe, number, violation = rungs.recipe, found.candidate.round, found.figures["violation"]
+    recipe, number = rungs.recipe, found.candidate.round
     cut, after = recipe.cut(number), f"after round {number} of {recipe.rounds}"
     if isinstance(cut, LatencyShare):
-        if violation is not None and 1 + violation <= cut.share:
+        over = violations(workspace.yardsticks, found.figures["latencies"], cut.share)
+        if over and max(over.values()) <= 0:
             return f"{after}: its latency is met"
     elif not found.candidate.plan.keep and recipe.cut(number + 1) == cut:
         return f"{after}: it removed nothing"

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from prunetune.pruning.processes import is_alive
 from prunetune.results.entries import earlier_rounds, mapping, outcome, round_of
-from prunetune.results.findings import Findings, Source, located
+from prunetune.results.findings import Findings, Source, candidate_document
 from prunetune.results.place import SPEC
 from prunetune.results.tables import ms_text
 from prunetune.search.attributes import FINISHED
@@ -75,7 +75,7 @@ def study_status(study: Source, folder: Path, reopen: Callable[[], optuna.Study]
             target["name"]: target["budget"] for target in found.attributes.get("targets", []) if target["budget"]
         },
         "front": len(found.front),
-        "best": located(winner, folder).as_dict() if winner else None,
+        "best": candidate_document(found, winner, folder) if winner else None,
     }
 
 
@@ -126,4 +126,5 @@ def write_status(status: dict[str, Any], console: Console) -> None:
         say(
             f"front: {status['front']} network{'s' * (status['front'] != 1)}; best is trial {winner['trial']} "
             f"with map50_95 {winner['map50_95']:.3f} at {ms_text(stated)}"
+            f"{', on the edge of the budget' if winner['on_edge'] else ''}"
         )

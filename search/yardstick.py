@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prunetune.results.entries import Reading, readings
 from prunetune.spaces import MeasurementError, TargetError
+from prunetune.spaces.violation import violation
 from prunetune.targets import (
     Budget,
     CommandSpec,
@@ -152,6 +154,7 @@ class Yardstick:
         stated = latency.stated_ms(self.references[self.anchor])
         told: dict[str, float | None] = {
             "latency_ms": stated,
+            "latency_low_ms": latency.stated_low_ms(self.references[self.anchor]),
             "latency_ratio": stated / self.references["dense"],
             "latency_spread_ms": latency.ratio_spread * self.references[self.anchor],
             "latency_uncertainty": latency.uncertainty if math.isfinite(latency.uncertainty) else None,
@@ -161,13 +164,15 @@ class Yardstick:
         return {**told, "predicted": True} if is_predicted else told
 
     def is_surely_over(self, predicted: Latency) -> bool:
-        """Whether a predicted latency is over the limit by more than its error bar."""
+        """Whether a predicted latency is over the limit by more than its error bar, however wide that is: what a table
+        errs by is no noise, and one measurement settles it."""
         return self.is_limited and self.share(predicted.ratio_low) > 1
 
-    def violation(self, latency: Latency) -> float | None:
-        """How far a latency is over the limit, as a share of it; at most 0 within it, None without a limit."""
-        stated = latency.stated_ms(self.references[self.anchor])
-        return None if self._budget is None else self._budget.violation(stated, self.references)
+    def violation(self, reading: Reading, share: float = 1.0) -> float:
+        """How far a stated latency is over a share of the limit, which there must be; see `spaces.violation`."""
+        assert self._budget is not None
+        limit_ms = share * self._budget.limit_ms(self.references)
+        return violation(reading.latency_ms, reading.latency_low_ms, limit_ms)
 
     def share(self, ratio: float) -> float:
         """A latency as a share of the limit, which there must be: 1 just keeps it.
@@ -194,3 +199,15 @@ class Yardstick:
             "references": self.references,
             "budget": None if limit_ms is None else {"text": self._budget_text, "limit_ms": limit_ms},
         }
+
+
+def violations(yardsticks: Sequence[Yardstick], latencies: Mapping[str, Any], share: float = 1.0) -> dict[str, float]:
+    """How far a network is over a share of each budget, by target; at most 0 where it is not.
+
+    Args:
+        yardsticks: The study's.
+        latencies: The network's, by target, as `Yardstick.stated` gives them.
+        share: What is asked for of each limit.
+    """
+    known = readings(latencies)
+    return {item.name: item.violation(known[item.name], share) for item in yardsticks if item.is_limited}

@@ -81,15 +81,6 @@ class Budget:
             )
         return self.factor * references[self.reference]
 
-    def violation(self, latency_ms: float, references: Mapping[str, float]) -> float:
-        """How far a latency is over the limit, as a share of the limit. At most 0 when the limit is kept.
-
-        Args:
-            latency_ms: The candidate's latency, in ms.
-            references: Latency of the controls by name, in ms.
-        """
-        return latency_ms / self.limit_ms(references) - 1
-
     def __str__(self) -> str:
         if self.reference is None:
             return f"<= {self.factor!r} ms"

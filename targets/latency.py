@@ -91,6 +91,10 @@ class Latency:
         """
         return self.ratio * reference_ms
 
+    def stated_low_ms(self, reference_ms: float) -> float | None:
+        """The lower end of the 95 % interval of `stated_ms`; None of predictions and few rounds: they have none."""
+        return self.ratio_low * reference_ms if self.runs >= MINIMUM_ROUNDS else None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON and trial attributes, without the samples."""
         return {

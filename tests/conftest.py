@@ -155,9 +155,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """Starts a command in a process of its own; ends all that still run after the test."""
     commands: list[Command] = []
 
-    def run(*arguments: Any, prepare: Callable[[], object] | None = None) -> Command:
+    def run(*arguments: Any, prepare: Callable[[], object] | None = None, hold: str | None = None) -> Command:
         log = tmp_path / f"{len(commands)}.log"
-        commands.append(Command([str(argument) for argument in arguments], log, prepare))
+        commands.append(Command([str(argument) for argument in arguments], log, prepare, hold))
         return commands[-1]
 
     yield run

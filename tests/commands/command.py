@@ -13,7 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from commands.hold import RESUME
+from commands.hold import hold as hold_at
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
@@ -28,12 +32,16 @@ class Command:
         arguments: What stands behind `prunetune`.
         log: Where its output goes.
         prepare: Called in the process before anything else; it can be sent to another process.
+        hold: Where the process waits, for `await_hold`; see `hold`.
     """
 
-    def __init__(self, arguments: list[str], log: Path, prepare: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, prepare: Callable[[], object] | None = None, hold: str | None = None
+    ) -> None:
         log.touch()
-        self._log = log
-        self._process = _context.Process(target=_run, args=(arguments, str(log), prepare))
+        self._log, self._marker = log, log.with_suffix(".held")
+        holding = None if hold is None else partial(hold_at, hold, self._marker)
+        self._process = _context.Process(target=_run, args=(arguments, str(log), prepare, holding))
         self._process.start()
 
     @property
@@ -68,6 +76,14 @@ class Command:
             pause.wait(max(0.002, min(0.25, 4 * (time.thread_time() - began))))
             began = time.thread_time()
 
+    def await_hold(self) -> None:
+        """Waits until the process waits where it was told to."""
+        self.until(self._marker.exists)
+
+    def resume(self) -> None:
+        """Lets the process go on from there."""
+        os.kill(self.pid, RESUME)
+
     def interrupt(self) -> None:
         """What Ctrl-C does."""
         if self._process.is_alive():
@@ -83,15 +99,16 @@ class Command:
         self._process.join()
 
 
-def _run(arguments: list[str], log: str, prepare: Callable[[], object] | None) -> None:
+def _run(arguments: list[str], log: str, *prepare: Callable[[], object] | None) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8")
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8")
     sys.argv = ["prunetune", *arguments]
-    if prepare is not None:
-        prepare()
+    for act in prepare:
+        if act is not None:
+            act()
 
     from prunetune.search import cli, views
 

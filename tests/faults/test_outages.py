@@ -69,9 +69,12 @@ def test_a_data_base_that_is_away_for_a_while_is_waited_for(
     server: Any, write: Callable[..., Path], start: Start
 ) -> None:
     file = write(storage=server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
-    workers = [start("run", file) for _ in range(2)]
-    workers[0].until(lambda: any("recovery, epoch 2 in" in worker.said for worker in workers))
+    workers = [start("run", file, hold="recovery, epoch 2 in") for _ in range(2)]
+    for worker in workers:
+        worker.await_hold()
     server.stop()
+    for worker in workers:
+        worker.resume()
     for worker in workers:
         worker.until(lambda said=worker: "cannot be reached" in said.said)
     server.start()
@@ -86,9 +89,10 @@ def test_a_data_base_that_is_away_for_a_while_is_waited_for(
 
 def test_a_stop_does_not_wait_for_the_data_base(server: Any, write: Callable[..., Path], start: Start) -> None:
     file = write(trials=2, storage=server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1))
-    worker = start("run", file)
-    worker.until(lambda: "recovery, epoch 2 in" in worker.said)
+    worker = start("run", file, hold="recovery, epoch 2 in")
+    worker.await_hold()
     server.stop()
+    worker.resume()
     worker.until(lambda: "cannot be reached" in worker.said)
     worker.interrupt()
     assert worker.wait() == 2
@@ -105,14 +109,15 @@ def test_a_shared_folder_that_cannot_be_written_ends_the_run_and_loses_nothing(
 ) -> None:
     file, filler = write(trials=2, storage=postgres()), tmp_path / "runs" / "filler"
     with mounted(tmp_path / "runs", "size=400m") as remount:
-        worker = start("run", file)
-        worker.until(lambda: "recovery, epoch 2 in" in worker.said)
+        worker = start("run", file, hold="recovery, epoch 2 in")
+        worker.await_hold()
         if fault == "full":
             free = os.statvfs(tmp_path / "runs").f_bavail * os.statvfs(tmp_path / "runs").f_frsize
             with filler.open("wb") as stream:
                 os.posix_fallocate(stream.fileno(), 0, free)
         else:
             worker.until(lambda: _is_read_only(remount))
+        worker.resume()
         assert worker.wait() == 2, worker.said
         assert ("disk is full" if fault == "full" else "not writable") in worker.said
         assert "Traceback" not in worker.said

@@ -581,6 +581,9 @@ def test_a_detector_with_deconvolution_goes_all_the_way(setup: TrainingSetup, tm
 
 # What others make of a detector that has learnt something
 
+LEARNT = 0.1
+"""From this map50_95 on comparing a detector's accuracies shows something."""
+
 
 @pytest.fixture(scope="module")
 def learnt(
@@ -594,11 +597,16 @@ def learnt(
     pipeline = new_pipeline(setup, store, Source("yolov5n.yaml", NAMES, dense_epochs=10))
     recipe = replace(RECIPE, sparsity=0.1, threshold=Threshold.everywhere(0.0), recovery_epochs=0)
     sparse = parent_of(next(pipeline.run(recipe)).stage, store)
-    middle = read_history(sparse)[-1]["gammas"]["quantiles"]["50"]
-    candidates, _ = carry_out(pipeline, replace(recipe, threshold=Threshold.everywhere(middle), recovery_epochs=6))
-    assert candidates[-1].stage.record["params"] < 0.8 * pipeline.original().record["params"]
-    assert candidates[-1].accuracy.map50_95 > 0.05
-    return candidates[-1], setup
+    low = read_history(sparse)[-1]["gammas"]["quantiles"]["25"]
+    for epochs in (8, 16, 32, 64):  # how soon it learns depends on the processor: the last digits are its own
+        (*_, recovered), _ = carry_out(
+            pipeline, replace(recipe, threshold=Threshold.everywhere(low), recovery_epochs=epochs)
+        )
+        if recovered.accuracy.map50_95 > LEARNT:
+            break
+    assert recovered.stage.record["params"] < 0.8 * pipeline.original().record["params"]
+    assert recovered.accuracy.map50_95 > LEARNT
+    return recovered, setup
 
 
 def test_the_recorded_accuracy_is_what_evaluating_gives(learnt: tuple[Candidate, TrainingSetup]) -> None:
@@ -647,7 +655,7 @@ def test_a_runtime_gets_the_accuracy_that_stock_ultralytics_gets_from_the_file(
         assert accuracy.map50_95 == pytest.approx(stock["metrics/mAP50-95(B)"], abs=0.001)
         assert accuracy.map50 == pytest.approx(stock["metrics/mAP50(B)"], abs=0.001)
         found[precision] = accuracy.map50_95
-    assert found["fp32"] > 0.05
+    assert found["fp32"] == pytest.approx(candidate.accuracy.map50_95, abs=0.01)
     assert found["int8"] == pytest.approx(found["fp32"], abs=0.05)
 
 

@@ -19,11 +19,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunetune.pruning import processes
 from prunetune.pruning.claims import StageClaimedError
+from prunetune.pruning.processes import this_process
 from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
 from prunetune.spaces import StoreError
 
 STAGE = "sparse-0123"
+
+GONE = 1 << 23
+"""A number that no process has: Linux gives none above 2 ** 22."""
 
 WRITE_UNTIL_KILLED = """
 import sys
@@ -226,17 +231,46 @@ def test_a_discarded_stage_is_gone(store: StageStore) -> None:
     assert drafts(store) == []
 
 
-def test_drafts_of_dead_processes_are_removed(store: StageStore) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    host, folder = socket.gethostname(), store.root / "drafts"
-    for name in (f"{host}.{gone.pid}.aaaa", f"{host}.{os.getpid()}.bbbb", f"elsewhere.{gone.pid}.cccc"):
-        (folder / name).mkdir()
-        (folder / name / "checkpoint.pt").write_text("half")
-    (folder / f"{host}.{gone.pid}.dddd").write_text("half")
+@pytest.mark.parametrize(
+    ("process", "is_kept"),
+    [
+        ({}, True),
+        ({"pid": GONE}, False),
+        ({"pid": GONE, "started": 0.0}, False),
+        ({"started": 0.0}, False),  # its number is in use again: by this process
+        ({"pid": GONE, "namespace": "1"}, True),  # another container of this name numbers its own processes
+        ({"pid": GONE, "host": "elsewhere"}, True),
+        ({"pid": GONE, "host": f"a.{socket.gethostname()}"}, True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_drafts_of_dead_processes_are_removed(
+    store: StageStore, monkeypatch: pytest.MonkeyPatch, process: dict[str, Any], is_kept: bool, kind: str
+) -> None:
+    left = {**this_process(), **process}
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "this_process", lambda: left)
+        draft = store.root / "drafts" / f"{processes.process_text()}.aaaa"
+    draft.mkdir() if kind == "folder" else draft.write_text("half")
     StageStore(store.root)
-    left = sorted(path.name for path in folder.iterdir())
-    assert left == sorted([f"{host}.{os.getpid()}.bbbb", f"elsewhere.{gone.pid}.cccc"])
+    assert draft.exists() == is_kept
+
+
+@pytest.mark.parametrize(
+    "name", [f"{socket.gethostname()}.{GONE}.aaaa", "aaaa", ".aaaa", "a.b.c.d.e", "....", "x.1.2.y"]
+)
+def test_a_draft_that_names_no_process_of_this_host_stays(store: StageStore, name: str) -> None:
+    (store.root / "drafts" / name).mkdir()
+    StageStore(store.root)
+    assert [path.name for path in drafts(store)] == [name]
+
+
+@given(host=st.from_regex(r"[a-z0-9.-]{1,20}", fullmatch=True), pid=st.integers(1, 1 << 22), namespace=st.integers(0))
+def test_a_process_is_read_back_from_a_name(host: str, pid: int, namespace: int) -> None:
+    process = {"host": host, "pid": pid, "started": 1.7e9, "namespace": str(namespace or "")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "this_process", lambda: process)
+        assert processes.read_process(processes.process_text()) == process
 
 
 def test_progress_is_replaced_as_one_step(store: StageStore) -> None:

@@ -17,7 +17,12 @@ from optuna.trial import TrialState
 
 from prunetune.results import Entry, Findings, best, entry, front, front_document, hypervolume, nearest
 from prunetune.results.entries import recipe_text
+from prunetune.results.headline import summary
 from prunetune.results.notes import trial_note
+from prunetune.results.standing import standing
+from prunetune.results.table_formats import markdown
+from prunetune.results.tables import edge_text
+from prunetune.results.trials import trial_table
 
 FIELDS = [
     "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence", "latency_ms", "latency_ratio",
@@ -186,6 +191,7 @@ def test_a_member_of_the_front_may_be_ahead_on_one_target_only(
     document = front_document(builder.study)
     assert document["front"][1]["latencies"]["board"] == {
         "latency_ms": 1.0, "latency_ratio": 0.25, "latency_uncertainty": None,
+        "latency_low_ms": None,
     }  # fmt: skip
     # Boxes of (0.9, 1 - 0.4, 1 - 0.5) and (0.9, 1 - 0.45, 1 - 0.25), of which the first two thirds overlap.
     assert document["hypervolume"] == pytest.approx(0.9 * (0.6 * 0.5 + 0.55 * 0.75 - 0.55 * 0.5))
@@ -246,7 +252,7 @@ def test_document_of_a_full_study_is_strict_json(filled: Builder) -> None:
     assert document["study"] == "barcodes"
     assert [item["trial"] for item in document["front"]] == [1, 0]
     assert list(document["controls"]) == ["dense", "half-width"]
-    assert list(document["front"][0]) == FIELDS
+    assert list(document["front"][0]) == [*FIELDS, "on_edge"]
     assert document["targets"][0]["budget"] == {"text": "<= half-width", "limit_ms": 1.0}
     assert document["targets"][0]["noise"] is None
     expected = {
@@ -354,3 +360,64 @@ def test_latencies_are_multiples_of_the_dense_network_as_it_is_shown(builder: Bu
     found = Findings.of(builder.study)
     assert found.controls["dense"].latency_ratio == 1
     assert found.entry(found.trials[0]).latency_ratio == pytest.approx(1.3 / 1.9)
+
+
+def reading(latency_ms: float, **told: float | None) -> dict[str, Any]:
+    return {"latency_ms": latency_ms, **told}
+
+
+@pytest.mark.parametrize(
+    ("again", "stays", "on_edge"),
+    [
+        (reading(0.99, latency_low_ms=0.98, latency_uncertainty=0.01), True, False),
+        (reading(1.02, latency_low_ms=0.995, latency_uncertainty=0.02), True, True),
+        (reading(1.001, latency_low_ms=1.0, latency_uncertainty=0.001), True, True),
+        (reading(1.02, latency_low_ms=1.001, latency_uncertainty=0.02), False, False),
+        (reading(1.02, latency_uncertainty=0.03), True, True),  # an older version told no ends
+        (reading(1.02, latency_uncertainty=0.01), False, False),
+        (reading(1.001), False, False),
+        (reading(1.001, latency_low_ms=None, latency_uncertainty=0.1), False, False),
+        (reading(1.2, latency_low_ms=0.3, latency_uncertainty=0.8), False, False),  # so noisy that it says nothing
+        (reading(1.05, latency_low_ms=0.3, latency_uncertainty=0.8), True, True),
+    ],
+)
+def test_only_a_surely_slower_measurement_puts_a_member_over_the_budget(
+    builder: Builder, again: dict[str, Any], stays: bool, on_edge: bool
+) -> None:
+    builder.context(confirmed={"0": {"cpu": again}})
+    builder.trial(0.9, 0.99)
+    found = Findings.of(builder.study)
+    (item,) = found.front if stays else found.fallen
+    assert (numbers(found.front), numbers(found.fallen)) == (([0], []) if stays else ([], [0]))
+    assert found.edges(item) == (["cpu"] if on_edge else [])
+    assert (found.nearest is None) == stays
+    assert [told["on_edge"] for told in front_document(builder.study)["front"]] == (
+        [found.edges(item)] if stays else []
+    )
+    words = "on the edge of the budget" if on_edge else ""
+    assert edge_text(found, item) == words
+    shown = summary(found)
+    for text in (shown.verdict, "\n".join(shown.cautions).lower(), standing(found, item), markdown(found)):
+        assert ("on the edge of the" in text) == on_edge
+    side = "on the edge of" if on_edge else "within" if stays else "over"
+    assert f"- {side} the budget, " in trial_note(found, found.trials[0], lambda number: f"#{number}")
+    (record,) = trial_table(found).to_dict("records")
+    assert record["on_edge"] == on_edge
+
+
+@pytest.mark.parametrize(("slow", "edges"), [("cpu", ["cpu"]), ("board", ["board"]), ("both", ["cpu", "board"])])
+def test_a_member_may_be_on_the_edge_on_some_targets(
+    make_builder: Callable[..., Builder], two: list[dict[str, Any]], slow: str, edges: list[str]
+) -> None:
+    builder = make_builder(latencies=2)
+    limits = {"cpu": 1.0, "board": 3.0}
+    again = {
+        name: reading(limit * (1.01 if slow in (name, "both") else 0.9), latency_low_ms=limit * 0.89)
+        for name, limit in limits.items()
+    }
+    builder.context(targets=two, confirmed={"0": again})
+    builder.trial(0.9, 0.8, further={"board": 2.0})
+    found = Findings.of(builder.study)
+    (item,) = found.front
+    assert found.edges(item) == edges
+    assert edge_text(found, item) == f"on the edge of the budget on {', '.join(edges)}"

@@ -52,8 +52,8 @@ def test_a_worker_that_wakes_too_late_changes_nothing(
     tmp_path: Path,
 ) -> None:
     file, runs = write_study(**STUDY, data=str(shapes), storage=storage), tmp_path / "runs"
-    frozen = start("run", file)
-    frozen.until(lambda: "recovery, epoch 3 in" in frozen.said)
+    frozen = start("run", file, hold="recovery, epoch 3 in")
+    frozen.await_hold()
     os.kill(frozen.pid, signal.SIGSTOP)
     frozen.until(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED)
     pass_an_hour(storage, runs / ".store" / "claims")
@@ -73,6 +73,7 @@ def test_a_worker_that_wakes_too_late_changes_nothing(
     stages = sorted((runs / ".store" / "stages").iterdir())
 
     os.kill(frozen.pid, signal.SIGCONT)
+    frozen.resume()
     assert frozen.wait() == 0, frozen.said
     assert "trial 0: this process gave no sign of life for 60 s" in frozen.said
     assert "Traceback" not in frozen.said

@@ -49,11 +49,11 @@ def epochs(command: Command, kind: str) -> list[int]:
 def work(tmp_path: Path, shapes: Path, start: Start) -> Start:
     """Starts a process on a study of `tmp_path/runs`."""
 
-    def run(name: str, **changes: Any) -> Command:
+    def run(name: str, hold: str | None = None, **changes: Any) -> Command:
         file = tmp_path / f"{name}.yaml"
         values = {**STUDY, "name": name, "data": str(shapes), "runs": str(tmp_path / "runs"), **changes}
         file.write_text(yaml.safe_dump(values), encoding="utf-8")
-        return start("run", file)
+        return start("run", file, hold=hold)
 
     return run
 
@@ -74,7 +74,10 @@ def check_each_epoch_was_trained_once(runs: Path, studies: list[str]) -> None:
 
 
 def test_two_processes_of_one_study_train_a_shared_trunk_once(work: Start, tmp_path: Path) -> None:
-    workers = [work("shared"), work("shared")]
+    workers = [work("shared", hold="sparse, epoch 1 in") for _ in range(2)]  # one of them comes there
+    workers[0].until(lambda: any("put aside" in worker.said for worker in workers))
+    for worker in workers:
+        worker.resume()
     assert [worker.wait() for worker in workers] == [0, 0], "\n".join(worker.said for worker in workers)
     check_each_epoch_was_trained_once(tmp_path / "runs", ["shared"])
     said = "".join(worker.said for worker in workers)
@@ -100,8 +103,8 @@ def test_two_studies_train_a_shared_trunk_once(work: Start, tmp_path: Path) -> N
 
 
 def test_a_killed_worker_s_trunk_is_taken_over_from_its_last_epoch(work: Start, tmp_path: Path) -> None:
-    first = work("killed", trials=2)
-    first.until(lambda: len(epochs(first, "sparse")) >= 1)
+    first = work("killed", hold="sparse, epoch 1 in", trials=2)
+    first.await_hold()
     second = work("killed", trials=2)
     second.until(lambda: "put aside, waiting for sparse-" in second.said)
     first.kill()

@@ -117,7 +117,7 @@ def test_front_as_json(whole: Path, prunetune: Prunetune) -> None:
     (target,) = document["targets"]
     assert document["front"], "the budget is wide enough for all"
     for entry in document["front"]:
-        assert list(entry) == FRONT_FIELDS
+        assert list(entry) == [*FRONT_FIELDS, "on_edge"]
         assert entry["recipe"]["threshold"] in (0.01, 0.75, 0.8)
         assert 0 < entry["latency_ms"] <= target["budget"]["limit_ms"]
         assert 0 < entry["bytes"] == (whole / entry["checkpoint"]).stat().st_size
@@ -548,14 +548,15 @@ def test_a_stopped_study_goes_on_in_two_processes(
     file = studies.write(name="shared", space=space, controls=[], trials=3, sampler="tpe")
     folder = studies.runs / "shared"
 
-    command = start("run", file)
-    command.until(lambda: re.search(r"^ *trial 0$", command.said, re.MULTILINE) is not None)
+    command = start("run", file, hold=r"^ *trial 0$")
+    command.await_hold()
     status = json.loads(prunetune("status", folder, "--json").out)
     assert [(trial["trial"], trial["alive"]) for trial in status["running"]] == [(0, True)]
     assert status["running"][0]["worker"]["pid"] == command.pid
     assert (status["finished"], status["done"]) == (0, False)
     assert "running, 0 of 3 trials" in prunetune("status", folder).out
     command.interrupt()
+    command.resume()
     assert command.wait() == 0, command.said
     assert "the same command goes on from here" in command.said
     assert "Traceback" not in command.said
