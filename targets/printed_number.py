@@ -91,7 +91,8 @@ class PrintedNumbers:
         """The unit right behind a number, or before it in brackets: `7 ms`, `Time(us): 7140`."""
         before = self._text[max(start - _NEAR, 0) : start]
         match = _AFTER.match(self._text, end) or _BEFORE.search(before)
-        return match and next(unit for number, (unit, _) in enumerate(_UNITS) if match[f"u{number}"] is not None)
+        units = (unit for number, (unit, _) in enumerate(_UNITS) if match and match[f"u{number}"] is not None)
+        return next(units, None)
 
     def _line(self, position: int) -> str:
         first = self._text.rfind("\n", 0, position) + 1
