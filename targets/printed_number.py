@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from operator import itemgetter
-from typing import Literal, TypeAlias
-
-PrintedUnit: TypeAlias = Literal["ns", "us", "ms", "s", "no time"]
-"""What may stand beside a number. `no time` is a rate or a share: frames a second, percent."""
 
 _PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -29,19 +23,18 @@ _NUMBER = re.compile(
 )
 """A number in any country's form. A comma between two that cannot be one number (`12.5,13`) separates columns."""
 
-_UNITS: tuple[tuple[PrintedUnit, str], ...] = (
-    ("ns", r"ns|nsecs?|nanosec\w*"),
-    ("us", r"[u\u00b5\u03bc]s|[u\u00b5\u03bc]secs?|microsec\w*"),
-    ("ms", r"ms|msecs?|millisec\w*|milli-sec\w*"),
-    ("s", r"s|secs?|seconds?"),
-    ("no time", r"[fq]ps|hz|\w*/s(?:ec)?|per\ssec\w*|%\w*"),
-)
-_UNIT = "|".join(f"(?P<u{number}>{pattern})" for number, (_, pattern) in enumerate(_UNITS))
-_AFTER = re.compile(rf"[ \t{_SPACE}]*(?:{_UNIT})(?!\w)", re.IGNORECASE)
-_BEFORE = re.compile(rf"[(\[](?:{_UNIT})[)\]][ \t]*[:=]?[ \t]*\Z", re.IGNORECASE)
+_UNIT = r"""(?:
+    (?P<ns> ns | nsecs? | nanosec\w* )
+  | (?P<us> [u\u00b5\u03bc]s | [u\u00b5\u03bc]secs? | microsec\w* )
+  | (?P<ms> ms | msecs? | millisec\w* | milli-sec\w* )
+  | (?P<s> s | secs? | seconds? )
+  | (?P<rate> [fq]ps | hz | \w*/s(?:ec)? | per\ssec\w* | %\w* )
+)"""
+_AFTER = re.compile(rf"[ \t{_SPACE}]* {_UNIT} (?!\w)", re.IGNORECASE | re.VERBOSE)
+_BEFORE = re.compile(rf"[(\[] {_UNIT} [)\]] [ \t]* [:=]? [ \t]* \Z", re.IGNORECASE | re.VERBOSE)
 
 _NEAR = 100
-"""Characters around a number that are shown, or looked at for its unit."""
+"""Characters around a number that are shown, or looked at."""
 
 
 def parse_number(text: str) -> float:
@@ -56,45 +49,32 @@ def parse_number(text: str) -> float:
     return float(text)
 
 
-class PrintedNumbers:
-    """The numbers in a text.
+def read_number(text: str, start: int, end: int, unit: str) -> float:
+    """The number in a part of what a program printed.
 
     Args:
-        text: What a program printed.
+        text: All of it.
+        start: Where the part begins.
+        end: Where it ends.
+        unit: What the number is in: `us`, `ms` or `s`.
+
+    Raises:
+        ValueError: It is none, begins or ends inside another, is not written as `parse_number` reads it, or has another
+            unit beside it: behind (`7 ms`), or before it in brackets (`Time(us): 7140`).
     """
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._found = [match.span() for match in _NUMBER.finditer(text)]
-
-    def value(self, start: int, end: int) -> float:
-        """The number in a part of the text.
-
-        Raises:
-            ValueError: It is none, begins or ends inside another, or is not written as `parse_number` reads it.
-        """
-        said = self._text[start:end]
-        start, end = start + len(said) - len(said.lstrip()), start + len(said.rstrip())
-        for left, right in self._found[bisect_right(self._found, start, key=itemgetter(1)) :]:
-            if left >= end:
-                break
-            if left < start or end < right:
-                raise ValueError(
-                    f"takes {said.strip()!r} out of the number {self._text[left:right]!r}, in {self._line(start)}"
-                )
-        try:
-            return parse_number(said)
-        except ValueError:
-            raise ValueError(f"found {said!r}, which is no number such as 1234.5, in {self._line(start)}") from None
-
-    def unit(self, start: int, end: int) -> PrintedUnit | None:
-        """The unit right behind a number, or before it in brackets: `7 ms`, `Time(us): 7140`."""
-        before = self._text[max(start - _NEAR, 0) : start]
-        match = _AFTER.match(self._text, end) or _BEFORE.search(before)
-        units = (unit for number, (unit, _) in enumerate(_UNITS) if match and match[f"u{number}"] is not None)
-        return next(units, None)
-
-    def _line(self, position: int) -> str:
-        first = self._text.rfind("\n", 0, position) + 1
-        line = " ".join(self._text[max(first, position - _NEAR) : position + _NEAR].split("\n", 1)[0].split())
-        return f"the line {line!r}"
+    said = text[start:end]
+    start, end = start + len(said) - len(said.lstrip()), start + len(said.rstrip())
+    begin = max(text.rfind("\n", 0, start) + 1, start - _NEAR)
+    around = text[begin : end + _NEAR].partition("\n")[0]
+    line = f"in the line {' '.join(around.split())!r}"
+    for found in _NUMBER.finditer(text, begin, end + _NEAR):
+        if found.start() < start < found.end() or found.start() < end < found.end():
+            raise ValueError(f"takes {said.strip()!r} out of the number {found[0]!r}, {line}")
+    try:
+        number = parse_number(said)
+    except ValueError:
+        raise ValueError(f"found {said!r}, which is no number such as 1234.5, {line}") from None
+    beside = _AFTER.match(text, end) or _BEFORE.search(text, begin, start)
+    if beside and beside.lastgroup not in (None, unit):
+        raise ValueError(f"found {said.strip()} in {beside[beside.lastgroup]}, and unit: is {unit}, {line}")
+    return number

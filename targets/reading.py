@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any
 
 from prunetune.spaces.errors import MeasurementError
-from prunetune.targets.printed_number import PrintedNumbers, parse_number
+from prunetune.targets.printed_number import parse_number, read_number
 from prunetune.targets.program import Output
 from prunetune.targets.spec import JSON_KEY, CommandSpec
 
@@ -56,17 +56,12 @@ def _by_regex(regex: str, unit: str, text: str) -> list[float]:
     places = [match.span(1) for match in re.finditer(regex, text, re.MULTILINE)]
     if not places:
         raise ValueError(f"nothing it printed matches regex: {regex}")
-    numbers, times = PrintedNumbers(text), []
-    for start, end in places:
-        if start < 0:
-            raise ValueError(f"regex: {regex} matches without its group, which is to be the number")
-        try:
-            times.append(numbers.value(start, end))
-        except ValueError as error:
-            raise ValueError(f"regex: {regex} {error}") from None
-        if (printed := numbers.unit(start, end)) not in (None, unit):
-            raise ValueError(f"regex: {regex} found {text[start:end].strip()} in {printed}, and unit: is {unit}")
-    return times
+    if (-1, -1) in places:
+        raise ValueError(f"regex: {regex} matches without its group, which is to be the number")
+    try:
+        return [read_number(text, start, end, unit) for start, end in places]
+    except ValueError as error:
+        raise ValueError(f"regex: {regex} {error}") from None
 
 
 def _by_key(path: str, text: str) -> list[float]:
