@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 _PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -33,6 +34,9 @@ _UNIT = r"""(?:
 _AFTER = re.compile(rf"[ \t{_SPACE}]* {_UNIT} (?!\w)", re.IGNORECASE | re.VERBOSE)
 _BEFORE = re.compile(rf"[(\[] {_UNIT} [)\]] [ \t]* [:=]? [ \t]* \Z", re.IGNORECASE | re.VERBOSE)
 
+MILLISECONDS: Mapping[str, float] = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3}
+"""How long a unit is."""
+
 _NEAR = 100
 """Characters around a number that are shown, or looked at."""
 
@@ -49,18 +53,18 @@ def parse_number(text: str) -> float:
     return float(text)
 
 
-def read_number(text: str, start: int, end: int, unit: str) -> float:
-    """The number in a part of what a program printed.
+def read_time(text: str, start: int, end: int, unit: str) -> float:
+    """The time in a part of what a program printed, in ms.
 
     Args:
         text: All of it.
         start: Where the part begins.
         end: Where it ends.
-        unit: What the number is in: `us`, `ms` or `s`.
+        unit: What it is in there: `us`, `ms`, `s`, or `printed` for the unit that stands beside it.
 
     Raises:
         ValueError: It is none, begins or ends inside another, is not written as `parse_number` reads it, or has another
-            unit beside it: behind (`7 ms`), or before it in brackets (`Time(us): 7140`).
+            unit beside it, or with `printed` none: behind it (`7 ms`), or before it in brackets (`Time(us): 7140`).
     """
     said = text[start:end]
     start, end = start + len(said) - len(said.lstrip()), start + len(said.rstrip())
@@ -75,6 +79,8 @@ def read_number(text: str, start: int, end: int, unit: str) -> float:
     except ValueError:
         raise ValueError(f"found {said!r}, which is no number such as 1234.5, {line}") from None
     beside = _AFTER.match(text, end) or _BEFORE.search(text, begin, start)
-    if beside and beside.lastgroup not in (None, unit):
-        raise ValueError(f"found {said.strip()} in {beside[beside.lastgroup]}, and unit: is {unit}, {line}")
-    return number
+    printed = (beside and beside.lastgroup) or unit
+    if printed not in MILLISECONDS or unit not in (printed, "printed"):
+        shown = beside[printed] if beside else "no unit"
+        raise ValueError(f"found {said.strip()} in {shown}, and unit: is {unit}, {line}")
+    return number * MILLISECONDS[printed]

@@ -12,11 +12,9 @@ from operator import itemgetter
 from typing import Any
 
 from prunetune.spaces.errors import MeasurementError
-from prunetune.targets.printed_number import parse_number, read_number
+from prunetune.targets.printed_number import MILLISECONDS, parse_number, read_time
 from prunetune.targets.program import Output
 from prunetune.targets.spec import JSON_KEY, CommandSpec
-
-_MILLISECONDS: Mapping[str, float] = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 _PICK: Mapping[str, Callable[[Sequence[float]], float]] = {
     "first": itemgetter(0),
@@ -40,7 +38,7 @@ def read_latency(spec: CommandSpec, output: Output) -> float:
         if spec.regex is not None:
             times = _by_regex(spec.regex, spec.unit, f"{plain.stdout}\n{plain.stderr}")
         else:
-            times = _by_key(spec.json_key or JSON_KEY, plain.stdout)
+            times = [time * MILLISECONDS[spec.unit] for time in _by_key(spec.json_key or JSON_KEY, plain.stdout)]
         wrong = next((time for time in times if not (math.isfinite(time) and time > 0)), None)
         if wrong is not None:
             raise ValueError(f"a latency is a positive number, not {wrong:g}")
@@ -49,7 +47,7 @@ def read_latency(spec: CommandSpec, output: Output) -> float:
             raise ValueError(f"printed different numbers ({shown}); say which counts: pick: {', '.join(_PICK)}")
     except ValueError as error:
         raise MeasurementError(f"{spec.command[0]}: {error}; {output.last_words}") from error
-    return _PICK[spec.pick or "first"](times) * _MILLISECONDS[spec.unit]
+    return _PICK[spec.pick or "first"](times)
 
 
 def _by_regex(regex: str, unit: str, text: str) -> list[float]:
@@ -59,7 +57,7 @@ def _by_regex(regex: str, unit: str, text: str) -> list[float]:
     if (-1, -1) in places:
         raise ValueError(f"regex: {regex} matches without its group, which is to be the number")
     try:
-        return [read_number(text, start, end, unit) for start, end in places]
+        return [read_time(text, start, end, unit) for start, end in places]
     except ValueError as error:
         raise ValueError(f"regex: {regex} {error}") from None
 

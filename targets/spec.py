@@ -246,8 +246,9 @@ class CommandSpec(BaseTargetSpec):
     """What finds the latency in other output: its one group is the whole number, such as `1234.5` or `1.2e3`."""
     pick: Literal["first", "last", "median", "min"] | None = None
     """Which of several numbers counts. It has to be said where one run of the program prints different ones."""
-    unit: Literal["us", "ms", "s"] = "ms"
-    """Unit of the number that the program prints. One that stands right beside it has to be the same."""
+    unit: Literal["us", "ms", "s", "printed"] = "ms"
+    """Unit of the number that the program prints. One that stands right beside it has to be the same; `printed` reads
+    it there, for programs that change it."""
     timeout: float = Field(strict=True, default=120.0, gt=0)
     """How long one run of the program may take, in s."""
     retries: int = Field(strict=True, default=3, ge=0)
@@ -292,6 +293,8 @@ class CommandSpec(BaseTargetSpec):
     def _check_reading(self) -> CommandSpec:
         if self.regex is not None and self.json_key is not None:
             raise ValueError("json_key and regex: the latency is read by one of them; remove the other")
+        if self.regex is None and self.unit == "printed":
+            raise ValueError("unit: printed stands beside what regex: finds; for json_key write us, ms or s")
         key = self.json_key or JSON_KEY
         if self.regex is None and (named := re.search(r"(?:^|[._])(ns|us|ms|s)$", key)) and named[1] != self.unit:
             raise ValueError(f"json_key: {key} names {named[1]} as its unit, and unit: is {self.unit}; make them agree")

@@ -1,7 +1,7 @@
 """Times a network on a board that has Python: `python3 bench.py FILE [THREADS] [SHAPE]`.
 
-FILE is an ONNX file (needs onnxruntime), a .param of ncnn with its .bin beside it (ncnn), or a .mnn (MNN). SHAPE is the
-input's as in `1x3x640x640`; ncnn's files do not tell it.
+FILE is an ONNX file (needs onnxruntime), or a .param of ncnn with its .bin beside it (needs ncnn). SHAPE is the
+input's, as in `1x3x640x640`; ncnn's files do not tell it.
 """
 
 from __future__ import annotations
@@ -57,19 +57,7 @@ def load_ncnn(file: Path, threads: int, shape: list[int]) -> Run:
     return run
 
 
-def load_mnn(file: Path, threads: int, shape: list[int]) -> Run:
-    """A network in MNN, in fp32: its default is fp16 where the processor has it."""
-    import MNN
-
-    interpreter = MNN.Interpreter(str(file))
-    session = interpreter.createSession({"numThread": threads, "precision": "high"})
-    entry = interpreter.getSessionInput(session)
-    given = image(shape or list(entry.getShape()))
-    entry.copyFrom(MNN.Tensor(given.shape, MNN.Halide_Type_Float, given, MNN.Tensor_DimensionType_Caffe))
-    return lambda: interpreter.runSession(session)
-
-
-LOADERS = {".onnx": load_onnx, ".param": load_ncnn, ".mnn": load_mnn}
+LOADERS = {".onnx": load_onnx, ".param": load_ncnn}
 
 
 def main() -> None:

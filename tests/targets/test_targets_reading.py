@@ -236,6 +236,21 @@ def test_a_unit_that_is_not_the_descriptions_is_refused(text: str, unit: str, pr
     assert f"found 5.1 in {printed}, and unit: is {unit}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("5.1 ns", 5.1e-6), ("5.1 us", 5.1e-3), ("5.1ms", 5.1), ("5.1 sec", 5100), ("Time(us): 5.1", 5.1e-3)],
+)
+def test_the_unit_that_is_printed_is_read(text: str, found: float) -> None:
+    assert read(f"it took {text}", regex=r"(5\.1)", unit="printed") == pytest.approx(found)
+
+
+@pytest.mark.parametrize(("text", "shown"), [("5.1", "no unit"), ("5.1 FPS", "FPS"), ("5.1 slices", "no unit")])
+def test_without_a_printed_unit_of_time_there_is_no_latency(text: str, shown: str) -> None:
+    with pytest.raises(MeasurementError) as caught:
+        read(f"it took {text}", regex=r"(5\.1)", unit="printed")
+    assert f"found 5.1 in {shown}, and unit: is printed" in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["5.1", "5.1 ms", "5.1 slices", "5.1 milk", "Time(us), then 5.1", "5.1\ns", "5.1, s"])
 def test_what_is_not_right_beside_a_number_is_not_its_unit(text: str) -> None:
     assert read(f"{text} end", regex=r"(5\.1)") == 5.1

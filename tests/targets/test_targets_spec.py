@@ -177,6 +177,7 @@ def test_a_command_is_stored_and_read_back(keys: dict[str, Any]) -> None:
         ({"regex": "(a)", "json_key": "a"}, "read by one of them"),
         ({"pick": "mean"}, "pick"),
         ({"unit": "us"}, "json_key: latency_ms names ms as its unit, and unit: is us"),
+        ({"unit": "printed", "json_key": "time"}, "unit: printed stands beside what regex: finds"),
         ({"json_key": "runs.0.us"}, "json_key: runs.0.us names us as its unit, and unit: is ms"),
         ({"json_key": "mean_s", "unit": "ms"}, "json_key: mean_s names s as its unit"),
         ({"fingerprint": ["cat", "{onnx}"]}, "asked of the board"),
