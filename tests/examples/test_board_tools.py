@@ -142,6 +142,33 @@ def test_ncnn_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < CommandTarget(here(spec("ncnn"))).load(network)() < 10_000
 
 
+# to_rknn.py, with a toolkit that fails where it is told to
+
+TOOLKIT = """
+import os
+class RKNN:
+    def __getattr__(self, name):
+        def step(*arguments, **settings):
+            print(name, arguments, sorted(settings.items()))
+            return -1 if name == os.environ.get("FAILS") else 0
+        return step
+"""
+
+
+@pytest.mark.parametrize("fails", ["", "config", "load_onnx", "build", "export_rknn"])
+@pytest.mark.parametrize("images", [[], ["images.txt"]])
+def test_a_failed_step_of_rknn_ends_it(tmp_path: Path, fails: str, images: list[str]) -> None:
+    (tmp_path / "rknn").mkdir()
+    (tmp_path / "rknn" / "api.py").write_text(TOOLKIT)
+    command = [sys.executable, str(TARGETS / "to_rknn.py"), "net.onnx", "net.rknn", "rk3588", *images]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "FAILS": fails}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == ((1, f"net.onnx: {fails} failed\n") if fails else (0, ""))
+    if not fails:
+        assert f"('do_quantization', {bool(images)})" in done.stdout
+        assert "export_rknn ('net.rknn',) []" in done.stdout
+
+
 # converted.sh, with a converter that counts how often it is run
 
 
