@@ -44,7 +44,7 @@ def read_latency(spec: CommandSpec, output: Output) -> float:
             raise ValueError(f"a latency is a positive number, not {wrong:g}")
         if spec.pick is None and len(different := list(dict.fromkeys(times))) > 1:
             shown = ", ".join(f"{time:g}" for time in different[:5]) + ", ..." * (len(different) > 5)
-            raise ValueError(f"printed different numbers ({shown}); say which counts: pick: {', '.join(_PICK)}")
+            raise ValueError(f"printed different numbers ({shown} ms); say which counts: pick: {', '.join(_PICK)}")
     except ValueError as error:
         raise MeasurementError(f"{spec.command[0]}: {error}; {output.last_words}") from error
     return _PICK[spec.pick or "first"](times)
