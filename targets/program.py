@@ -30,7 +30,8 @@ _POLL = 0.05
 _CHUNK = 2**16
 _LINES, _CHARACTERS = 5, 500
 
-_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+"""What tells a terminal colours, cursors and titles (ECMA-48)."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Output:
 
     stdout: str
     stderr: str
+
+    @property
+    def plain(self) -> Output:
+        """The same without colours, and with a line for each that a carriage return wrote over."""
+        return Output(_plain(self.stdout), _plain(self.stderr))
 
     @property
     def last_words(self) -> str:
@@ -174,9 +180,13 @@ def _there(stream: IO[bytes] | None) -> IO[bytes]:
     return stream
 
 
+def _plain(text: str) -> str:
+    return re.sub(r"\r+\n|\r", "\n", _ESCAPES.sub("", text))
+
+
 def _last_words(text: str) -> str:
     """The last lines without colours and control characters, in one line."""
-    lines = _COLOURS.sub("", text[-_CHUNK:]).split("\n")
+    lines = _ESCAPES.sub("", text[-_CHUNK:]).split("\n")
     plain = ("".join(character if character.isprintable() else " " for character in line).strip() for line in lines)
     words = " | ".join([line for line in plain if line][-_LINES:])
     return words if len(words) <= _CHARACTERS else f"...{words[-_CHARACTERS:]}"

@@ -6,46 +6,60 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from operator import itemgetter
 from typing import Any
 
 from prunetune.spaces.errors import MeasurementError
+from prunetune.targets.printed_number import MILLISECONDS, parse_number, read_time
 from prunetune.targets.program import Output
-from prunetune.targets.spec import CommandSpec
+from prunetune.targets.spec import JSON_KEY, CommandSpec
 
-_MILLISECONDS: Mapping[str, float] = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-
-JSON_KEY = "latency_ms"
-"""Where the latency is in a program's JSON, where the description says nothing else."""
+_PICK: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "first": itemgetter(0),
+    "last": itemgetter(-1),
+    "median": statistics.median,
+    "min": min,
+}
 
 _OBJECT = re.compile(r"^[ \t]*\{", re.MULTILINE)
 
 
 def read_latency(spec: CommandSpec, output: Output) -> float:
-    """The latency that a program printed, in ms: of several numbers their median.
+    """The latency that a program printed, in ms.
 
     Raises:
-        MeasurementError: There is none, or it is no positive number. The text has the program's last words.
+        MeasurementError: There is none, it is no positive number, it has another unit than `unit`, or there are
+            different ones without `pick`. The text has the program's last words.
     """
+    plain = output.plain
     try:
         if spec.regex is not None:
-            times = _by_regex(spec.regex, f"{output.stdout}\n{output.stderr}")
+            times = _by_regex(spec.regex, spec.unit, f"{plain.stdout}\n{plain.stderr}")
         else:
-            times = _by_key(spec.json_key or JSON_KEY, output.stdout)
+            times = [time * MILLISECONDS[spec.unit] for time in _by_key(spec.json_key or JSON_KEY, plain.stdout)]
         wrong = next((time for time in times if not (math.isfinite(time) and time > 0)), None)
         if wrong is not None:
             raise ValueError(f"a latency is a positive number, not {wrong:g}")
+        if spec.pick is None and len(different := list(dict.fromkeys(times))) > 1:
+            shown = ", ".join(f"{time:g}" for time in different[:5]) + ", ..." * (len(different) > 5)
+            raise ValueError(f"printed different numbers ({shown} ms); say which counts: pick: {', '.join(_PICK)}")
     except ValueError as error:
         raise MeasurementError(f"{spec.command[0]}: {error}; {output.last_words}") from error
-    return statistics.median(times) * _MILLISECONDS[spec.unit]
+    return _PICK[spec.pick or "first"](times)
 
 
-def _by_regex(regex: str, text: str) -> list[float]:
-    found = [match.group(1) for match in re.finditer(regex, text, re.MULTILINE)]
-    if not found:
+def _by_regex(regex: str, unit: str, text: str) -> list[float]:
+    places = [match.span(1) for match in re.finditer(regex, text, re.MULTILINE)]
+    if not places:
         raise ValueError(f"nothing it printed matches regex: {regex}")
-    return [_number(value, f"what regex: {regex} found") for value in found]
+    if (-1, -1) in places:
+        raise ValueError(f"regex: {regex} matches without its group, which is to be the number")
+    try:
+        return [read_time(text, start, end, unit) for start, end in places]
+    except ValueError as error:
+        raise ValueError(f"regex: {regex} {error}") from None
 
 
 def _by_key(path: str, text: str) -> list[float]:
@@ -61,7 +75,7 @@ def _by_key(path: str, text: str) -> list[float]:
         else:
             raise ValueError(f"its JSON has no {'.'.join(keys[: depth + 1])!r} (json_key); {_there_is(place, key)}")
     values = place if isinstance(place, list) and place else [place]
-    return [_number(value, f"{path!r} in its JSON") for value in values]
+    return [_number(value, path) for value in values]
 
 
 def _there_is(place: Any, key: str) -> str:
@@ -82,11 +96,13 @@ def _last_object(text: str) -> Any:
     return found
 
 
-def _number(value: Any, what: str) -> float:
+def _number(value: Any, path: str) -> float:
     try:
+        if isinstance(value, str):
+            return parse_number(value)
         if not isinstance(value, bool):
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
     shown = repr(value)
-    raise ValueError(f"{what} is no number: {shown if len(shown) < 80 else f'{shown[:80]}...'}")
+    raise ValueError(f"{path!r} in its JSON is no number: {shown if len(shown) < 80 else f'{shown[:80]}...'}")

@@ -32,6 +32,9 @@ which may need a minute for each, can be told to do fewer."""
 PATIENCE = frozenset({"timeout", "retries"})
 """Keys that decide how patiently a device is asked, and nothing of what it answers."""
 
+JSON_KEY = "latency_ms"
+"""Where the latency is in a program's JSON, where the description says nothing else."""
+
 _EIGHT = Alignment.everywhere(8)
 
 DEFAULT_ALIGNMENTS: Mapping[Precision, tuple[int, int]] = {"fp32": (8, 8), "fp16": (8, 8), "int8": (16, 32)}
@@ -240,9 +243,12 @@ class CommandSpec(BaseTargetSpec):
     """Where the latency is in the JSON that the program prints: `latency.median`, `runs.0.ms`. By default
     `latency_ms`."""
     regex: str | None = None
-    """What finds the latency in other output: its one group is the number. Of several matches the median counts."""
-    unit: Literal["us", "ms", "s"] = "ms"
-    """Unit of the number that the program prints."""
+    """What finds the latency in other output: its one group is the whole number, such as `1234.5` or `1.2e3`."""
+    pick: Literal["first", "last", "median", "min"] | None = None
+    """Which of several numbers counts. It has to be said where one run of the program prints different ones."""
+    unit: Literal["us", "ms", "s", "printed"] = "ms"
+    """Unit of the number that the program prints. One that stands right beside it has to be the same; `printed` reads
+    it there, for programs that change it."""
     timeout: float = Field(strict=True, default=120.0, gt=0)
     """How long one run of the program may take, in s."""
     retries: int = Field(strict=True, default=3, ge=0)
@@ -287,6 +293,11 @@ class CommandSpec(BaseTargetSpec):
     def _check_reading(self) -> CommandSpec:
         if self.regex is not None and self.json_key is not None:
             raise ValueError("json_key and regex: the latency is read by one of them; remove the other")
+        if self.regex is None and self.unit == "printed":
+            raise ValueError("unit: printed stands beside what regex: finds; for json_key write us, ms or s")
+        key = self.json_key or JSON_KEY
+        if self.regex is None and (named := re.search(r"(?:^|[._])(ns|us|ms|s)$", key)) and named[1] != self.unit:
+            raise ValueError(f"json_key: {key} names {named[1]} as its unit, and unit: is {self.unit}; make them agree")
         return self
 
     def usual_alignment(self) -> Alignment:

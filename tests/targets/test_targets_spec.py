@@ -138,7 +138,7 @@ def test_defaults_of_a_command() -> None:
     "keys",
     [
         {},
-        {"json_key": "a.b", "unit": "us", "threads": 4, "alignment": {"default": 16, "first": 8}},
+        {"json_key": "a.b", "unit": "us", "pick": "median", "threads": 4, "alignment": {"default": 16, "first": 8}},
         {"regex": "([0-9]+) ms", "fingerprint": ["uname", "-r"], "device": "RK3588", "occupies": "desk", "runs": 1},
     ],
 )
@@ -175,6 +175,11 @@ def test_a_command_is_stored_and_read_back(keys: dict[str, Any]) -> None:
         ({"regex": "[0-9]+"}, "takes one group, around the number, not 0"),
         ({"regex": "(a)(b)"}, "not 2"),
         ({"regex": "(a)", "json_key": "a"}, "read by one of them"),
+        ({"pick": "mean"}, "pick"),
+        ({"unit": "us"}, "json_key: latency_ms names ms as its unit, and unit: is us"),
+        ({"unit": "printed", "json_key": "time"}, "unit: printed stands beside what regex: finds"),
+        ({"json_key": "runs.0.us"}, "json_key: runs.0.us names us as its unit, and unit: is ms"),
+        ({"json_key": "mean_s", "unit": "ms"}, "json_key: mean_s names s as its unit"),
         ({"fingerprint": ["cat", "{onnx}"]}, "asked of the board"),
         ({"fingerprint": "uname -r"}, r'takes a list, .* \["uname", "-r"\]'),
         ({"unit": "ns"}, "unit"),
