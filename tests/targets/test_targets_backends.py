@@ -32,6 +32,7 @@ from prunetune.targets import (
     parse_target_spec,
 )
 from prunetune.targets.half_precision import halve
+from prunetune.targets.openvino_process import compile_network
 from prunetune.targets.testing import NARROW, TargetTestCase
 
 ONNX_SPEC = OnnxRuntimeSpec(warmup=1, runs=7)
@@ -254,7 +255,8 @@ def test_openvino_counts_its_threads_anew_for_every_target(tmp_path: Path) -> No
     create_target(OPENVINO_SPEC).measure([network], reference="dense")
     two = OpenVinoTarget(OPENVINO_SPEC.model_copy(update={"threads": 2}))
     with two.pinned():
-        assert two._compile(network).get_property("INFERENCE_NUM_THREADS") == 2
+        compiled = compile_network(two._core, two._request(network))
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
 
 
 def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
