@@ -51,14 +51,16 @@ def isolated(script: Path, described: Mapping[str, Any], what: str) -> Iterator[
             )
         except OSError as error:
             raise TargetError(f"{what}: no process can be started to run it ({error.strerror})") from error
-        assert process.stdin is not None and process.stdout is not None  # noqa: PT018 (Popen was told to make both)
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None  # Popen was told to make it
+        assert stdout is not None
         lines = iter([described])
 
         def ask() -> Answer:
             with suppress(BrokenPipeError):  # it died, which the missing answer tells as well
-                process.stdin.write(json.dumps(next(lines, None)).encode() + b"\n")
-                process.stdin.flush()
-            answer = process.stdout.readline()
+                stdin.write(json.dumps(next(lines, None)).encode() + b"\n")
+                stdin.flush()
+            answer = stdout.readline()
             if not answer:
                 ended = how_it_ended(process.wait()) or "ended"
                 raise MeasurementError(f"{what}: the process that ran it {ended}; {_read(errors)}")
@@ -70,8 +72,8 @@ def isolated(script: Path, described: Mapping[str, Any], what: str) -> Iterator[
         finally:
             process.kill()  # it has nothing to tidy up
             with suppress(BrokenPipeError):
-                process.stdin.close()
-            process.stdout.close()
+                stdin.close()
+            stdout.close()
             process.wait()
 
 

@@ -37,13 +37,13 @@ _EIGHT = Alignment.everywhere(8)
 DEFAULT_ALIGNMENTS: Mapping[Precision, tuple[int, int]] = {
     "fp32": (8, 8),
     "fp16": (8, 8),
-    "bf16": (8, 8),
+    "bf16": (16, 8),
     "int8": (16, 32),
 }
 """Channels that a CPU, and a GPU, computes together in each number format, where a description does not say it.
 
-Eight fp32 numbers fill an AVX register, eight fp16 numbers a row of a tensor core's tile. In int8 a 512-bit register
-accumulates 16 channels, and TensorRT packs 32 channels of a pixel (its format NC/32HW32)."""
+Eight fp32 numbers fill an AVX register, eight fp16 numbers a row of a tensor core's tile. In int8 and bf16 a 512-bit
+register accumulates 16 channels, and TensorRT packs 32 channels of a pixel (its format NC/32HW32)."""
 
 
 def _parse_alignment(value: Any) -> Alignment:

@@ -117,7 +117,8 @@ class TargetTestCase:
         factors: list[tuple[float, float]] = []
         for pairs in PAIRS:
             for _ in range(pairs):
-                alone, beside = (target.measure(found, "subject")["subject"] for found in ([subject], [subject, *others]))
+                alone = target.measure([subject], reference="subject")["subject"]
+                beside = target.measure([subject, *others], reference="subject")["subject"]
                 factors.append(_factor(alone, beside))
             lows, highs = zip(*factors, strict=True)
             low, high = median_interval(lows)[0], median_interval(highs)[1]

@@ -132,7 +132,7 @@ def test_one_that_dies_later_is_told_as_well(echo: Path) -> None:
 
 def test_python_that_is_not_there(echo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation.sys, "executable", str(tmp_path / "gone"))
-    with pytest.raises(TargetError, match="network 'a': .*No such file"), isolated(echo, {}, "network 'a'"):
+    with pytest.raises(TargetError, match=r"network 'a': .*No such file"), isolated(echo, {}, "network 'a'"):
         pass
 
 
