@@ -448,6 +448,7 @@ def test_fingerprint_tells_settings_apart() -> None:
 def test_fingerprint_tells_the_hint() -> None:
     one, two = (OpenVinoTarget(OpenVinoSpec(hint=hint)).fingerprint() for hint in ("latency", "throughput"))
     assert one != two
+    assert one["networks"] == two["networks"] == "a process each"
 
 
 def test_import_loads_no_runtime() -> None:
