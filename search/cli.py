@@ -60,7 +60,7 @@ TargetOption = Annotated[str, typer.Option(help="onnxruntime, openvino, torch, o
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default 1.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default cpu.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option(help="fp32, fp16, or int8, calibrated with noise; by default fp32.")
+    str | None, typer.Option(help="fp32, fp16, bf16, or int8, calibrated with noise; by default fp32.")
 ]
 MoreOption = Annotated[
     list[str] | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,7 +13,7 @@ from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
 from prunetune.targets.convolution import Convolution
 from prunetune.targets.protocol import Target
-from prunetune.targets.staircase import WIDTHS, Curve, Staircase, find_staircase
+from prunetune.targets.staircase import LOWEST, WIDTHS, Curve, Staircase, find_staircase
 
 Role: TypeAlias = Literal["outputs", "inputs", "first", "depthwise"]
 """Which channels are varied: those that a convolution writes; those that it reads; those that one on the image
@@ -71,7 +71,10 @@ class AlignmentProbe:
 
 
 def probe_alignment(target: Target, imgsz: int) -> AlignmentProbe:
-    """Measures convolutions of a detector's shapes over `WIDTHS`, all interleaved in one measurement.
+    """Measures convolutions of a detector's shapes over `WIDTHS`, those of each shape interleaved.
+
+    Shapes are measured one after the other: a curve is compared with itself only, and all of them at once would be
+    264 processes where each network has its own.
 
     Args:
         target: The device.
@@ -81,16 +84,15 @@ def probe_alignment(target: Target, imgsz: int) -> AlignmentProbe:
         TargetError: The latency does not follow the channels, the target keeps no times of single rounds, or it
             cannot run the convolutions.
     """
-    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-        networks = {
-            (role, name, width): convolution.network(f"{role}, {name}, {width} channels", target.form, Path(folder))
-            for role, name, width, convolution in _convolutions(imgsz)
-        }
-        reference = next(iter(networks.values())).name
-        measured = target.measure(list(networks.values()), reference=reference)
     times: dict[tuple[Role, str], dict[int, tuple[float, ...]]] = {}
-    for (role, name, width), network in networks.items():
-        times.setdefault((role, name), {})[width] = measured[network.name].samples_ms
+    for (role, name), convolutions in _shapes(imgsz).items():
+        with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+            networks = {
+                width: convolution.network(f"{role}, {name}, {width} channels", target.form, Path(folder))
+                for width, convolution in convolutions.items()
+            }
+            measured = target.measure(list(networks.values()), reference=networks[LOWEST].name)
+        times[role, name] = {width: measured[network.name].samples_ms for width, network in networks.items()}
     if not all(all(rounds.values()) for rounds in times.values()):
         raise TargetError(f"target {target.name!r}: gives no times of single rounds, which a probe needs")
     curves = {role: tuple(Curve(name, rounds) for (of, name), rounds in times.items() if of == role) for role in ROLES}
@@ -103,14 +105,16 @@ def probe_alignment(target: Target, imgsz: int) -> AlignmentProbe:
     return AlignmentProbe(curves, target.fingerprint(), imgsz, staircases)
 
 
-def _convolutions(imgsz: int) -> Iterator[tuple[Role, str, int, Convolution]]:
-    """Role, name, varied width and the convolution itself."""
+def _shapes(imgsz: int) -> dict[tuple[Role, str], dict[int, Convolution]]:
+    """The convolutions by role and name, and by the width that is varied."""
+    shapes: dict[tuple[Role, str], dict[int, Convolution]] = {}
     for kernel, side in ((3, imgsz // 8), (3, imgsz // 16), (1, imgsz // 8)):
         name = f"{kernel}x{kernel} at {side} px"
-        for width in WIDTHS:
-            yield "outputs", name, width, Convolution(_FIXED, width, kernel, side)
-            yield "inputs", name, width, Convolution(width, _FIXED, kernel, side)
-    for width in WIDTHS:
-        # At half of the image's side: steps do not depend on it, and a quarter of the time does.
-        yield "first", f"6x6 at {imgsz // 2} px", width, Convolution(3, width, 6, imgsz // 2, stride=2)
-        yield "depthwise", f"3x3 at {imgsz // 8} px", width, Convolution(width, width, 3, imgsz // 8, depthwise=True)
+        shapes["outputs", name] = {width: Convolution(_FIXED, width, kernel, side) for width in WIDTHS}
+        shapes["inputs", name] = {width: Convolution(width, _FIXED, kernel, side) for width in WIDTHS}
+    # At half of the image's side: steps do not depend on it, and a quarter of the time does.
+    name = f"6x6 at {imgsz // 2} px"
+    shapes["first", name] = {width: Convolution(3, width, 6, imgsz // 2, stride=2) for width in WIDTHS}
+    name = f"3x3 at {imgsz // 8} px"
+    shapes["depthwise", name] = {width: Convolution(width, width, 3, imgsz // 8, depthwise=True) for width in WIDTHS}
+    return shapes

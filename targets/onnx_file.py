@@ -87,12 +87,12 @@ def input_name(network: Network) -> str:
     return str(only.name)
 
 
-def cannot_be_loaded(network: Network, error: Exception) -> TargetError:
+def cannot_be_loaded(network: Network, error: Exception | str) -> TargetError:
     """What to raise when a runtime refuses a file that reads well."""
     return TargetError(f"{where(network)}: cannot be loaded ({_one_line(error)}); export the network again")
 
 
-def does_not_run(network: Network, error: Exception) -> TargetError:
+def does_not_run(network: Network, error: Exception | str) -> TargetError:
     """What to raise when a loaded network fails on its first batch."""
     shape, reason = shape_text(network.input_shape), _one_line(error)
     return TargetError(
@@ -107,7 +107,7 @@ def image_batch(network: Network) -> Any:
     return numpy.random.default_rng(0).random(network.input_shape, dtype=numpy.float32)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())
 
 

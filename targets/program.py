@@ -90,7 +90,7 @@ def run_program(arguments: Sequence[str], timeout: float, clock: Callable[[], fl
             elif clock() > end:
                 problem = f"did not end within {timeout:g} s (timeout)"
     output = Output(**{name: bytes(text).decode(errors="replace") for name, text in heard.items()})
-    problem = problem or _problem(process.returncode)
+    problem = problem or how_it_ended(process.returncode)
     if problem:
         raise MeasurementError(f"{arguments[0]} {problem}; {output.last_words}")
     return output
@@ -167,7 +167,8 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
         process.wait(GRACE)
 
 
-def _problem(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """What an exit code says of a program, as the end of a sentence; empty for 0."""
     if code < 0:
         number = -code
         known = number in set(signal.Signals)

@@ -22,7 +22,7 @@ from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
 from prunetune.targets.template import parse_command, placeholders
 
-Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 """Number formats."""
 
 MINIMUM_ROUNDS = 6
@@ -37,11 +37,16 @@ JSON_KEY = "latency_ms"
 
 _EIGHT = Alignment.everywhere(8)
 
-DEFAULT_ALIGNMENTS: Mapping[Precision, tuple[int, int]] = {"fp32": (8, 8), "fp16": (8, 8), "int8": (16, 32)}
+DEFAULT_ALIGNMENTS: Mapping[Precision, tuple[int, int]] = {
+    "fp32": (8, 8),
+    "fp16": (8, 8),
+    "bf16": (16, 8),
+    "int8": (16, 32),
+}
 """Channels that a CPU, and a GPU, computes together in each number format, where a description does not say it.
 
-Eight fp32 numbers fill an AVX register, eight fp16 numbers a row of a tensor core's tile. In int8 a 512-bit register
-accumulates 16 channels, and TensorRT packs 32 channels of a pixel (its format NC/32HW32)."""
+Eight fp32 numbers fill an AVX register, eight fp16 numbers a row of a tensor core's tile. In int8 and bf16 a 512-bit
+register accumulates 16 channels, and TensorRT packs 32 channels of a pixel (its format NC/32HW32)."""
 
 
 def _parse_alignment(value: Any) -> Alignment:
@@ -157,6 +162,8 @@ class OnnxRuntimeSpec(RuntimeSpec):
     """ONNX Runtime on the CPU, or on an NVIDIA GPU by its CUDA or TensorRT provider."""
 
     kind: Literal["onnxruntime"] = "onnxruntime"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Number format."""
     provider: Literal["cuda", "tensorrt"] | None = None
     """What computes on a GPU; `cuda` where nothing is said."""
 
@@ -222,6 +229,8 @@ class TensorRtSpec(RuntimeSpec):
 
     kind: Literal["tensorrt"] = "tensorrt"
     name: str = "gpu"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Number format."""
     device: str = "cuda"
     """`cuda` or `cuda:N`."""
 

@@ -52,7 +52,7 @@ class Curve:
 
     name: str
     times_ms: Mapping[int, Sequence[float]]
-    """For each of `WIDTHS` one time a round, in ms. Equal positions, also of other curves, are of one round."""
+    """For each of `WIDTHS` one time a round, in ms. Equal positions are of one round."""
 
     @property
     def growth(self) -> float:
@@ -141,7 +141,7 @@ def find_staircase(curves: Sequence[Curve]) -> Staircase:
     """Judges curves of one kind of convolution together. Their median counts: the rule of most shapes.
 
     Args:
-        curves: Measured together, in the same rounds.
+        curves: Each measured for itself. Of longer ones as many rounds count as the shortest has.
     """
     telling = [curve for curve in curves if curve.tells]
     if not telling:
@@ -153,7 +153,7 @@ def _dearest(curves: Sequence[Curve], multiple: int) -> RoundingCost:
     classes = []
     for divisor in (1, *MULTIPLES):
         if divisor < multiple:
-            each = zip(*(curve.costs(multiple, divisor) for curve in curves), strict=True)
+            each = zip(*(curve.costs(multiple, divisor) for curve in curves), strict=False)
             values = [statistics.median(costs) for costs in each]
             classes.append((statistics.median(values), *median_interval(values)))
     return RoundingCost(multiple, *max(classes))

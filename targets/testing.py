@@ -16,6 +16,7 @@ import gc
 import json
 import math
 import platform
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,18 @@ import pytest
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
+from prunetune.targets.latency import Latency, median_interval
 from prunetune.targets.network import Network
 from prunetune.targets.protocol import Target
 
 NARROW = 8
 WIDE = 64
+
+DISTURBANCE = 0.05
+"""How far a network's time may move with its neighbours, as a share of it."""
+
+PAIRS = (1, 8)
+"""How often a network is measured alone and beside others: at first, and further if the first ones disagree."""
 
 
 class TargetTestCase:
@@ -101,6 +109,23 @@ class TargetTestCase:
         networks = [self.network("narrow", NARROW), self.network("wide", WIDE)]
         assert self.target().measure(networks, reference="narrow")["wide"].ratio > 1
 
+    def test_neighbours_change_nothing(self) -> None:
+        """A network measured beside four others takes what it takes alone, to 5 % and what the noise hides."""
+        subject = self.network("subject", WIDE)
+        others = [self.network(f"other-{index}", (WIDE, NARROW)[index % 2]) for index in range(4)]
+        target = self.target()
+        factors: list[tuple[float, float]] = []
+        for pairs in PAIRS:
+            for _ in range(pairs):
+                alone = target.measure([subject], reference="subject")["subject"]
+                beside = target.measure([subject, *others], reference="subject")["subject"]
+                factors.append(_factor(alone, beside))
+            lows, highs = zip(*factors, strict=True)
+            low, high = median_interval(lows)[0], median_interval(highs)[1]
+            if low <= 1 + DISTURBANCE and high >= 1 - DISTURBANCE:
+                return
+        pytest.fail(f"beside four others the network takes {low:.2f} to {high:.2f} times what it takes alone")
+
     def test_the_caller_notices_nothing(self) -> None:
         """The module, the file and the garbage collector are as they were."""
         network = self.network("network", NARROW)
@@ -146,3 +171,16 @@ class TargetTestCase:
         wrong = replace(network, input_shape=(images, channels + 1, height, width))
         with pytest.raises(TargetError, match=rf"'dense'.*{images} x {channels + 1} x {height} x {width}"):
             self.target().measure([wrong], reference="dense")
+
+
+def _factor(alone: Latency, beside: Latency) -> tuple[float, float]:
+    """What neighbours multiply a network's time by: at least and at most, by the middle half of the rounds."""
+    (least, most), (least_beside, most_beside) = _middle(alone), _middle(beside)
+    return least_beside / most, most_beside / least
+
+
+def _middle(latency: Latency) -> tuple[float, float]:
+    if not latency.samples_ms:
+        return latency.median_ms, latency.median_ms
+    lower, _, upper = statistics.quantiles(latency.samples_ms, n=4, method="inclusive")
+    return lower, upper

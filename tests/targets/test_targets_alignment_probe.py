@@ -88,6 +88,20 @@ def test_a_kind_that_tells_nothing_follows_the_default() -> None:
     assert probe.alignment == Alignment.everywhere(16)
 
 
+def test_each_shape_is_measured_for_itself_and_may_take_other_rounds() -> None:
+    """All 264 networks at once would be as many processes where each has its own."""
+    taken = []
+
+    class Growing(Blocks):
+        def measure(self, networks: Sequence[Network], reference: str) -> dict[str, Latency]:
+            taken.append(len(networks))
+            rounds = 5 + len(taken)
+            return {item.name: Latency.from_samples([self._time(item)] * rounds, [1.0] * rounds) for item in networks}
+
+    assert probe_alignment(Growing(inputs=4, outputs=16, depthwise=8), imgsz=64).alignment.default == 16
+    assert taken == [len(WIDTHS)] * 8
+
+
 def test_a_target_without_times_of_rounds() -> None:
     class Bare(Blocks):
         def measure(self, networks: Sequence[Network], reference: str) -> dict[str, Latency]:

@@ -28,10 +28,12 @@ from prunetune.targets import (
     TensorRtSpec,
     TorchSpec,
     TorchTarget,
+    create_predictor,
     create_target,
     parse_target_spec,
 )
 from prunetune.targets.half_precision import halve
+from prunetune.targets.openvino_process import compile_network
 from prunetune.targets.testing import NARROW, TargetTestCase
 
 ONNX_SPEC = OnnxRuntimeSpec(warmup=1, runs=7)
@@ -79,11 +81,20 @@ class TestOnnxRuntime(TargetTestCase):
         return Network(name, (1, width, SIZE, SIZE), onnx=path)
 
 
+def openvino_capabilities() -> list[str]:
+    import openvino
+
+    found: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found
+
+
 @needs_openvino
-@pytest.mark.parametrize("options", [{}, {"hint": "throughput"}, {"precision": "int8"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"hint": "throughput"}, {"precision": "bf16"}, {"precision": "int8"}], ids=str)
 class TestOpenVino(TargetTestCase):
     @pytest.fixture(autouse=True)
     def _options(self, options: dict[str, str]) -> None:
+        if options.get("precision") == "bf16" and "BF16" not in openvino_capabilities():
+            pytest.skip("needs a CPU with bf16")
         self.spec = parse_target_spec({"kind": "openvino", **options, "warmup": 1, "runs": 7})
 
     def target(self) -> Target:
@@ -231,13 +242,35 @@ class TestOnnxFileInOpenVino(OnnxFileCase):
 
 
 @needs_openvino
-def test_openvino_says_which_precisions_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_openvino_says_which_precisions_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     import openvino
 
     monkeypatch.setattr(openvino, "Core", _CoreOfAnOldCpu)
-    target = create_target(OpenVinoSpec(name="board", precision="fp16"))
-    with pytest.raises(TargetError, match=r"'board'.*fp16.*write precision: fp32 or int8"):
+    target = create_target(OpenVinoSpec(name="board", precision=precision))
+    with pytest.raises(TargetError, match=rf"'board'.*{precision}.*write precision: fp32 or int8"):
         target.fingerprint()
+
+
+@needs_openvino
+@pytest.mark.parametrize(("precision", "asked"), [("fp32", "f32"), ("fp16", "f16"), ("bf16", "bf16"), ("int8", "f32")])
+def test_openvino_is_told_the_precision(precision: str, asked: str, tmp_path: Path) -> None:
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
+    request = OpenVinoTarget(OpenVinoSpec(precision=precision))._request(network)
+    assert request.settings["INFERENCE_PRECISION_HINT"] == asked
+
+
+@needs_openvino
+def test_openvino_computes_in_bf16_where_it_is_asked_to(tmp_path: Path) -> None:
+    if "BF16" not in openvino_capabilities():
+        pytest.skip("needs a CPU with bf16")
+    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
+    image = numpy.random.default_rng(0).random(network.input_shape, dtype=numpy.float32)
+    full, short = (
+        create_predictor(OpenVinoSpec(precision=precision), network)(image) for precision in ("fp32", "bf16")
+    )
+    assert not numpy.allclose(full, short, atol=1e-3)
+    numpy.testing.assert_allclose(full, short, atol=0.2)
 
 
 class _CoreOfAnOldCpu:
@@ -254,7 +287,8 @@ def test_openvino_counts_its_threads_anew_for_every_target(tmp_path: Path) -> No
     create_target(OPENVINO_SPEC).measure([network], reference="dense")
     two = OpenVinoTarget(OPENVINO_SPEC.model_copy(update={"threads": 2}))
     with two.pinned():
-        assert two._compile(network).get_property("INFERENCE_NUM_THREADS") == 2
+        compiled = compile_network(two._core, two._request(network))
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 2
 
 
 def test_openvino_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,6 +448,7 @@ def test_fingerprint_tells_settings_apart() -> None:
 def test_fingerprint_tells_the_hint() -> None:
     one, two = (OpenVinoTarget(OpenVinoSpec(hint=hint)).fingerprint() for hint in ("latency", "throughput"))
     assert one != two
+    assert one["networks"] == two["networks"] == "a process each"
 
 
 def test_import_loads_no_runtime() -> None:

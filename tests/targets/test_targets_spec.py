@@ -71,7 +71,11 @@ def test_int8_gets_wider_blocks(options: dict[str, Any], channels: int) -> None:
     assert spec.quantises
     assert spec.alignment == Alignment.everywhere(channels)
     assert parse_target_spec({**options, "precision": "int8", "alignment": 4}).alignment == Alignment.everywhere(4)
-    assert set(DEFAULT_ALIGNMENTS) == {"fp32", "fp16", "int8"}
+    assert set(DEFAULT_ALIGNMENTS) == {"fp32", "fp16", "bf16", "int8"}
+
+
+def test_bf16_gets_the_width_of_its_registers() -> None:
+    assert parse_target_spec({"kind": "openvino", "precision": "bf16"}).alignment == Alignment.everywhere(16)
 
 
 def test_a_new_key_changes_no_older_description() -> None:
@@ -111,7 +115,10 @@ def test_half_precision_on_a_gpu(device: str) -> None:
         ({"device": "cuda", "provider": "rocm"}, "provider"),
         ({"kind": "openvino", "device": "cuda"}, "openvino measures on the CPU"),
         ({"kind": "openvino", "hint": "speed"}, "hint"),
-        ({"kind": "openvino", "precision": "bf16"}, "precision"),
+        ({"kind": "openvino", "precision": "bfloat16"}, "precision"),
+        ({"kind": "onnxruntime", "precision": "bf16"}, "precision"),
+        ({"kind": "tensorrt", "precision": "bf16"}, "precision"),
+        ({"kind": "torch", "precision": "bf16"}, "precision"),
         ({"kind": "torch", "precision": "fp16"}, "device: cuda"),
         ({"kind": "torch", "device": "cuda", "precision": "int8"}, "precision"),
         ({"thread": 2}, "thread"),
@@ -187,7 +194,7 @@ def test_a_command_is_stored_and_read_back(keys: dict[str, Any]) -> None:
         ({"timeout": float("inf")}, "timeout"),
         ({"retries": -1}, "retries"),
         ({"runs": 0}, "runs"),
-        ({"precision": "bf16"}, "precision"),
+        ({"precision": "tf32"}, "precision"),
         ({"warmup": 1}, "warmup"),
     ],
 )
