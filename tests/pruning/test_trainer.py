@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +242,36 @@ def test_a_recovery_multiplies_the_learning_rate(
     rate = factor * given.get("lr0", learning_rate({}, 2))
     (initial,) = {group["initial_lr"] for group in state.optimizer["optimizer"]["param_groups"]}
     assert initial == pytest.approx(rate)
+
+
+@pytest.fixture(scope="module")
+def converged(
+    write_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Detector, TrainingSetup, float]:
+    """A detector of 120 classes, two of which there are, that has converged; and its map50_95."""
+    data = write_data(tmp_path_factory.mktemp("many"), {"train": 32, "val": 16})
+    others = "".join(f"  {number}: other {number}\n" for number in range(2, 120))
+    data.write_text(data.read_text() + others)
+    easy = {"mosaic": 0.0, "translate": 0.0, "scale": 0.0, "fliplr": 0.0}
+    setup = TrainingSetup(str(data), "many", imgsz=64, batch=4, hyperparameters=easy)
+    quick = replace(setup, hyperparameters={**easy, "lr0": 0.003})
+    names = ("square", "disc", *(f"other {number}" for number in range(2, 120)))
+    phase = recovery_phase(30, "map50_95")
+    detector, _ = train(Detector.load("yolov5n.yaml", names), phase, quick, loaders := DataLoaders(quick))
+    return detector, setup, evaluate(detector, setup, loaders).map50_95
+
+
+def test_an_epoch_leaves_a_detector_that_has_converged_as_good_as_it_was(
+    converged: tuple[Detector, TrainingSetup, float],
+) -> None:
+    detector, setup, given = converged
+    phase, after = replace(recovery_phase(6, "map50_95"), until=1), {}
+    for rate in ({}, {"lr0": 0.01}):
+        own = replace(setup, hyperparameters={**setup.hyperparameters, **rate})
+        _, state = train(detector, phase, own, DataLoaders(own))
+        after[rate.get("lr0")] = state.history[-1]["accuracy"]["map50_95"]
+    assert after[None] > 0.9 * given
+    assert after[None] > after[0.01], "it is the rate"
 
 
 def test_every_sparse_epoch_records_penalty_and_histogram(sparse: Sparse, sparsity: Sparsity) -> None:
