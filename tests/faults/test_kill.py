@@ -78,7 +78,7 @@ MOMENTS = {
     "between two epochs of recovery": r"recovery, epoch 2 in",
     "when a trial was told": r"^trial \d+ \[1/3\] OK",
     "between two epochs of a control": r"control, epoch 4 in",
-    "while the front is measured again": r"^  measuring \d members",
+    "while the front is measured again": r"^  measuring \d members? of the front",
     "while the front is exported": r"^  exporting",
 }
 """Ten and one moments in the order of a study, as `hold` knows them. Each comes, however often it was killed before."""
