@@ -150,7 +150,7 @@ def test_a_study_and_what_ships_of_it(
     recovered = prunetune("recover", bundle, f"data={data}", "epochs=1", "--out", again)
     assert recovered.code == 0, recovered.err
     assert {check.state for check in verify.verify(again, str(data))} == {"holds"}
-    drawn = prunetune("pictures", *where, "--out", tmp_path / "drawn", "--trial", 0, "--count", 1)
+    drawn = prunetune("pictures", *where, "--out", tmp_path / "drawn", "--trial", 0, "--images", 1)
     assert drawn.code == 0, drawn.err
     assert list((tmp_path / "drawn").glob("sample-*.jpg"))
     with_channels(data, 3 if channels == 1 else 1)
