@@ -32,6 +32,7 @@ from prunetune.pruning.training import (
     Phase,
     RecoveryProgress,
     RecoveryStoppedError,
+    continued_phase,
     early_phase,
     recovery_phase,
 )
@@ -186,7 +187,7 @@ class Pipeline:
                 the original's epochs as well.
         """
         if name == "dense":
-            return self.stages.train("control", self.original(), recovery_phase(epochs, self.choose))
+            return self.stages.train("control", self.original(), continued_phase(epochs, self.choose))
         phase = recovery_phase(self.source.dense_epochs + epochs, self.choose)
         return self.stages.train("control", self._untrained(name), phase)
 

@@ -174,6 +174,14 @@ def recovery_phase(epochs: int, choose: Choice, lr_factor: float = 1.0) -> Phase
     return Phase(epochs, "linear", warmup_epochs=min(3.0, epochs / 10), choose=choose, lr_factor=lr_factor)
 
 
+def continued_phase(epochs: int, choose: Choice) -> Phase:
+    """The same for a detector that has converged, which a gentler start keeps as it is: ultralytics' warm-up.
+
+    A pruned one has a way to go, and loses by it (benchmarks/RESULTS.md, "Training on").
+    """
+    return replace(recovery_phase(epochs, choose), warmup_epochs=min(3.0, epochs / 4))
+
+
 @dataclass
 class EpochRecord:
     """What one epoch reports."""

@@ -30,6 +30,7 @@ from prunetune.pruning.training import (
     Phase,
     TrainingFailureError,
     TrainingSetup,
+    continued_phase,
     learning_rate,
     recovery_phase,
 )
@@ -265,7 +266,7 @@ def test_an_epoch_leaves_a_detector_that_has_converged_as_good_as_it_was(
     converged: tuple[Detector, TrainingSetup, float],
 ) -> None:
     detector, setup, given = converged
-    phase, after = replace(recovery_phase(6, "map50_95"), until=1), {}
+    phase, after = replace(continued_phase(6, "map50_95"), until=1), {}
     for rate in ({}, {"lr0": 0.01}):
         own = replace(setup, hyperparameters={**setup.hyperparameters, **rate})
         _, state = train(detector, phase, own, DataLoaders(own))
