@@ -276,28 +276,23 @@ def rounds_text(told: Mapping[str, Any]) -> str:
 
 def trained_text(control: Mapping[str, Any]) -> str:
     """How long a control was trained, as the study stores it; empty where it is not known."""
-    epochs = integer(control.get("epochs"))
+    epochs, given = integer(control.get("epochs")), number(control.get("map50_95_given"))
+    if epochs is None:
+        return ""
+    count = f"{epochs} epoch{'s' * (epochs != 1)}"
+    if points_lost(control) is not None:
+        return f"as given, since {count} of training on gave {control['map50_95_trained_on']:.3f}"
     on = "on " if control.get("trained_on") is True else ""
-    given = number(control.get("map50_95_given"))
-    start = "" if given is None else f" from {given:.3f}"
-    return "" if epochs is None else f"trained {on}for {epochs} epoch{'s' * (epochs != 1)}{start}"
+    return f"trained {on}for {count}" + ("" if given is None else f" from {given:.3f}")
 
 
 def points_lost(control: Mapping[str, Any]) -> float | None:
-    """How many points of mAP50-95 a control that was trained on is below the checkpoint that was given.
+    """How many points of mAP50-95 training on has cost a checkpoint that was given.
 
-    None where it is not below it, or was trained from the beginning.
+    None where it cost none, or the control was trained from the beginning.
     """
-    given, now = number(control.get("map50_95_given")), number(control.get("map50_95"))
+    given, now = number(control.get("map50_95_given")), number(control.get("map50_95_trained_on"))
     return None if given is None or now is None or now >= given else 100 * (given - now)
-
-
-def worse_text(control: Mapping[str, Any], points: float) -> str:
-    """Says that training on cost a control so many points."""
-    return (
-        f"{trained_text(control)} to {control['map50_95']:.3f}, which is {points:.1f} points of mAP50-95 below the "
-        "checkpoint as given: give more epochs, or a smaller train.lr0"
-    )
 
 
 def earlier_rounds(count: int) -> str:

@@ -13,7 +13,7 @@ from prunetune.results.entries import (
     points_lost,
     recipe_text,
     text,
-    worse_text,
+    trained_text,
 )
 from prunetune.results.findings import Findings
 from prunetune.results.studied_target import StudiedTarget
@@ -182,7 +182,10 @@ def cautions(found: Findings) -> list[str]:
         )
     for name, control in mapping(found.attributes.get("controls")).items():
         if (points := points_lost(mapping(control))) is not None:
-            notes.append(f"{name.capitalize()} was {worse_text(control, points)}. Recoveries may have lost as much.")
+            notes.append(
+                f"{name.capitalize()} stands {trained_text(control)}, {points:.1f} points less. Recoveries may have "
+                "lost as much: give more epochs, or a smaller train.lr0."
+            )
     unmeasured = [str(item.trial) for item in found.front if str(item.trial) not in found.confirmed]
     if found.front and found.confirmed and unmeasured:
         notes.append(f"Not yet measured again beside the others: trial {', '.join(unmeasured)}.")

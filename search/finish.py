@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,10 @@ from optuna.trial import TrialState
 
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
-from prunetune.results.entries import points_lost, worse_text
+from prunetune.results.entries import points_lost, trained_text
 from prunetune.search.aside import patiently
 from prunetune.search.attributes import FINISHED
 from prunetune.search.confirmation import confirm, is_confirmed
@@ -71,13 +73,13 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
             progress.end()
             progress.say(f"control {name}: {error.cause} ({error}); the study ends without it")
             continue
+        stage, accuracy, training = _better(workspace, name, stage)
         detector = detectors[name] = Detector.load(stage.file(CHECKPOINT))
         described = describe(detector, stage.file(CHECKPOINT), workspace.measure(detector), workspace)
-        accuracy = workspace.evaluate(detector).as_dict() if workspace.quantises else stage.record["accuracy"]
         entries[name] = {
             **accuracy,
             **described,
-            **_training(workspace, name),
+            **training,
             "checkpoint": workspace.keep_checkpoint(stage, name),
             "onnx": None,
         }
@@ -86,20 +88,38 @@ def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progres
         told = entries[name]
         progress.network(f"control {name}", told["map50_95"], stated, told["gflops"], told["params"], stage.reused)
         if (points := points_lost(told)) is not None:
-            progress.say(f"control {name}: {worse_text(told, points)}")
+            progress.say(
+                f"control {name}: {trained_text(told)}, {points:.1f} points of mAP50-95 below {told['map50_95']:.3f}: "
+                "give more epochs, or a smaller train.lr0"
+            )
     return detectors
 
 
-def _training(workspace: Workspace, name: str) -> dict[str, Any]:
-    """How long a control was trained; of a checkpoint only that is known which it was trained on, and its accuracy."""
-    further = workspace.spec.space.longest_epochs
+def _better(
+    workspace: Workspace, name: str, trained: StoredStage
+) -> tuple[StoredStage, Mapping[str, Any], dict[str, Any]]:
+    """What a control is, its accuracy, and how it was trained.
+
+    A checkpoint that was given may be better than what training on has made of it. Then it is what others compare with.
+    """
+    accuracy, further = _accuracy(workspace, trained), workspace.spec.space.longest_epochs
     if name != "dense" or not workspace.pipeline.source.is_checkpoint:
-        return {"epochs": workspace.spec.dense_epochs + further}
+        return trained, accuracy, {"epochs": workspace.spec.dense_epochs + further}
     given = workspace.pipeline.original()
-    accuracy = given.record["accuracy"]
+    as_given = _accuracy(workspace, given)
+    scores = {"map50_95_given": as_given["map50_95"], "map50_95_trained_on": accuracy["map50_95"]}
+    training = {"epochs": further, "trained_on": True, **scores}
+    if accuracy["map50_95"] < as_given["map50_95"]:
+        return given, as_given, training
+    return trained, accuracy, training
+
+
+def _accuracy(workspace: Workspace, stage: StoredStage) -> Mapping[str, Any]:
+    """A stage's accuracy on `val`, as its network ships."""
     if workspace.quantises:
-        accuracy = workspace.evaluate(Detector.load(given.file(CHECKPOINT))).as_dict()
-    return {"epochs": further, "trained_on": True, "map50_95_given": accuracy["map50_95"]}
+        return workspace.evaluate(Detector.load(stage.file(CHECKPOINT))).as_dict()
+    accuracy: Mapping[str, Any] = stage.record["accuracy"]
+    return accuracy
 
 
 def _evaluate_on_test(

@@ -25,7 +25,7 @@ from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.stages import Stage, training_stage
 from prunetune.pruning.store import StageStore, file_sha256
 from prunetune.pruning.surgery import layer_regions
-from prunetune.pruning.training import Choice, TrainingFailureError, TrainingSetup, recovery_phase
+from prunetune.pruning.training import Accuracy, Choice, TrainingFailureError, TrainingSetup, continued_phase
 from prunetune.results import verify
 from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
 from prunetune.results.model_card import command_line
@@ -198,7 +198,7 @@ class _Recovery:
             seed=spec.seed,
             hyperparameters=spec.train,
         )
-        self._phase = recovery_phase(spec.epochs, spec.choose)
+        self._phase = continued_phase(spec.epochs, spec.choose)
         self._start = Stage("original", "", {"checkpoint": parent.sha256, "data": self._dataset.fingerprint})
         self._digest = training_stage("recovery", self._start.digest, setup, self._phase).digest
         self._setup, self._work, self._data = setup, work, data
@@ -217,22 +217,24 @@ class _Recovery:
         before = stages.make(self._start, lambda: self._parent.detector)
         self._progress.begin("recovering")
         recovered = stages.train("recovery", before, self._phase)
-        detector = Detector.load(recovered.file(CHECKPOINT))
-        figures = {"val": recovered.record["accuracy"]}
+        start, end = (Accuracy.from_dict(stage.record["accuracy"]) for stage in (before, recovered))
+        is_worse = end.score(self._spec.choose) < start.score(self._spec.choose)
+        best = before if is_worse else recovered
+        detector = Detector.load(best.file(CHECKPOINT))
+        figures = {"val": best.record["accuracy"]}
         if stages.loaders.has_test:
             self._progress.begin("evaluating on the test split")
             figures["test"] = stages.evaluate(detector, "test").as_dict()
         self._progress.end()
-        start, end = (stage.record["accuracy"]["map50_95"] for stage in (before, recovered))
-        worse = "; it was better before: give more epochs, or a smaller train.lr0" if end < start else ""
+        kept = "; it was better before, and is kept as it was: give more epochs, or a smaller train.lr0"
         self._progress.say(
-            f"map50_95 on val: {start:.3f} to {end:.3f} by epoch {recovered.record['best_epoch']} of "
-            f"{self._spec.epochs}{worse}"
+            f"map50_95 on val: {start.map50_95:.3f} to {end.map50_95:.3f} by epoch {recovered.record['best_epoch']} of "
+            f"{self._spec.epochs}{kept if is_worse else ''}"
         )
         metadata = {"prunetune": version("prunetune"), "prunetune_network": f"{self._parent.title}, recovered"}
         write_bundle(
             out,
-            recovered.file(CHECKPOINT),
+            best.file(CHECKPOINT),
             onnx_parts(detector, self._spec.imgsz, metadata),
             self._parent.described_channels(),
             lambda: self._describe(detector, figures),

@@ -193,8 +193,9 @@ def test_each_of_several_targets_has_a_column(
 def test_how_long_a_control_was_trained() -> None:
     assert trained_text({"epochs": 34}) == "trained for 34 epochs"
     assert trained_text({"epochs": 1, "trained_on": True}) == "trained on for 1 epoch"
-    given = {"epochs": 8, "trained_on": True, "map50_95_given": 0.2094}
+    given = {"epochs": 8, "trained_on": True, "map50_95_given": 0.2094, "map50_95_trained_on": 0.21}
     assert trained_text(given) == "trained on for 8 epochs from 0.209"
+    assert trained_text({**given, "map50_95_trained_on": 0.2}) == "as given, since 8 epochs of training on gave 0.200"
     assert trained_text({}) == ""
 
 
@@ -203,5 +204,5 @@ def test_how_long_a_control_was_trained() -> None:
     [(0.4, 0.38, 2.0), (0.4, 0.4, None), (0.4, 0.41, None), (None, 0.1, None), (0.4, None, None)],
 )
 def test_what_training_on_cost(given: float | None, now: float | None, lost: float | None) -> None:
-    control = {"map50_95_given": given, "map50_95": now}
+    control = {"map50_95_given": given, "map50_95_trained_on": now}
     assert points_lost(control) == (None if lost is None else pytest.approx(lost))

@@ -388,7 +388,8 @@ def test_a_bundle_is_trained_on(bundle: Path, finished_study: Path, prunetune: P
     assert answer.code == 0, answer.err
     before, after = (Detector.load(folder / "model.pt") for folder in (bundle, out))
     assert after.channels == before.channels
-    assert not torch.equal(*(network.model.model[0].conv.weight for network in (before, after)))
+    is_kept = "is kept as it was" in answer.out + answer.err
+    assert torch.equal(*(network.model.model[0].conv.weight for network in (before, after))) == is_kept
     told = json.loads((out / "bundle.json").read_text())
     assert told["title"] == "shipped, trial 1, recovered"
     assert set(told["figures"]["model.pt"]) == {"val", "test"}
@@ -396,6 +397,18 @@ def test_a_bundle_is_trained_on(bundle: Path, finished_study: Path, prunetune: P
     assert prunetune("verify", out, "--data", data).code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["further"], "its stages are gone"
     assert "holds this recovery already" in prunetune(*command).err
+
+
+def test_what_training_on_only_spoils_is_kept_as_it_was(
+    bundle: Path, finished_study: Path, prunetune: Prunetune, tmp_path: Path
+) -> None:
+    out, data = tmp_path / "spoilt", finished_study / "data.yaml"
+    answer = prunetune("recover", bundle, f"data={data}", "epochs=1", "train.lr0=0.5", "--out", out)
+    assert answer.code == 0, answer.err
+    assert "is kept as it was" in answer.out + answer.err
+    before, after = (Detector.load(folder / "model.pt") for folder in (bundle, out))
+    assert torch.equal(*(network.model.model[0].conv.weight for network in (before, after)))
+    assert prunetune("verify", out, "--data", data).code == 0, "the card's figures are its own"
 
 
 def test_a_checkpoint_is_trained_on(bundle: Path, finished_study: Path, prunetune: Prunetune, tmp_path: Path) -> None:
