@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
+import torch
+
+from prunetune.pruning.compat import prepare_ultralytics
 
 THREADS = """
 import os
@@ -39,3 +44,15 @@ def test_a_training_on_a_cpu_has_every_core_of_its_process() -> None:
 
 def test_what_the_user_says_of_threads_holds() -> None:
     assert _threads(OMP_NUM_THREADS="1") == 1
+
+
+@pytest.mark.parametrize("images", [1, 3, 16])
+def test_a_busy_machine_loses_no_detections(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ultralytics gives up on the rest of a batch when its clock says that suppression took too long."""
+    prepare_ultralytics()
+    from ultralytics.utils.nms import non_max_suppression
+
+    clock = itertools.count(step=60)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    found = torch.tensor([[32.0, 32.0, 20.0, 20.0, 0.9]]).T.repeat(images, 1, 1)  # one box of one class
+    assert [len(boxes) for boxes in non_max_suppression(found)] == [1] * images
