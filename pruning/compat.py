@@ -1,6 +1,6 @@
 """Makes ultralytics quiet, offline and importable. Call `prepare_ultralytics` before importing it.
 
-Four things need care:
+Five things need care:
 
 - ultralytics keeps a settings file in the user's home, looks for updates and can send usage events. A study is
   no place for that: the settings go to a folder of prunetune's own unless `YOLO_CONFIG_DIR` says otherwise, and
@@ -10,6 +10,8 @@ Four things need care:
   `import torchvision` raises RuntimeError, although ultralytics only needs its non-maximum suppression and
   carries an equal one of its own (`TorchNMS`). A stand-in module then takes torchvision's place.
 - Exports of under 0.1 MB are failures to ultralytics. A strongly pruned network is as small.
+- Non-maximum suppression stops after some seconds by the clock, and a batch's other images then have no detections: on
+  a busy machine accuracies would differ from run to run.
 - On a CPU ultralytics leaves one core idle, whatever `OMP_NUM_THREADS` and the process's cores say. Of two cores that
   is half the speed.
 """
@@ -47,6 +49,7 @@ def prepare_ultralytics() -> None:
         _stand_in_for_torchvision()
     _without_trackers()
     _with_small_exports()
+    _without_time_limit()
     _with_threads(threads)
 
 
@@ -128,6 +131,13 @@ def _with_small_exports() -> None:
 
     size_of = exporter.file_size
     exporter.file_size = lambda path: max(size_of(path), 0.101)
+
+
+def _without_time_limit() -> None:
+    """Lets non-maximum suppression come to its end, however long it takes."""
+    from ultralytics.utils import nms
+
+    nms.time = types.SimpleNamespace(time=lambda: 0.0)
 
 
 def _threads() -> int:

@@ -413,6 +413,8 @@ def _reason(error: Exception) -> str:
 def _prepare() -> None:
     """Keeps ultralytics from installing and looking up anything, and lets it do without torchvision.
 
+    On a busy machine non-maximum suppression would run out of its time, and leave images without detections.
+
     The torchvision of the package index is built against CUDA and does not load beside a CPU build of torch.
     ultralytics needs its non-maximum suppression only, and has an equal one of its own.
     """
@@ -437,6 +439,11 @@ def _prepare() -> None:
         from ultralytics.utils.nms import TorchNMS
 
         root.ops.nms = TorchNMS.nms
+
+    from ultralytics.utils import nms
+
+    timeless: Any = types.SimpleNamespace(time=lambda: 0.0)
+    nms.time = timeless
 
 
 def main() -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from prunetune.pruning.compat import prepare_ultralytics
 
 THREADS = """
 import os
@@ -70,3 +75,15 @@ def test_a_user_may_have_no_home(homes: dict[str, str], tmp_path: Path) -> None:
         assert "Traceback" not in told.stderr
         assert "telemetry" not in told.stderr, "ONNX Runtime says so when it cannot keep an identifier in the home"
     assert {path.name for path in tmp_path.iterdir()} <= {"settings"}
+
+
+@pytest.mark.parametrize("images", [1, 3, 16])
+def test_a_busy_machine_loses_no_detections(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ultralytics gives up on the rest of a batch when its clock says that suppression took too long."""
+    prepare_ultralytics()
+    from ultralytics.utils.nms import non_max_suppression
+
+    clock = itertools.count(step=60)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    found = torch.tensor([[32.0, 32.0, 20.0, 20.0, 0.9]]).T.repeat(images, 1, 1)  # one box of one class
+    assert [len(boxes) for boxes in non_max_suppression(found)] == [1] * images
