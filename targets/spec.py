@@ -20,6 +20,7 @@ from pydantic import (
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
+from prunetune.targets.printed_number import named_unit
 from prunetune.targets.template import parse_command, placeholders
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
@@ -248,7 +249,7 @@ class CommandSpec(BaseTargetSpec):
     name: str = "board"
     command: Annotated[tuple[str, ...], BeforeValidator(parse_command)]
     """The program and its arguments, run without a shell. `prunetune.targets.template` has the placeholders."""
-    json_key: str | None = None
+    json_key: str | None = Field(default=None, min_length=1)
     """Where the latency is in the JSON that the program prints: `latency.median`, `runs.0.ms`. By default
     `latency_ms`."""
     regex: str | None = None
@@ -256,8 +257,8 @@ class CommandSpec(BaseTargetSpec):
     pick: Literal["first", "last", "median", "min"] | None = None
     """Which of several numbers counts. It has to be said where one run of the program prints different ones."""
     unit: Literal["us", "ms", "s", "printed"] = "ms"
-    """Unit of the number that the program prints. One that stands right beside it has to be the same; `printed` reads
-    it there, for programs that change it."""
+    """Unit of the number that the program prints. One that stands beside it or in its label has to be the same;
+    `printed` reads it there, for programs that change it."""
     timeout: float = Field(strict=True, default=120.0, gt=0)
     """How long one run of the program may take, in s."""
     retries: int = Field(strict=True, default=3, ge=0)
@@ -284,7 +285,7 @@ class CommandSpec(BaseTargetSpec):
     @classmethod
     def _check_regex(cls, regex: str | None) -> str | None:
         try:
-            groups = re.compile(regex or "()").groups
+            groups = re.compile("()" if regex is None else regex).groups
         except re.error as error:
             raise ValueError(f"is no regular expression ({error})") from None
         if groups != 1:
@@ -305,8 +306,8 @@ class CommandSpec(BaseTargetSpec):
         if self.regex is None and self.unit == "printed":
             raise ValueError("unit: printed stands beside what regex: finds; for json_key write us, ms or s")
         key = self.json_key or JSON_KEY
-        if self.regex is None and (named := re.search(r"(?:^|[._])(ns|us|ms|s)$", key)) and named[1] != self.unit:
-            raise ValueError(f"json_key: {key} names {named[1]} as its unit, and unit: is {self.unit}; make them agree")
+        if self.regex is None and (named := named_unit(key)) and named.lastgroup != self.unit:
+            raise ValueError(f"json_key: {key} names {named[0]} as its unit, and unit: is {self.unit}; make them agree")
         return self
 
     def usual_alignment(self) -> Alignment:

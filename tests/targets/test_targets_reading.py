@@ -101,6 +101,9 @@ def test_json_that_tells_no_latency(text: str, key: str, said: str) -> None:
         ("yolov5n 640x640 run 3 12.5 ms", "", r"run 3 ([0-9.]+) ms", 12.5),
         ("[10/03/2024-10:47:59] [I] median = 5.2 ms", "", r"median = ([0-9.]+) ms", 5.2),
         ("time->6.83ms", "", r"time->([0-9.]+)ms", 6.83),
+        ("640 480 12.5", "", r"480 ([0-9.]+)", 12.5),
+        ("run 0 125.5 ms", "", r"run 0 ([0-9.]+)", 125.5),
+        ("10:47:59 125.5 ms", "", r" ([0-9.]+) ms", 125.5),
     ],
 )
 def test_regex(stdout: str, stderr: str, regex: str, found: float) -> None:
@@ -141,6 +144,12 @@ def test_seconds_behind_no_minutes() -> None:
         ("real\t1m2.345s", r"m([0-9.]+)s", "2.345", "1m2.345"),
         ("0.01user 1:02.50elapsed", r"([0-9.]+)elapsed", "02.50", "1:02.50"),
         ("latency: 123 ms", r"([0-9]{2}) ms", "23", "123"),
+        ("latency: 1 234.5 ms", r"latency: ([0-9.]+)", "1", "1 234.5"),
+        ("latency: 1 234.5 ms", r"([0-9.]+) ms", "234.5", "1 234.5"),
+        ("latency: 12 345 us", r"([0-9.]+) us", "345", "12 345"),
+        ("latency: 1 234 567,8", r"latency: ([0-9.]+)", "1", "1 234 567,8"),
+        ("latency: 12.5_000", r": ([0-9.]+)", "12.5", "12.5_000"),
+        ("latency: 1h02m", r": ([0-9.]+)", "1", "1h02"),
     ],
 )
 def test_a_match_that_begins_or_ends_inside_a_number_is_refused(text: str, regex: str, taken: str, number: str) -> None:
@@ -228,6 +237,32 @@ def test_units(unit: str, found: float) -> None:
         ("5.1 FPS", "ms", "FPS"),
         ("5.1 images/s", "ms", "images/s"),
         ("5.1%", "ms", "%"),
+        ("5.1 \u00b1 0.3 us", "ms", "us"),
+        ("5.1 +/- 0.3 us", "ms", "us"),
+        ("5.1/13.5 \u00b5s", "ms", "\u00b5s"),
+        ("5.1, 13.5 us", "ms", "us"),
+        ("5.1 - 13.5 (s)", "ms", "s"),
+        ("5.1 (us)", "ms", "us"),
+        ("5.1 [ms]", "us", "ms"),
+        ("5.1|us", "ms", "us"),
+        ("5.1, s", "ms", "s"),
+        ("5.1 min", "ms", "min"),
+        ("5.1 minutes", "ms", "minutes"),
+        ("5.1 h", "ms", "h"),
+        ("5.1 hours", "ms", "hours"),
+        ("5.1m 3s", "ms", "m"),
+        ("5.1 kHz", "ms", "kHz"),
+        ("5.1 frames per second", "ms", "frames per second"),
+        ("latency_us: 5.1", "ms", "us"),
+        ('"latency_s": 5.1', "ms", "s"),
+        ("avg_us = 5.1", "ms", "us"),
+        ("Latency, us: 5.1", "ms", "us"),
+        ("in seconds: 5.1", "ms", "seconds"),
+        ("p50_us: 5.1", "ms", "us"),
+        ("Latency (us): mean 5.1", "ms", "us"),
+        ("Time(us), then 5.1", "ms", "us"),
+        ("FPS: 5.1", "ms", "FPS"),
+        ("4.9 ms, FPS 5.1", "ms", "FPS"),
     ],
 )
 def test_a_unit_that_is_not_the_descriptions_is_refused(text: str, unit: str, printed: str) -> None:
@@ -238,7 +273,14 @@ def test_a_unit_that_is_not_the_descriptions_is_refused(text: str, unit: str, pr
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("5.1 ns", 5.1e-6), ("5.1 us", 5.1e-3), ("5.1ms", 5.1), ("5.1 sec", 5100), ("Time(us): 5.1", 5.1e-3)],
+    [
+        ("5.1 ns", 5.1e-6),
+        ("5.1 us", 5.1e-3),
+        ("5.1ms", 5.1),
+        ("5.1 sec", 5100),
+        ("Time(us): 5.1", 5.1e-3),
+        ("avg_us 5.1", 5.1e-3),
+    ],
 )
 def test_the_unit_that_is_printed_is_read(text: str, found: float) -> None:
     assert read(f"it took {text}", regex=r"(5\.1)", unit="printed") == pytest.approx(found)
@@ -251,8 +293,35 @@ def test_without_a_printed_unit_of_time_there_is_no_latency(text: str, shown: st
     assert f"found 5.1 in {shown}, and unit: is printed" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["5.1", "5.1 ms", "5.1 slices", "5.1 milk", "Time(us), then 5.1", "5.1\ns", "5.1, s"])
-def test_what_is_not_right_beside_a_number_is_not_its_unit(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5.1",
+        "5.1 ms",
+        "5.1 ms in 3 s",
+        "5.1 in 3 s",
+        "5.1 slices",
+        "5.1 milk",
+        "5.1\ns",
+        "ns\n5.1",
+        "5.1, fps: 196",
+        "5.1, FPS 196",
+        "5.1 (196 FPS)",
+        "5.1 (+3.2%)",
+        "5.1 min 4.9 max 7",
+        "5.1 min: 4.9",
+        "5.1, min 4.9, max 7",
+        "ms=5.1, us=5100",
+        "after 3 s: 5.1",
+        "min 4900 us, then 5.1",
+        "percentile(99%) = 5.1",
+        "the model's time: 5.1",
+        "yolox_s: 5.1",
+        "YOLOX-S 5.1",
+        "h: 5.1",
+    ],
+)
+def test_a_unit_of_something_else_is_not_the_numbers(text: str) -> None:
     assert read(f"{text} end", regex=r"(5\.1)") == 5.1
 
 
