@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Endings of the files that ultralytics takes for images, in lower case."""
 _SPLITS = ("train", "val", "test")
+_LOGGER = logging.getLogger(__name__)
 _MOST_CLASSES = 100_000  # without names; a larger number is a mistake
 
 
@@ -83,6 +85,12 @@ def describe(source: DataSource, problems: list[Problem]) -> Description:
             sources[split] = tuple(_resolve(root, item) for item in entries)
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(_no_path(split, entry, error))
+    for path in (root, *(path for paths in sources.values() for path in paths)):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # no yaml can name it
+            problems.append(Problem("yaml", f"{path}: its name is not UTF-8, which no YAML can hold; rename it"))
+            return Description(root, names, {}, channels, keypoints)
     return Description(root, names, sources, channels, keypoints)
 
 
@@ -154,6 +162,12 @@ def _names(content: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ..
         text = f"names: must list the classes or map indices to them, not {names!r}"
         problems.append(Problem("yaml", text))
         return ()
+    indices = [int(key) for key in names if str(key).strip().isdecimal()]
+    if len(set(indices)) < len(indices):
+        twice = next(index for index in indices if indices.count(index) > 1)
+        text = f"names: {twice} is there twice, as a number and as text; give each class an index of its own"
+        problems.append(Problem("yaml", text))
+        return ()
     by_index = {int(key): str(name) for key, name in names.items() if str(key).strip().isdecimal()}
     if set(by_index) != set(range(len(names))):
         keys = ", ".join(str(key) for key in names)
@@ -203,6 +217,8 @@ def _resolve(root: Path, entry: str) -> Path:
 
 def _nearest(path: Path, remedy: str) -> str:
     """The existing path that was probably meant, or else the remedy."""
+    if "\\" in str(path):
+        return "its separators are those of Windows: write / in place of \\"
     existing = next(parent for parent in path.parents if parent.is_dir())
     wrong, *rest = path.relative_to(existing).parts
     names = sorted(entry.name for entry in existing.iterdir())
@@ -216,12 +232,13 @@ def list_images(split: str, sources: tuple[Path, ...], problems: list[Problem]) 
     """The images of one split, sorted; adds sources that are missing or hold none to `problems`."""
     images: list[Path] = []
     for source in sources:
+        lines: list[str] = []
         if source.is_dir():
             pattern = os.path.join(glob.escape(str(source)), "**", "*.*")
             names = glob.glob(pattern, recursive=True)
         elif source.is_file() and source.suffix.lower()[1:] not in IMAGE_SUFFIXES:
             try:
-                names = _read_list(source)
+                names = lines = _read_list(source)
             except (OSError, UnicodeDecodeError) as error:
                 text = f"{split}: {source} is no list of images ({error}); write one path a line"
                 problems.append(Problem("split", text))
@@ -234,15 +251,27 @@ def list_images(split: str, sources: tuple[Path, ...], problems: list[Problem]) 
             remedy = _nearest(source, "create it or correct the path")
             problems.append(Problem("split", f"{split}: {source} does not exist; {remedy}"))
             continue
-        found = [Path(name) for name in names if name.rpartition(".")[-1].lower() in IMAGE_SUFFIXES]
+        found = [Path(name) for name in names if _is_image(name)]
+        lines = [line for line in lines if line.strip()]
+        others = [line for line in lines if not _is_image(line)]
+        if found and others:
+            text = "%s: %d of its %d lines name no image file and are not used, such as %r"
+            _LOGGER.warning(text, source, len(others), len(lines), others[0])
         found = [path for path in found if not os.path.isdir(path)]  # Path.is_dir raises for an overlong name
         if not found:
             text = f"{split}: no images in {source}; put some there (jpg, png, ...) or correct the path"
+            if others:
+                none = f"none of the {len(lines)} lines of {source} names an image file, such as {others[0]!r}"
+                text = f"{split}: {none}; correct their ends"
             problems.append(Problem("split", text))
         images += found
     return sorted(images)
 
 
+def _is_image(name: str) -> bool:
+    return name.rpartition(".")[-1].lower() in IMAGE_SUFFIXES
+
+
 def _read_list(file: Path) -> list[str]:
     lines = file.read_text(encoding="utf-8-sig").strip().splitlines()
-    return [str(file.parent / line[2:]) if line.startswith("./") else os.path.abspath(line) for line in lines]
+    return [f"{file.parent}{os.sep}{line[2:]}" if line.startswith("./") else line for line in lines]

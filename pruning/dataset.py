@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ MOST_LEFT_OUT = 0.5
 """Share of a split's images. When more of them cannot be used, something else is wrong with the data set."""
 
 _MOST_PROBLEMS = 10
+_MOST_NAMED = 3
 _CACHE_VERSION = 2
 
 
@@ -73,6 +75,23 @@ class Dataset:
         """Whether there are labelled images that neither training nor the search has seen."""
         return "test" in self.splits and self.splits["test"].boxes > 0
 
+    def newly_left_out(self, earlier: Path) -> str:
+        """The images that are left out and were not before, in words; empty where there are none.
+
+        Args:
+            earlier: What `as_yaml` gave then, in a file.
+        """
+        try:
+            known = dict(yaml.safe_load(earlier.read_text(encoding="utf-8")).get("left_out") or {})
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):  # nothing is known
+            return ""
+        new = [_printable(str(image)) for image in self.left_out if _entry(image) not in known]
+        if not new:
+            return ""
+        more = f" and {len(new) - _MOST_NAMED} more" if len(new) > _MOST_NAMED else ""
+        what = "1 more image is" if len(new) == 1 else f"{len(new)} more images are"
+        return f"{what} left out, for itself or its label: {', '.join(new[:_MOST_NAMED])}{more}"
+
     def as_yaml(self) -> str:
         """A `data.yaml` with absolute paths, which means the same everywhere, and lists the images that are left out.
 
@@ -86,7 +105,7 @@ class Dataset:
         if self.keypoints is not None:
             content["kpt_shape"] = list(self.keypoints)
         if self.left_out:
-            content["left_out"] = {str(image): reason for image, reason in self.left_out.items()}
+            content["left_out"] = {_entry(image): reason for image, reason in self.left_out.items()}
         return yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
 
 
@@ -140,7 +159,9 @@ def inspect_dataset(data: str | Path, cache: Path | None = None) -> Dataset:
         channels=described.channels,
         keypoints=described.keypoints,
         left_out={
-            image: "; ".join(item.text for item in look.problems) for image, look in looks.items() if look.problems
+            image: _printable("; ".join(item.text for item in look.problems))
+            for image, look in looks.items()
+            if look.problems
         },
         shared=shared_images({split: [looks[pair.image].content for pair in used[split]] for split in used}),
     )
@@ -177,7 +198,7 @@ def _pair(image: Path) -> _Pair:
     before, folder, after = str(image).rpartition(f"{os.sep}images{os.sep}")
     label = f"{before}{os.sep}labels{os.sep}{after}" if folder else after
     label_file = Path(label.rpartition(".")[0] + ".txt")
-    return _Pair(image, label_file, _stat(image), _stat(label_file))
+    return _Pair(image.absolute(), label_file, _stat(image), _stat(label_file))
 
 
 def _stat(file: Path) -> tuple[int, int] | None:
@@ -185,7 +206,7 @@ def _stat(file: Path) -> tuple[int, int] | None:
         found = file.stat()
     except (OSError, ValueError):  # a ValueError: a NUL inside the name
         return None
-    return found.st_size, found.st_mtime_ns
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _look_through(pairs: Mapping[str, list[_Pair]], described: Description) -> dict[Path, _Look]:
@@ -261,7 +282,7 @@ def _error(data: str | Path, problems: list[Problem]) -> DatasetError:
         seen[problem.kind] = rank = seen.get(problem.kind, 0) + 1
         ranks.append(0 if problem.kind in ("yaml", "split") else rank)
     chosen = sorted(sorted(range(len(problems)), key=ranks.__getitem__)[:_MOST_PROBLEMS])
-    lines = [problems[index].text for index in chosen]
+    lines = [_printable(problems[index].text) for index in chosen]
     if len(problems) > len(lines):
         lines.append(f"and {len(problems) - len(lines)} more, {len(problems)} in all")
     return DatasetError(lines, str(data))
@@ -270,6 +291,20 @@ def _error(data: str | Path, problems: list[Problem]) -> DatasetError:
 def _summary(members: list[_Pair], used: list[_Pair], looks: Mapping[Path, _Look]) -> Split:
     boxes = [looks[pair.image].boxes for pair in used]
     return Split(len(boxes), sum(boxes), boxes.count(0), left_out=len(members) - len(used))
+
+
+def _printable(text: str) -> str:
+    """A text in one line, with characters of names that cannot be shown escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _entry(image: Path) -> str | bytes:
+    """An image in a `data.yaml`: its name, or the bytes of one that is no UTF-8, which YAML cannot hold as text."""
+    try:
+        str(image).encode()
+    except UnicodeEncodeError:
+        return os.fsencode(image)
+    return str(image)
 
 
 def _name(path: Path, root: Path) -> str:

@@ -61,7 +61,7 @@ def _read(arguments: Arguments, folder: Path) -> Result:
     image, *others = arguments
     link = folder / f"{uuid4().hex}{Path(image).suffix}"
     try:
-        link.symlink_to(os.path.abspath(image))
+        link.symlink_to(Path(image).absolute())
     except (OSError, ValueError) as error:  # a name that no file can have
         return [None] * 5 + [0, 0, 0, 1, f"{_PREFACE}{error}"]
     *result, message = verify_image_label((str(link), *others))
@@ -109,8 +109,8 @@ class StudyImages(YOLODataset):
 
     def get_labels(self) -> list[dict[str, Any]]:
         """See `YOLODataset`."""
-        left_out = self.data.get("left_out") or ()
-        self.im_files = [file for file in self.im_files if os.path.abspath(file) not in left_out]
+        left_out = {os.fsencode(name) for name in self.data.get("left_out") or ()}
+        self.im_files = [file for file in self.im_files if os.fsencode(Path(file).absolute()) not in left_out]
         self.get_label_files()
         _, arguments = self.verify_args()
         labels = [self.result_to_label(result)[0] for result in read_images(arguments)]

@@ -371,7 +371,8 @@ def _linked(data: Mapping[str, Any], split: str, folder: Path) -> Path:
 
     reader = YOLODataset.__new__(YOLODataset)  # reads nothing
     reader.prefix, reader.fraction = "", 1.0
-    images = [file for file in reader.get_img_files(data[split]) if file not in data.get("left_out", ())]
+    left_out = {os.fsencode(name) for name in data.get("left_out") or ()}
+    images = [file for file in reader.get_img_files(data[split]) if os.fsencode(Path(file).absolute()) not in left_out]
     for number, pair in enumerate(zip(images, img2label_paths(images), strict=True)):
         for kind, file in zip(("images", "labels"), map(Path, pair), strict=True):
             (folder / kind).mkdir(parents=True, exist_ok=True)

@@ -93,9 +93,9 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{where}: missing; give {where}=..."
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(where, RecoverySpec.model_fields, n=1)
-        known = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(RecoverySpec.model_fields)}"
-        return f"{where}: unknown key; {known}"
+        close = difflib.get_close_matches(where, RecoverySpec.model_fields, n=1, cutoff=0.7)  # by 0.6 space is cache
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{where}: unknown key; {hint}allowed are {', '.join(RecoverySpec.model_fields)}"
     return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
 
 

@@ -185,8 +185,9 @@ class Workspace:
         """
         attributes = study.user_attrs
         if attributes.get("targets") and attributes["data_fingerprint"] != self.dataset.fingerprint:
+            new = self.dataset.newly_left_out(self.folder / DATA)
             raise ConfigError(
-                f"data: {self.spec.data} has changed since the study began; "
+                f"data: {self.spec.data} has changed since the study began; {new + '; ' if new else ''}"
                 "restore it, or start another study with name=..."
             )
 

@@ -104,6 +104,12 @@ PROBLEMS: dict[str, tuple[Spoil, list[str]]] = {
         lambda f: f.describe(train="images/trian"),
         ["images/trian does not exist", "did you mean", "images/train?"],
     ),
+    "windows separators": (lambda f: f.describe(train="images\\train"), ["images\\train does not exist", "Windows"]),
+    "windows path": (lambda f: f.describe(path="C:\\data"), ["C:\\data does not exist", "Windows"]),
+    "windows list": (lambda f: f.describe(val=["lists\\val.txt"]), ["lists\\val.txt does not exist", "Windows"]),
+    "index twice": (lambda f: f.describe(names={0: "a", "0": "c", 1: "b"}), ["names: 0 is there twice"]),
+    "another index twice": (lambda f: f.describe(names={"1": "a", 0: "c", 1: "b"}), ["names: 1 is there twice"]),
+    "index twice by its zeros": (lambda f: f.describe(names={"00": "a", 0: "c"}), ["names: 0 is there twice"]),
     "names missing": (lambda f: f.describe(names="remove"), ["names: missing"]),
     "names misspelt": (
         lambda f: f.describe(names="remove", name=["a"]),
@@ -322,6 +328,60 @@ def test_lists_of_images_and_lists_of_folders(folder: Folder) -> None:
     dataset = inspect_dataset(folder.data)
     assert dataset.splits["train"] == Split(3, 6, 0)
     assert dataset.sources["train"] == (folder.root / "train.txt", folder.root / "images/test")
+
+
+@pytest.mark.parametrize(("end", "count"), [("", 0), ("  ", 2), ("\t", 2), (",", 2)], ids=ascii)
+def test_lines_that_name_no_image_are_told(
+    folder: Folder, caplog: pytest.LogCaptureFixture, end: str, count: int
+) -> None:
+    lines = [f"./images/train/0.jpg{end}", "", f"./images/train/1.jpg{end}", "./images/train/2.jpg"]
+    (folder.root / "train.txt").write_text("\n".join(lines))
+    folder.describe(train="train.txt")
+    with caplog.at_level(logging.WARNING):
+        assert inspect_dataset(folder.data).splits["train"].images == 3 - count
+    assert len(caplog.messages) == bool(count)
+    if count:
+        assert "2 of its 3 lines name no image file and are not used, such as " in caplog.text
+        assert repr(f"0.jpg{end}")[1:] in caplog.text
+
+
+def test_a_list_of_no_image(folder: Folder) -> None:
+    (folder.root / "train.txt").write_text("./images/train/0.jpg  \n./images/train/1.jpg\t\n.")
+    folder.describe(train="train.txt")
+    with pytest.raises(
+        DatasetError, match=r"none of the 3 lines of .*train\.txt names an image file, such as .*0\.jpg  '"
+    ):
+        inspect_dataset(folder.data)
+
+
+@pytest.mark.parametrize("damaged", [1, 2, 5])
+def test_images_that_are_newly_left_out_are_named(folder: Folder, tmp_path: Path, damaged: int) -> None:
+    for index in range(12):
+        save_image(folder.image(name=f"{index}.jpg"))
+        folder.label(name=f"{index}.txt").write_text(BOX)
+    folder.image(name="9.jpg").write_bytes(b"")
+    study = tmp_path / "study.yaml"
+    study.write_text(inspect_dataset(folder.data).as_yaml())
+    for index in range(damaged):
+        folder.image(name=f"{index}.jpg").write_bytes(b"")
+    dataset = inspect_dataset(folder.data)
+    told = dataset.newly_left_out(study)
+    assert told.startswith("1 more image is" if damaged == 1 else f"{damaged} more images are")
+    for index in range(12):
+        assert (str(folder.image(name=f"{index}.jpg")) in told) == (index < min(damaged, 3))
+    assert told.endswith(" and 2 more") == (damaged == 5)
+    study.write_text(dataset.as_yaml())
+    assert dataset.newly_left_out(study) == ""
+
+
+@pytest.mark.parametrize("content", [None, "", "[a", "- left_out", "left_out: 7", "\0"])
+def test_nothing_is_said_of_a_description_that_cannot_be_read(
+    folder: Folder, tmp_path: Path, content: str | None
+) -> None:
+    folder.image().write_bytes(b"")
+    if content is not None:
+        (tmp_path / "study.yaml").write_text(content)
+    assert inspect_dataset(folder.data).newly_left_out(tmp_path / "study.yaml") == ""
 
 
 def test_a_listed_image_that_is_missing(folder: Folder) -> None:

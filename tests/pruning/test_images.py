@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import struct
 import zlib
@@ -62,7 +63,7 @@ def ours(root: Path, split: str) -> Read:
     copy.write_text(inspect_dataset(root / "data.yaml").as_yaml())
     data = check_det_dataset(str(copy), autodownload=False)
     options = get_cfg(overrides={"task": "detect", "imgsz": 32})
-    return as_read(StudyImages(options, data[split], 4, data, "val", rect=False).labels, root)
+    return as_read(StudyImages(options, data[split], 4, data, "val", stride=None).labels, root)
 
 
 def content(root: Path) -> dict[Path, bytes]:
@@ -206,6 +207,110 @@ def test_a_cache_that_lies_beside_the_labels_is_not_believed(tmp_path: Path) -> 
     assert ours(folder.root, "train") == expected
 
 
+# Names
+
+
+def loaded(folder: Folder, split: str) -> dict[str, int]:
+    """Boxes by image, of all that a study's loaders give pixels of."""
+    copy = folder.root.with_name("study.yaml")
+    copy.write_text(inspect_dataset(folder.data).as_yaml(), encoding="utf-8")
+    data = check_det_dataset(str(copy), autodownload=False)
+    options = get_cfg(overrides={"task": "detect", "imgsz": 32})
+    images = StudyImages(options, data[split], 4, data, "val", stride=None)
+    return {Path(images[index]["im_file"]).name: len(images[index]["cls"]) for index in range(len(images))}
+
+
+LISTED: dict[str, Callable[[Path], str]] = {
+    "from the list": lambda root: "./../images/val/",
+    "with two slashes": lambda root: f"{root}//images//val//",
+    "up and down": lambda root: f"{root}/lists/../images/./val/",
+    "two slashes from the list": lambda root: ".//..//images/val/",
+    "by a linked folder": lambda root: f"{root}/linked/images/val/",
+    "up behind a link": lambda root: f"{root}/lists/elsewhere/../pets/images/val/",
+}
+
+
+@pytest.mark.parametrize("form", LISTED)
+def test_an_image_is_left_out_whatever_a_list_calls_it(tmp_path: Path, form: str) -> None:
+    folder = make_folder(tmp_path / "data" / "pets")
+    (folder.root / "lists").mkdir()
+    (folder.root / "linked").symlink_to(folder.root)
+    (folder.root.parent / "other").mkdir()
+    (folder.root / "lists" / "elsewhere").symlink_to(folder.root.parent / "other")
+    folder.image("val", "2.png").write_bytes(UNDECODABLE["broken pixels.png"])
+    folder.label("val", "2.txt").write_text(BOX)
+    start = LISTED[form](folder.root)
+    (folder.root / "lists" / "val.txt").write_text("".join(f"{start}{name}\n" for name in ("0.jpg", "1.jpg", "2.png")))
+    folder.describe(val="lists/val.txt", path="../../data/pets")
+    found = inspect_dataset(folder.data)
+    assert (found.splits["val"].images, found.splits["val"].left_out) == (2, 1)
+    assert loaded(folder, "val") == {"0.jpg": 2, "1.jpg": 2}
+
+
+@pytest.mark.parametrize("linked", ["images", "images/val"])
+def test_an_image_is_left_out_in_a_linked_folder(tmp_path: Path, linked: str) -> None:
+    folder = make_folder(tmp_path / "pets")
+    (folder.root / linked).rename(tmp_path / "elsewhere")
+    (folder.root / linked).symlink_to(tmp_path / "elsewhere")
+    folder.image("val", "2.png").write_bytes(UNDECODABLE["broken pixels.png"])
+    if linked == "images/val":
+        folder.describe(val="images")
+        assert loaded(folder, "val").keys() == {"0.jpg", "1.jpg", "2.jpg"}
+    else:
+        folder.describe(train="images/train", val="images/val")
+        shutil.copytree(folder.root / "labels", tmp_path, dirs_exist_ok=True)
+        for split in ("train", "val", "test"):
+            for label in (folder.root / "labels" / split).iterdir():
+                shutil.copy(label, tmp_path / "elsewhere" / split)
+        assert loaded(folder, "val").keys() == {"0.jpg", "1.jpg"}
+
+
+@pytest.mark.parametrize("in_root", [True, False])
+def test_a_relative_line_of_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_root: bool) -> None:
+    folder = make_folder(tmp_path / "pets")
+    folder.image("val", "1.jpg").write_bytes(b"")
+    start = "images/val" if in_root else "pets/images/val"
+    (folder.root / "val.txt").write_text(f"{start}/0.jpg\n{start}/1.jpg\n{start}/0.jpg\n")
+    folder.describe(val="val.txt")
+    monkeypatch.chdir(folder.root if in_root else tmp_path)
+    if in_root:  # to ultralytics no folder called images then: the labels lie beside the images
+        for name in ("0.txt", "1.txt"):
+            folder.image("val", name).write_text(BOX)
+    assert loaded(folder, "val") == {"0.jpg": 1 if in_root else 2}
+
+
+UNUSUAL = [os.fsdecode(b"\xe9"), "a\nb", "\x01\x7f", "\x85\u2028", "\ufeff\U0001f408", ": #'\"\\"]
+
+
+@pytest.mark.parametrize("name", UNUSUAL, ids=ascii)
+def test_names_that_yaml_can_hardly_hold(tmp_path: Path, name: str) -> None:
+    folder = make_folder(tmp_path / "pets")
+    folder.image("val", f"bad{name}.png").write_bytes(UNDECODABLE["broken pixels.png"])
+    folder.image("val", f"sound{name}.png").write_bytes(PNG)
+    folder.label("val", f"sound{name}.txt").write_text(BOX)
+    dataset, cache = inspect_dataset(folder.data), tmp_path / "cache.json"
+    assert [inspect_dataset(folder.data, cache) for _ in range(2)] == [dataset, dataset]
+    ((image, reason),) = dataset.left_out.items()
+    assert image == folder.image("val", f"bad{name}.png")
+    assert reason.isprintable()
+    assert loaded(folder, "val") == {"0.jpg": 2, "1.jpg": 2, f"sound{name}.png": 1}
+    assert dataset.newly_left_out(tmp_path / "study.yaml") == ""
+    linked = _linked(check_det_dataset(str(tmp_path / "study.yaml")), "val", tmp_path / "links")
+    assert len(list((linked.parent / "images").iterdir())) == 3
+
+
+@pytest.mark.parametrize("key", ["path", "val"])
+def test_a_folder_whose_name_no_yaml_can_hold(tmp_path: Path, key: str) -> None:
+    folder = make_folder(tmp_path / (os.fsdecode(b"caf\xe9") if key == "path" else "pets"))
+    if key == "val":
+        (folder.root / "images" / "val").rename(folder.root / "images" / os.fsdecode(b"v\xe4l"))
+        (folder.root / "images" / "val").symlink_to(os.fsdecode(b"v\xe4l"))
+    with pytest.raises(DatasetError, match="its name is not UTF-8") as caught:
+        inspect_dataset(folder.data)
+    assert str(caught.value).encode("utf-8", "surrogateescape")
+    assert len(caught.value.problems) == 1
+
+
 # Labels
 
 
@@ -299,6 +404,7 @@ SPOIL: dict[str, Callable[[Folder], object]] = {
     "nothing": lambda f: None,
     "a short image": lambda f: f.image().write_bytes(f.image().read_bytes()[:-20]),
     "a wrong line": lambda f: f.label().write_text("7 .5 .5 .1 .1\n"),
+    "a label that is a folder": lambda f: (f.label().unlink(), f.label().mkdir()),
     "an image in two forms": lambda f: shutil.copy(f.image(), f.image(name="0.PNG")),
     "outlines in some files": lambda f: f.label().write_text("0 .1 .1 .2 .2 .3 .3\n"),
     "lists": lambda f: ((f.root / "t.txt").write_text("./images/train/1.jpg\n"), f.describe(train="t.txt")),

@@ -23,6 +23,7 @@ from prunetune.results import bundle as bundles
 from prunetune.results import verify
 from prunetune.results.bundle import require_place
 from prunetune.results.escapes import markdown_text
+from prunetune.search.recover import RecoverySpec
 from prunetune.search.study import find_study
 from prunetune.spaces import ConfigError
 
@@ -418,6 +419,17 @@ def test_a_checkpoint_is_trained_on(bundle: Path, finished_study: Path, prunetun
     told = json.loads((tmp_path / "small-recovered" / "bundle.json").read_text())
     assert (told["imgsz"], told["batch"], told["latencies"]) == (64, 4, {})
     assert "Not measured." in (tmp_path / "small-recovered" / "model-card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "suggested"), [("space.recovery_lr=3", ""), ("imgzs=64", "did you mean imgsz? "), ("model=x", "")]
+)
+def test_keys_of_a_recovery_are_listed(given: str, suggested: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RecoverySpec.read([given], {})
+    key = given.partition(".")[0].partition("=")[0]
+    allowed = ", ".join(RecoverySpec.model_fields)
+    assert f"{key}: unknown key; {suggested}allowed are {allowed}" in caught.value.problems
 
 
 def test_what_cannot_be_trained_on(own: Path, finished_study: Path, prunetune: Prunetune, tmp_path: Path) -> None:
