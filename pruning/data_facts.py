@@ -66,13 +66,14 @@ class DataFacts:
         total = count + sum(split.images for split in self.splits.values())
         return f"{count} of {total} images are left out, as ultralytics leaves them out ({told})" if count else None
 
-    def notes(self, file: object) -> list[str]:
+    def notes(self, file: object = None) -> list[str]:
         """One line for each thing that a user should know before networks are trained.
 
         Args:
-            file: Where the images that are left out are listed.
+            file: Where the images that are left out are listed, if they are.
         """
-        told = [] if self.left_out is None else [f"data: {self.left_out}; left_out in {file} lists them, with reasons"]
+        where = "" if file is None else f"; left_out in {file} lists them, with reasons"
+        told = [] if self.left_out is None else [f"data: {self.left_out}{where}"]
         return told + [f"data: {item}: accuracy on {item.second} says less of new images" for item in self.shared]
 
     def as_dict(self) -> dict[str, Any]:

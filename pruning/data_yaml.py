@@ -164,8 +164,8 @@ def _names(content: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ..
         return ()
     indices = [int(key) for key in names if str(key).strip().isdecimal()]
     if len(set(indices)) < len(indices):
-        twice = next(index for index in indices if indices.count(index) > 1)
-        text = f"names: {twice} is there twice, as a number and as text; give each class an index of its own"
+        again = next(index for index in indices if indices.count(index) > 1)
+        text = f"names: {again} is there twice, as a number and as text; give each class an index of its own"
         problems.append(Problem("yaml", text))
         return ()
     by_index = {int(key): str(name) for key, name in names.items() if str(key).strip().isdecimal()}

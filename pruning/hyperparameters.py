@@ -26,14 +26,14 @@ _REASONS = {
     "each phase has its own; give dense_epochs, or sparse_epochs and recovery_epochs in the space": "epochs",
     "a training would depend on the speed of the machine; give hours, a limit of the study": "time",
     "a training has all its epochs; give early_stopping, which ends recoveries that fall behind": "patience",
-    "each phase has its own, a tenth of its epochs or less; give warmup_bias_lr or warmup_momentum": "warmup_epochs",
+    "each phase has its own, a tenth or a quarter of it; give warmup_bias_lr or warmup_momentum": "warmup_epochs",
     "learning rates fall linearly; give lrf, what remains of them at the end": "cos_lr",
     "each phase has its own, its last 10 epochs or half of it; give mosaic": "close_mosaic",
     "every batch is a step; give batch": "nbs",
     "what is pruned has to be trained; a smaller lr0 keeps weights near where they are": "freeze",
     "the dense original teaches; give distillation, its weight, in the space": "distill_model dis",
     "classes are the data set's; describe another one in a data.yaml": "single_cls classes",
-    "scores would not be those of stock val any more": (
+    "scores would not be those of stock val any more; leave it out": (
         "conf iou max_det agnostic_nms nms augment dnn val split save_json"
     ),
     "networks are quantised after training; give a target precision: int8": "quantize",

@@ -39,6 +39,9 @@ from prunetune.spaces.files import write_text
 BATCH, IMGSZ = 16, 640
 """Where neither the user nor the network says more."""
 
+MOST_REASONS = 10
+"""Images that are left out, and named."""
+
 LATENCY_NOTE = "Measured before it was trained on. Latency depends on the widths alone, which are the same."
 
 
@@ -209,8 +212,11 @@ class _Recovery:
             self._progress.say(f"{out}: holds this recovery already")
             return
         write_text(self._data, self._dataset.as_yaml())
-        for line in self._dataset.facts.notes(self._data):
+        reasons = list(self._dataset.left_out.values())
+        for line in (*self._dataset.facts.notes(), *reasons[:MOST_REASONS]):
             self._progress.say(line)
+        if len(reasons) > MOST_REASONS:
+            self._progress.say(f"and {len(reasons) - MOST_REASONS} more")
         listener = self._progress.epochs
         stages = StageRunner(self._setup, StageStore(self._work), listener=listener, safe_point=safe_point)
         self._progress.begin("evaluating it as it is")
