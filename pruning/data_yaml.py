@@ -86,10 +86,10 @@ def describe(source: DataSource, problems: list[Problem]) -> Description:
         except (OSError, ValueError, RuntimeError) as error:
             problems.append(_no_path(split, entry, error))
     for path in (root, *(path for paths in sources.values() for path in paths)):
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:  # no yaml can name it
-            problems.append(Problem("yaml", f"{path}: its name is not UTF-8, which no YAML can hold; rename it"))
+        has_break = len(str(path).splitlines()) > 1
+        if has_break or os.fsencode(path) != str(path).encode("utf-8", "replace"):
+            text = f"{path}: its name is not UTF-8 or has a line break, which no yaml can hold; rename it"
+            problems.append(Problem("yaml", text))
             return Description(root, names, {}, channels, keypoints)
     return Description(root, names, sources, channels, keypoints)
 

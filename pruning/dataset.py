@@ -299,12 +299,8 @@ def _printable(text: str) -> str:
 
 
 def _entry(image: Path) -> str | bytes:
-    """An image in a `data.yaml`: its name, or the bytes of one that is no UTF-8, which YAML cannot hold as text."""
-    try:
-        str(image).encode()
-    except UnicodeEncodeError:
-        return os.fsencode(image)
-    return str(image)
+    """An image in a `data.yaml`: its name, or the bytes of one with characters that YAML does not hold, or changes."""
+    return str(image) if str(image).isprintable() else os.fsencode(image)
 
 
 def _name(path: Path, root: Path) -> str:
