@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.training import TrainingSetup, learning_rate
+from prunetune.pruning.training import TrainingSetup
 from prunetune.spaces.errors import DatasetError
 
 CALIBRATION_IMAGES = 128
@@ -48,9 +48,9 @@ class DataLoaders:
         return bool(self.data.get("test"))
 
     @property
-    def lr0(self) -> float:
-        """The learning rate at which trainings start."""
-        return learning_rate(self._setup.hyperparameters, self.data["nc"])
+    def classes(self) -> int:
+        """How many classes the data set has."""
+        return int(self.data["nc"])
 
     def train(self) -> Any:
         """The augmented training loader, with mosaic open again if the last training closed it."""

@@ -34,6 +34,7 @@ from prunetune.pruning.training import (
     RecoveryStoppedError,
     continued_phase,
     early_phase,
+    learning_rate,
     recovery_phase,
 )
 from prunetune.spaces import Alignment, ConfigError, LatencyShare, ModelError, Recipe, Threshold
@@ -149,9 +150,9 @@ class Pipeline:
     def sparsity(self, recipe: Recipe) -> Sparsity:
         """The recipe's sparsity in both units."""
         loaders = self.stages.loaders
-        return resolve(
-            recipe.sparsity, recipe.sparsity_unit, self._longest_sparse_epochs, loaders.steps_per_epoch, loaders.lr0
-        )
+        lr0 = learning_rate(self.stages.setup.hyperparameters, loaders.classes)
+        longest = self._longest_sparse_epochs
+        return resolve(recipe.sparsity, recipe.sparsity_unit, longest, loaders.steps_per_epoch, lr0)
 
     def original(self) -> StoredStage:
         """The dense detector: trained from its yaml, or the given checkpoint."""

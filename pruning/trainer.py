@@ -41,6 +41,7 @@ from prunetune.pruning.training import (
     TrainingFailureError,
     TrainingSetup,
     check_finite,
+    learning_rate,
     warmup_steps,
 )
 from prunetune.spaces.errors import ModelError
@@ -179,7 +180,7 @@ class _Loop(DetectionTrainer):
         self._clock = self._validated_s = 0.0
         options = {
             **arguments(setup),
-            "lr0": loaders.lr0 * phase.lr_factor,
+            "lr0": phase.lr_factor * learning_rate(setup.hyperparameters, loaders.classes),
             "epochs": phase.epochs,
             "cos_lr": False,
             "close_mosaic": 0 if phase.extensible() else min(10, phase.epochs // 2),

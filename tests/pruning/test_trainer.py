@@ -198,14 +198,12 @@ def test_the_loop_applies_exactly_the_pull(sparse: Sparse, sparsity: Sparsity, l
     assert sum(sparse.steps) == pytest.approx(sparsity.pull)
 
 
-def test_gammas_have_a_group_and_a_learning_rate_of_their_own(
-    sparse: Sparse, sparsity: Sparsity, loaders: DataLoaders
-) -> None:
+def test_gammas_have_a_group_and_a_learning_rate_of_their_own(sparse: Sparse, sparsity: Sparsity) -> None:
     own = [group for group in sparse.groups if group["lr"] == sparsity.gamma_lr]
     assert len(own) == 1
     assert own[0]["weight_decay"] == 0
     assert {id(weight) for weight in own[0]["params"]} == {id(gamma) for gamma in sparse.gammas}
-    assert {group["lr"] for group in sparse.groups} == {loaders.lr0, sparsity.gamma_lr}
+    assert {group["lr"] for group in sparse.groups} == {learning_rate({}, 2), sparsity.gamma_lr}
 
 
 @pytest.mark.parametrize(
