@@ -58,7 +58,7 @@ def test_the_stages_of_default_recipes_keep_their_names() -> None:
         training_stage("recovery", "parent", setup, recovery_phase(3, "map50_95")).digest,
         training_stage("original", "parent", setup, recovery_phase(30, "f1")).digest,
     ]
-    assert names == ["recovery-014975ef2e4f6640ea7f", "original-2583a6f2a7e3ccb0ad76"]
+    assert names == ["recovery-0f2555cf68cbe5f94f4b", "original-f1ffc0400495780a2b21"]
 
 
 @pytest.mark.slow
