@@ -44,7 +44,7 @@ def test_only_four_keys_must_be_given(written: Written, short: str) -> None:
     assert spec.budget == {"latency": "<= half-width"}
     assert (spec.sampler, spec.controls, spec.storage) == ("cost-aware", ("dense", "half-width"), None)
     assert (spec.trials, spec.epochs, spec.hours) == (30, None, None)
-    assert spec.space.sparsity_unit == "lambda"
+    assert spec.space.sparsity_unit == "pull"
 
 
 @pytest.mark.parametrize(

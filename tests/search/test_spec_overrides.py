@@ -134,14 +134,14 @@ def test_a_unit_holds_through_a_file_and_an_override(written: Written, published
     spec = StudySpec.read(written(published), ["space.sparsity=0.2"])
     assert (spec.space.sparsity.values, spec.space.sparsity_unit) == ((0.2,), "pull")
     spec = StudySpec.read(written(short), ["space.sparsity=0.001"])
-    assert (spec.space.sparsity.values, spec.space.sparsity_unit) == ((0.001,), "lambda"), "the preset's"
+    assert (spec.space.sparsity.values, spec.space.sparsity_unit) == ((0.001,), "pull"), "the preset's"
 
 
 def test_a_part_of_a_presets_range(written: Written, short: str) -> None:
     spec = StudySpec.read(written(short), ["space.rounds.high=2", "space.latency.low=0.9", "space.sparsity.grid=3"])
     assert (spec.space.rounds.low, spec.space.rounds.high) == (1, 2)
     assert (spec.space.latency.low, spec.space.latency.high) == (0.9, 0.98)
-    assert (spec.space.sparsity.values, spec.space.sparsity_unit) == ((1e-4, 1e-3, 1e-2), "lambda")
+    assert (spec.space.sparsity.values, spec.space.sparsity_unit) == ((0.1, 0.316228, 1.0), "pull")
 
 
 def test_an_anchor_is_overridden_in_one_place(written: Written, short: str) -> None:
