@@ -10,11 +10,13 @@ import pytest
 import yaml
 from pets.folders import Folder, make_folder
 
+from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.data_source import data_problem
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.spaces.errors import DatasetError
 
-from ultralytics.data.utils import check_det_dataset  # isort: skip
+prepare_ultralytics()  # before: it is loud otherwise, in all tests of the process
+from ultralytics.data.utils import check_det_dataset  # noqa: E402
 
 
 @pytest.fixture
