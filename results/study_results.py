@@ -12,7 +12,7 @@ from prunetune.results.choice import find_trial, no_network
 from prunetune.results.entries import Entry, channels, mapping, widths
 from prunetune.results.findings import Findings
 from prunetune.results.histories import read_gammas
-from prunetune.results.record import find_findings
+from prunetune.results.stored_study import find_findings
 from prunetune.results.table_formats import table_frame
 from prunetune.results.tables import ended_text
 from prunetune.results.trials import trial_table

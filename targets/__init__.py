@@ -7,7 +7,7 @@ from prunetune.targets.alignment_probe import AlignmentProbe, probe_alignment
 from prunetune.targets.budget import Budget
 from prunetune.targets.command_target import CommandTarget
 from prunetune.targets.create import create_predictor, create_target
-from prunetune.targets.latency import Latency
+from prunetune.targets.latency import Latency, NormalizedLatency
 from prunetune.targets.measurement import InterleavedTarget
 from prunetune.targets.network import Form, Images, Network
 from prunetune.targets.occupancy import exclusive, shared
@@ -47,6 +47,7 @@ __all__ = [
     "Latency",
     "LatencyTable",
     "Network",
+    "NormalizedLatency",
     "OnnxRuntimeSpec",
     "OnnxRuntimeTarget",
     "OpenVinoSpec",

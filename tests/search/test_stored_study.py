@@ -12,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 
 from prunetune.results import Findings, record
 from prunetune.results.place import sqlite_url
-from prunetune.results.record import find_findings
+from prunetune.results.stored_study import find_findings
 from prunetune.results.storage import find_study
 from prunetune.spaces import ConfigError, StoreError
 

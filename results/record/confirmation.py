@@ -7,11 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunetune.pruning.data_facts import DataFacts, SharedImages
-from prunetune.results.entries import integer, mapping, number, text
-from prunetune.results.findings import Findings, Source
-
-CONFIRMATION = "confirmation"
-"""The study's user attribute with all that `prunetune confirm` found, in the form of `Confirmation.as_dict`."""
+from prunetune.spaces.fields import integer, mapping, number, text
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ class Confirmation:
         return self.networks.get(str(name))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the study's attribute `CONFIRMATION`."""
+        """Plain values for JSON."""
         return {
             "split": self.split,
             "images": self.images,
@@ -140,24 +136,24 @@ class Confirmation:
             "shared": [item.as_dict() for item in self.shared],
         }
 
-
-def confirmation(study: Source) -> Confirmation | None:
-    """What the last `prunetune confirm` found; None if there was none."""
-    told = mapping(Findings.of(study).attributes.get(CONFIRMATION))
-    networks = mapping(told.get("networks"))
-    if not networks:
-        return None
-    return Confirmation(
-        split=text(told.get("split")) or "test",
-        images=integer(told.get("images")) or 0,
-        resamples=integer(told.get("resamples")) or 0,
-        seed=integer(told.get("seed")) or 0,
-        confidence=number(told.get("confidence")) or 0.95,
-        made=text(told.get("made")) or "",
-        busy=number(told.get("busy")),
-        networks={str(name): ConfirmedNetwork.parse(network) for name, network in networks.items()},
-        shared=DataFacts.parse(told).shared,
-    )
+    @classmethod
+    def parse(cls, stored: Any) -> Confirmation | None:
+        """The confirmation that `as_dict` wrote; None where it knows no network. What is damaged is missing."""
+        told = mapping(stored)
+        networks = mapping(told.get("networks"))
+        if not networks:
+            return None
+        return cls(
+            split=text(told.get("split")) or "test",
+            images=integer(told.get("images")) or 0,
+            resamples=integer(told.get("resamples")) or 0,
+            seed=integer(told.get("seed")) or 0,
+            confidence=number(told.get("confidence")) or 0.95,
+            made=text(told.get("made")) or "",
+            busy=number(told.get("busy")),
+            networks={str(name): ConfirmedNetwork.parse(network) for name, network in networks.items()},
+            shared=DataFacts.parse(told).shared,
+        )
 
 
 def _latencies(told: Mapping[str, Any]) -> dict[str, Interval]:
