@@ -304,7 +304,7 @@ def prune(
         model, wanted, alignment=align, imgsz=imgsz, out=out, importance=importance, data=data, floor=floor
     )
     if as_json:
-        _write_json(pruned)
+        _write_json(pruned.as_dict())
     else:
         write_pruned(pruned, _console())
 
