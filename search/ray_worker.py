@@ -24,23 +24,23 @@ from optuna.trial import Trial
 from ray import tune
 from rich.console import Console
 
-from prunetune.pruning.ledger import Ledger
-from prunetune.pruning.training import Accuracy, EpochListener, EpochRecord
+from prunetune.pruning.cost_meter import CostMeter
+from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.record import TrialRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.aside import patiently
 from prunetune.search.engine import prepare
 from prunetune.search.events import EpochEnded
 from prunetune.search.finish import finish
-from prunetune.search.heartbeat import Heartbeat, TrialLostError, clock_ahead_s
-from prunetune.search.interruption import Interruption
-from prunetune.search.objective import carry_out, forget_lost
-from prunetune.search.outcome import TrialResult
+from prunetune.search.heartbeat import Heartbeat, clock_ahead_s
+from prunetune.search.interruption import Interruption, TrialLostError
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.taking import note_epochs
+from prunetune.search.storage import set_attributes
+from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.objective import AskedTrial, forget_lost, objective
 from prunetune.search.workers import this_worker
-from prunetune.search.workspace import Workspace
-from prunetune.spaces import PrunetuneError, Recipe, StoreError
+from prunetune.spaces import Accuracy, Cost, PrunetuneError, Recipe, StoreError
 
 STAGES = "stages.json"
 """The only file of a checkpoint: the stages that a trial has finished. The store holds them."""
