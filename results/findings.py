@@ -127,9 +127,7 @@ class Findings:
         twins = {name: by_channels[key] for name, key in keys.items() if key in by_channels}
         return {**twins, **confirmed}
 
-    def _current(
-        self, network: StudyNetwork, confirmed: Mapping[str, Mapping[str, NormalizedLatency]]
-    ) -> StudyNetwork:
+    def _current(self, network: StudyNetwork, confirmed: Mapping[str, Mapping[str, NormalizedLatency]]) -> StudyNetwork:
         """The network as it is known now: latencies of its last measurement, as shares of the dense network's last one,
         and its ONNX file."""
         result = network.result.with_latencies(confirmed.get(network.name, {}))

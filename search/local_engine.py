@@ -56,9 +56,7 @@ class LocalEngine:
         carry_out_trials(study, self._context, heartbeat, self._progress)
 
 
-def carry_out_trials(
-    study: optuna.Study, context: TrialContext, heartbeat: Heartbeat, progress: Progress
-) -> None:
+def carry_out_trials(study: optuna.Study, context: TrialContext, heartbeat: Heartbeat, progress: Progress) -> None:
     """Asks for trials and carries them out until there is none left.
 
     Raises:

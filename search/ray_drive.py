@@ -19,9 +19,9 @@ from prunetune.search.interruption import stop_is_asked
 from prunetune.search.progress import Progress
 from prunetune.search.ray_worker import PROBLEM, reported_epoch
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import set_attributes
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.telling import tell_progress
-from prunetune.search.storage import set_attributes
 from prunetune.search.workers import this_worker
 from prunetune.spaces import Outcome, Recipe
 

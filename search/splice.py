@@ -13,13 +13,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from prunetune.pruning.detector import Detector
+from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.pipeline import accuracy_curve
 from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.splicing import Donor, Kept, compose, splice, spliced_kept
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage, file_sha256
-from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import TrainingFailureError, recovery_phase
 from prunetune.results.findings import Findings

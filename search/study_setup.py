@@ -119,7 +119,7 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
         targets=targets,
         networks=NetworkExporter(
             folder=spec.folder,
-            references={name: source.untrained(name) for name in REFERENCES if name in needed},
+            references={name: source.reference(name) for name in REFERENCES if name in needed},
             input_shape=(1, dataset.channels, spec.imgsz, spec.imgsz),
             cost_meter=meter,
         ),

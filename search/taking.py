@@ -111,7 +111,7 @@ def give_trial_back(
     number: int,
     reason: str,
     why: Outcome = Outcome.INTERRUPTED,
-    cost: Cost = Cost(),
+    cost: Cost | None = None,
 ) -> None:
     """Gives back a trial that was taken, so that its recipe is carried out again. Does nothing if it has ended.
 
@@ -127,7 +127,7 @@ def give_trial_back(
         with alone(study):
             frozen = study.get_trials(deepcopy=False)[number]
             if frozen.state == TrialState.RUNNING:
-                give_back(study, frozen, TrialRecord(outcome=why, reason=reason, cost=cost))
+                give_back(study, frozen, TrialRecord(outcome=why, reason=reason, cost=cost or Cost()))
             requeue(study)
 
     patiently_store(study, act)

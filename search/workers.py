@@ -24,6 +24,7 @@ from prunetune.spaces import Outcome
 MOST_LOOKED_AT = 8
 """So many others a worker looks at before it takes a trial. Where more run, there are more to look."""
 
+
 def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
     """This process and what it trains on, as a trial names them.
 

@@ -115,9 +115,7 @@ class StudyTarget:
                 self.spec, f"was made for {made}, not for imgsz: {here}; run prunetune profile with this --imgsz"
             )
         if not self.table.has_layers_of(found):
-            raise _wrong_table(
-                self.spec, "was made for another detector; run prunetune profile on the study's model"
-            )
+            raise _wrong_table(self.spec, "was made for another detector; run prunetune profile on the study's model")
         try:
             self.table.predict(found.widths)
         except TargetError as error:
@@ -168,9 +166,7 @@ class StudyTarget:
         """
         # Where a table stands for the device, all is predicted, and its kind says so.
         predicted = latency.runs == 0 and not isinstance(self.target, TableTarget)
-        return latency.normalized(
-            self.references_ms[self.reference], self.references_ms["dense"], predicted=predicted
-        )
+        return latency.normalized(self.references_ms[self.reference], self.references_ms["dense"], predicted=predicted)
 
     def share(self, ratio: float) -> float:
         """A latency as a share of the limit, which there must be: 1 just keeps it.

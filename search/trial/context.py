@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -62,7 +62,7 @@ class TrialContext:
     dense_params: int
     name: str = "trial"
     """What files of the trial are called."""
-    peers: Peers = NoPeers()
+    peers: Peers = field(default_factory=NoPeers)
 
     @property
     def folder(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -29,7 +29,7 @@ class AskedTrial:
 
     trial: Trial
     recipe: Recipe
-    spent: Cost = Cost()
+    spent: Cost = field(default_factory=Cost)
     """On attempts that met a stage which another process trains."""
 
     @property
