@@ -75,7 +75,7 @@ class TrialRecord:
     """Why, where it is no success."""
     networks: tuple[NetworkResult, ...] = ()
     """Each round's, in their order. The last one's accuracy and latencies are what the sampler is told."""
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
     decisions: tuple[RungDecision, ...] = ()
     sparsity_lambda: float | None = None
     """The recipe's sparsity as the L1 coefficient."""

@@ -189,7 +189,7 @@ class _Run:
         )
 
     def _take_over(self, duplicate: Duplicate) -> bool:
-        """Takes over the result of an equal network; False if its checkpoint is gone: the recipe is carried out then."""
+        """Takes over the result of an equal network; False if its checkpoint is gone, and the recipe is carried out."""
         found, checkpoint = duplicate.network, duplicate.network.files.checkpoint
         if checkpoint is None or not (file := self.context.folder / checkpoint).is_file():
             return False
