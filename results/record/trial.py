@@ -204,7 +204,7 @@ def _outcome(trial: FrozenTrial) -> Outcome | None:
     if not trial.state.is_finished():
         return None
     try:
-        named = Outcome(trial.user_attrs.get("outcome"))
+        named: Outcome | None = Outcome(text(trial.user_attrs.get("outcome")) or "")
     except ValueError:
         named = None
     if trial.state is TrialState.FAIL and (named is None or named.has_values):
