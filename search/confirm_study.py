@@ -63,8 +63,7 @@ def confirm_study(study: optuna.Study, folder: Path, resamples: int, console: Co
     with Interruption(), folder_lock(folder, ".finish"):
         try:
             progress.begin("checking model and data")
-            context = create_context(spec, progress.epochs)
-            measure_references(study, context, progress)
+            context = measure_references(study, create_context(spec, progress.epochs), progress)
             return _confirm(study, context, resamples, progress)
         finally:
             progress.end()
