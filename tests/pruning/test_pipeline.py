@@ -25,8 +25,9 @@ from prunetune.pruning.sparsity import sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_history
 from prunetune.pruning.stages import training_stage, trunk
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import Accuracy, EpochRecord, RecoveryProgress, RecoveryStoppedError, recovery_phase
+from prunetune.pruning.training import EpochRecord, recovery_phase
 from prunetune.spaces import ConfigError, ModelError, Recipe, StoreError, Threshold
+from prunetune.spaces.accuracy import Accuracy
 from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 
 pytestmark = pytest.mark.slow
