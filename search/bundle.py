@@ -37,7 +37,6 @@ from prunetune.results.table_formats import markdown_rows
 from prunetune.results.tables import limit_text, row, rows
 from prunetune.results.verify import CHECKPOINT
 from prunetune.search.options import named
-from prunetune.search.spec import StudySpec
 from prunetune.search.study import spec_here, stored_spec
 from prunetune.search.study_setup import create_context, require_same_data
 from prunetune.search.trial import TrialContext
@@ -104,9 +103,7 @@ def _file_name(network: StudyNetwork) -> str:
 class _Export:
     """One network of a study, with all that a bundle says of it."""
 
-    def __init__(
-        self, study: optuna.Study, found: Findings, folder: Path, candidate: Candidate, forms: Forms
-    ) -> None:
+    def __init__(self, study: optuna.Study, found: Findings, folder: Path, candidate: Candidate, forms: Forms) -> None:
         self._study, self._found, self._folder = study, found, folder
         self._candidate, self._network, self._forms = candidate, candidate.network, forms
         self._spec = stored_spec(found)
@@ -274,9 +271,7 @@ class _Export:
         else:
             figures = {CHECKPOINT: stated, **({INT8: self._int8} if self._int8 else {})}
         return {
-            file: {
-                split: {name: getattr(accuracy, name) for name in METRICS} for split, accuracy in accuracies.items()
-            }
+            file: {split: {name: getattr(accuracy, name) for name in METRICS} for split, accuracy in accuracies.items()}
             for file, accuracies in figures.items()
         }
 

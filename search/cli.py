@@ -171,9 +171,10 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
     nearest = f"Nearest is {closest.title} with {latencies_text(closest)}"
     if not found.excess(closest):  # it kept the budget, but not the share of it that was asked for
         assert closest.trial is not None  # no baseline is over its budget
+        reason = found.records[closest.trial].reason
         raise PrunetuneError(
-            f"space.latency: no recipe came to its share of the {budget}. {nearest}: "
-            f"{found.records[closest.trial].reason}; ask for a larger share, or lower space.floor if it has one. {where}"
+            f"space.latency: no recipe came to its share of the {budget}. {nearest}: {reason}; ask for a larger share, "
+            f"or lower space.floor if it has one. {where}"
         )
     raise PrunetuneError(
         f"budget.latency: no recipe met the {budget}. {nearest}; allow more latency, or let the space prune more "

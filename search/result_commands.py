@@ -92,7 +92,8 @@ def pictures(
     study: StudyArgument,
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
     trial: Annotated[
-        str | None, typer.Option(help="The network, such as 7, or 7.1 for its first round; by default the most accurate.")
+        str | None,
+        typer.Option(help="The network, such as 7, or 7.1 for its first round; by default the most accurate."),
     ] = None,
     count: Annotated[int, typer.Option("--images", min=1, help="Images taken evenly, and as many that differ.")] = 8,
     confidence: Annotated[float, typer.Option(min=0.001, max=1, help="Detections below it are not drawn.")] = 0.25,

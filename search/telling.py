@@ -23,9 +23,7 @@ MANY = 200
 """From so many trials on, where the study is is looked up only when it is shown: it takes a look at every trial."""
 
 
-def tell_progress(
-    study: optuna.Study, spec: StudySpec, number: int, record: TrialRecord, progress: Progress
-) -> None:
+def tell_progress(study: optuna.Study, spec: StudySpec, number: int, record: TrialRecord, progress: Progress) -> None:
     """Tells how a trial ended and where the study is."""
     trials = study.get_trials(deepcopy=False)
     finished = history(study).spent(trials, time.time()).finished

@@ -76,7 +76,9 @@ class TrackingCallback(StudyCallback, ABC):
         for network in event.networks[-1:]:
             metrics |= _metrics(network.result)
         self.log(run, metrics, None)
-        self._end(run, FINISHED if event.networks else FAILED, {"outcome": str(record.outcome), "reason": record.reason})
+        self._end(
+            run, FINISHED if event.networks else FAILED, {"outcome": str(record.outcome), "reason": record.reason}
+        )
 
     def network_ready(self, event: NetworkReady) -> None:
         """Adds a run with the figures of the dense network or a control."""
@@ -106,7 +108,9 @@ def _metrics(network: NetworkResult) -> dict[str, float]:
     accuracy, figures = network.accuracy, network.figures
     numbers = {
         **{name: getattr(accuracy, name) for name in ("map50", "map50_95", "precision", "recall", "f1", "confidence")},
-        **{name: getattr(figures, name) for name in ("gflops", "params", "bytes", "channels_removed", "params_removed")},
+        **{
+            name: getattr(figures, name) for name in ("gflops", "params", "bytes", "channels_removed", "params_removed")
+        },
         "violation": figures.violation,
         **{f"latency_ms/{target}": latency.ms for target, latency in figures.latencies.items()},
     }

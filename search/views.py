@@ -106,9 +106,8 @@ def trial_text(event: TrialEnded) -> str:
     reason += "" if record.duplicate_of is None else f", equals trial {record.duplicate_of}"
     reused = record.cost.epochs_reused
     count = f"{event.finished}/{event.trials}" if event.trials else f"{event.finished}"
-    return (
-        f"trial {event.trial} [{count}] {record.outcome}{reason}  {figures}{recipe}  {record.cost.total_s:.0f} s"
-        + (f", {reused} {'epoch' if reused == 1 else 'epochs'} reused" if reused else "")
+    return f"trial {event.trial} [{count}] {record.outcome}{reason}  {figures}{recipe}  {record.cost.total_s:.0f} s" + (
+        f", {reused} {'epoch' if reused == 1 else 'epochs'} reused" if reused else ""
     )
 
 

@@ -340,7 +340,9 @@ def test_status_without_a_number_of_trials(make_spec: MakeSpec) -> None:
 def test_what_a_dead_worker_left_open_takes_no_time(make_spec: MakeSpec) -> None:
     spec = make_spec(hours=1)
     study = open_study(spec)
-    left = create_trial(state=TrialState.RUNNING, user_attrs=TrialRecord(worker={**this_worker("cpu"), "started": 1.0}).to_attrs())
+    left = create_trial(
+        state=TrialState.RUNNING, user_attrs=TrialRecord(worker={**this_worker("cpu"), "started": 1.0}).to_attrs()
+    )
     assert left.datetime_start is not None
     left.datetime_start -= dt.timedelta(hours=5)
     study.add_trial(left)
