@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.design import first_recipe, spread, value_at
 from prunetune.search.samplers import startup_trials
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
 from prunetune.search.taking import Claim, next_trial
-from prunetune.spaces import FloatParameter, IntParameter, SearchSpace
+from prunetune.spaces import FloatParameter, IntParameter, Outcome, SearchSpace
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -126,7 +127,8 @@ def test_every_whole_number_gets_its_share() -> None:
 
 
 def end(study: Any, claim: Claim) -> None:
-    claim.trial.set_user_attr("outcome", "OK")
+    for name, value in TrialRecord(outcome=Outcome.OK).to_attrs().items():
+        claim.trial.set_user_attr(name, value)
     study.tell(claim.trial, [claim.recipe.threshold.backbone, claim.recipe.sparsity])
 
 
