@@ -64,10 +64,10 @@ def test_each_option_trains_and_a_shorter_phase_is_on_its_way(
     _, end = train(dense, phase, setup, loaders, on_state=states.append)
     _, short = train(dense, replace(phase, epochs=1), setup, loaders)
     assert same(short, states[0])
-    assert short.history[0]["losses"] == states[0].history[0]["losses"]
+    assert short.history[0].losses == states[0].history[0].losses
     _, other = train(dense, replace(plain, epochs=1), setup, loaders)
     assert not same(short, other), "it is not the training without the option"
-    penalties = [record["losses"]["sl_loss"] for record in end.history]
+    penalties = [record.losses["sl_loss"] for record in end.history]
     assert penalties[1] < penalties[0]
 
 
@@ -188,8 +188,8 @@ def test_mixed_precision_trains_fp32_weights_as_well(
     stored = [*mixed.model.values(), *mixed.ema.values(), *mixed.projections.values()]
     assert {value.dtype for value in stored} <= {torch.float32, torch.int64}
     assert {weight.dtype for weight in trained.model.parameters()} == {torch.float32}
-    for name, loss in full.history[-1]["losses"].items():
-        assert mixed.history[-1]["losses"][name] == pytest.approx(loss, rel=0.1), name
+    for name, loss in full.history[-1].losses.items():
+        assert mixed.history[-1].losses[name] == pytest.approx(loss, rel=0.1), name
     if kind == "sparse":
         medians = [torch.cat(list(gammas_of(state).values())).median().item() for state in (full, mixed)]
         assert medians[1] == pytest.approx(medians[0], abs=0.01)
