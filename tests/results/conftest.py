@@ -266,5 +266,5 @@ def fill(builder: StudyBuilder, folder: Path) -> StudyBuilder:
     builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3, reason="1.30 ms, the limit is 1.00 ms")
     builder.trial(0.1, 1.1, outcome="OVER_BUDGET", violation=0.1, reason="1.10 ms, the limit is 1.00 ms")
     builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason="loss is NaN in epoch 3")
-    builder.trial(None, None, state=TrialState.RUNNING, outcome="", seconds=None)
+    builder.trial(None, None, state=TrialState.RUNNING, outcome="", seconds={}, epochs=(0, 0))
     return builder
