@@ -59,7 +59,7 @@ def make_pictures(
     networks = {item.name: item.checkpoint for item in candidates}
     with named("--trial"):
         candidates.append(results.candidate(name))
-    chosen = candidates[-1].title
+    chosen = candidates[-1].network.title
     networks[chosen] = candidates[-1].checkpoint
     for candidate in candidates:
         candidate.load()  # a damaged one is told before anything is drawn

@@ -18,7 +18,7 @@ from prunetune.pruning.processes import is_alive
 from prunetune.results.findings import Findings, Source, network_document
 from prunetune.results.record import TrialRecord
 from prunetune.results.study_network import network_title
-from prunetune.results.tables import ms_text
+from prunetune.results.tables import earlier_rounds, ms_text
 from prunetune.search.limits import Forecast, Limits, forecast, spent
 from prunetune.spaces import Outcome
 
@@ -98,9 +98,8 @@ def write_status(status: Mapping[str, Any], console: Console) -> None:
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(status["outcomes"].items()))
     state = "done" if status["done"] else "running" if status["running"] else "not finished"
     count = f"{status['finished']}" + (f" of {status['trials']}" if status["trials"] else "")
-    rounds = status["rounds"]
-    earlier = f", and {rounds} earlier round{'s' * (rounds > 1)}" if rounds else ""
-    say(f"{status['study']}: {state}, {count} trials ({outcomes or 'none yet'}){earlier}")
+    rounds = f", and {earlier_rounds(status['rounds'])}" if status["rounds"] else ""
+    say(f"{status['study']}: {state}, {count} trials ({outcomes or 'none yet'}){rounds}")
     for trial in status["running"]:
         worker = trial["worker"] or {}
         gone = "" if trial["alive"] else ", which is gone: run the study again to take the trial up"
