@@ -38,8 +38,7 @@ from prunetune.results.tables import limit_text, row, rows
 from prunetune.results.verify import CHECKPOINT
 from prunetune.search.options import named
 from prunetune.search.study import spec_here, stored_spec
-from prunetune.search.study_setup import create_context, require_same_data
-from prunetune.search.trial import TrialContext
+from prunetune.search.study_setup import StudySetup, check_study, require_same_data
 from prunetune.spaces import Accuracy, LatencyShare, MissingExtraError, Recipe, Splice
 from prunetune.targets import (
     Network,
@@ -113,10 +112,10 @@ class _Export:
         """The accuracy of the int8 file by split, where the study does not know it."""
 
     @cached_property
-    def _context(self) -> TrialContext:
-        context = create_context(spec_here(self._study, self._folder))
-        require_same_data(self._study, context)
-        return context
+    def _setup(self) -> StudySetup:
+        setup = check_study(spec_here(self._study, self._folder))
+        require_same_data(self._study, setup)
+        return setup
 
     # The files
 
@@ -132,7 +131,7 @@ class _Export:
         parts = onnx_parts(self._detector, self._spec.imgsz, metadata)
         if self._ships_int8 or self._forms.int8:
             if self._kept_int8 is None:
-                self._context  # noqa: B018  # now: without the images nothing can be calibrated
+                self._setup  # noqa: B018  # now: without the images nothing can be calibrated
             parts.append(Part(INT8, {"format": "onnx", "precision": "int8", "batch": 1}, self._write_int8))
         if self._forms.openvino:
             if find_spec("openvino") is None:
@@ -182,17 +181,17 @@ class _Export:
             file.write_bytes(self._kept_int8.read_bytes())
             return
         if self._ships_int8:
-            self._context.shipping.export(self._detector, file)
+            self._setup.shipping.export(self._detector, file)
             return
         spec = OnnxRuntimeSpec(name="int8", precision="int8")
         with tempfile.TemporaryDirectory(prefix="prunetune-") as scratch:
             full = Path(scratch) / "fp32.onnx"
             self._detector.export_onnx(full, self._spec.imgsz)
-            quantise(full, file, self._context.shipping.calibration, Quantisation.of(spec))
+            quantise(full, file, self._setup.shipping.calibration, Quantisation.of(spec))
         predict = create_predictor(spec, Network("int8", self._detector.input_shape(self._spec.imgsz), onnx=file))
-        stages = self._context.stages
+        stages = self._setup.stages
         for split in ("val", *(("test",) if stages.loaders.has_test else ())):
-            self._int8[split] = stages.evaluate_predictor(predict, self._context.dataset.names, split)
+            self._int8[split] = stages.evaluate_predictor(predict, self._setup.dataset.names, split)
 
     # What is said of it
 

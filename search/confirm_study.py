@@ -24,13 +24,12 @@ from prunetune.results.record import Comparison, Confirmation, ConfirmedNetwork,
 from prunetune.results.study_network import StudyNetwork
 from prunetune.results.tables import significant, with_interval
 from prunetune.search.confirmation import measure_together, store_latencies
-from prunetune.search.engine import measure_references
+from prunetune.search.engine import check, prepare_context
 from prunetune.search.finish import export_members, write_results
 from prunetune.search.interruption import Interruption, safe_point
 from prunetune.search.latency.study_target import StudyTarget
 from prunetune.search.progress import Progress
 from prunetune.search.study import folder_lock, spec_here
-from prunetune.search.study_setup import create_context
 from prunetune.search.trial import TrialContext
 from prunetune.spaces import PrunetuneError
 from prunetune.targets import Latency
@@ -63,7 +62,7 @@ def confirm_study(study: optuna.Study, folder: Path, resamples: int, console: Co
     with Interruption(), folder_lock(folder, ".finish"):
         try:
             progress.begin("checking model and data")
-            context = measure_references(study, create_context(spec, progress.epochs), progress)
+            context = prepare_context(study, check(spec, progress), progress)
             return _confirm(study, context, resamples, progress)
         finally:
             progress.end()
@@ -120,8 +119,8 @@ def _confirm(study: optuna.Study, context: TrialContext, resamples: int, progres
     StudyRecord.store(study, confirmation=found)
     if StudyRecord.of(study).finished is not None:  # else its end will do it
         progress.begin("exporting")
-        export_members(study, context, front(study))
-        write_results(study, context)
+        export_members(study, context)
+        write_results(study, context.folder)
     return found
 
 
