@@ -123,7 +123,7 @@ def compare(options: argparse.Namespace, store: Path, folder: Path) -> dict[str,
 
     original = pipeline().original()
     dense = Detector.load(original.file(CHECKPOINT))
-    half = Detector.build(pipeline().description("half-width"), data.names).channels
+    half = Detector.build(pipeline().source.description("half-width"), data.names).channels
     table = None if options.table is None else LatencyTable.load(options.table)
     latencies = AgainstHalf(dense, half, options.imgsz, table, folder)
     accuracy = original.record["accuracy"]["map50_95"]

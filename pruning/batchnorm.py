@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunetune.pruning.surgery import region_of
+from prunetune.pruning.layers import region_of
 from prunetune.spaces.errors import DatasetError, ModelError
 from prunetune.spaces.recipe import Region
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.channels import natural_order
 from prunetune.pruning.groups import first_channel, module_of
-from prunetune.pruning.surgery import channel_groups
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import Phase
 
 

@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.claims import LEASE_S, LOOK_S, Claims, StageClaim, StageClaimedError
 from prunetune.pruning.processes import is_alive, process_text, read_process
+from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.errors import StoreError
+from prunetune.spaces.fields import integer
 from prunetune.spaces.files import flush, storage_error
 
 RECORD = "stage.json"
@@ -49,6 +52,46 @@ class StoredStage:
     folder: Path
     record: Mapping[str, Any]
     reused: bool
+
+    @property
+    def kind(self) -> str:
+        """`original`, `sparse`, `pruning`, `recovery`, ..."""
+        return str(self.record["kind"])
+
+    @property
+    def parent(self) -> str:
+        """The digest of the stage that it starts from; empty for the first."""
+        return str(self.record["parent"])
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """On `val`; None where it was not evaluated, as after a sparse phase."""
+        return Accuracy.parse(self.record["accuracy"])
+
+    @property
+    def channels(self) -> ChannelConfig:
+        """Of its network."""
+        return ChannelConfig(self.record["channels"])
+
+    @property
+    def params(self) -> int:
+        """Parameters of its network."""
+        return int(self.record["params"])
+
+    @property
+    def gflops(self) -> float:
+        """Of its network, at the trainings' input size."""
+        return float(self.record["gflops"])
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of its training; 0 where there was none."""
+        return int(self.record["epochs"])
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose weights it has, where the training chose one."""
+        return integer(self.record["best_epoch"])
 
     def file(self, name: str) -> Path:
         """The path of one of its files."""

@@ -64,7 +64,7 @@ class TrainingState:
         ema: fp32 weights of its moving average.
         optimizer: The optimizer's state, with the scaler's and the average's count.
         best: The chosen epoch so far: `epoch`, `score` and fp32 `weights`; None before the first.
-        history: A record for each finished epoch.
+        history: The records of the finished epochs.
         projections: fp32 weights of what joins student and teacher; empty without a teacher.
     """
 
@@ -73,17 +73,24 @@ class TrainingState:
     ema: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     best: dict[str, Any] | None
-    history: list[dict[str, Any]]
+    history: tuple[EpochRecord, ...]
     projections: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For `torch.save`: tensors and plain values only."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**vars(self), "history": [record.as_dict() for record in self.history]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingState:
-        """The state that `as_dict` wrote."""
-        return cls(**values)
+        """The state that `as_dict` wrote.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        history = tuple(record for record in map(EpochRecord.parse, values["history"]) if record is not None)
+        if len(history) != values["epoch"]:
+            raise ValueError(f"{len(history)} records of {values['epoch']} epochs")
+        return cls(**{**values, "history": history})
 
 
 StateSaver = Callable[[TrainingState], None]
@@ -174,7 +181,7 @@ class _Loop(DetectionTrainer):
         self._teacher = teacher.copy() if teacher is not None and phase.distillation else None
         self._start_state, self._on_state, self._on_epoch = state, on_state, on_epoch
         self._best = state.best if state else None
-        self._history = list(state.history) if state else []
+        self._history = state.history if state else ()
         self._channels = detector.channels
         self._layers = penalty_layers(detector.model, phase) if phase.sparse else ()
         self._clock = self._validated_s = 0.0
@@ -318,7 +325,7 @@ class _Loop(DetectionTrainer):
             gammas=gamma_histogram(self._network) if self._phase.sparse else None,
         )
         check_finite(record.losses, record.epoch)
-        self._history.append(record.as_dict())
+        self._history += (record,)
         self.stop = record.epoch >= self._phase.end
         if record.accuracy is not None:
             score = record.accuracy.score(self._phase.choose)
@@ -342,7 +349,7 @@ class _Loop(DetectionTrainer):
         if Detector(model, self._detector.source).channels != self._channels:
             raise ModelError(f"{self._detector.source}: training changed the network's channels")
         return TrainingState(
-            epoch=self._history[-1]["epoch"],
+            epoch=self._history[-1].epoch,
             model=_weights(model),
             ema=_weights(self.ema.ema),
             optimizer={
@@ -351,7 +358,7 @@ class _Loop(DetectionTrainer):
                 "updates": self.ema.updates,
             },
             best=self._best,
-            history=list(self._history),
+            history=self._history,
             projections={} if projections is None else _weights(projections),
         )
 

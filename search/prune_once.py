@@ -21,8 +21,9 @@ from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.plan import Scores
 from prunetune.pruning.separation import unseparated
-from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.tasks import FINDS
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import TrainingSetup
 from prunetune.spaces import ConfigError, ModelError, Threshold
 from prunetune.spaces.files import publish, write_text

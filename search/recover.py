@@ -19,13 +19,13 @@ from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.hyperparameters import hyperparameter_problems
+from prunetune.pruning.layers import layer_regions
 from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.stages import Stage, training_stage
 from prunetune.pruning.store import StageStore, file_sha256
-from prunetune.pruning.surgery import layer_regions
-from prunetune.pruning.training import Accuracy, Choice, TrainingFailureError, TrainingSetup, continued_phase
+from prunetune.pruning.training import TrainingFailureError, TrainingSetup, continued_phase
 from prunetune.results import verify
 from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
 from prunetune.results.model_card import command_line
@@ -34,6 +34,7 @@ from prunetune.search.overrides import overridden
 from prunetune.search.progress import Progress
 from prunetune.search.spec import FileText
 from prunetune.spaces import ConfigError, ModelError, PrunetuneError
+from prunetune.spaces.accuracy import Accuracy, Choice
 from prunetune.spaces.files import write_text
 
 BATCH, IMGSZ = 16, 640

@@ -24,12 +24,13 @@ from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.groups import ChannelGroup, first_of_parts
 from prunetune.pruning.importance import create_judge
 from prunetune.pruning.knapsack import KnapsackLadder, MultiplyAdds
-from prunetune.pruning.layers import convolutions, is_depthwise, is_grouped
+from prunetune.pruning.layers import channel_config, convolutions, is_depthwise, is_grouped
 from prunetune.pruning.plan import PruningPlan, Scores, plan_pruning
 from prunetune.pruning.restarts import renew
 from prunetune.pruning.splicing import Donor, compose, splice
-from prunetune.pruning.surgery import apply_plan, channel_config, channel_groups
+from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.threshold_search import PlanLadder
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces import Alignment, ModelError, Threshold
 
 NAMES = ("square", "disc")

@@ -19,10 +19,11 @@ from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, fin
 from prunetune.pruning import knapsack as module
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import read_description
+from prunetune.pruning.groups import ChannelGroup, Reader
 from prunetune.pruning.knapsack import MOST_BLOCKS, KnapsackLadder, MultiplyAdds
 from prunetune.pruning.plan import ScoredGroup, Scores
-from prunetune.pruning.surgery import ChannelGroup, Reader, channel_groups
 from prunetune.pruning.threshold_search import CLOSE, first_within
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces import Alignment, ConfigError
 from prunetune.targets import read_conv_graph
 

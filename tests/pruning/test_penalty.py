@@ -15,8 +15,9 @@ from torch import nn
 from prunetune.pruning.channel_costs import MOST, MOST_LAMBDA, balanced, penalty_weights
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector
+from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.penalty import Block, add_subgradient, penalty, penalty_blocks, penalty_layers, shrink
-from prunetune.pruning.surgery import ChannelGroup, channel_groups
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import Phase
 
 GAMMA = st.floats(-2, 2)

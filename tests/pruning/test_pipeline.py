@@ -25,8 +25,9 @@ from prunetune.pruning.sparsity import sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_history
 from prunetune.pruning.stages import training_stage, trunk
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import Accuracy, EpochRecord, RecoveryProgress, RecoveryStoppedError, recovery_phase
+from prunetune.pruning.training import EpochRecord, recovery_phase
 from prunetune.spaces import ConfigError, ModelError, Recipe, StoreError, Threshold
+from prunetune.spaces.accuracy import Accuracy
 from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 
 pytestmark = pytest.mark.slow
@@ -554,7 +555,7 @@ def test_controls(pipeline: Pipeline) -> None:
     body = {name: width for name, width in original.record["channels"].items() if not name.startswith("model.24")}
     assert {name: half.record["channels"][name] for name in body} == {name: width // 2 for name, width in body.items()}
     assert pipeline.control("half-width", 1).reused
-    quarter = Detector.build(pipeline.description("quarter-width"), NAMES)
+    quarter = Detector.build(pipeline.source.description("quarter-width"), NAMES)
     # ultralytics rounds narrow layers up to a multiple of 8
     assert sum(quarter.channels[name] for name in body) == pytest.approx(sum(body.values()) / 4, rel=0.05)
 
@@ -563,8 +564,8 @@ def test_controls_of_a_checkpoint_have_its_architecture(
     pipeline: Pipeline, setup: TrainingSetup, tmp_path: Path
 ) -> None:
     source = Source(str(pipeline.original().file(CHECKPOINT)), NAMES, dense_epochs=1)
-    narrow = new_pipeline(setup, StageStore(tmp_path), source).description("half-width")
-    expected = pipeline.description("half-width")
+    narrow = source.description("half-width")
+    expected = pipeline.source.description("half-width")
     assert Detector.build(narrow, NAMES).channels == Detector.build(expected, NAMES).channels
 
 

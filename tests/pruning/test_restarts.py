@@ -17,7 +17,7 @@ from prunetune.pruning.splicing import compose
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stages import training_stage
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.surgery import channel_groups
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import EARLY, early_phase, recovery_phase
 from prunetune.spaces import ConfigError, Recipe, Threshold
 

@@ -17,7 +17,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector, scaled_width
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
-from prunetune.pruning.surgery import channel_groups
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
 from prunetune.targets import read_conv_graph

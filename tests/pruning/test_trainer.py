@@ -25,7 +25,6 @@ from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
-    Accuracy,
     EpochRecord,
     Phase,
     TrainingFailureError,
@@ -35,6 +34,7 @@ from prunetune.pruning.training import (
     recovery_phase,
 )
 from prunetune.spaces import Threshold
+from prunetune.spaces.accuracy import Accuracy
 
 prepare_ultralytics()
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
