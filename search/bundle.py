@@ -88,8 +88,8 @@ def export_bundle(study: optuna.Study, folder: Path, name: str, out: Path | None
         out,
         candidate.checkpoint,
         export.parts(),
-        export.channels(),
-        export.describe,
+        export.channels_document(),
+        export.bundle_document,
         export.table(),
         {STUDY: yaml.safe_dump(dict(found.study.spec), sort_keys=False, allow_unicode=True)},
     )
@@ -195,7 +195,7 @@ class _Export:
 
     # What is said of it
 
-    def channels(self) -> dict[str, Any]:
+    def channels_document(self) -> dict[str, Any]:
         """The width of every layer, beside the dense network's."""
         dense, regions = self._found.study.channels_dense, self._found.study.regions
         return {
@@ -212,7 +212,7 @@ class _Export:
         own = row(self._found, self._network.name)
         return markdown_rows([*(item for item in controls if item.model != own.model), own])
 
-    def describe(self) -> dict[str, Any]:
+    def bundle_document(self) -> dict[str, Any]:
         """The bundle's description."""
         spec, network = self._spec, self._network
         sure = self._found.study.confirmation

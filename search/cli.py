@@ -194,11 +194,11 @@ def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption 
         return find_study(study, runs)[0]
 
     found, folder = find_findings(study, runs)
-    told = study_status(found, folder, reopen)
+    read = study_status(found, folder, reopen)
     if as_json:
-        _write_json(told)
+        _write_json(read.as_dict())
     else:
-        write_status(told, _console())
+        write_status(read, _console())
 
 
 @app.command()

@@ -308,13 +308,13 @@ def written(study: optuna.Study, spec: StudySpec) -> str:
 def test_status_says_what_is_used_and_what_remains(make_spec: MakeSpec) -> None:
     spec = make_spec(trials=10, epochs=50, hours=8)
     study = open_study(spec)
-    status = study_status(study, spec.folder)
+    status = study_status(study, spec.folder).as_dict()
     assert (status["limits"], status["remaining"]) == ({"trials": 10, "epochs": 50, "hours": 8}, None)
     for _ in range(2):
         claim = next_trial(study, spec)
         assert claim is not None
         finish(study, claim, 10)
-    status = study_status(study, spec.folder)
+    status = study_status(study, spec.folder).as_dict()
     assert not status["done"]
     assert (status["remaining"]["trials"], status["remaining"]["limit"]) == (3, "epochs")
     text = written(study, spec)
@@ -346,5 +346,5 @@ def test_what_a_dead_worker_left_open_takes_no_time(make_spec: MakeSpec) -> None
     assert left.datetime_start is not None
     left.datetime_start -= dt.timedelta(hours=5)
     study.add_trial(left)
-    assert study_status(study, spec.folder)["hours"] == 0
+    assert study_status(study, spec.folder).as_dict()["hours"] == 0
     assert next_trial(study, spec) is not None
