@@ -61,9 +61,9 @@ def main() -> None:
                 line += f"   {faster.ratio:.3f}, {faster.ratio_low:.3f} to {faster.ratio_high:.3f}"
         print(line)
     print(f"{measured['dense'].runs} rounds")
-    for role, staircase in probe.staircases.items():
-        costs = ", ".join(f"{cost.multiple}: {cost.cost:.2f}" for cost in staircase.costs)
-        print(f"cost of rounding {role} up to {costs}; preferred {staircase.multiple}")
+    for role, curve in probe.alignment_curves.items():
+        costs = ", ".join(f"{cost.multiple}: {cost.cost:.2f}" for cost in curve.costs)
+        print(f"cost of rounding {role} up to {costs}; preferred {curve.multiple}")
     found = {
         "speedup_min": round(min(speedups[EIGHT]), 4),
         "speedup_min_probe": round(min(speedups[probe.alignment], default=1.0), 4),

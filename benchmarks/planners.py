@@ -30,7 +30,7 @@ from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.spaces import LatencyShare, Recipe
 from prunetune.spaces.recipe import Importance, Planner
-from prunetune.targets import LatencyTable, Network, Skeleton, create_target, parse_target_spec
+from prunetune.targets import LatencyTable, Network, create_target, parse_target_spec, read_conv_graph
 from prunetune.targets.synthesis import write_resized
 
 
@@ -52,7 +52,7 @@ class AgainstHalf:
         self._target = create_target(parse_target_spec({"kind": "onnxruntime"}))
         self._onnx = folder / "dense.onnx"
         dense.export_onnx(self._onnx, imgsz)
-        self._skeleton = Skeleton.read(self._onnx)
+        self._graph = read_conv_graph(self._onnx)
         self._half = half
         self.known: dict[ChannelConfig, float] = {half: 1.0}
         self.is_calibrated = table is not None
@@ -61,11 +61,11 @@ class AgainstHalf:
         self._slope = (self.dense - 1) / (self._work(dense.channels) - 1)
 
     def _work(self, widths: Mapping[str, int]) -> float:
-        return self._skeleton.multiply_adds(widths) / self._skeleton.multiply_adds(self._half)
+        return self._graph.multiply_adds(widths) / self._graph.multiply_adds(self._half)
 
     def _network(self, name: str, channels: ChannelConfig) -> Network:
         file = self._folder / f"{name}.onnx"
-        write_resized(self._onnx, file, self._skeleton, channels)
+        write_resized(self._onnx, file, self._graph, channels)
         return Network(name, self._shape, onnx=file)
 
     def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> Any:
@@ -123,7 +123,7 @@ def compare(options: argparse.Namespace, store: Path, folder: Path) -> dict[str,
 
     original = pipeline().original()
     dense = Detector.load(original.file(CHECKPOINT))
-    half = Detector.build(pipeline().description("half-width"), data.names).channels
+    half = Detector.build(pipeline().source.description("half-width"), data.names).channels
     table = None if options.table is None else LatencyTable.load(options.table)
     latencies = AgainstHalf(dense, half, options.imgsz, table, folder)
     accuracy = original.record["accuracy"]["map50_95"]

@@ -61,6 +61,20 @@ class Source:
         """Whether the detector is trained already."""
         return Path(self.model).suffix.lower() == ".pt"
 
+    def description(self, name: str) -> dict[str, Any]:
+        """The model description of `dense`, `half-width` or `quarter-width`, for the data set's images."""
+        factor = {"dense": 1.0, "half-width": 0.5, "quarter-width": 0.25}[name]
+        described = Detector.load(self.model).model.yaml if self.is_checkpoint else read_description(self.model)
+        if described.get("channels", 3) != self.channels:
+            described = {**described, "channels": self.channels}
+        return dict(described) if name == "dense" else scaled_width(described, factor)
+
+    def reference(self, name: str) -> Detector:
+        """The network of that name whose latency others refer to: its weights do not matter."""
+        if name == "dense" and self.is_checkpoint:
+            return Detector.load(self.model)
+        return Detector.build(self.description(name), self.names)
+
 
 @dataclass(frozen=True)
 class _Network:
@@ -224,14 +238,6 @@ class Pipeline:
         phase = recovery_phase(self.source.dense_epochs + epochs, self.choose)
         return self.stages.train("control", self._untrained(name), phase).stage
 
-    def description(self, name: str) -> dict[str, Any]:
-        """The model description of `dense`, `half-width` or `quarter-width`, for the data set's images."""
-        model, factor = self.source.model, {"dense": 1.0, "half-width": 0.5, "quarter-width": 0.25}[name]
-        described = Detector.load(model).model.yaml if self.source.is_checkpoint else read_description(model)
-        if described.get("channels", 3) != self.source.channels:
-            described = {**described, "channels": self.source.channels}
-        return dict(described) if name == "dense" else scaled_width(described, factor)
-
     def run(self, recipe: Recipe, rungs: Collection[int] = ()) -> Iterator[Step]:
         """Carries out a recipe step by step. Going on is asking for the next step.
 
@@ -301,7 +307,7 @@ class Pipeline:
         return self.stages.make(Stage("original", "", settings), lambda: detector).stage
 
     def _untrained(self, name: str) -> Untrained:
-        plain = json.loads(json.dumps(self.description(name)))
+        plain = json.loads(json.dumps(self.source.description(name)))
         return Untrained(plain, self.source.names, self.stages.setup.seed)
 
     def _prune(

@@ -26,9 +26,9 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.dashboard_artifacts import Pictures
-from prunetune.results.entries import is_candidate
 from prunetune.results.findings import Findings
 from prunetune.results.notes import study_note, trial_note
+from prunetune.results.record import StudyRecord
 from prunetune.spaces.errors import MissingExtraError
 
 REFRESH_S = 2.0
@@ -132,8 +132,8 @@ class DashboardStorage(BaseStorage):
         if state != self._state:
             if self._state is None or attributes != self._state[1]:
                 self._ended.clear()
-            found = Findings(self._name, tuple(trials), attributes)
-            members = {item.trial for item in found.front}
+            found = Findings(self._name, tuple(trials), StudyRecord.parse(self._name, attributes))
+            members = {network.trial for network in found.front}
             pages = [self._page(found, trial, trial.number in members) for trial in trials]
             self._shown = self._study_attributes(found) | {key: text for _, note in pages for key, text in note.items()}
             self._trials = [shown for shown, _ in pages]
@@ -174,11 +174,13 @@ class DashboardStorage(BaseStorage):
         return attributes
 
     def _decorated(self, found: Findings, trial: FrozenTrial) -> FrozenTrial:
+        networks = found.networks_of(trial.number)
         violations = list(trial.constraints.values())
-        if is_candidate(trial):  # samplers see a recipe that ended before its last round as unfinished
+        if any(network.result.is_candidate for network in networks):  # samplers may see such a trial as unfinished
             violations = [min(value, 0.0) for value in violations]
-        item = found.entry(trial)
-        excess = found.excess(item) if found.misses_budget(item) else {}
+        excess: dict[str, float] = {}
+        if networks and all(found.misses_budget(network) for network in networks):
+            excess = found.excess(networks[-1])
         shown = copy.copy(trial)
         attributes = dict(trial._system_attrs) | _artifacts(self.pictures.of_trial(found, trial))
         if violations or excess:  # optuna-dashboard knows the older form only

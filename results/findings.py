@@ -100,6 +100,16 @@ class Findings:
         """What a trial came to; None if it has no network."""
         return next(reversed(self.networks_of(trial)), None)
 
+    def key(self, trial: int) -> str:
+        """The name of the network that a trial came to; the trial's number where it has none."""
+        network = self.last_network(trial)
+        return str(trial) if network is None else network.name
+
+    def title(self, name: str) -> str:
+        """What the network of a name is called; the name itself where there is none."""
+        network = self.network(name)
+        return name if network is None else network.title
+
     def networks_of(self, trial: int) -> list[StudyNetwork]:
         """A trial's networks, by round."""
         return self._by_trial.get(trial, [])
@@ -127,9 +137,7 @@ class Findings:
         twins = {name: by_channels[key] for name, key in keys.items() if key in by_channels}
         return {**twins, **confirmed}
 
-    def _current(
-        self, network: StudyNetwork, confirmed: Mapping[str, Mapping[str, NormalizedLatency]]
-    ) -> StudyNetwork:
+    def _current(self, network: StudyNetwork, confirmed: Mapping[str, Mapping[str, NormalizedLatency]]) -> StudyNetwork:
         """The network as it is known now: latencies of its last measurement, as shares of the dense network's last one,
         and its ONNX file."""
         result = network.result.with_latencies(confirmed.get(network.name, {}))
@@ -239,7 +247,15 @@ class Findings:
 
     def trial(self, number: int) -> FrozenTrial | None:
         """The trial of a number."""
-        return next((trial for trial in self.trials if trial.number == number), None)
+        return self._numbered.get(number)
+
+    @cached_property
+    def _numbered(self) -> dict[int, FrozenTrial]:
+        return {trial.number: trial for trial in self.trials}
+
+    def outcome(self, network: StudyNetwork) -> Outcome | None:
+        """How the trial of a network ended; None where it has not, or for a baseline."""
+        return None if network.trial is None else self.records[network.trial].outcome
 
     def noisy(self, network: StudyNetwork) -> dict[str, float]:
         """How far a network's latencies may be off, as a share, by target; only those that are off by 5 % and more."""

@@ -17,7 +17,8 @@ import sqlalchemy.exc
 from optuna.storages import BaseStorage, RDBStorage
 
 from prunetune.results.address import parse_address, public_address
-from prunetune.results.place import SPEC, choose_name, place_of, sqlite_url
+from prunetune.results.place import choose_name, place_of, sqlite_url
+from prunetune.results.record import StudyRecord
 from prunetune.spaces.errors import ConfigError, MissingExtraError, StoreError
 from prunetune.spaces.files import storage_error
 
@@ -52,7 +53,7 @@ def find_study(
         opened = (opener or open_storage)(address or sqlite_url(folder))
         wanted = choose_name(folder, optuna.get_all_study_names(storage=opened))
         study = optuna.load_study(study_name=wanted, storage=opened)
-        if SPEC not in study.user_attrs:
+        if not StudyRecord.of(study).spec:
             raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
         return study, folder
 

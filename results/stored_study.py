@@ -23,7 +23,8 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.findings import Findings
-from prunetune.results.place import SPEC, choose_name, place_of
+from prunetune.results.place import choose_name, place_of
+from prunetune.results.record import StudyRecord
 from prunetune.spaces.garbage import no_garbage_collection
 
 SCHEMA = "v3.2.0.a"
@@ -97,10 +98,10 @@ def _read(query: Query, folder: Path) -> Findings:
     studies = {name: study for study, name in query("SELECT study_id, study_name FROM studies", 0)}
     name = choose_name(folder, list(studies))
     told = query("SELECT a.key, a.value_json FROM study_user_attributes a WHERE a.study_id = :study", studies[name])
-    attributes = {key: json.loads(value) for key, value in told}
-    if SPEC not in attributes:
+    record = StudyRecord.parse(name, {key: json.loads(value) for key, value in told})
+    if not record.spec:
         raise _NotReadError
-    return Findings(name, tuple(_trials(query, studies[name])), attributes)
+    return Findings(name, tuple(_trials(query, studies[name])), record)
 
 
 def _trials(query: Query, study: int) -> Iterator[FrozenTrial]:

@@ -19,7 +19,7 @@ class StudyNetwork:
     """A network of a trial after one of its rounds, or a baseline."""
 
     name: str
-    """`7` is the network of trial 7, `7.1` the one that it had after the first of several rounds, `dense` a baseline."""
+    """`7` is what trial 7 came to, `7.1` what it had after the first of several rounds, `dense` a baseline."""
     result: NetworkResult
     """With the last measurement's latencies, and the exported file where there is one."""
     trial: int | None = None

@@ -18,7 +18,7 @@ from prunetune.search import views
 from prunetune.search.measure import network_of
 from prunetune.search.target_option import with_pace
 from prunetune.spaces import ConfigError, TargetError
-from prunetune.targets import Skeleton, TargetSpec, create_target, profile
+from prunetune.targets import TargetSpec, create_target, profile, read_conv_graph
 from prunetune.targets.profiling import BLOCKS
 
 PACE: Mapping[str, Any] = {"tolerance": 0.02, "runs": 24, "seconds": 10.0, "warmup": 2}
@@ -58,7 +58,7 @@ def profile_model(
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder, _Bar(console) as bar:
         network = network_of(model, target.form, imgsz, Path(folder) / "dense.onnx")
         assert network.onnx is not None
-        height, width = Skeleton.read(network.onnx).size
+        height, width = read_conv_graph(network.onnx).size
         if (height, width) != (imgsz, imgsz):
             raise ConfigError(
                 f"--imgsz {imgsz}: {model} was exported for {height} x {width} px; give that size, or the .pt"

@@ -18,6 +18,7 @@ from prunetune.pruning.claims import Claims, Sign
 from prunetune.pruning.inventory import DRAFT, UNFINISHED, Item, needed_by, read_items, read_uses
 from prunetune.pruning.store import CLAIMS, REGISTRATION, STAGES, STUDIES, StageStore
 from prunetune.results.address import public_address
+from prunetune.results.record import TrialRecord
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import find_study
 from prunetune.spaces import ConfigError
@@ -251,7 +252,10 @@ def _unregistered(runs: Path, folder: Path) -> StudyUse:
 
 def _digests(trials: Sequence[optuna.trial.FrozenTrial]) -> set[str]:
     """The stages that finished trials name."""
-    return {str(stage["digest"]) for trial in trials for stage in trial.user_attrs.get("stages", ())}
+    records = list(map(TrialRecord.from_trial, trials))
+    used = {stage.digest for record in records for stage in record.cost.stages}
+    networks = [network for record in records for network in record.networks]
+    return used | {digest for network in networks for digest in (network.surgery, network.stage) if digest}
 
 
 def _shared_stages(root: Path) -> list[str]:

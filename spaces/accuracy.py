@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from prunetune.spaces.fields import mapping, number, numbers
+from prunetune.spaces.fields import mapping, numbers
 
 Choice: TypeAlias = Literal["map50_95", "f1", "both", "last"]
 """Which epoch's weights a phase ends with: the best by map50_95, by F1, or by both, their geometric mean, in which a
@@ -36,15 +36,14 @@ class Accuracy:
     @classmethod
     def parse(cls, stored: Any) -> Accuracy | None:
         """The accuracy that `as_dict` wrote; None where one of its five figures is missing or damaged."""
-        figures = numbers(stored)
-        if not all(name in figures for name in ("map50", "map50_95", "precision", "recall", "f1")):
+        known = numbers(stored)
+        figures = [known[name] for name in ("map50", "map50_95", "precision", "recall", "f1") if name in known]
+        if len(figures) < 5:
             return None
         classes = mapping(mapping(stored).get("classes"))
-        return cls(
-            *(figures[name] for name in ("map50", "map50_95", "precision", "recall", "f1")),
-            confidence=number(figures.get("confidence")),
-            classes={str(name): numbers(values) for name, values in classes.items()} or None,
-        )
+        by_class = {str(name): numbers(values) for name, values in classes.items()} or None
+        map50, map50_95, precision, recall, f1 = figures
+        return cls(map50, map50_95, precision, recall, f1, known.get("confidence"), by_class)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Accuracy:

@@ -73,9 +73,7 @@ class Cost:
     def __sub__(self, earlier: Cost) -> Cost:
         """What came since an earlier reading of the same meter."""
         seconds = {part: spent - earlier.seconds.get(part, 0.0) for part, spent in self.seconds.items()}
-        return Cost(
-            {part: spent for part, spent in seconds.items() if spent > 0}, self.stages[len(earlier.stages) :]
-        )
+        return Cost({part: spent for part, spent in seconds.items() if spent > 0}, self.stages[len(earlier.stages) :])
 
     def then(self, attempt: Cost) -> Cost:
         """This cost of a recipe's first attempts, with that of the one that began it anew.

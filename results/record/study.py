@@ -68,7 +68,7 @@ class StudyRecord:
     """Of the packages on which its figures depend."""
     targets: tuple[StudiedTarget, ...] = ()
     """In the order of the description; empty before the references are measured."""
-    data: DataFacts = DataFacts()
+    data: DataFacts = field(default_factory=DataFacts)
     data_fingerprint: str = ""
     model_sha256: str | None = None
     """Of the checkpoint that it prunes."""

@@ -75,7 +75,7 @@ class TrialRecord:
     """Why, where it is no success."""
     networks: tuple[NetworkResult, ...] = ()
     """Each round's, in their order. The last one's accuracy and latencies are what the sampler is told."""
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
     decisions: tuple[RungDecision, ...] = ()
     sparsity_lambda: float | None = None
     """The recipe's sparsity as the L1 coefficient."""
@@ -204,7 +204,7 @@ def _outcome(trial: FrozenTrial) -> Outcome | None:
     if not trial.state.is_finished():
         return None
     try:
-        named = Outcome(trial.user_attrs.get("outcome"))
+        named: Outcome | None = Outcome(text(trial.user_attrs.get("outcome")) or "")
     except ValueError:
         named = None
     if trial.state is TrialState.FAIL and (named is None or named.has_values):

@@ -591,7 +591,7 @@ def test_controls(pipeline: Pipeline) -> None:
     body = {name: width for name, width in original.channels.items() if not name.startswith("model.24")}
     assert {name: half.channels[name] for name in body} == {name: width // 2 for name, width in body.items()}
     assert pipeline.control("half-width", 1).reused
-    quarter = Detector.build(pipeline.description("quarter-width"), NAMES)
+    quarter = Detector.build(pipeline.source.description("quarter-width"), NAMES)
     # ultralytics rounds narrow layers up to a multiple of 8
     assert sum(quarter.channels[name] for name in body) == pytest.approx(sum(body.values()) / 4, rel=0.05)
 
@@ -600,8 +600,8 @@ def test_controls_of_a_checkpoint_have_its_architecture(
     pipeline: Pipeline, setup: TrainingSetup, tmp_path: Path
 ) -> None:
     source = Source(str(pipeline.original().file(CHECKPOINT)), NAMES, dense_epochs=1)
-    narrow = new_pipeline(setup, StageStore(tmp_path), source).description("half-width")
-    expected = pipeline.description("half-width")
+    narrow = source.description("half-width")
+    expected = pipeline.source.description("half-width")
     assert Detector.build(narrow, NAMES).channels == Detector.build(expected, NAMES).channels
 
 

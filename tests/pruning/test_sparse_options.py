@@ -20,7 +20,7 @@ from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
-from prunetune.targets import Skeleton
+from prunetune.targets import read_conv_graph
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +105,7 @@ def test_latency_weights_take_more_where_time_is_spent(
     dense: Detector, setup: TrainingSetup, loaders: DataLoaders, tmp_path: Path
 ) -> None:
     dense.export_onnx(tmp_path / "dense.onnx", 64)
-    skeleton = Skeleton.read(tmp_path / "dense.onnx")
+    skeleton = read_conv_graph(tmp_path / "dense.onnx")
 
     class Costs:
         def time(self, channels: ChannelConfig) -> float:

@@ -28,7 +28,7 @@ from prunetune.search.taking import next_trial
 from prunetune.search.workspace import STORE, Workspace
 from prunetune.search.yardstick import Yardstick
 from prunetune.spaces import Threshold
-from prunetune.targets import LatencyTable, OnnxRuntimeSpec, Skeleton, create_target
+from prunetune.targets import ConvGraph, LatencyTable, OnnxRuntimeSpec, create_target, read_conv_graph
 from prunetune.targets.table import FEATURES, Grid
 
 pytestmark = pytest.mark.slow
@@ -99,7 +99,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
     """A table of this machine by a law instead of measurements: 0.3, and 1 for each ten million multiply-adds."""
     file = tmp_path_factory.mktemp("dense") / "dense.onnx"
     Detector.load("yolov5n.yaml", names=("square", "disc")).export_onnx(file, IMGSZ)
-    skeleton = Skeleton.read(file)
+    skeleton = read_conv_graph(file)
     grids = []
     for shape in dict.fromkeys(layer.shape for layer in skeleton.layers):
         pixels = next(layer.pixels for layer in skeleton.layers if layer.shape == shape)
@@ -107,7 +107,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
         grids.append(Grid(shape, ends, ends, tuple(tuple(cost * a * b for b in ends) for a in ends)))
     return LatencyTable(
         fingerprint=create_target(OnnxRuntimeSpec.model_validate(CPU)).fingerprint(),
-        skeleton=skeleton,
+        graph=skeleton,
         grids=tuple(grids),
         coefficients={**dict.fromkeys(FEATURES, 0.0), "fixed": 0.3, "layers": 1.0},
         anchor_ms=1.0,
@@ -229,7 +229,7 @@ def test_rounds_come_nearer_by_equal_factors(studies: Studies, board: dict[str, 
     assert len(trial.user_attrs["threshold_found"]) == 2
     assert "found thresholds " in said
     store = StageStore(studies.runs / STORE)
-    dense = table.predict(table.skeleton.widths).ratio
+    dense = table.predict(table.graph.widths).ratio
     shares = []
     for stage in trial.user_attrs["stages"]:
         if stage["kind"] == "pruning":
@@ -307,7 +307,7 @@ def test_what_is_surely_too_slow_ends_by_the_table(
     assert trial.user_attrs["outcome"] == "OVER_BUDGET"
     assert trial.user_attrs["latencies"]["cpu"]["predicted"] is True
     half = table.predict(study.user_attrs["channels_half"]).ratio
-    assert trial.user_attrs["violation"] == pytest.approx(table.predict(table.skeleton.widths).ratio / half / 0.9 - 1)
+    assert trial.user_attrs["violation"] == pytest.approx(table.predict(table.graph.widths).ratio / half / 0.9 - 1)
     assert trial.user_attrs["latencies"]["cpu"]["latency_uncertainty"] == pytest.approx(2**0.5 * table.error)
     assert trial.user_attrs["reason"].startswith("nothing was removed: predicted ")
     assert " ms predicted  " in said
@@ -329,12 +329,12 @@ def test_what_a_table_is_not_sure_of_is_measured(
 
 
 def wrong(table: LatencyTable) -> dict[str, tuple[LatencyTable, list[str]]]:
-    renamed = json.dumps(table.skeleton.as_dict()).replace('"model.0.conv"', '"model.99.conv"')
-    other = Skeleton.from_dict(json.loads(renamed))
+    renamed = json.dumps(table.graph.as_dict()).replace('"model.0.conv"', '"model.99.conv"')
+    other = ConvGraph.from_dict(json.loads(renamed))
     return {
         "device": (replace(table, fingerprint={**table.fingerprint, "device": "stone"}), ["device: stone -> "]),
-        "size": (replace(table, skeleton=replace(table.skeleton, size=(96, 96))), ["96 x 96 px", "64 x 64 px"]),
-        "family": (replace(table, skeleton=other), ["another detector", "prunetune profile"]),
+        "size": (replace(table, graph=replace(table.graph, size=(96, 96))), ["96 x 96 px", "64 x 64 px"]),
+        "family": (replace(table, graph=other), ["another detector", "prunetune profile"]),
     }
 
 

@@ -13,10 +13,12 @@ import pytest
 
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StageStore
+from prunetune.results.record import TrialRecord
 from prunetune.search.spec import StudySpec
 from prunetune.search.store_commands import age_text, size_text
 from prunetune.search.store_usage import register
 from prunetune.search.study import open_study
+from prunetune.spaces import Cost, StageUse
 
 Prunetune = Callable[..., Any]
 MakeSpec = Callable[..., StudySpec]
@@ -293,7 +295,8 @@ def test_a_study_from_before_the_notes_keeps_what_its_trials_name(
     control = store.publish(store.plain, "control", original)
     left = store.publish(store.plain, "pruning", "sparse-0")
     trial = study.ask()
-    trial.set_user_attr("stages", [{"kind": "pruning", "digest": pruning}])
+    for name, value in TrialRecord(cost=Cost(stages=(StageUse("pruning", pruning),))).to_attrs().items():
+        trial.set_user_attr(name, value)
     gc = ("store", "gc", "--runs", store.runs)
     answer = prunetune(*gc)
     assert "old: it has trials that run" in answer.out

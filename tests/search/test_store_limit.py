@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from prunetune.pruning.store import REGISTRATION
-from prunetune.search.objective import carry_out
 from prunetune.search.spec import StudySpec
 from prunetune.search.store_limit import keep_within_limit, size_of
+from prunetune.search.trial.objective import objective
 from prunetune.spaces import StoreError
 
 MakeSpec = Callable[..., StudySpec]
@@ -54,10 +54,10 @@ def test_above_it_what_no_study_needs_is_freed(spec: StudySpec) -> None:
 
 def test_a_trial_is_not_begun_where_that_is_not_enough(spec: StudySpec) -> None:
     mine = stage(spec, spec.name, "sparse-b", 1_200_000)
-    workspace: Any = SimpleNamespace(spec=spec)
+    context: Any = SimpleNamespace(spec=spec)
     nothing: Any = None
     with pytest.raises(StoreError, match=r"store_gb: .* holds 0.0012 GB that studies need, and the limit is 0.001"):
-        carry_out(nothing, nothing, nothing, workspace)
+        objective(nothing, nothing, context)
     assert mine.is_dir()
 
 

@@ -10,10 +10,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from prunetune.results import Findings, record
+from prunetune.results import Findings, StudyRecord, stored_study
 from prunetune.results.place import sqlite_url
-from prunetune.results.stored_study import find_findings
 from prunetune.results.storage import find_study
+from prunetune.results.stored_study import find_findings
 from prunetune.spaces import ConfigError, StoreError
 
 SPACE = {
@@ -35,8 +35,7 @@ def fill(storage: str) -> optuna.Study:
     other = optuna.create_study(study_name="other", storage=storage)
     other.add_trial(create_trial(value=0.25, user_attrs={"of": "another study"}))
     study = optuna.create_study(study_name="record", storage=storage, directions=["maximize", "minimize"])
-    study.set_user_attr("spec", {"name": "record"})
-    study.set_user_attr("targets", [{"name": "cpu"}])
+    StudyRecord.store(study, spec={"name": "record"}, targets=[{"name": "cpu"}])
     told = {"params": PARAMS, "distributions": SPACE, "user_attrs": ATTRIBUTES}
     study.add_trial(create_trial(values=[0.5, math.inf], constraints={"latency": -0.25, "late": 1.5}, **told))
     study.add_trial(create_trial(values=[-math.inf, 1e-12]))
@@ -65,7 +64,8 @@ def test_every_trial_is_as_optuna_reads_it(storage: str, tmp_path: Path) -> None
     expected = Findings.of(fill(storage))
     found, folder = find_findings("record", tmp_path, storage)
     assert folder == tmp_path / "record"
-    assert (found.name, found.attributes) == (expected.name, expected.attributes)
+    assert (found.name, found.study) == (expected.name, expected.study)
+    assert found.study.targets[0].name == "cpu"
     assert [trial.state.name for trial in found.trials] == [
         "COMPLETE", "COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"
     ]  # fmt: skip
@@ -80,14 +80,15 @@ def test_every_trial_is_as_optuna_reads_it(storage: str, tmp_path: Path) -> None
 def test_a_study_without_trials_is_read(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     study = optuna.create_study(study_name="empty", storage=sqlite_url(tmp_path / "empty"))
-    study.set_user_attr("spec", {})
-    assert find_findings(tmp_path / "empty") == (Findings("empty", (), {"spec": {}}), tmp_path / "empty")
+    spec = {"name": "empty"}
+    StudyRecord.store(study, spec=spec)
+    assert find_findings(tmp_path / "empty") == (Findings("empty", (), StudyRecord(spec=spec)), tmp_path / "empty")
 
 
 def test_another_schema_is_left_to_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = f"sqlite:///{tmp_path / 'studies.db'}"
     expected = Findings.of(fill(storage))
-    monkeypatch.setattr(record, "SCHEMA", "v9")
+    monkeypatch.setattr(stored_study, "SCHEMA", "v9")
     found, _ = find_findings("record", tmp_path, storage)
     assert repr(found.trials) == repr(expected.trials)
 
@@ -113,3 +114,12 @@ def test_a_study_that_is_not_ours_and_an_address_that_is_none(tmp_path: Path) ->
         find_findings("third", tmp_path, storage)
     with pytest.raises(ConfigError, match="no address"):
         find_findings("record", tmp_path, "postgresql hunter2")
+
+
+def test_a_study_of_an_earlier_layout_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    study = optuna.create_study(study_name="old", storage=sqlite_url(tmp_path / "old"))
+    StudyRecord.store(study, spec={"name": "old"}, version="0.1.0")
+    for read in (find_findings, find_study):
+        with pytest.raises(StoreError, match=r"studies of 0\.1 are not read any more"):
+            read(tmp_path / "old")

@@ -47,7 +47,7 @@ below, a fixed cost takes the time; above, a cache or a memory limit was passed 
 
 
 @dataclass(frozen=True)
-class Curve:
+class LatencyCurve:
     """Latency of one convolution over a number of channels."""
 
     name: str
@@ -120,8 +120,8 @@ class RoundingCost:
 
 
 @dataclass(frozen=True)
-class Staircase:
-    """What the curves of one kind of convolution say together."""
+class AlignmentCurve:
+    """The cost of rounding up, over the multiples: what the latencies of one kind of convolution say together."""
 
     costs: tuple[RoundingCost, ...]
     """For each of `MULTIPLES`; empty if no curve tells anything."""
@@ -137,7 +137,7 @@ class Staircase:
         return all(cost.certain for cost in self.costs if cost.multiple >= (self.multiple or 1))
 
 
-def find_staircase(curves: Sequence[Curve]) -> Staircase:
+def find_alignment_curve(curves: Sequence[LatencyCurve]) -> AlignmentCurve:
     """Judges curves of one kind of convolution together. Their median counts: the rule of most shapes.
 
     Args:
@@ -145,11 +145,11 @@ def find_staircase(curves: Sequence[Curve]) -> Staircase:
     """
     telling = [curve for curve in curves if curve.tells]
     if not telling:
-        return Staircase(())
-    return Staircase(tuple(_dearest(telling, multiple) for multiple in MULTIPLES))
+        return AlignmentCurve(())
+    return AlignmentCurve(tuple(_dearest(telling, multiple) for multiple in MULTIPLES))
 
 
-def _dearest(curves: Sequence[Curve], multiple: int) -> RoundingCost:
+def _dearest(curves: Sequence[LatencyCurve], multiple: int) -> RoundingCost:
     classes = []
     for divisor in (1, *MULTIPLES):
         if divisor < multiple:

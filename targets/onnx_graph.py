@@ -1,4 +1,4 @@
-"""Reading a skeleton from an ONNX file: whose channels each tensor has, and which layers additions tie."""
+"""Reads a `ConvGraph` from an ONNX file: whose channels each tensor has, and which layers additions tie."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
+from prunetune.targets.conv_graph import Channels, ConvGraph, ConvShape, Layer, Operation, Transfer, layer_of
 from prunetune.targets.onnx_file import load_model
-from prunetune.targets.skeleton import Channels, ConvShape, Layer, Operation, Skeleton, Transfer, layer_of
 
 OPERATIONS: dict[str, Operation] = {"Concat": "concat", "Resize": "resize", "Add": "add", "MaxPool": "pool"}
 """Operations of ONNX that move features without weights."""
@@ -16,7 +16,17 @@ OPERATIONS: dict[str, Operation] = {"Concat": "concat", "Resize": "resize", "Add
 _KEEPS_CHANNELS = frozenset({"Sigmoid", "Mul", "Relu", "LeakyRelu", "HardSwish", "Clip", "Identity", *OPERATIONS})
 
 
-class SkeletonReader:
+def read_conv_graph(file: Path) -> ConvGraph:
+    """Reads an ONNX file of a fixed input size.
+
+    Raises:
+        TargetError: The file is missing or corrupt, or is of no fixed size, or has a convolution that cannot be
+            followed.
+    """
+    return OnnxGraphReader(file).read()
+
+
+class OnnxGraphReader:
     """Follows the channels through a graph, node by node.
 
     Args:
@@ -53,8 +63,8 @@ class SkeletonReader:
         self._fixed = set[str]()
         self._outputs = [value.name for value in graph.output]
 
-    def skeleton(self) -> Skeleton:
-        """What was read.
+    def read(self) -> ConvGraph:
+        """Follows all nodes.
 
         Raises:
             TargetError: The file is of no fixed size, or has a convolution that cannot be followed.
@@ -76,7 +86,7 @@ class SkeletonReader:
             raise TargetError(f"{self._path}: several layers share one weight; export a trained detector")
         groups, followed = self._groups(), self._followed()
         layers = tuple(layer for layer in self._layers if layer.name in followed)
-        return Skeleton((height, width), layers, tuple(self._transfers), groups)
+        return ConvGraph((height, width), layers, tuple(self._transfers), groups)
 
     def channels_of(self, tensor: str) -> Channels | None:
         """Where the channels of features come from; None for what are no features.

@@ -1,8 +1,8 @@
 """A convolutional network without its weights: which layer reads which channels, and how much the rest moves.
 
-Read once from an ONNX file. A layer is called by its weight's name without `.weight`, as in the module that was
-exported, so that the widths of its layers are all that is needed to describe any other network of the family. Where a
-layer's output is split in two, `NAME:0` and `NAME:1` are its halves, which have half of its width each.
+`read_conv_graph` reads it from an ONNX file. A layer is called by its weight's name without `.weight`, as in the module
+that was exported, so that the widths of its layers are all that is needed to describe any other network of the family.
+Where a layer's output is split in two, `NAME:0` and `NAME:1` are its halves, which have half of its width each.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 Operation: TypeAlias = Literal["concat", "resize", "add", "pool"]
@@ -104,7 +103,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class ConvGraph:
     """The layers and transfers of a network, in the order of their computation."""
 
     size: tuple[int, int]
@@ -115,18 +114,6 @@ class Skeleton:
     """Layers and halves of layers that must have equal widths, because additions tie them, or because they are the two
     halves of a layer. A layer that is tied to none is a group of its own; one whose width nothing may change is in no
     group."""
-
-    @classmethod
-    def read(cls, path: Path) -> Skeleton:
-        """Reads an ONNX file of a fixed input size.
-
-        Raises:
-            TargetError: The file is missing or corrupt, or is of no fixed size, or has a convolution that
-                cannot be followed.
-        """
-        from prunetune.targets.skeleton_reader import SkeletonReader
-
-        return SkeletonReader(path).skeleton()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -159,8 +146,8 @@ class Skeleton:
         return plain
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Skeleton:
-        """The skeleton that `as_dict` wrote."""
+    def from_dict(cls, values: Mapping[str, Any]) -> ConvGraph:
+        """The graph that `as_dict` wrote."""
         return cls(
             size=tuple(values["size"]),
             layers=tuple(

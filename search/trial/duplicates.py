@@ -1,0 +1,90 @@
+"""What a study's earlier trials know of a network, so that nothing is recovered twice.
+
+Equal surgery of the same parent, recovered in the same way, gives the same network: the later trial takes over the
+earlier one's result. Equal channels alone give the same latency only: the weights are others, and so is the accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from prunetune.results.record import NetworkFigures, NetworkResult, TrialRecord
+from prunetune.spaces import Outcome, Recipe, StageUse
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A network of an earlier trial that another one comes to as well."""
+
+    trial: int
+    record: TrialRecord
+    network: NetworkResult
+
+    @property
+    def recovery(self) -> tuple[StageUse, ...]:
+        """The stages between its surgery and its end, as those of a trial that need not run them."""
+        stages = self.record.cost.stages
+        places = {stage.digest: place for place, stage in enumerate(stages)}
+        begin, end = places.get(self.network.surgery), places.get(self.network.stage)
+        if begin is None or end is None:
+            return ()
+        return tuple(StageUse(use.kind, use.digest, 0, use.epochs, True) for use in stages[begin + 1 : end + 1])
+
+
+def recovered_before(surgery: str, recipe: Recipe, peers: Mapping[int, TrialRecord]) -> Duplicate | None:
+    """The network that a surgery's is recovered to, if an earlier trial did that.
+
+    Args:
+        surgery: The digest of the stage that the surgery made: it stands for its parent and its plan.
+        recipe: The trial's.
+        peers: The study's other trials, by number.
+    """
+    for number, record, network in _networks(peers):
+        if network.surgery == surgery and network.recovered and _recovery(record.recipe) == _recovery(recipe):
+            return Duplicate(number, record, network)
+    return None
+
+
+def over_budget_before(surgery: str, peers: Mapping[int, TrialRecord]) -> int | None:
+    """The earlier trial that ended right after an equal surgery, over the budget."""
+    return next(
+        (
+            number
+            for number, record, network in _networks(peers)
+            if record.outcome is Outcome.OVER_BUDGET and network.surgery == surgery and not network.recovered
+        ),
+        None,
+    )
+
+
+def with_stage(stage: str, peers: Mapping[int, TrialRecord]) -> int | None:
+    """The earlier trial that has the network of a stage."""
+    return next((number for number, _, network in _networks(peers) if network.stage == stage), None)
+
+
+def with_channels(figures: NetworkFigures, peers: Mapping[int, TrialRecord]) -> int | None:
+    """The earlier trial whose channels, and so whose latency, a network has; None for one that was not measured."""
+    if figures.predicted:
+        return None
+    return next(
+        (
+            number
+            for number, _, network in _networks(peers)
+            if not network.figures.predicted and network.figures.channels == figures.channels
+        ),
+        None,
+    )
+
+
+def _networks(peers: Mapping[int, TrialRecord]) -> Iterator[tuple[int, TrialRecord, NetworkResult]]:
+    for number, record in peers.items():
+        for network in record.networks:
+            yield number, record, network
+
+
+def _recovery(recipe: object) -> tuple[object, ...] | None:
+    """What of a recipe decides what a surgery's network is recovered to."""
+    if not isinstance(recipe, Recipe):
+        return None
+    return recipe.recovery_epochs, recipe.start, recipe.recovery_lr, recipe.distillation
