@@ -36,7 +36,6 @@ from prunetune.spaces import (
     LatencyShare,
     ModelError,
     Recipe,
-    StoreError,
     Threshold,
 )
 
@@ -268,12 +267,12 @@ class Pipeline:
                 parent = sparse = self.stages.train("sparse", parent, phase).stage
             pruned, planned = self._prune(parent, recipe, recipe.cut(number), number / recipe.rounds)
             plan, at_floor, warning = planned
-            yield Pruned(pruned, number, last, plan, _accuracy(pruned), warning, at_floor, sparse)
+            yield Pruned(pruned, number, last, plan, pruned.require_accuracy(), warning, at_floor, sparse)
             parent = pruned
             if recipe.recovery_epochs:
                 start = pruned if restarts is None else restarts.after(pruned, plan)
                 parent = yield from self._recover(start, recovery, number, rungs if last else ())
-            yield Recovered(parent, number, last, plan, _accuracy(parent), accuracy_curve(read_history(parent)))
+            yield Recovered(parent, number, last, plan, parent.require_accuracy(), accuracy_curve(read_history(parent)))
 
     def _recover(
         self, start: Parent, phase: Phase, number: int, rungs: Collection[int]
@@ -344,9 +343,3 @@ def _best(history: Sequence[EpochRecord], choose: Choice) -> Accuracy:
     """The accuracy of the epoch that a training which ended here would keep: of equal ones the last."""
     accuracies = [record.accuracy for record in history if record.accuracy is not None]
     return max(reversed(accuracies), key=lambda accuracy: accuracy.score(choose))
-
-
-def _accuracy(stage: StoredStage) -> Accuracy:
-    if stage.accuracy is None:
-        raise StoreError(f"{stage.folder}: its accuracy is damaged; delete this folder, and it is made anew")
-    return stage.accuracy
