@@ -25,7 +25,17 @@ from typing import Any, get_args
 
 import numpy
 
-from prunetune.pruning import ChannelConfig, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
+from prunetune.pruning import (
+    ChannelConfig,
+    Detector,
+    Pipeline,
+    Pruned,
+    Recovered,
+    Source,
+    StageRunner,
+    StageStore,
+    TrainingSetup,
+)
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.spaces import LatencyShare, Recipe
@@ -126,7 +136,8 @@ def compare(options: argparse.Namespace, store: Path, folder: Path) -> dict[str,
     half = Detector.build(pipeline().source.description("half-width"), data.names).channels
     table = None if options.table is None else LatencyTable.load(options.table)
     latencies = AgainstHalf(dense, half, options.imgsz, table, folder)
-    accuracy = original.record["accuracy"]["map50_95"]
+    assert original.accuracy is not None
+    accuracy = original.accuracy.map50_95
     recipe = Recipe(options.pull, options.sparse_epochs, LatencyShare(1.0), recovery_epochs=options.recover)
     print(f"dense {latencies.dense:.2f} x half-width, map50_95 {accuracy:.3f}")
     print(
@@ -142,6 +153,8 @@ def row(pipeline: Pipeline, recipe: Recipe, latencies: AgainstHalf, dense: Chann
     """Carries out one recipe; shows and returns its figures."""
     before, start = len(latencies.known), time.perf_counter()
     cut, recovered = pipeline.run(recipe)
+    assert isinstance(cut, Pruned)
+    assert isinstance(recovered, Recovered)
     told = {
         "importance": recipe.importance,
         "planner": recipe.planner,
@@ -149,7 +162,7 @@ def row(pipeline: Pipeline, recipe: Recipe, latencies: AgainstHalf, dense: Chann
         "cut": round(cut.accuracy.map50_95, 4),
         "recovered": round(recovered.accuracy.map50_95, 4),
         "latency": round(latencies.measured(cut.plan.channels), 3),
-        "gflops": round(cut.stage.record["gflops"], 4),
+        "gflops": round(cut.stage.gflops, 4),
         "channels_removed": round(cut.plan.channels.removed(dense), 3),
         "measured": len(latencies.known) - before,
         "seconds": round(time.perf_counter() - start, 1),

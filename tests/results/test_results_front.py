@@ -109,6 +109,27 @@ def test_an_earlier_round_may_stand_on_the_front(builder: Builder) -> None:
     assert "| trial 0, round 1 |" in markdown(found)
 
 
+@settings(max_examples=60, deadline=None)
+@given(found=points, data=st.data())
+def test_the_front_does_not_ask_whose_a_network_is(
+    make_builder: Callable[[], Builder], found: list[tuple[float, float, bool]], data: st.DataObject
+) -> None:
+    alone, together = make_builder(), make_builder()
+    for accuracy, latency, feasible in found:
+        alone.trial(accuracy, latency, violation=-0.1 if feasible else 0.1, channels={})
+    rest = list(found)
+    while rest:
+        count = data.draw(st.integers(1, 3))
+        networks = tuple(
+            together.network(accuracy, latency, round=place, violations={"cpu": -0.1 if feasible else 0.1})
+            for place, (accuracy, latency, feasible) in enumerate(rest[:count], start=1)
+        )
+        together.trial(None, None, networks=networks)
+        rest = rest[count:]
+    drawn = [[(network.map50_95, network.latency_ms) for network in front(item.study)] for item in (alone, together)]
+    assert drawn[0] == drawn[1]
+
+
 def test_a_dominated_round_is_not_on_the_front(builder: Builder) -> None:
     builder.trial(0.6, 0.7, rounds=[builder.network(0.6, 0.9)])
     assert names(front(builder.study)) == ["0"]

@@ -365,7 +365,7 @@ def test_a_round_has_a_panel_of_its_own(builder: Builder, tmp_path: Path) -> Non
     assert told["networks"]["1"]["facts"]["reason"] == "loss is NaN"
     front = next(trace for trace in page.figures["figure-front"]["data"] if trace["name"] == "front")
     assert (front["text"], [values[1] for values in front["customdata"]]) == (["0", "0.1"], ["0", "0.1"])
-    assert "ok, round 1 on the front, on the front" in page.words
+    assert "ok, on the front, round 1 on the front" in page.words
     assert report(builder.study, tmp_path, "0").networks["first"] == "0"
     assert report(builder.study, tmp_path, 1).networks["first"] == "1"
     assert report(builder.study, tmp_path, "dense").networks["first"] == "dense"
