@@ -38,7 +38,6 @@ def test_a_study_trains_and_measures_on_a_gpu(
             "sparse_epochs": 1,
             "threshold": {"low": 0.3, "high": 1.1},
             "recovery_epochs": 1,
-            "penalty": "group",
             "distillation": 6.0,
             "sparse_distillation": 2.0,
         },
