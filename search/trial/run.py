@@ -124,7 +124,6 @@ class _Run:
             return self._is_stuck(step)
         network = self._unrecovered(step, network_figures(step.load(), step.checkpoint, self.context))
         self.record = replace(self.record, networks=(*self.record.networks, network))
-        self._keep(GAMMAS)
         if not network.figures.feasible:
             duplicate_of = over_budget_before(network.surgery, self._peers)
             latency_from = None if duplicate_of is not None else with_channels(network.figures, self._peers)
@@ -166,6 +165,7 @@ class _Run:
                 }
                 for epoch in read_history(step.sparse)
             ]
+            self._keep(GAMMAS)
 
     def _is_stuck(self, step: Pruned) -> bool:
         """Whether a round before the last found every layer at its floor on its way to a latency: no further one helps.
@@ -178,7 +178,6 @@ class _Run:
         figures, reason = missed
         network = self._unrecovered(step, figures)
         self.record = replace(self.record, networks=(*self.record.networks, network))
-        self._keep(GAMMAS)
         return self._end(Outcome.OVER_BUDGET, reason)
 
     def _unrecovered(self, step: Pruned, figures: NetworkFigures) -> NetworkResult:
@@ -245,7 +244,6 @@ class _Run:
         if ended is None:
             self.context.peers.publish(self.record)
             return False
-        self._keep(GAMMAS)
         self.record = replace(self.record, duplicate_of=known)
         return self._end(*ended)
 
