@@ -30,7 +30,7 @@ from prunetune.search.storage import (
     set_attributes,
     together,
 )
-from prunetune.search.workers import is_to_reap, reap, requeue, this_worker
+from prunetune.search.workers import reap, requeue, this_worker
 from prunetune.spaces import Cost, Outcome, StageUse
 
 
@@ -269,12 +269,9 @@ def test_a_given_back_recipe_is_enqueued_once(storage: str) -> None:
     for _ in range(2):
         requeue(study)
         assert [trial.user_attrs.get(RETRY_OF) for trial in study.get_trials()] == [None] * 4 + [1]
-    assert not is_to_reap(study, study.get_trials(), study.get_trials(states=(TrialState.RUNNING,)))
     trial = study.get_trials()[2]
     dead = {**this_worker("cpu"), "pid": 1 << 22}
     set_attributes(optuna.trial.Trial(study, trial._trial_id), {"worker": dead})
-    assert is_to_reap(study, study.get_trials(), study.get_trials(states=(TrialState.RUNNING,)))
     with alone(study):
         assert reap(study) == [2]
     assert [trial.user_attrs.get(RETRY_OF) for trial in study.get_trials()] == [None] * 4 + [1, 2]
-    assert not is_to_reap(study, study.get_trials(), study.get_trials(states=(TrialState.RUNNING,)))
