@@ -284,7 +284,7 @@ def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest
         study.tell(asked.trial, state=TrialState.FAIL)
         return record
 
-    monkeypatch.setattr(local_engine, "objective", act)
+    monkeypatch.setattr(local_engine, "run_and_tell", act)
     files = SimpleNamespace(forget=forgotten.append)
     with Interruption(), Heartbeat(study) as heartbeat:
         progress = Progress(Console(file=out, width=200), spec.trials)

@@ -29,7 +29,7 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.store_usage import STORE
 from prunetune.search.study_setup import check_study
 from prunetune.search.taking import next_trial
-from prunetune.search.trial.objective import objective
+from prunetune.search.trial.objective import run_and_tell
 from prunetune.spaces import LatencyShare, Outcome, Recipe
 from prunetune.targets import (
     ConvGraph,
@@ -85,7 +85,7 @@ class Studies:
         spec = self.spec(name, **changes)
         study, context = prepare(spec, Progress(None, spec.trials))
         while (asked := next_trial(study, spec)) is not None:
-            objective(study, asked, context)
+            run_and_tell(study, asked, context)
         return Findings.of(study)
 
     def write(self, name: str, **changes: Any) -> Path:
@@ -437,7 +437,7 @@ def test_a_lost_checkpoint_is_made_again(studies: Studies) -> None:
     for number in range(2):
         asked = next_trial(study, spec)
         assert asked is not None
-        record = objective(study, asked, context)
+        record = run_and_tell(study, asked, context)
         assert (record.outcome, record.duplicate_of) == (Outcome.OK, 0 if number else None)
         (spec.folder / str(last(record).files.checkpoint)).unlink()
 

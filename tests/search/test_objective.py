@@ -35,7 +35,7 @@ from prunetune.search.study import open_study
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.trial import TrialContext
 from prunetune.search.trial.files import StudyFiles
-from prunetune.search.trial.objective import AskedTrial, StudyPeers, objective, tell
+from prunetune.search.trial.objective import AskedTrial, StudyPeers, run_and_tell, tell
 from prunetune.spaces import MeasurementError, Outcome, PrunetuneError, Recipe, Splice, StageUse, StoreError
 
 MakeSpec = Callable[..., StudySpec]
@@ -78,7 +78,7 @@ def context(spec: StudySpec, *errors: BaseException) -> Any:
 def attempt(study: optuna.Study, spec: StudySpec, error: BaseException) -> TrialRecord:
     asked = next_trial(study, spec)
     assert asked is not None
-    return objective(study, asked, context(spec, error))
+    return run_and_tell(study, asked, context(spec, error))
 
 
 def records(study: optuna.Study) -> list[TrialRecord]:
@@ -251,7 +251,7 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
     monkeypatch.setattr(engine, "check", lambda *_: None)
     monkeypatch.setattr(engine, "prepare_context", lambda *_: prepared)
     monkeypatch.setattr(engine, "_train_original", lambda *_: None)
-    monkeypatch.setattr(local_engine, "objective", swallow)
+    monkeypatch.setattr(local_engine, "run_and_tell", swallow)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         runner.run_study(spec, Console(file=io.StringIO()))

@@ -101,7 +101,7 @@ def context(prepared: TrialContext, request: pytest.FixtureRequest) -> Callable[
         budget: str | None = None,
         error: tuple[int, BaseException] | None = None,
     ) -> TrialContext:
-        made = replace(prepared, name=f"trial-{request.node.name}-{next(numbers)}", peers=peers or Others())
+        made = prepared.for_trial(next(numbers), peers or Others())
         made = replace(made, spec=made.spec.model_copy(update={"early_stopping": early_stopping}))
         if budget is not None:
             targets = tuple(replace(target, budget_text=budget) for target in made.meter.targets)

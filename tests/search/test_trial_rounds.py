@@ -28,7 +28,7 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.status import study_status, write_status
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.telling import tell_progress
-from prunetune.search.trial.objective import UNFINISHED, objective
+from prunetune.search.trial.objective import UNFINISHED, run_and_tell
 from prunetune.spaces import ConfigError, Outcome
 
 MakeSpec = Callable[..., StudySpec]
@@ -54,7 +54,7 @@ class Bench:
         assert asked is not None
         began = self.context.cost_meter.reading()
         try:
-            return objective(self.study, asked, self.context)
+            return run_and_tell(self.study, asked, self.context)
         except StopAskedError:
             give_trial_back(self.study, asked.number, "stopped", cost=self.context.cost_meter.reading() - began)
             raise
