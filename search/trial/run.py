@@ -157,7 +157,8 @@ class _Run:
             return Outcome.OVER_BUDGET, missed.reason
         if self._took_over(self._candidate):
             return Outcome.OK, ""
-        self._note_channels(figures)
+        if self._record.duplicate_of is None:
+            self._note_channels(figures)
         return self._stopped_at(0, self._candidate)
 
     def _note_surgery(self, step: Pruned) -> None:
@@ -190,6 +191,7 @@ class _Run:
     def _took_over(self, candidate: NetworkResult) -> bool:
         """Takes over what another trial has recovered of an equal network, if its checkpoint is still there."""
         for duplicate in recovered_duplicates(candidate.surgery, self.recipe, self.context.peers.records()):
+            self._note(duplicate_of=duplicate.trial)
             checkpoint = duplicate.network.files.checkpoint
             if checkpoint is not None and (self.context.folder / checkpoint).is_file():
                 self._take_over(candidate, duplicate, checkpoint)
@@ -203,7 +205,6 @@ class _Run:
             known, figures=replace(candidate.figures, bytes=known.figures.bytes), round=candidate.round,
             files=NetworkFiles(kept),
         )  # fmt: skip
-        self._note(duplicate_of=duplicate.trial)
         self._note_curve(candidate.round, read_curves(duplicate.record, self.context.folder).get(known.round, ()))
         for use in duplicate.recovery:
             self.context.cost_meter.count(use)
