@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial
 
@@ -19,6 +19,8 @@ from prunetune.results.tables import decimals, normalized_text, percent, signifi
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.cost import Cost
 from prunetune.spaces.recipe import Recipe, Threshold
+
+Value = TypeVar("Value")
 
 ANIMATED = 24
 """So many networks have their gammas in the report: the one that is shown first, the front, the nearest miss."""
@@ -76,7 +78,7 @@ class Networks:
             "half": [study.channels_half.get(layer) for layer in layers],
             "classes": classes,
             "networks": panels,
-            "gammas": self._gammas(),
+            "gammas": self._gammas_document(),
         }
 
     def _network_document(
@@ -117,14 +119,14 @@ class Networks:
             **(_spent(record.cost) if is_last else {}),
         }
 
-    def _gammas(self) -> dict[str, Any]:
+    def _gammas_document(self) -> dict[str, Any]:
         near = self.found.nearest
         members = [network.name for network in self.found.front]
         chosen = dict.fromkeys(filter(None, [self.first, *members, near.name if near else None]))
-        told = {name: self._animation(name) for name in list(chosen)[:ANIMATED]}
+        told = {name: self._animation_document(name) for name in list(chosen)[:ANIMATED]}
         return {name: frames for name, frames in told.items() if frames is not None}
 
-    def _animation(self, key: str) -> dict[str, Any] | None:
+    def _animation_document(self, key: str) -> dict[str, Any] | None:
         network = self.found.network(key)
         number = int(key) if network is None else network.trial
         if number is None:
@@ -133,10 +135,10 @@ class Networks:
         histograms = read_gammas(record, self.folder)
         if network is not None:
             histograms = tuple(item for item in histograms if item.round <= network.result.round)
-        return animation(histograms, record)
+        return animation_document(histograms, record)
 
 
-def animation(histograms: Sequence[GammaHistogram], record: TrialRecord) -> dict[str, Any] | None:
+def animation_document(histograms: Sequence[GammaHistogram], record: TrialRecord) -> dict[str, Any] | None:
     """How the gammas moved in the sparse phases, epoch by epoch; None without histograms.
 
     Returns:
@@ -256,7 +258,7 @@ def _rounded(curve: Sequence[tuple[int, float]]) -> list[list[float]]:
     return [[epoch, round(value, 3)] for epoch, value in curve]
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+def _known(values: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value}
 
 

@@ -88,8 +88,8 @@ def latex(study: Source) -> str:
 
 
 def csv_text(study: Source) -> str:
-    """The table as CSV: the values of `table_records`. A text that a spreadsheet would compute gets an apostrophe."""
-    names, records = table_records(study)
+    """The table as CSV: the values of `table_document`. A text that a spreadsheet would compute gets an apostrophe."""
+    names, records = table_document(study)
     out = io.StringIO()
     writer = csv.DictWriter(out, [cell_text(name) for name in names], lineterminator="\n")
     writer.writeheader()
@@ -100,7 +100,7 @@ def csv_text(study: Source) -> str:
 
 
 def write_parquet(study: Source, path: Path) -> None:
-    """Writes the table as Parquet: the values of `table_records`, numbers as int64 and double.
+    """Writes the table as Parquet: the values of `table_document`, numbers as int64 and double.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -111,7 +111,7 @@ def write_parquet(study: Source, path: Path) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet") from error
-    names, records = table_records(study)
+    names, records = table_document(study)
     kinds = [
         (name, pyarrow.string() if name in _WORDS else pyarrow.int64() if name in _COUNTS else pyarrow.float64())
         for name in names
@@ -121,14 +121,14 @@ def write_parquet(study: Source, path: Path) -> None:
 
 
 def table_frame(study: Source) -> DataFrame:
-    """The table as a DataFrame: the values of `table_records`."""
+    """The table as a DataFrame: the values of `table_document`."""
     import pandas
 
-    names, records = table_records(study)
+    names, records = table_document(study)
     return pandas.DataFrame.from_records(records, columns=names)
 
 
-def table_records(study: Source) -> tuple[list[str], list[dict[str, Any]]]:
+def table_document(study: Source) -> tuple[list[str], list[dict[str, Any]]]:
     """The table's columns and rows as plain values at full precision.
 
     Accuracies, changes and removed parameters are fractions, sizes are counts of parameters, latencies are in ms and

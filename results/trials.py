@@ -37,18 +37,12 @@ def trial_table(study: Source) -> DataFrame:
     found = Findings.of(study)
     members = {network.name for network in found.front}
     rows = [_row_document(found, trial, members) for trial in found.trials]
-    _name_defaults(rows)
+    # Recipes leave out options that have their defaults. Where other trials differ in one, it is named.
+    named = {f"recipe_{name}": value for name, value in OPTIONS.items()}
+    differing = {key: value for key, value in named.items() if any(key in row for row in rows)}
+    rows = [{**row, **(differing if "recipe_sparsity" in row else {}), **row} for row in rows]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return pandas.DataFrame.from_records(rows, columns=columns or ["trial", "state", "outcome", "reason"])
-
-
-def _name_defaults(rows: list[dict[str, Any]]) -> None:
-    """Gives the options of recipes that some trials differ in their defaults in the others; recipes leave them out."""
-    named = {f"recipe_{name}": value for name, value in OPTIONS.items()}
-    differing = {key for row in rows for key in named if key in row}
-    for row in rows:
-        if "recipe_sparsity" in row:
-            row.update({key: named[key] for key in differing if key not in row})
 
 
 def _row_document(found: Findings, trial: FrozenTrial, members: set[str]) -> dict[str, Any]:
@@ -70,7 +64,7 @@ def _row_document(found: Findings, trial: FrozenTrial, members: set[str]) -> dic
         "violation": None if network is None else network.figures.violation,
         "rung": record.rung,
         "rounds": None if network is None else network.result.round,
-        **_flat("recipe", {} if record.recipe is None else record.recipe.as_dict()),
+        **_flat_document("recipe", {} if record.recipe is None else record.recipe.as_dict()),
         **({"recipe_threshold_found": thresholds} if thresholds else {}),
         **{name: measures.get(name) for name in _MEASURES},
         **(further if len(latencies) > 1 else {}),
@@ -91,12 +85,12 @@ def _row_document(found: Findings, trial: FrozenTrial, members: set[str]) -> dic
     }
 
 
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _flat_document(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings on one level: a region's threshold becomes `recipe_threshold_backbone`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(f"{prefix}_{name}", value))
+            flat.update(_flat_document(f"{prefix}_{name}", value))
         else:
             flat[f"{prefix}_{name}"] = jsonable(value)
     return flat

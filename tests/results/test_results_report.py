@@ -28,7 +28,7 @@ from prunetune.results import (
 )
 from prunetune.results.findings import Findings
 from prunetune.results.histories import GammaHistogram, read_curves, read_gammas
-from prunetune.results.networks import ANIMATED, FRAMES, Networks, animation
+from prunetune.results.networks import ANIMATED, FRAMES, Networks, animation_document
 from prunetune.results.notes import trial_note
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.spaces import Alignment, ConfigError, LatencyShare, Recipe, StoreError, Threshold
@@ -308,7 +308,7 @@ def histograms(builder: Builder, folder: Path) -> tuple[GammaHistogram, ...]:
 def test_gammas_move_and_end_with_the_last_epoch_and_the_threshold(filled: Builder, tmp_path: Path) -> None:
     read = histograms(filled, tmp_path)
     assert len(read) == 16
-    moving = animation(read, TrialRecord(RECIPE))
+    moving = animation_document(read, TrialRecord(RECIPE))
     assert moving is not None
     assert moving["regions"] == ["backbone", "head"]
     assert [(frame["round"], frame["epoch"]) for frame in moving["frames"]] == [
@@ -323,7 +323,7 @@ def test_gammas_move_and_end_with_the_last_epoch_and_the_threshold(filled: Build
 def test_gammas_have_the_threshold_that_was_found_in_each_round(filled: Builder, tmp_path: Path) -> None:
     recipe = replace(RECIPE, threshold=LatencyShare(0.8), rounds=2)
     record = TrialRecord(recipe, thresholds=(Threshold.everywhere(0.1), Threshold(0.2, 0.3)))
-    moving = animation(histograms(filled, tmp_path), record)
+    moving = animation_document(histograms(filled, tmp_path), record)
     assert moving is not None
     marks = {frame["round"]: frame["thresholds"] for frame in moving["frames"]}
     assert marks == {1: {"backbone": 0.1, "head": 0.1}, 2: {"backbone": 0.2, "head": 0.3}}
@@ -331,7 +331,9 @@ def test_gammas_have_the_threshold_that_was_found_in_each_round(filled: Builder,
 
 def test_long_animations_are_thinned_but_keep_what_surgery_saw() -> None:
     epochs = [(number, epoch) for number in (1, 2, 3) for epoch in range(1, 601)]
-    moving = animation([GammaHistogram(*place, (0.0, 1.0), {"head": (5.0,)}) for place in epochs], TrialRecord())
+    moving = animation_document(
+        [GammaHistogram(*place, (0.0, 1.0), {"head": (5.0,)}) for place in epochs], TrialRecord()
+    )
     assert moving is not None
     drawn = [(frame["round"], frame["epoch"]) for frame in moving["frames"]]
     assert len(drawn) <= FRAMES + 3

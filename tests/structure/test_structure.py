@@ -18,8 +18,6 @@ ROOMS = ("spaces", "targets", "pruning", "results", "search")
 
 PASS_ATTRIBUTES_ON = {
     "results/dashboard_storage.py": "shows optuna-dashboard the attributes as they are",
-    "results/storage.py": "finds a database's studies",
-    "results/stored_study.py": "reads Optuna's tables",
     "search/database.py": "writes Optuna's tables",
     "search/rows.py": "reads Optuna's tables",
     "search/storage.py": "keeps what is in Optuna's tables",
@@ -35,6 +33,7 @@ _PARAMETERS = "Optuna: parameters of a trial"
 _TABLES = "Optuna: its tables"
 _RAY = "Ray: config and results of a Tune trial"
 _YAML = "YAML: a description before it is validated, or as it is stored"
+_BUNDLE = "JSON: the description of a bundle"
 _JSON = "JSON: what a page or a command gives to other programs"
 
 UNTYPED = {
@@ -51,14 +50,15 @@ UNTYPED = {
     "pruning/tasks.py": _CHECKPOINT,
     "pruning/trainer.py": _TRAINING,
     "pruning/training.py": _TRAINING,
+    "results/bundle.py": _BUNDLE,
     "results/dashboard_app.py": "WSGI: a request",
     "results/dashboard_storage.py": _TABLES,
     "results/figures.py": "plotly: options of a trace",
     "results/record/confirmation.py": "reads attributes of a study",
     "results/record/trial.py": "reads attributes of a trial",
+    "results/model_card.py": _BUNDLE,
     "results/parameter_figures.py": "plotly: options of a trace",
     "results/storage.py": _TABLES,
-    "results/stored_study.py": _TABLES,
     "results/verify.py": "runs without prunetune: the JSON of a bundle",
     "search/cost_aware.py": _PARAMETERS,
     "search/database.py": _TABLES,
