@@ -92,7 +92,7 @@ class Race:
 
     def recipe(self, latency: float = 1.0, sparse_epochs: int = 1, balance: float = 1.0, **options: Any) -> Recipe:
         """The recipe that was chosen, or a change of it, that trains for as many epochs as all others."""
-        chosen: dict[str, Any] = {"distillation": self._distillation, "penalty": "group", "importance": "taylor"}
+        chosen: dict[str, Any] = {"distillation": self._distillation, "importance": "taylor"}
         rounds = options.pop("rounds", 1)
         return Recipe(
             sparsity=self._pull,
@@ -123,8 +123,6 @@ class Race:
             yield "with knapsack", lambda: self.pruned(self.recipe(planner="knapsack"))
             yield "without alignment", lambda: self.pruned(self.recipe(), self._unaligned())
             yield "by gammas", lambda: self.pruned(self.by_gammas())
-            yield "by gammas, not by groups", lambda: self.pruned(self.by_gammas(penalty="gamma"))
-            yield "by gammas, with latency weights", lambda: self.pruned(self.by_gammas(penalty_weights="latency"))
             yield "by gammas, subgradient", lambda: self.pruned(self.by_gammas(shrinkage="subgradient"))
         if "starts" in parts:
             for latency in (1.0, TIGHTEST):

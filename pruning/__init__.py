@@ -12,7 +12,6 @@ from typing import Any
 
 _HOME = {
     "ChannelConfig": "channels",
-    "ChannelCosts": "channel_costs",
     "CostMeter": "cost_meter",
     "Dataset": "dataset",
     "Detector": "detector",

@@ -24,6 +24,10 @@ class Section:
         self._part = part
         self._given: dict[str, float] = {}
 
+    def add(self, seconds: float) -> None:
+        """Adds to what the block itself took."""
+        self.seconds += seconds
+
     def give(self, part: str, seconds: float) -> None:
         """Counts so many of this block's seconds as another part's; at most those that the block itself took."""
         self._given[part] = self._given.get(part, 0.0) + max(seconds, 0.0)
@@ -72,5 +76,5 @@ class CostMeter:
     def _advance(self) -> None:
         now = time.perf_counter()
         if self._open:
-            self._open[-1].seconds += now - self._since
+            self._open[-1].add(now - self._since)
         self._since = now

@@ -14,7 +14,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from prunetune.pruning.channel_costs import ChannelCosts, penalty_weights
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.planning import Planned, Planning
@@ -36,7 +35,6 @@ from prunetune.spaces import (
     LatencyShare,
     ModelError,
     Recipe,
-    StoreError,
     Threshold,
 )
 
@@ -172,7 +170,6 @@ class Pipeline:
         longest_sparse_epochs: The run over which sparsity in the unit `pull` is meant.
         choose: Which epoch of a dense training or recovery is kept.
         latencies: What networks take, for recipes whose threshold is found from it.
-        costs: What networks take, for recipes whose sparsity goes where time is spent.
         rewinds: Whether recipes may go back to early weights: a dense training then leaves them on its way.
     """
 
@@ -185,13 +182,12 @@ class Pipeline:
         longest_sparse_epochs: int,
         choose: Choice = "map50_95",
         latencies: LatencyShares | None = None,
-        costs: ChannelCosts | None = None,
         rewinds: bool = False,
     ) -> None:
         self.source, self.stages = source, stages
         self.alignment, self.choose = Alignment.parse(alignment), choose
         self._longest_sparse_epochs = longest_sparse_epochs
-        self._planning, self._costs = Planning(stages, self.alignment, latencies), costs
+        self._planning = Planning(stages, self.alignment, latencies)
         self.rewinds = rewinds
 
     def sparsity(self, recipe: Recipe) -> Sparsity:
@@ -252,8 +248,7 @@ class Pipeline:
         Raises:
             TrainingFailureError: A training diverged or ran out of memory.
             StageClaimedError: Another process trains one of its stages. The same call later goes on from there.
-            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`; or asks for
-                its layers' costs, and they cannot be told.
+            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`.
         """
         original = parent = self.original()
         restarts = None
@@ -264,16 +259,18 @@ class Pipeline:
         for number in range(1, recipe.rounds + 1):
             last, sparse = number == recipe.rounds, None
             if recipe.sparse_epochs:
-                phase = self._sparse_phase(recipe, parent).taught(recipe.sparse_distillation, original.digest)
+                phase = sparse_phase(recipe.sparse_epochs, self.sparsity(recipe), shrinkage=recipe.shrinkage).taught(
+                    recipe.sparse_distillation, original.digest
+                )
                 parent = sparse = self.stages.train("sparse", parent, phase).stage
             pruned, planned = self._prune(parent, recipe, recipe.cut(number), number / recipe.rounds)
             plan, at_floor, warning = planned
-            yield Pruned(pruned, number, last, plan, _accuracy(pruned), warning, at_floor, sparse)
+            yield Pruned(pruned, number, last, plan, pruned.require_accuracy(), warning, at_floor, sparse)
             parent = pruned
             if recipe.recovery_epochs:
                 start = pruned if restarts is None else restarts.after(pruned, plan)
                 parent = yield from self._recover(start, recovery, number, rungs if last else ())
-            yield Recovered(parent, number, last, plan, _accuracy(parent), accuracy_curve(read_history(parent)))
+            yield Recovered(parent, number, last, plan, parent.require_accuracy(), accuracy_curve(read_history(parent)))
 
     def _recover(
         self, start: Parent, phase: Phase, number: int, rungs: Collection[int]
@@ -286,18 +283,6 @@ class Pipeline:
                 best, curve = _best(progress.history, self.choose), accuracy_curve(progress.history)
                 yield Trained(number, rung, phase.epochs, best, curve, progress.is_whole)
         return self.stages.train("recovery", start, phase, counted=counted).stage
-
-    def _sparse_phase(self, recipe: Recipe, parent: StoredStage) -> Phase:
-        sparsity = self.sparsity(recipe)
-        weights = self._penalty_weights(parent, sparsity) if recipe.penalty_weights == "latency" else ()
-        tied = recipe.penalty == "group"
-        return sparse_phase(recipe.sparse_epochs, sparsity, shrinkage=recipe.shrinkage, tied=tied, weights=weights)
-
-    def _penalty_weights(self, parent: StoredStage, sparsity: Sparsity) -> tuple[tuple[str, float], ...]:
-        if self._costs is None:
-            raise ConfigError("penalty_weights: latency needs to know what channels cost; give the pipeline costs")
-        detector = self.stages.load(parent)
-        return penalty_weights(channel_groups(detector.model), detector.channels, self._costs, sparsity.coefficient)
 
     def _imported(self) -> StoredStage:
         file = Path(self.source.model)
@@ -344,9 +329,3 @@ def _best(history: Sequence[EpochRecord], choose: Choice) -> Accuracy:
     """The accuracy of the epoch that a training which ended here would keep: of equal ones the last."""
     accuracies = [record.accuracy for record in history if record.accuracy is not None]
     return max(reversed(accuracies), key=lambda accuracy: accuracy.score(choose))
-
-
-def _accuracy(stage: StoredStage) -> Accuracy:
-    if stage.accuracy is None:
-        raise StoreError(f"{stage.folder}: its accuracy is damaged; delete this folder, and it is made anew")
-    return stage.accuracy

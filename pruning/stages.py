@@ -63,10 +63,6 @@ def _plain(phase: Phase) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if phase.penalty and phase.shrinkage != "proximal":
         options["shrinkage"] = phase.shrinkage
-    if phase.penalty and phase.tied:
-        options["tied"] = True
-    if phase.penalty and phase.weights:
-        options["weights"] = dict(phase.weights)
     if phase.lr_factor != 1:
         options["lr_factor"] = float(f"{phase.lr_factor:.9g}")
     if phase.distillation:

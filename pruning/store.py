@@ -68,6 +68,16 @@ class StoredStage:
         """On `val`; None where it was not evaluated, as after a sparse phase."""
         return Accuracy.parse(self.record["accuracy"])
 
+    def require_accuracy(self) -> Accuracy:
+        """The same of a stage that is evaluated.
+
+        Raises:
+            StoreError: It is damaged.
+        """
+        if self.accuracy is None:
+            raise StoreError(f"{self.folder}: its accuracy is damaged; delete this folder, and it is made anew")
+        return self.accuracy
+
     @property
     def channels(self) -> ChannelConfig:
         """Of its network."""

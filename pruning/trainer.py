@@ -32,7 +32,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.distillation import average_of, projections_of, student_of, with_teacher, without_teacher
 from prunetune.pruning.evaluation import accuracy_from
 from prunetune.pruning.loaders import DataLoaders, arguments
-from prunetune.pruning.penalty import add_subgradient, penalty, penalty_blocks, penalty_layers, shrink
+from prunetune.pruning.penalty import add_subgradient, penalized_gammas, penalty, penalty_layers, shrink
 from prunetune.pruning.training import (
     EpochListener,
     EpochRecord,
@@ -183,7 +183,7 @@ class _Loop(DetectionTrainer):
         self._best = state.best if state else None
         self._history = state.history if state else ()
         self._channels = detector.channels
-        self._layers = penalty_layers(detector.model, phase) if phase.sparse else ()
+        self._layers = penalty_layers(detector.model) if phase.sparse else ()
         self._clock = self._validated_s = 0.0
         options = {
             **arguments(setup),
@@ -258,7 +258,7 @@ class _Loop(DetectionTrainer):
     def resume_training(self, ckpt: Any) -> None:
         """Starts from the given state. Called when optimizer and average exist."""
         follow_within_an_epoch(self._network, len(self.train_loader), self._setup.batch)
-        self._blocks = penalty_blocks(self._network, self._layers, dict(self._phase.weights))
+        self._penalized = penalized_gammas(self._network, self._layers)
         if self._teacher is not None:  # only what ships is averaged
             self.ema = average_of(unwrap_model(self.model))
         if self._phase.sparse:
@@ -290,14 +290,14 @@ class _Loop(DetectionTrainer):
         self.scaler.unscale_(self.optimizer)
         is_proximal = self._phase.shrinkage == "proximal"
         if self._phase.penalty and not is_proximal:
-            add_subgradient(self._blocks, self._phase.penalty)
+            add_subgradient(self._penalized, self._phase.penalty)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=MOST_GRADIENT)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self._phase.penalty and is_proximal:
             lr = next(group["lr"] for group in self.optimizer.param_groups if group.get("param_group") == "bn")
-            shrink(self._blocks, self._phase.penalty * lr)
+            shrink(self._penalized, self._phase.penalty * lr)
         self.ema.update(self._network)
 
     def validate(self) -> tuple[dict[str, Any], float]:
@@ -340,7 +340,7 @@ class _Loop(DetectionTrainer):
     def _losses(self) -> dict[str, float]:
         losses = {name: float(value) for name, value in (self.tloss or {}).items()}
         if self._phase.sparse:
-            losses["sl_loss"] = self._phase.penalty * penalty(self._blocks)
+            losses["sl_loss"] = self._phase.penalty * penalty(self._penalized)
         return losses
 
     def state(self) -> TrainingState:

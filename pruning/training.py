@@ -70,10 +70,6 @@ class Phase:
     """Learning rate of the gammas, in a parameter group of their own; None: that of the rest."""
     shrinkage: Shrinkage = "proximal"
     """How the penalty acts."""
-    tied: bool = False
-    """Whether gammas of channels that additions tie are shrunk together, by their norm."""
-    weights: tuple[tuple[str, float], ...] = ()
-    """What lambda is multiplied by for a BatchNorm, by its name; 1 for those that are not there."""
     distillation: float = 0.0
     """Weight of the distance to the teacher's features in the loss (ultralytics' `dis`); 0 trains without a teacher."""
     teacher: str = ""

@@ -82,7 +82,7 @@ class DashboardStorage(BaseStorage):
         self._lock = threading.Lock()
         self._due_at = float("-inf")
         self._state: tuple[list[Any], dict[str, Any]] | None = None
-        self._ended: dict[tuple[int, bool], _Page] = {}
+        self._ended: dict[tuple[int, tuple[str, ...]], _Page] = {}
         self._trials: list[FrozenTrial] = []
         self._shown: dict[str, Any] = {}
 
@@ -133,17 +133,16 @@ class DashboardStorage(BaseStorage):
             if self._state is None or attributes != self._state[1]:
                 self._ended.clear()
             found = Findings(self._name, tuple(trials), StudyRecord.parse(self._name, attributes))
-            members = {network.trial for network in found.front}
-            pages = [self._page(found, trial, trial.number in members) for trial in trials]
+            pages = [self._page(found, trial) for trial in trials]
             self._shown = self._study_attributes(found) | {key: text for _, note in pages for key, text in note.items()}
             self._trials = [shown for shown, _ in pages]
             self.pictures.found, self._state = found, state
         took = time.monotonic() - begun
         self._due_at = begun + took + max(REFRESH_S, AT_EASE * took)
 
-    def _page(self, found: Findings, trial: FrozenTrial, is_member: bool) -> _Page:
+    def _page(self, found: Findings, trial: FrozenTrial) -> _Page:
         """A trial as it is shown, and its note. Those of an ended one change with the front or attributes."""
-        key = (trial._trial_id, is_member)
+        key = (trial._trial_id, tuple(network.name for network in found.front if network.trial == trial.number))
         if (known := self._ended.get(key)) is not None:
             return known
         note = self._note(trial._trial_id, trial_note(found, trial, partial(trials_page, self.study_id)))

@@ -10,6 +10,7 @@ from prunetune.results.escapes import markdown_text
 from prunetune.results.findings import Findings, outcome_text
 from prunetune.results.headline import summary
 from prunetune.results.record import TrialRecord
+from prunetune.results.standing import memberships
 from prunetune.results.study_network import StudyNetwork, recipe_text
 from prunetune.results.table_formats import markdown
 from prunetune.results.tables import (
@@ -65,7 +66,7 @@ def trial_note(found: Findings, trial: FrozenTrial, link: Link) -> str:
     recipe = recipe_text(record.recipe, record.thresholds)
     facts = [*_budgets(found, networks[-1] if networks else None), *_facts(record, link), *_decided(record)]
     parts = [
-        _head(found, trial, networks),
+        _head(found, trial),
         f"Recipe: {markdown_text(recipe)}" if recipe else "",
         _figures(networks) if networks else "",
         "\n".join(f"- {line}" for line in facts),
@@ -81,14 +82,11 @@ def trial_note(found: Findings, trial: FrozenTrial, link: Link) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(found: Findings, trial: FrozenTrial, networks: Sequence[StudyNetwork]) -> str:
+def _head(found: Findings, trial: FrozenTrial) -> str:
     record = found.records[trial.number]
     how = outcome_text(trial, record) or trial.state.name
-    members = [network for network in networks if network in found.front]
-    rounds = [f"round {network.result.round}" for network in members if network.is_earlier_round]
-    front = f"{' and '.join(rounds)} on the front" if rounds else "on the front" if members else ""
-    words = [f"**{markdown_text(how.replace('_', ' ').lower())}**", front, markdown_text(record.reason)]
-    return ", ".join(word for word in words if word)
+    words = [f"**{markdown_text(how.replace('_', ' ').lower())}**", *memberships(found, trial.number)]
+    return ", ".join([*words, *([markdown_text(record.reason)] if record.reason else [])])
 
 
 def _figures(networks: Sequence[StudyNetwork]) -> str:

@@ -26,6 +26,7 @@ from prunetune.results.parameter_figures import importances_figure, parallel_fig
 from prunetune.results.parameters import ROUGH, Parameters
 from prunetune.results.provenance import description, origins
 from prunetune.results.recoveries import DRAWN, recoveries, recoveries_figure
+from prunetune.results.standing import memberships
 from prunetune.results.study_network import recipe_text
 from prunetune.results.style import CONTROL, FRONT, LIMIT, REGIONS, canvas
 from prunetune.results.tables import REMARKS, caption, columns, decimals, latencies_text, latency_text, rows
@@ -204,14 +205,11 @@ def _trials(found: Findings) -> Table:
 
 
 def _trial(found: Findings, trial: FrozenTrial) -> Line:
-    record, networks = found.records[trial.number], found.networks_of(trial.number)
-    network = networks[-1] if networks else None
+    record, network = found.records[trial.number], found.last_network(trial.number)
     ended = [_words(outcome_text(trial, record))]
     if record.duplicate_of is not None:
         ended.append(f"duplicate of trial {record.duplicate_of}")
-    members = [member for member in networks if member in found.front]
-    ended += [f"round {member.result.round} on the front" for member in members if member.is_earlier_round]
-    is_member = network is not None and network in members and not network.is_earlier_round
+    on_front = memberships(found, trial.number)
     taken = ""
     if network is not None:
         latency = network.latency if len(found.targets) < 2 else None
@@ -219,14 +217,14 @@ def _trial(found: Findings, trial: FrozenTrial) -> Line:
         taken += " predicted" if network.figures.predicted else ""
     cells = [
         (str(trial.number), True),
-        (", ".join([*ended, *(["on the front"] if is_member else [])]), False),
+        (", ".join([*ended, *on_front]), False),
         ("" if network is None else decimals(network.map50_95), True),
         (taken, True),
         (duration(record.cost.total_s) if record.cost.total_s else "", True),
         (recipe_text(record.recipe, record.thresholds), False),
         (record.reason, False),
     ]
-    return Line(cells, "front" if members else "", found.key(trial.number))
+    return Line(cells, "front" if on_front else "", found.key(trial.number))
 
 
 def _failures(found: Findings) -> Table:

@@ -21,6 +21,15 @@ def standing(found: Findings, network: StudyNetwork) -> str:
     return f"It is not on the front of its study: {_reason(found, network)}."
 
 
+def memberships(found: Findings, trial: int) -> list[str]:
+    """Which networks of a trial are on the front: `on the front` for what it came to, `round 1 on the front`."""
+    members = [network for network in reversed(found.networks_of(trial)) if network in found.front]
+    return [
+        f"round {network.result.round} on the front" if network.is_earlier_round else "on the front"
+        for network in members
+    ]
+
+
 def _reason(found: Findings, network: StudyNetwork) -> str:
     outcome, recovered = found.outcome(network), network.result.recovered
     if not network.figures.feasible:

@@ -26,15 +26,12 @@ class StudyNetwork:
     """The trial's number; None for a baseline."""
     recipe: Recipe | Splice | None = None
     """The whole trial's."""
+    rounds: int = 1
+    """Of the whole recipe."""
     thresholds: tuple[Threshold, ...] = ()
     """Those that were found for a latency, up to this network's round."""
     target: str = ""
     """The target whose latency counts most."""
-
-    @property
-    def rounds(self) -> int:
-        """Rounds of the whole recipe."""
-        return self.recipe.rounds if isinstance(self.recipe, Recipe) else 1
 
     @property
     def is_earlier_round(self) -> bool:
@@ -144,12 +141,14 @@ def network_title(trial: int, round_number: int, rounds: int) -> str:
 
 def networks_of(number: int, record: TrialRecord, target: str = "") -> list[StudyNetwork]:
     """The networks of a trial, as they were when it ended."""
+    rounds = max([record.rounds_asked, *(result.round for result in record.networks)])  # also without its recipe
     return [
         StudyNetwork(
-            name=network_name(number, result.round, record.rounds_asked),
+            name=network_name(number, result.round, rounds),
             result=result,
             trial=number,
             recipe=record.recipe,
+            rounds=rounds,
             thresholds=record.thresholds[: result.round],
             target=target,
         )

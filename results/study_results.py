@@ -11,7 +11,6 @@ from prunetune.results.choice import find_network, find_trial, no_network
 from prunetune.results.findings import Findings
 from prunetune.results.histories import read_gammas
 from prunetune.results.record import Confirmation
-from prunetune.results.stored_study import find_findings
 from prunetune.results.study_network import StudyNetwork
 from prunetune.results.table_formats import table_frame
 from prunetune.results.tables import ended_text
@@ -39,6 +38,8 @@ def load_study(study: str | Path, runs: str | Path = "runs", storage: str | None
         MissingExtraError: The driver of its storage is not installed.
             All are kinds of `prunetune.spaces.PrunetuneError`, with a message of one line.
     """
+    from prunetune.results.storage import find_findings  # Optuna's storages take half a second to import
+
     return StudyResults(*find_findings(study, runs, storage))
 
 

@@ -185,7 +185,7 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
 @app.command()
 def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show how far a study is."""
-    from prunetune.results.stored_study import find_findings
+    from prunetune.results.storage import find_findings
     from prunetune.search.status import study_status, write_status
 
     def reopen() -> Any:
@@ -205,7 +205,7 @@ def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption 
 def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show the front beside the controls."""
     from prunetune.results import front_document, rich_table
-    from prunetune.results.stored_study import find_findings
+    from prunetune.results.storage import find_findings
 
     found, folder = find_findings(study, runs)
     if as_json:
@@ -232,7 +232,7 @@ def report(
 ) -> None:
     """Write the study's report as one HTML file."""
     from prunetune.results import write_report
-    from prunetune.results.stored_study import find_findings
+    from prunetune.results.storage import find_findings
 
     if out is not None:
         require_file("--out", out, (".html", ".htm"))
@@ -303,7 +303,7 @@ def prune(
         model, wanted, alignment=align, imgsz=imgsz, out=out, importance=importance, data=data, floor=floor
     )
     if as_json:
-        _write_json(pruned)
+        _write_json(pruned.as_dict())
     else:
         write_pruned(pruned, _console())
 

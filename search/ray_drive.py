@@ -53,6 +53,12 @@ class Drive:
         self.is_exhausted = False
         self._given_up, self._ask_at = 0, 0.0
 
+    @classmethod
+    def begin(cls, study: optuna.Study, spec: StudySpec, progress: Progress, heartbeat: Heartbeat) -> Drive:
+        """Makes the drive that this process's searcher, stopper and callback speak to."""
+        cls.current = cls(study, spec, progress, heartbeat)
+        return cls.current
+
     @property
     def stops(self) -> bool:
         """Whether trials end at their next report."""

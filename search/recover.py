@@ -191,17 +191,8 @@ class _Recovery:
         if problem := mismatch(parent.detector, self._dataset.names, self._dataset.channels):
             raise ConfigError(f"data: {spec.data}: {parent.checkpoint} {problem}")
         data = work / "data.yaml"
-        setup = TrainingSetup(
-            data=str(data.resolve()),
-            data_fingerprint=self._dataset.fingerprint,
-            imgsz=spec.imgsz,
-            batch=spec.batch,
-            device=spec.device,
-            workers=spec.workers,
-            cache=spec.cache,
-            seed=spec.seed,
-            hyperparameters=spec.train,
-        )
+        shared = spec.model_dump(include={"imgsz", "batch", "device", "workers", "cache", "seed"})
+        setup = TrainingSetup(str(data.resolve()), self._dataset.fingerprint, hyperparameters=spec.train, **shared)
         self._phase = continued_phase(spec.epochs, spec.choose)
         self._start = Stage("original", "", {"checkpoint": parent.sha256, "data": self._dataset.fingerprint})
         self._digest = training_stage("recovery", self._start.digest, setup, self._phase).digest
@@ -221,21 +212,21 @@ class _Recovery:
         listener = self._progress.epochs
         stages = StageRunner(self._setup, StageStore(self._work), listener=listener, safe_point=safe_point)
         self._progress.begin("evaluating it as it is")
-        before = stages.make(self._start, lambda: self._parent.detector)
+        before = stages.make(self._start, lambda: self._parent.detector).stage
         self._progress.begin("recovering")
-        recovered = stages.train("recovery", before, self._phase)
-        start, end = (Accuracy.from_dict(stage.record["accuracy"]) for stage in (before, recovered))
+        recovered = stages.train("recovery", before, self._phase).stage
+        start, end = before.require_accuracy(), recovered.require_accuracy()
         is_worse = end.score(self._spec.choose) < start.score(self._spec.choose)
         best = before if is_worse else recovered
         detector = Detector.load(best.file(CHECKPOINT))
-        figures = {"val": best.record["accuracy"]}
+        accuracies = {"val": start if is_worse else end}
         if stages.loaders.has_test:
             self._progress.begin("evaluating on the test split")
-            figures["test"] = stages.evaluate(detector, "test").as_dict()
+            accuracies["test"] = stages.evaluate(detector, "test")
         self._progress.end()
         kept = "; it was better before, and is kept as it was: give more epochs, or a smaller train.lr0"
         self._progress.say(
-            f"map50_95 on val: {start.map50_95:.3f} to {end.map50_95:.3f} by epoch {recovered.record['best_epoch']} of "
+            f"map50_95 on val: {start.map50_95:.3f} to {end.map50_95:.3f} by epoch {recovered.best_epoch} of "
             f"{self._spec.epochs}{kept if is_worse else ''}"
         )
         metadata = {"prunetune": version("prunetune"), "prunetune_network": f"{self._parent.title}, recovered"}
@@ -244,7 +235,7 @@ class _Recovery:
             best.file(CHECKPOINT),
             onnx_parts(detector, self._spec.imgsz, metadata),
             self._parent.described_channels(),
-            lambda: self._describe(detector, figures),
+            lambda: self._describe(detector, accuracies),
         )
 
     def _is_there(self, out: Path) -> bool:
@@ -253,7 +244,7 @@ class _Recovery:
         except verify.NoBundleError:
             return False
 
-    def _describe(self, detector: Detector, figures: Mapping[str, Any]) -> dict[str, Any]:
+    def _describe(self, detector: Detector, accuracies: Mapping[str, Accuracy]) -> dict[str, Any]:
         parent, spec = self._parent, self._spec
         given = {**spec.model_dump(exclude_defaults=True, exclude={"train"}), **_flat(spec.train)}
         changes = [
@@ -275,7 +266,7 @@ class _Recovery:
                 "params": detector.params,
                 "gflops": detector.gflops(spec.imgsz),
             },
-            "figures": {verify.CHECKPOINT: dict(figures)},
+            "figures": {verify.CHECKPOINT: {split: accuracy.as_dict() for split, accuracy in accuracies.items()}},
             "latencies": parent.told.get("latencies", {}) if spec.imgsz == parent.told.get("imgsz") else {},
             "latency_note": LATENCY_NOTE,
             "recipe": None,

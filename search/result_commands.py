@@ -43,7 +43,7 @@ def table(
 ) -> None:
     """Write the table of the controls and the front."""
     from prunetune.results import rich_table
-    from prunetune.results.stored_study import find_findings
+    from prunetune.results.storage import find_findings
 
     if form is None and out is not None:
         form = _SUFFIXES.get(out.suffix.lower())
@@ -100,7 +100,7 @@ def pictures(
     runs: RunsOption = "runs",
 ) -> None:
     """Draw what the controls and a network find on the same images, side by side."""
-    from prunetune.results.stored_study import find_findings
+    from prunetune.results.storage import find_findings
     from prunetune.search.pictures import make_pictures
 
     require_folder("--out", out)

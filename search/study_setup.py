@@ -29,7 +29,7 @@ from prunetune.results.record import StudyRecord
 from prunetune.search.interruption import safe_point
 from prunetune.search.latency.meter import LatencyMeter, measure_references
 from prunetune.search.latency.network_files import NetworkExporter
-from prunetune.search.latency.shares import BudgetShares, DenseShares
+from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.latency.shipping import Shipping
 from prunetune.search.latency.study_target import REFERENCES, StudyTarget
 from prunetune.search.spec import StudySpec
@@ -196,7 +196,6 @@ def _context(setup: StudySetup, targets: tuple[StudyTarget, ...], record: StudyR
             longest_sparse_epochs=spec.space.longest_sparse_epochs,
             choose=spec.choose,
             latencies=BudgetShares(meter),
-            costs=DenseShares(meter),
             rewinds=spec.space.may("start", "rewind"),
         ),
         meter=meter,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from itertools import count
 
 import optuna
@@ -20,13 +19,12 @@ from prunetune.search.storage import (
     history,
     memory,
     patiently_store,
-    recent_trials,
     set_attributes,
     together,
 )
 from prunetune.search.study import stored_spec
 from prunetune.search.trial.objective import AskedTrial
-from prunetune.search.workers import give_back, is_to_reap, reap, requeue, this_worker
+from prunetune.search.workers import give_back, reap, requeue, this_worker
 from prunetune.spaces import Cost, Outcome
 
 
@@ -38,19 +36,6 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> AskedTrial | None:
     ahead_s = memory(study, Clock).ahead_s(study)
 
     def claim() -> tuple[Trial, list[FrozenTrial]] | None:
-        trials = recent_trials(study)  # read here, and not while others wait
-        running = recent_trials(study, (TrialState.RUNNING,))
-        room = _room(spec, trials, len(running))
-        if is_to_reap(study, trials, running) or not room:
-            return exactly()
-        with suppress(_NoRoomError), alone(study, recent=True):
-            trial = _asked(study, spec, ahead_s)
-            if trial.number - len(trials) >= room:  # so many were begun meanwhile
-                raise _NoRoomError
-            return trial, trials
-        return exactly()
-
-    def exactly() -> tuple[Trial, list[FrozenTrial]] | None:
         with alone(study):
             reap(study)
             trials = study.get_trials(deepcopy=False)
@@ -65,18 +50,6 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> AskedTrial | None:
     trial, before = claimed
     study.sampler = next_sampler(spec, before, unseen=max(0, trial.number - len(before)))
     return _signed(study, spec, trial)
-
-
-class _NoRoomError(Exception):
-    """Others have begun so many trials that it has to be counted exactly what is left."""
-
-
-def _room(spec: StudySpec, trials: list[FrozenTrial], running: int) -> int:
-    """How many trials can surely be begun after these, by any process; 0 where that is not worth a guess."""
-    if spec.limits.trials is None or spec.limits.epochs is not None or spec.limits.hours is not None or not trials:
-        return 0
-    left = spec.limits.trials - len(trials)
-    return left if left > 2 * running else 0
 
 
 def _asked(study: optuna.Study, spec: StudySpec, ahead_s: float) -> Trial:

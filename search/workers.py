@@ -7,8 +7,7 @@ store has what was finished. A result that comes after that is refused by the st
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -17,12 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from prunetune.pruning.processes import is_alive as is_alive
 from prunetune.pruning.processes import this_process
 from prunetune.results.record import TrialRecord
-from prunetune.search.heartbeat import fail_silent_trials, silent_trials
+from prunetune.search.heartbeat import fail_silent_trials
 from prunetune.search.storage import history, is_running, set_attributes
 from prunetune.spaces import Outcome
-
-MOST_LOOKED_AT = 8
-"""So many others a worker looks at before it takes a trial. Where more run, there are more to look."""
 
 
 def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
@@ -45,22 +41,6 @@ def responsible(trial: FrozenTrial) -> Mapping[str, Any] | None:
     """Whose death ends a trial: its worker's, or its driver's where the worker is one of a cluster's."""
     record = TrialRecord.from_trial(trial)
     return record.driver or record.worker
-
-
-def is_to_reap(study: optuna.Study, trials: Sequence[FrozenTrial], running: Sequence[FrozenTrial]) -> bool:
-    """Whether `reap` has something to do, as far as a quick look shows: where many run, it sees some of them.
-
-    Args:
-        study: The study.
-        trials: All of its trials.
-        running: Those of them that run.
-    """
-    seen = random.sample(running, min(len(running), MOST_LOOKED_AT))
-    return (
-        not all((process := responsible(trial)) and is_alive(process) for trial in seen)
-        or bool(history(study).not_retried(trials))
-        or (random.random() * len(running) < MOST_LOOKED_AT and bool(running and silent_trials(study)))
-    )
 
 
 def reap(study: optuna.Study) -> list[int]:

@@ -78,10 +78,12 @@ class Cost:
     def then(self, attempt: Cost) -> Cost:
         """This cost of a recipe's first attempts, with that of the one that began it anew.
 
-        What the first ones made is read back by the later one: it is counted once, as it was made.
+        What the first ones made is read back by the later one: it is counted once, as it was made. What the later one
+        trained on in a stage that they began counts as well.
         """
         made = {stage.digest for stage in self.stages}
-        return self + Cost(attempt.seconds, tuple(stage for stage in attempt.stages if stage.digest not in made))
+        further = tuple(stage for stage in attempt.stages if stage.trained or stage.digest not in made)
+        return self + Cost(attempt.seconds, further)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -1,4 +1,4 @@
-"""How slow networks are, in the terms of those who plan a surgery: as shares of the budget, or of the dense network."""
+"""How slow networks are, in the terms of those who plan a surgery: as shares of the budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.study_target import StudyTarget
-from prunetune.spaces import ConfigError
 from prunetune.targets import Latency
 
 if TYPE_CHECKING:
@@ -80,36 +79,3 @@ class BudgetShares:
         """
         latencies: Mapping[str, Latency] = self._meter.measure_channels(channels, build, self._limited)
         return max(target.share(latencies[target.name].ratio) for target in self._limited)
-
-
-class DenseShares:
-    """Networks' times as shares of the dense one's, the mean over the study's targets; those with a budget, if any has
-    one. A `ChannelCosts` of `prunetune.pruning`.
-
-    Args:
-        meter: The study's.
-    """
-
-    def __init__(self, meter: LatencyMeter) -> None:
-        self._meter = meter
-
-    def time(self, channels: ChannelConfig) -> float:
-        """By the latency tables; by multiply-adds where a target has none.
-
-        Raises:
-            ConfigError: A target has no table, and the multiply-adds cannot be counted.
-        """
-        targets = [target for target in self._meter.targets if target.is_limited] or self._meter.targets
-        return sum(self._share(target, channels) for target in targets) / len(targets)
-
-    def _share(self, target: StudyTarget, channels: ChannelConfig) -> float:
-        dense = self._meter.networks.channels["dense"]
-        if (latency := target.predict(channels, dense)) is not None:
-            return latency.ratio
-        graph = self._meter.networks.conv_graph
-        if graph is None:
-            raise ConfigError(
-                f"penalty_weights: what a layer's channels cost on target {target.name!r} is not known; make a "
-                "latency table with prunetune profile, or give penalty_weights: uniform"
-            )
-        return graph.multiply_adds(channels) / graph.multiply_adds(dense)

@@ -65,6 +65,11 @@ class TrialContext:
     peers: Peers = field(default_factory=NoPeers)
 
     @property
+    def title(self) -> str:
+        """What the trial is called in messages: `trial 7`."""
+        return self.name.replace("-", " ")
+
+    @property
     def folder(self) -> Path:
         """The study's."""
         return self.files.folder

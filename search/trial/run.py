@@ -16,6 +16,7 @@ from prunetune.pruning.pipeline import Pruned, Recovered, Trained
 from prunetune.pruning.stage_files import read_history
 from prunetune.pruning.trainer import is_out_of_memory
 from prunetune.pruning.training import TrainingFailureError
+from prunetune.results.histories import read_curves
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, RungDecision, TrialRecord
 from prunetune.search.interruption import StopAskedError, TrialLostError, stop_is_asked
 from prunetune.search.latency.study_target import violations
@@ -79,7 +80,7 @@ def _end_of(run: _Run) -> TrialRecord:
             raise StopAskedError from error
         outcome = Outcome.OUT_OF_MEMORY if is_out_of_memory(error) else Outcome.ERROR
         if outcome is Outcome.ERROR:
-            _log.warning("%s failed", run.context.name, exc_info=True)
+            _log.warning("%s failed", run.context.title, exc_info=True)
         return replace(run.record, outcome=outcome, reason=f"{type(error).__name__}: {error}")
 
 
@@ -144,11 +145,14 @@ class _Run:
         return decision is not None and not decision.goes_on and self._end(Outcome.STOPPED_EARLY, decision.reason)
 
     def _note_surgery(self, step: Pruned) -> None:
-        """Notes thresholds, warnings and the sparse phase's gammas."""
+        """Notes thresholds, warnings and the sparse phase's gammas. A warning is said once: often it is true of all."""
         record = self.record
         if isinstance(self.recipe.threshold, LatencyShare) and step.plan.threshold is not None:
             record = replace(record, thresholds=(*record.thresholds, step.plan.threshold))
         if step.warning is not None:
+            if not record.warnings and not any(peer.warnings for peer in self._peers.values()):
+                advice = "train sparse for longer, or with more sparsity"
+                _log.warning("%s: %s; %s", self.context.title, step.warning, advice)
             where = "" if step.last and step.round == 1 else f"round {step.round}: "
             record = replace(record, warnings=(*record.warnings, f"{where}{step.warning}"))
         self.record = record
@@ -204,7 +208,8 @@ class _Run:
                 files=NetworkFiles(self.context.files.keep_checkpoint(file, self.context.name)),
             )
         )
-        self.record = replace(self.record, curves=duplicate.record.curves)
+        curves = read_curves(duplicate.record, self.context.folder)
+        self._note_curve(network.round, curves.get(found.round, ()))
         for use in duplicate.recovery:
             self.context.cost_meter.count(use)
         return True
@@ -230,7 +235,7 @@ class _Run:
         try:
             network = self._recovered(step, network_figures(step.load(), step.checkpoint, self.context))
         except MeasurementError as error:  # that is this network's end, and not the trial's
-            _log.info("%s, round %d: %s", self.context.name, step.round, error)
+            _log.info("%s, round %d: %s", self.context.title, step.round, error)
             return False
         known = with_stage(network.stage, self._peers)
         ended = self._end_after_round(step, network)

@@ -46,7 +46,8 @@ accuracies = st.builds(
     Accuracy,
     *[shares] * 5,
     confidence=st.none() | shares,
-    classes=st.none() | st.dictionaries(names, st.fixed_dictionaries({"map50": shares, "map50_95": shares}), min_size=1),
+    classes=st.none()
+    | st.dictionaries(names, st.fixed_dictionaries({"map50": shares, "map50_95": shares}), min_size=1),
 )
 latencies = st.builds(
     NormalizedLatency,

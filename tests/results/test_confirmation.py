@@ -1,18 +1,16 @@
-"""How sure the figures are: the study's attribute and its typed reader."""
+"""How sure the figures are: what `prunetune confirm` stores, and how it is read."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.results import Comparison, Confirmation, ConfirmedNetwork, Interval, confirmation
-from prunetune.results.certainty import CONFIRMATION
-
-Builder = Any
+from prunetune.results import Comparison, Confirmation, ConfirmedNetwork, Interval, StudyRecord
 
 numbers = st.floats(-10, 10)
 intervals = st.builds(Interval, numbers, numbers, numbers)
@@ -28,25 +26,22 @@ networks = st.builds(
 
 
 @given(named=st.dictionaries(st.text(max_size=4), networks, min_size=1, max_size=3), busy=st.none() | st.floats(0, 1))
-def test_what_is_stored_is_read_back(make_builder: Any, named: dict[str, ConfirmedNetwork], busy: float | None) -> None:
-    builder = make_builder()
+def test_what_is_stored_is_read_back(named: dict[str, ConfirmedNetwork], busy: float | None) -> None:
+    study = optuna.create_study()
     made = Confirmation("test", 72, 1000, 0, 0.95, "2026-01-01T00:00:00+00:00", busy, named)
-    stored = json.loads(json.dumps(made.as_dict(), allow_nan=False))
-    builder.study.set_user_attr(CONFIRMATION, stored)
-    assert confirmation(builder.study) == made
+    StudyRecord.store(study, confirmation=made)
+    assert StudyRecord.of(study).confirmation == made
+    assert Confirmation.parse(json.loads(json.dumps(made.as_dict(), allow_nan=False))) == made
 
 
 @pytest.mark.parametrize("stored", [None, [], "x", {}, {"networks": {}}, {"networks": 7}])
-def test_a_study_that_was_not_confirmed_has_none(builder: Builder, stored: Any) -> None:
-    if stored is not None:
-        builder.study.set_user_attr(CONFIRMATION, stored)
-    assert confirmation(builder.study) is None
+def test_a_study_that_was_not_confirmed_has_none(stored: Any) -> None:
+    assert Confirmation.parse(stored) is None
 
 
-def test_what_is_damaged_is_missing(builder: Builder) -> None:
+def test_what_is_damaged_is_missing() -> None:
     told = {"networks": {"3": {"map50_95": {"value": 0.5, "low": None, "high": 0.6}, "latencies": 3, "against": []}}}
-    builder.study.set_user_attr(CONFIRMATION, told)
-    found = confirmation(builder.study)
+    found = Confirmation.parse(told)
     assert found is not None
     assert found.of(3) == ConfirmedNetwork(None, None, {}, {})
     assert found.of("dense") is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prunetune.pruning.channels import ChannelConfig
-from prunetune.search.channel_costs import StudyCosts
+from prunetune.search.latency.shares import DenseShares
 from prunetune.spaces import ConfigError
 
 DENSE = ChannelConfig({"model.0.conv": 8, "model.1.conv": 16})
@@ -23,14 +23,14 @@ class Known:
     def __init__(self, is_limited: bool = True) -> None:
         self.is_limited = is_limited
 
-    def predict(self, channels: ChannelConfig, anchor: ChannelConfig) -> Any:
-        return SimpleNamespace(ratio=channels["model.0.conv"] / anchor["model.0.conv"])
+    def predict(self, channels: ChannelConfig, reference: ChannelConfig) -> Any:
+        return SimpleNamespace(ratio=channels["model.0.conv"] / reference["model.0.conv"])
 
 
 class Unknown(Known):
     name = "cpu"
 
-    def predict(self, channels: ChannelConfig, anchor: ChannelConfig) -> Any:
+    def predict(self, channels: ChannelConfig, reference: ChannelConfig) -> Any:
         return None
 
 
@@ -39,11 +39,11 @@ class Counts:
         return sum(widths.values())
 
 
-def costs(*yardsticks: Known, skeleton: Counts | None = None) -> StudyCosts:
-    workspace: Any = SimpleNamespace(
-        yardsticks=list(yardsticks), skeleton=skeleton, reference_channels={"dense": DENSE}
+def costs(*targets: Known, conv_graph: Counts | None = None) -> DenseShares:
+    meter: Any = SimpleNamespace(
+        targets=targets, networks=SimpleNamespace(conv_graph=conv_graph, channels={"dense": DENSE})
     )
-    return StudyCosts(workspace)
+    return DenseShares(meter)
 
 
 def test_a_table_tells() -> None:
@@ -51,11 +51,11 @@ def test_a_table_tells() -> None:
 
 
 def test_multiply_adds_tell_where_there_is_no_table() -> None:
-    assert costs(Unknown(), skeleton=Counts()).time(SLIM) == pytest.approx(20 / 24)
+    assert costs(Unknown(), conv_graph=Counts()).time(SLIM) == pytest.approx(20 / 24)
 
 
 def test_targets_with_a_budget_count_alike() -> None:
-    both = costs(Known(), Unknown(), Known(is_limited=False), skeleton=Counts())
+    both = costs(Known(), Unknown(), Known(is_limited=False), conv_graph=Counts())
     assert both.time(SLIM) == pytest.approx((0.5 + 20 / 24) / 2)
     assert costs(Known(is_limited=False)).time(SLIM) == 0.5, "without any budget all do"
 

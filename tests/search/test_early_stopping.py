@@ -1,20 +1,19 @@
-"""Which candidates go on from a rung, and that a stopped recovery costs what it says."""
+"""Which candidates go on from a rung."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.pruning.training import Accuracy, RecoveryProgress
 from prunetune.results.pareto import ranks
-from prunetune.search.outcome import Outcome
-from prunetune.search.rungs import RUNGS, TrialRungs, judge, rung_epochs, stood_at
+from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.search.spec import EarlyStopping, StudySpec
-from prunetune.spaces import ConfigError, Recipe, Threshold
+from prunetune.search.trial.early_stopping import decided_after, judge, rung_epochs, rungs_of, values_at
+from prunetune.spaces import ConfigError, Outcome
 
 Points = list[tuple[float, float]]
 
@@ -82,63 +81,45 @@ def test_rank_0_is_the_front(candidates: Points) -> None:
         assert rank == (1 + max(above) if above else 0)
 
 
-def accuracy(value: float) -> Accuracy:
-    return Accuracy(value, value, value, value, value)
-
-
-def recipe(recovery_epochs: int = 9, rounds: int = 1) -> Recipe:
-    return Recipe(1.0, 1, Threshold.everywhere(0.5), rounds, recovery_epochs)
-
-
-def progress(epoch: int, value: float, of: int = 9, number: int = 1) -> RecoveryProgress:
-    return RecoveryProgress(number, epoch, of, accuracy(value))
-
-
-def study() -> optuna.Study:
-    return optuna.create_study(directions=["maximize", "minimize"])
-
-
-def test_every_decision_is_stored_with_its_reason() -> None:
-    found = study()
-    settings = EarlyStopping(reduction=2, rungs=1, recalibrated=True)
-    for value, goes_on in ((0.5, True), (0.6, True), (0.1, False)):
-        trial = found.ask()
-        rungs = TrialRungs(found, trial, recipe(), settings)
-        assert rungs.after_surgery(accuracy(0.1), [1.0])
-        assert rungs.goes_on(progress(1, value))
-        assert rungs.goes_on(progress(5, value)) == goes_on
-    told = found.trials[2].user_attrs[RUNGS]
-    assert [(item["rung"], item["epochs"], item["goes_on"]) for item in told] == [(0, 0, True), (1, 5, False)]
-    assert told[1]["reason"] == "after 5 epochs of recovery not among the best: 2 of 3 are ahead"
-    assert stood_at(found.trials[2].user_attrs, 1) == (0.1, 1.0)
-    assert stood_at(found.trials[2].user_attrs, 2) is None
+def test_a_decision_says_why() -> None:
+    decision = judge(1, 5, (0.1, 1.0), [(0.5, 1.0), (0.6, 1.0)], 2)
+    assert decision == RungDecision(1, 5, (0.1, 1.0), ahead=2, reached=3, goes_on=False)
+    assert decision.reason == "after 5 epochs of recovery not among the best: 2 of 3 are ahead"
+    first = judge(3, 9, (0.5, 0.5), [(0.9, 1.0)], 3, round_number=1)
+    assert (first.round, first.reason) == (1, "after round 1 among the best: 0 of 2 are ahead")
 
 
 def test_recoveries_of_different_length_meet_at_the_same_share() -> None:
-    found = study()
     settings = EarlyStopping(reduction=3, rungs=2, recalibrated=True)
-    for epochs, last in ((9, 3), (2, 1)):
-        rungs = TrialRungs(found, found.ask(), recipe(epochs), settings)
-        rungs.after_surgery(accuracy(0.1), [1.0])
-        rungs.goes_on(progress(last, 0.2, epochs))
-    assert [[told["rung"] for told in trial.user_attrs[RUNGS]] for trial in found.trials] == [[0, 2], [0, 2]]
-
-
-def test_only_the_last_round_is_judged() -> None:
-    found = study()
-    rungs = TrialRungs(found, found.ask(), recipe(rounds=2), EarlyStopping())
-    assert rungs.goes_on(progress(3, 0.0, number=1))
-    assert rungs.decisions == []
-    rungs.goes_on(progress(3, 0.0, number=2))
-    assert [decision.rung for decision in rungs.decisions] == [1]
+    assert rungs_of(settings, 9) == {0: 0, 1: 1, 3: 2}
+    assert rungs_of(settings, 2) == {0: 0, 1: 2}
+    assert rungs_of(settings, 0) == {}, "what is not recovered is not judged before"
+    assert rungs_of(EarlyStopping(reduction=3, rungs=2), 9) == {1: 1, 3: 2}
 
 
 def test_without_early_stopping_nothing_is_judged() -> None:
-    found = study()
-    rungs = TrialRungs(found, found.ask(), recipe(), None)
-    assert rungs.after_surgery(accuracy(0.0), [1.0])
-    assert all(rungs.goes_on(progress(epoch, 0.0)) for epoch in range(1, 9))
-    assert rungs.decisions == []
+    assert rungs_of(None, 9) == {}
+
+
+AT_RUNG, AFTER_ROUND = RungDecision(1, 3, (0.5, 1.0), 0, 1, True), RungDecision(3, 9, (0.9, 1.0), 0, 1, False, 1)
+
+
+def test_others_are_compared_with_as_they_stood_at_the_rung() -> None:
+    peers = {
+        0: TrialRecord(decisions=(AT_RUNG, replace(AT_RUNG, rung=2, values=(0.6, 1.0)))),
+        1: TrialRecord(decisions=(AFTER_ROUND, replace(AT_RUNG, values=(0.1, 1.0)))),
+        2: TrialRecord(),
+    }
+    assert values_at(1, peers) == [(0.5, 1.0), (0.1, 1.0)]
+    assert values_at(2, peers) == [(0.6, 1.0)]
+    assert values_at(3, peers) == [], "that was between two rounds"
+
+
+def test_a_round_is_judged_once_whoever_takes_the_recipe_up() -> None:
+    attempts = [TrialRecord(), TrialRecord(decisions=(AT_RUNG, AFTER_ROUND)), TrialRecord(decisions=(AT_RUNG,))]
+    assert decided_after(1, attempts) == AFTER_ROUND
+    assert decided_after(2, attempts) is None
+    assert decided_after(1, []) is None
 
 
 @pytest.mark.parametrize(
