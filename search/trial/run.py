@@ -162,7 +162,7 @@ class _Run:
                     "round": step.round,
                     "epoch": epoch.epoch,
                     "sl_loss": epoch.losses["sl_loss"],
-                    "histogram": epoch.gammas,
+                    "histogram": epoch.gammas and epoch.gammas.as_dict(),
                 }
                 for epoch in read_history(step.sparse)
             ]
