@@ -18,7 +18,6 @@ ROOMS = ("spaces", "targets", "pruning", "results", "search")
 
 PASS_ATTRIBUTES_ON = {
     "results/dashboard_storage.py": "shows optuna-dashboard the attributes as they are",
-    "search/database.py": "writes Optuna's tables",
     "search/rows.py": "reads Optuna's tables",
     "search/storage.py": "keeps what is in Optuna's tables",
 }
@@ -34,7 +33,6 @@ _TABLES = "Optuna: its tables"
 _RAY = "Ray: config and results of a Tune trial"
 _YAML = "YAML: a description before it is validated, or as it is stored"
 _BUNDLE = "JSON: the description of a bundle"
-_JSON = "JSON: what a page or a command gives to other programs"
 
 UNTYPED = {
     "pruning/data_yaml.py": "YAML: data.yaml",
@@ -44,9 +42,9 @@ UNTYPED = {
     "pruning/layers.py": _CHECKPOINT,
     "pruning/loaders.py": _TRAINING,
     "pruning/pipeline.py": _CHECKPOINT,
-    "pruning/store.py": "JSON: what a stage is made of, whatever its kind",
-    "pruning/stages.py": "JSON: what a stage is made of, whatever its kind",
     "pruning/stage_runner.py": "JSON: what a stage is made of, whatever its kind",
+    "pruning/stages.py": "JSON: what a stage is made of, whatever its kind",
+    "pruning/store.py": "JSON: what a stage is made of, whatever its kind",
     "pruning/tasks.py": _CHECKPOINT,
     "pruning/trainer.py": _TRAINING,
     "pruning/training.py": _TRAINING,
@@ -54,15 +52,19 @@ UNTYPED = {
     "results/dashboard_app.py": "WSGI: a request",
     "results/dashboard_storage.py": _TABLES,
     "results/figures.py": "plotly: options of a trace",
+    "results/networks.py": "JSON: what the report's page shows",
+    "results/parameter_figures.py": "plotly: options of a trace",
     "results/record/confirmation.py": "reads attributes of a study",
     "results/record/trial.py": "reads attributes of a trial",
     "results/model_card.py": _BUNDLE,
-    "results/parameter_figures.py": "plotly: options of a trace",
     "results/storage.py": _TABLES,
+    "results/table_formats.py": "pandas: rows",
+    "results/trials.py": "pandas: rows",
     "results/verify.py": "runs without prunetune: the JSON of a bundle",
     "search/cost_aware.py": _PARAMETERS,
     "search/database.py": _TABLES,
     "search/history.py": _PARAMETERS,
+    "search/limits.py": _YAML,
     "search/mlflow_callback.py": "MLflow: parameters of a run",
     "search/overrides.py": _YAML,
     "search/price.py": _PARAMETERS,
@@ -76,6 +78,7 @@ UNTYPED = {
     "search/study.py": _YAML,
     "search/target_option.py": _YAML,
     "search/tracking.py": "MLflow and W&B: parameters of a run",
+    "search/trial/files.py": "JSON: files of histories",
     "search/wandb_callback.py": "W&B: parameters of a run",
     "spaces/fields.py": "reads plain values, whatever they are",
     "spaces/recipe.py": _YAML,
@@ -89,6 +92,7 @@ UNTYPED = {
 """Files at the edge of a format that is not ours."""
 
 _MODULE = "torch: layers are cut, and their modes set, in place"
+_STORAGE = "Optuna: a storage that extends its own"
 _PATCH = "ultralytics: what it gets wrong is replaced in its modules"
 
 ASSIGN = {
@@ -104,6 +108,11 @@ ASSIGN = {
     "pruning/surgery.py": _MODULE,
     "pruning/trainer.py": "ultralytics: a trainer sets up its model and validator",
     "results/verify.py": _PATCH,
+    "search/database.py": _STORAGE,
+    "search/sessions.py": _STORAGE,
+    "search/splice.py": "Optuna: when a trial began",
+    "search/storage.py": _STORAGE,
+    "search/taking.py": "Optuna: the sampler of a study",
     "targets/synthesis.py": "ONNX: attributes of a node",
 }
 """Files that change objects of libraries, as those want it."""
