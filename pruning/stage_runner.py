@@ -331,6 +331,7 @@ class StageRunner:
         # A process that was suspended may have lost its claim, and been overtaken.
         if claim.confirm() or not self._is_further(training, state.epoch):
             self.store.save_progress(training.trunk, partial(save_state, state))
+        self.store.touch(training.parent.digest)  # between two rungs nothing else says that it is used
         if training.phase.extensible() and state.epoch in self._checkpoints:
             self._publish(training.shorter(state.epoch), _stopped(start, state), state)
         if training.passing is not None and state.epoch == training.passing.end:

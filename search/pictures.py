@@ -15,7 +15,7 @@ from prunetune.results.pictures import Picture, draw, evenly, most_different
 from prunetune.results.study_results import StudyResults
 from prunetune.search.options import named
 from prunetune.search.spec import StudySpec
-from prunetune.search.store_usage import STORE
+from prunetune.search.store_limit import STORE
 from prunetune.search.study import DATA, spec_here
 from prunetune.spaces import ConfigError
 from prunetune.spaces.files import publish

@@ -33,7 +33,7 @@ from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.latency.shipping import Shipping
 from prunetune.search.latency.study_target import REFERENCES, StudyTarget
 from prunetune.search.spec import StudySpec
-from prunetune.search.store_usage import STORE, register
+from prunetune.search.store_limit import STORE
 from prunetune.search.study import DATA, study_lock
 from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.files import StudyFiles
@@ -115,7 +115,7 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
         spec=spec,
         dataset=dataset,
         model_sha256=file_sha256(Path(spec.model)) if is_checkpoint else None,
-        stages=_stage_runner(spec, dataset, StageStore(store, owner=spec.name), meter, listener),
+        stages=_stage_runner(spec, dataset, StageStore(store), meter, listener),
         targets=targets,
         networks=NetworkExporter(
             folder=spec.folder,
@@ -154,7 +154,6 @@ def prepare_study(study: optuna.Study, setup: StudySetup) -> PreparedStudy:
         record = StudyRecord.of(study)
         if record.data != setup.dataset.facts:
             StudyRecord.store(study, data=setup.dataset.facts)
-        register(setup.stages.store, study, spec)
         if record.targets and record.model_sha256 != setup.model_sha256:
             raise ConfigError(
                 f"model: {spec.model} is another file than when the study began; "

@@ -36,7 +36,7 @@ def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec
         ["table", folder, "--out", f"{folder}/front.csv"],
         ["report", folder],
         ["store", "ls", "--runs", runs],
-        ["store", "gc", "--dry-run", "--runs", runs],
+        ["store", "gc", "--max-gb", "1", "--dry-run", "--runs", runs],
         ["store", "verify", "--runs", runs],
     ]
     code = f"""
