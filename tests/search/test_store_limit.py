@@ -16,7 +16,7 @@ from prunetune.search.store_limit import keep_within_limit, size_of
 from prunetune.search.trial.objective import run_and_tell
 =======
 from prunetune.search.store_limit import STORE, keep_within_limit
-from prunetune.search.trial.objective import objective
+from prunetune.search.trial.objective import run_and_tell
 >>>>>>> g
 from prunetune.spaces import StoreError
 
@@ -75,6 +75,6 @@ def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:
     assert size_of(tmp_path) == 1010
 =======
     with pytest.raises(StoreError, match=r"store_gb: .* holds 0.0012 GB that trainings use .* the limit is 0.001"):
-        objective(nothing, nothing, context)
+        run_and_tell(nothing, nothing, context)
     assert recent.is_dir()
 >>>>>>> g
