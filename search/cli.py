@@ -335,7 +335,7 @@ def measure(
     spec = read_target(target, described, {"runs": repeats, "tolerance": tolerance}, option)
     measured = measure_models(models, spec, against, imgsz, plot)
     if as_json:
-        _write_json(measured)
+        _write_json(measured.as_dict())
     else:
         write_measured(measured, _console())
 
@@ -363,7 +363,7 @@ def align_probe(
     described = {"threads": threads, "device": device, "precision": precision}
     found = probe(read_target(target, described, more=option), imgsz, out, repeats)
     if as_json:
-        _write_json(found)
+        _write_json(found.as_dict())
     else:
         write_probe(found, _console())
 
@@ -392,7 +392,7 @@ def profile(
     console = Console(stderr=True)
     profiled = profile_model(model, spec, imgsz, networks, out, console)
     if as_json:
-        _write_json(profiled)
+        _write_json(profiled.as_dict())
     else:
         write_profiled(profiled, _console())
 

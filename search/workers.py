@@ -8,7 +8,6 @@ store has what was finished. A result that comes after that is refused by the st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +20,7 @@ from prunetune.search.storage import history, is_running, set_attributes
 from prunetune.spaces import Outcome
 
 
-def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
+def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, object]:
     """This process and what it trains on, as a trial names them.
 
     Args:
@@ -31,13 +30,13 @@ def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
     return {**this_process(), "device": device, **({"ahead_s": round(ahead_s)} if ahead_s else {})}
 
 
-def is_near(worker: Mapping[str, Any]) -> bool:
+def is_near(worker: Mapping[str, object]) -> bool:
     """Whether a worker is on this host, so that its death would be seen at once."""
     here = this_process()
     return all(worker.get(key) == here[key] for key in ("host", "namespace"))
 
 
-def responsible(trial: FrozenTrial) -> Mapping[str, Any] | None:
+def responsible(trial: FrozenTrial) -> Mapping[str, object] | None:
     """Whose death ends a trial: its worker's, or its driver's where the worker is one of a cluster's."""
     record = TrialRecord.from_trial(trial)
     return record.driver or record.worker

@@ -11,13 +11,8 @@ from typing import Any
 import pytest
 
 from prunetune.search.spec import StudySpec
-<<<<<<< HEAD
-from prunetune.search.store_limit import keep_within_limit, size_of
-from prunetune.search.trial.objective import run_and_tell
-=======
 from prunetune.search.store_limit import STORE, keep_within_limit
 from prunetune.search.trial.objective import run_and_tell
->>>>>>> g
 from prunetune.spaces import StoreError
 
 MakeSpec = Callable[..., StudySpec]
@@ -61,20 +56,6 @@ def test_a_trial_is_not_begun_where_that_is_not_enough(spec: StudySpec) -> None:
     recent = stage(spec, "sparse-b", 1_200_000, 60)
     context: Any = SimpleNamespace(spec=spec)
     nothing: Any = None
-<<<<<<< HEAD
-    with pytest.raises(StoreError, match=r"store_gb: .* holds 0.0012 GB that studies need, and the limit is 0.001"):
-        run_and_tell(nothing, nothing, context)
-    assert mine.is_dir()
-
-
-def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(bytes(1000))
-    os.link(tmp_path / "a", tmp_path / "b")
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "d").write_bytes(bytes(10))
-    assert size_of(tmp_path) == 1010
-=======
     with pytest.raises(StoreError, match=r"store_gb: .* holds 0.0012 GB that trainings use .* the limit is 0.001"):
         run_and_tell(nothing, nothing, context)
     assert recent.is_dir()
->>>>>>> g
