@@ -103,7 +103,7 @@ def trial_text(event: TrialEnded) -> str:
         recipe = last.recipe_text
         figures = f"{_figures_text(last)}  {last.figures.gflops:.2f} GFLOPs  {last.figures.params / 1e6:.2f}M  "
     reason = f" ({record.reason})" if record.reason else ""
-    reason += "" if record.duplicate_of is None else f", equals trial {record.duplicate_of}"
+    reason += "" if record.duplicate_of is None else f", duplicate of trial {record.duplicate_of}"
     reused = record.cost.epochs_reused
     count = f"{event.finished}/{event.trials}" if event.trials else f"{event.finished}"
     return f"trial {event.trial} [{count}] {record.outcome}{reason}  {figures}{recipe}  {record.cost.total_s:.0f} s" + (

@@ -425,9 +425,9 @@ def test_an_equal_network_copies_the_result_and_nothing_runs(
         files = [studies.runs / "equal" / str(network.files.checkpoint) for network in (mine, theirs)]
         assert files[0] != files[1]
         assert files[0].read_bytes() == files[1].read_bytes()
-        assert f"trial {number} [{number + 1}/3] OK, equals trial 0  map50_95" in said
+        assert f"trial {number} [{number + 1}/3] OK, duplicate of trial 0  map50_95" in said
     assert [network.name for network in study.front] == ["0"]
-    assert "ok, equals trial 0" in (studies.runs / "equal" / "report.html").read_text(encoding="utf-8")
+    assert "ok, duplicate of trial 0" in (studies.runs / "equal" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_lost_checkpoint_is_made_again(studies: Studies) -> None:
@@ -448,7 +448,7 @@ def test_a_network_over_the_budget_equals_an_earlier_one(studies: Studies, measu
     ends = [(record.outcome, record.duplicate_of) for record in study.records.values()]
     assert ends == [(Outcome.OVER_BUDGET, None), (Outcome.OVER_BUDGET, 0)]
     assert len(measurements) == 1
-    assert "over the budget), equals trial 0" in said
+    assert "over the budget), duplicate of trial 0" in said
 
 
 def test_equal_channels_of_another_parent_share_the_latency_only(studies: Studies, measurements: list[str]) -> None:

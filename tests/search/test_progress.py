@@ -82,7 +82,7 @@ def test_a_round_over_the_budget_and_a_predicted_latency_say_so() -> None:
     latencies = {"cpu": replace(NETWORK.figures.latencies["cpu"], predicted=True)}
     over = replace(NETWORK, figures=replace(NETWORK.figures, latencies=latencies, violations={"cpu": 0.1}))
     line, earlier = trial_lines(networks=(replace(over, round=1), replace(over, recovered=False)), duplicate_of=1)
-    assert "OK, equals trial 1  map50_95 0.411  1.01 ms predicted" in line
+    assert "OK, duplicate of trial 1  map50_95 0.411  1.01 ms predicted" in line
     assert earlier == "trial 3, round 1: map50_95 0.411  1.01 ms predicted, over the budget"
 
 
