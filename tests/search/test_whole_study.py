@@ -177,8 +177,9 @@ def test_every_trial_says_what_it_did(whole: Path) -> None:
         assert trial.values == [found.accuracy.map50_95, found.figures.latencies["cpu"].ms]
         assert trial.constraints == {"latency": pytest.approx(found.figures.violation), "unfinished": 0}
         assert record.cost.epochs_trained + record.cost.epochs_reused == 4
-        assert [stage.kind for stage in record.cost.stages] == ["sparse", "pruning", "recovery"]
-        assert (found.surgery, found.stage) == (record.cost.stages[1].digest, record.cost.stages[2].digest)
+        # A recovery that was judged on its way is there with each of its parts.
+        assert list(dict.fromkeys(stage.kind for stage in record.cost.stages)) == ["sparse", "pruning", "recovery"]
+        assert (found.surgery, found.stage) == (record.cost.stages[1].digest, record.cost.stages[-1].digest)
         assert record.sparsity_lambda is not None
         assert record.sparsity_lambda > 0
         assert record.sparsity_pull == pytest.approx(0.3)
