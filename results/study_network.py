@@ -112,21 +112,28 @@ class StudyNetwork:
             "confidence": accuracy.confidence,
             "latency_ms": None if latency is None else latency.ms,
             "latency_ratio": None if latency is None else latency.ratio_to_dense,
-            "latencies": {
-                target: {
-                    "latency_ms": item.ms,
-                    "latency_ratio": item.ratio_to_dense,
-                    "latency_uncertainty": item.uncertainty,
-                    "latency_low_ms": item.low_ms,
-                }
-                for target, item in self.latencies.items()
-            },
+            "latencies": latencies_document(self.latencies),
             **{name: getattr(figures, name) for name in ("gflops", "params", "bytes")},
             "channels_removed": figures.channels_removed,
             "params_removed": figures.params_removed,
             "checkpoint": self.checkpoint,
             "onnx": self.onnx,
         }
+
+
+def latencies_document(latencies: Mapping[str, NormalizedLatency]) -> dict[str, dict[str, Any]]:
+    """Latencies by target in strict JSON, under the names that every output has for them."""
+    return {
+        target: {
+            "latency_ms": latency.ms,
+            "latency_ratio": latency.ratio_to_dense,
+            "latency_low_ms": latency.low_ms,
+            "latency_spread_ms": latency.spread_ms,
+            "latency_uncertainty": latency.uncertainty,
+            "predicted": latency.predicted,
+        }
+        for target, latency in latencies.items()
+    }
 
 
 def network_name(trial: int, round_number: int, rounds: int) -> str:

@@ -31,7 +31,7 @@ from prunetune.results.bundle import (
 from prunetune.results.findings import Findings
 from prunetune.results.model_card import command_line
 from prunetune.results.standing import standing
-from prunetune.results.study_network import StudyNetwork
+from prunetune.results.study_network import StudyNetwork, latencies_document
 from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.results.table_formats import markdown_rows
 from prunetune.results.tables import limit_text, row, rows
@@ -275,14 +275,10 @@ class _Export:
         }
 
     def _latencies_document(self) -> dict[str, Any]:
-        known = self._network.latencies
+        known = latencies_document(self._network.latencies)
         return {
             target.name: {
-                "latency_ms": known[target.name].ms,
-                "latency_ratio": known[target.name].ratio_to_dense,
-                "latency_uncertainty": known[target.name].uncertainty,
-                "latency_spread_ms": known[target.name].spread_ms,
-                "predicted": known[target.name].predicted,
+                **known[target.name],
                 "budget": limit_text(target) if target.has_budget else "",
                 "fingerprint": dict(target.fingerprint),
             }

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from prunetune.pruning.training import EpochRecord
 from prunetune.results.record import NetworkResult, TrialRecord
-from prunetune.results.study_network import StudyNetwork, networks_of
+from prunetune.results.study_network import StudyNetwork, latencies_document, networks_of
 from prunetune.search.limits import Forecast
 from prunetune.spaces import Outcome, Recipe
 from prunetune.spaces.fields import jsonable
@@ -159,23 +159,12 @@ class TrialEnded(Event):
 def _network_document(network: NetworkResult) -> dict[str, Any]:
     figures = network.figures
     accuracy = {name: value for name, value in network.accuracy.as_dict().items() if name != "classes"}
-    latencies = {
-        target: {
-            "latency_ms": latency.ms,
-            "latency_ratio": latency.ratio_to_dense,
-            "latency_low_ms": latency.low_ms,
-            "latency_spread_ms": latency.spread_ms,
-            "latency_uncertainty": latency.uncertainty,
-            "predicted": latency.predicted,
-        }
-        for target, latency in figures.latencies.items()
-    }
     numbers = ("gflops", "params", "bytes", "channels_removed", "params_removed", "feasible", "violation")
     return jsonable(
         {
             "round": network.round,
             "accuracy": accuracy,
-            "latencies": latencies,
+            "latencies": latencies_document(figures.latencies),
             **{name: getattr(figures, name) for name in numbers},
             "checkpoint": network.files.checkpoint,
         }

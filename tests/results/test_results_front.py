@@ -292,7 +292,7 @@ def test_a_member_of_the_front_may_be_ahead_on_one_target_only(
     document = front_document(builder.study)
     assert document["front"][1]["latencies"]["board"] == {
         "latency_ms": 1.0, "latency_ratio": 0.25, "latency_uncertainty": None,
-        "latency_low_ms": None,
+        "latency_low_ms": None, "latency_spread_ms": 0.01, "predicted": False,
     }  # fmt: skip
     # Boxes of (0.9, 1 - 0.4, 1 - 0.5) and (0.9, 1 - 0.45, 1 - 0.25), of which the first two thirds overlap.
     assert document["hypervolume"] == pytest.approx(0.9 * (0.6 * 0.5 + 0.55 * 0.75 - 0.55 * 0.5))
