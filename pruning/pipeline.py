@@ -8,7 +8,7 @@ run, or read back, is the stage runner's business.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -235,7 +235,7 @@ class Pipeline:
         phase = recovery_phase(self.source.dense_epochs + epochs, self.choose)
         return self.stages.train("control", self._untrained(name), phase).stage
 
-    def run(self, recipe: Recipe, rungs: Collection[int] = ()) -> Iterator[Step]:
+    def run(self, recipe: Recipe, rungs: Collection[int] = ()) -> Generator[Step, None, None]:
         """Carries out a recipe step by step. Going on is asking for the next step.
 
         Where the recipe gives a latency instead of a threshold, its rounds come nearer to it by equal factors, and

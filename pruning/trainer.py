@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_histogram
+from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_distribution
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.distillation import average_of, projections_of, student_of, with_teacher, without_teacher
@@ -322,7 +322,7 @@ class _Loop(DetectionTrainer):
             train_s=time.perf_counter() - self._clock - self._validated_s,
             validate_s=self._validated_s,
             accuracy=accuracy_from(self.validator) if self._phase.choose != "last" else None,
-            gammas=gamma_histogram(self._network) if self._phase.sparse else None,
+            gammas=gamma_distribution(self._network) if self._phase.sparse else None,
         )
         check_finite(record.losses, record.epoch)
         self._history += (record,)

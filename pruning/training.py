@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from prunetune.spaces.accuracy import Accuracy, Choice
-from prunetune.spaces.fields import integer, mapping, number, numbers
+from prunetune.spaces.fields import integer, items, mapping, number, numbers
 from prunetune.spaces.recipe import Shrinkage
 
 PLAIN_LR = 0.01
@@ -145,6 +145,35 @@ def continued_phase(epochs: int, choose: Choice) -> Phase:
 
 
 @dataclass(frozen=True)
+class GammaDistribution:
+    """How |gamma| is distributed over a network: does training separate channels?"""
+
+    edges: tuple[float, ...]
+    """Of the bins, one more than there are."""
+    counts: Mapping[str, tuple[int, ...]]
+    """Channels in each bin, by region."""
+    quantiles: Mapping[str, float]
+    """Of all gammas, by percent; empty if none is finite."""
+    below: Mapping[str, float]
+    """Shares of all gammas below some limits, by limit; empty if none is finite."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, stored: Any) -> GammaDistribution | None:
+        """The distribution that `as_dict` wrote; None for anything else."""
+        values = mapping(stored)
+        edges = tuple(edge for edge in map(number, items(values.get("edges"))) if edge is not None)
+        counts = {
+            str(region): tuple(integer(count) or 0 for count in items(bins))
+            for region, bins in mapping(values.get("counts")).items()
+        }
+        return cls(edges, counts, numbers(values.get("quantiles")), numbers(values.get("below"))) if edges else None
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """What one epoch reports."""
 
@@ -155,8 +184,8 @@ class EpochRecord:
     train_s: float
     validate_s: float = 0.0
     accuracy: Accuracy | None = None
-    gammas: Mapping[str, Any] | None = None
-    """Histogram of BatchNorm gammas after a sparse epoch."""
+    gammas: GammaDistribution | None = None
+    """After a sparse epoch."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -174,7 +203,7 @@ class EpochRecord:
             train_s=number(values.get("train_s")) or 0.0,
             validate_s=number(values.get("validate_s")) or 0.0,
             accuracy=Accuracy.parse(values.get("accuracy")),
-            gammas=mapping(values.get("gammas")) or None,
+            gammas=GammaDistribution.parse(values.get("gammas")),
         )
 
 

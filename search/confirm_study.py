@@ -32,6 +32,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.study import folder_lock, spec_here
 from prunetune.search.trial import TrialContext
 from prunetune.spaces import PrunetuneError
+from prunetune.spaces.splice import title_of_network
 from prunetune.targets import Latency
 
 BUSY = 0.25
@@ -199,7 +200,7 @@ def write_confirmation(found: Confirmation, console: Console) -> None:
     """Shows what `confirm_study` found."""
     targets = list(next(iter(found.networks.values())).latencies)
     rivals = list(dict.fromkeys(rival for network in found.networks.values() for rival in network.against))
-    rivals = [rival for rival in rivals if not _is_trial(rival)]
+    rivals = [rival for rival in rivals if title_of_network(rival) == rival]  # the controls
     table = Table("network", f"{found.split} mAP50", f"{found.split} mmAP")
     for column in [*(f"latency on {target} in ms" for target in targets), *(f"against {rival}" for rival in rivals)]:
         table.add_column(Text(printable(column)))
@@ -209,7 +210,7 @@ def write_confirmation(found: Confirmation, console: Console) -> None:
         ]
         latencies = [_range(network.latencies.get(target)) for target in targets]
         against = [_difference(network.against.get(rival)) for rival in rivals]
-        table.add_row(*(Text(printable(cell)) for cell in (_called(name), *accuracies, *latencies, *against)))
+        table.add_row(*(Text(printable(cell)) for cell in (title_of_network(name), *accuracies, *latencies, *against)))
     console.print(table)
     console.print(
         Text(
@@ -220,17 +221,6 @@ def write_confirmation(found: Confirmation, console: Console) -> None:
     )
     for item in found.shared:
         console.print(Text(f"note: {item}: accuracy says less of new images"), soft_wrap=True)
-
-
-def _is_trial(name: str) -> bool:
-    return name.replace(".", "", 1).isdecimal()
-
-
-def _called(name: str) -> str:
-    number, _, round_number = name.partition(".")
-    if not _is_trial(name):
-        return name
-    return f"trial {number}, round {round_number}" if round_number else f"trial {number}"
 
 
 def _range(interval: Interval | None) -> str:

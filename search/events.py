@@ -160,7 +160,14 @@ def _network_document(network: NetworkResult) -> dict[str, Any]:
     figures = network.figures
     accuracy = {name: value for name, value in network.accuracy.as_dict().items() if name != "classes"}
     latencies = {
-        target: {"latency_ms": latency.ms, "latency_ratio": latency.ratio_to_dense, "predicted": latency.predicted}
+        target: {
+            "latency_ms": latency.ms,
+            "latency_ratio": latency.ratio_to_dense,
+            "latency_low_ms": latency.low_ms,
+            "latency_spread_ms": latency.spread_ms,
+            "latency_uncertainty": latency.uncertainty,
+            "predicted": latency.predicted,
+        }
         for target, latency in figures.latencies.items()
     }
     numbers = ("gflops", "params", "bytes", "channels_removed", "params_removed", "feasible", "violation")

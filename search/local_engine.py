@@ -7,7 +7,6 @@ from dataclasses import replace
 import optuna
 
 from prunetune.pruning.claims import StageClaimedError
-from prunetune.results.record import TrialRecord
 from prunetune.search.aside import Aside
 from prunetune.search.engine import prepare
 from prunetune.search.finish import finish
@@ -18,7 +17,7 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.telling import tell_progress
 from prunetune.search.trial.context import TrialContext
-from prunetune.search.trial.objective import AskedTrial, forget_lost, objective
+from prunetune.search.trial.objective import AskedTrial, forget_lost, run_and_tell, stored_record
 from prunetune.spaces import PrunetuneError
 
 
@@ -91,13 +90,12 @@ def _carry_out(
     deferred: Aside[AskedTrial],
 ) -> None:
     """Carries out one trial, and says how it ended; one whose stage another process trains is deferred."""
-    record = TrialRecord.from_trial(study.get_trials(deepcopy=False)[asked.number])
-    progress.begin_trial(asked.number, asked.recipe, record.retry_of)
+    progress.begin_trial(asked.number, asked.recipe, stored_record(study, asked.number).retry_of)
     heartbeat.begin(asked.trial)
     began = context.cost_meter.reading()
     try:
         with heartbeat.carrying_out(asked.trial):
-            ended = objective(study, asked, context)
+            ended = run_and_tell(study, asked, context)
     except StageClaimedError as claimed:
         spent = asked.spent.then(context.cost_meter.reading() - began)
         deferred.put(f"trial {asked.number}", replace(asked, spent=spent), claimed)

@@ -37,7 +37,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import set_attributes
 from prunetune.search.trial.context import TrialContext
-from prunetune.search.trial.objective import AskedTrial, forget_lost, objective
+from prunetune.search.trial.objective import AskedTrial, forget_lost, run_and_tell
 from prunetune.search.workers import this_worker
 from prunetune.spaces import Accuracy, Cost, PrunetuneError, Recipe, StoreError
 
@@ -164,7 +164,7 @@ class _Desk:
             nonlocal spent
             began = self.context.cost_meter.reading()
             try:
-                return objective(self.study, replace(asked, spent=spent), self.context)
+                return run_and_tell(self.study, replace(asked, spent=spent), self.context)
             except StageClaimedError:
                 spent = spent.then(self.context.cost_meter.reading() - began)
                 raise

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 
 from prunetune.pruning.data_source import data_problem
@@ -64,7 +65,7 @@ class RecoverySpec(BaseModel):
     """Further ultralytics arguments."""
 
     @classmethod
-    def read(cls, overrides: Sequence[str], usual: Mapping[str, Any]) -> RecoverySpec:
+    def read(cls, overrides: Sequence[str], usual: Mapping[str, int]) -> RecoverySpec:
         """Reads `key=value`s.
 
         Args:
@@ -92,7 +93,7 @@ class RecoverySpec(BaseModel):
         return spec
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
+def _sentence(problem: ErrorDetails) -> str:
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
         return f"{where}: missing; give {where}=..."
@@ -162,7 +163,7 @@ class _Parent:
         return str(self.told.get("title") or self.checkpoint.name)
 
     @property
-    def usual(self) -> dict[str, Any]:
+    def usual(self) -> dict[str, int]:
         """What holds where the user says nothing."""
         trained = getattr(self.detector.model, "args", {})
         trained = trained if isinstance(trained, Mapping) else vars(trained)
@@ -171,7 +172,7 @@ class _Parent:
             "batch": self.told.get("batch") or trained.get("batch") or BATCH,
         }
 
-    def described_channels(self) -> dict[str, Any]:
+    def channels_document(self) -> dict[str, Any]:
         """What `channels.json` says."""
         if self.channels is not None:
             return self.channels
@@ -234,8 +235,8 @@ class _Recovery:
             out,
             best.file(CHECKPOINT),
             onnx_parts(detector, self._spec.imgsz, metadata),
-            self._parent.described_channels(),
-            lambda: self._describe(detector, accuracies),
+            self._parent.channels_document(),
+            lambda: self._document(detector, accuracies),
         )
 
     def _is_there(self, out: Path) -> bool:
@@ -244,9 +245,12 @@ class _Recovery:
         except verify.NoBundleError:
             return False
 
-    def _describe(self, detector: Detector, accuracies: Mapping[str, Accuracy]) -> dict[str, Any]:
+    def _document(self, detector: Detector, accuracies: Mapping[str, Accuracy]) -> dict[str, Any]:
         parent, spec = self._parent, self._spec
-        given = {**spec.model_dump(exclude_defaults=True, exclude={"train"}), **_flat(spec.train)}
+        given = {
+            **spec.model_dump(exclude_defaults=True, exclude={"train"}),
+            **{f"train.{key}": value for key, value in spec.train.items()},
+        }
         changes = [
             f"{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in given.items()
         ]
@@ -281,7 +285,3 @@ class _Recovery:
                 "network that was trained on (SHA-256)": parent.sha256,
             },
         }
-
-
-def _flat(train: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"train.{key}": value for key, value in train.items()}

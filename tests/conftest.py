@@ -214,10 +214,12 @@ def nondominated() -> Callable[[Path], set[tuple[float, float]]]:
     def points_of(folder: Path) -> set[tuple[float, float]]:
         study, _ = find_study(str(folder))
         confirmed = StudyRecord.of(study).confirmed
+        records = {trial.number: TrialRecord.from_trial(trial) for trial in study.trials}
         networks = [
             network
-            for trial in study.trials
-            for network in networks_of(trial.number, TrialRecord.from_trial(trial))
+            for number, record in records.items()
+            if record.outcome is not None and record.outcome.counts  # who was given back has a successor with the same
+            for network in networks_of(number, record)
             if network.result.recovered
         ]
         widths = {network.name: json.dumps(dict(network.figures.channels)) for network in networks}

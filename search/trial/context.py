@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +30,11 @@ class Peers(Protocol):
         """What was stored by attempts at the same recipe, under this trial's number or another one."""
 
     def publish(self, record: TrialRecord) -> None:
-        """Shows the others what this trial has so far."""
+        """Shows the others what this trial has so far.
+
+        Raises:
+            TrialLostError: The trial was given to another process.
+        """
 
 
 class NoPeers:
@@ -60,14 +64,28 @@ class TrialContext:
     files: StudyFiles
     dense_channels: ChannelConfig
     dense_params: int
-    name: str = "trial"
-    """What files of the trial are called."""
+    number: int | None = None
+    """The trial's; None outside of any study."""
     peers: Peers = field(default_factory=NoPeers)
+
+    def for_trial(self, number: int, peers: Peers) -> TrialContext:
+        """The same for one trial of the study.
+
+        Args:
+            number: The trial's.
+            peers: The other trials, as it sees them.
+        """
+        return replace(self, number=number, peers=peers)
+
+    @property
+    def name(self) -> str:
+        """What the trial's files are called: `trial-7`."""
+        return "trial" if self.number is None else f"trial-{self.number}"
 
     @property
     def title(self) -> str:
         """What the trial is called in messages: `trial 7`."""
-        return self.name.replace("-", " ")
+        return "the trial" if self.number is None else f"trial {self.number}"
 
     @property
     def folder(self) -> Path:

@@ -1,7 +1,7 @@
-"""What a study's earlier trials know of a network, so that nothing is recovered twice.
+"""What a study's other trials know of a network, so that nothing is recovered twice.
 
 Equal surgery of the same parent, recovered in the same way, gives the same network: the later trial takes over the
-earlier one's result. Equal channels alone give the same latency only: the weights are others, and so is the accuracy.
+other one's result. Equal channels alone give the same latency only: the weights are others, and so is the accuracy.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from prunetune.results.record import NetworkFigures, NetworkResult, TrialRecord
-from prunetune.spaces import Outcome, Recipe, StageUse
+from prunetune.spaces import Outcome, Recipe, Splice, StageUse
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A network of an earlier trial that another one comes to as well."""
+    """A network of another trial that this one comes to as well."""
 
     trial: int
     record: TrialRecord
@@ -32,8 +32,8 @@ class Duplicate:
         return tuple(StageUse(use.kind, use.digest, 0, use.epochs, True) for use in stages[begin + 1 : end + 1])
 
 
-def recovered_before(surgery: str, recipe: Recipe, peers: Mapping[int, TrialRecord]) -> Duplicate | None:
-    """The network that a surgery's is recovered to, if an earlier trial did that.
+def recovered_duplicates(surgery: str, recipe: Recipe, peers: Mapping[int, TrialRecord]) -> Iterator[Duplicate]:
+    """The networks that a surgery's is recovered to, of the trials that did that.
 
     Args:
         surgery: The digest of the stage that the surgery made: it stands for its parent and its plan.
@@ -42,12 +42,11 @@ def recovered_before(surgery: str, recipe: Recipe, peers: Mapping[int, TrialReco
     """
     for number, record, network in _networks(peers):
         if network.surgery == surgery and network.recovered and _recovery(record.recipe) == _recovery(recipe):
-            return Duplicate(number, record, network)
-    return None
+            yield Duplicate(number, record, network)
 
 
-def over_budget_before(surgery: str, peers: Mapping[int, TrialRecord]) -> int | None:
-    """The earlier trial that ended right after an equal surgery, over the budget."""
+def trial_over_budget(surgery: str, peers: Mapping[int, TrialRecord]) -> int | None:
+    """The first trial that ended right after an equal surgery, over the budget."""
     return next(
         (
             number
@@ -58,13 +57,13 @@ def over_budget_before(surgery: str, peers: Mapping[int, TrialRecord]) -> int | 
     )
 
 
-def with_stage(stage: str, peers: Mapping[int, TrialRecord]) -> int | None:
-    """The earlier trial that has the network of a stage."""
+def trial_with_stage(stage: str, peers: Mapping[int, TrialRecord]) -> int | None:
+    """The first trial that has the network of a stage."""
     return next((number for number, _, network in _networks(peers) if network.stage == stage), None)
 
 
-def with_channels(figures: NetworkFigures, peers: Mapping[int, TrialRecord]) -> int | None:
-    """The earlier trial whose channels, and so whose latency, a network has; None for one that was not measured."""
+def trial_with_channels(figures: NetworkFigures, peers: Mapping[int, TrialRecord]) -> int | None:
+    """The first trial with the same channels, and so the same latency; None for a network that was not measured."""
     if figures.predicted:
         return None
     return next(
@@ -83,8 +82,8 @@ def _networks(peers: Mapping[int, TrialRecord]) -> Iterator[tuple[int, TrialReco
             yield number, record, network
 
 
-def _recovery(recipe: object) -> tuple[object, ...] | None:
-    """What of a recipe decides what a surgery's network is recovered to."""
+def _recovery(recipe: Recipe | Splice | None) -> tuple[object, ...] | None:
+    """What of a recipe decides what a surgery's network is recovered to; None for a splice, which has none."""
     if not isinstance(recipe, Recipe):
         return None
     return recipe.recovery_epochs, recipe.start, recipe.recovery_lr, recipe.distillation

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from prunetune.pruning.detector import Detector
@@ -12,8 +13,8 @@ from prunetune.search.trial.context import TrialContext
 from prunetune.spaces import LatencyShare, Recipe
 from prunetune.targets import NormalizedLatency
 
-EXACT = 1e-6
-"""By so little a share of the budget is not missed."""
+SHARE_TOLERANCE = 1e-6
+"""A share of the budget counts as met up to this relative excess."""
 
 
 def network_figures(
@@ -57,22 +58,26 @@ def excess_text(figures: NetworkFigures) -> str:
     return f"{idle}{how}{latency.ms:.3g} ms{where}, {100 * figures.violations[worst]:.0f} % over the budget"
 
 
-def over_share(figures: NetworkFigures, recipe: Recipe, context: TrialContext) -> tuple[NetworkFigures, str] | None:
-    """What is said of a network that takes more than the share of the budget that its recipe asks for.
+@dataclass(frozen=True)
+class MissedShare:
+    """That a network takes more than the share of the budget that its recipe asks for, and even the strongest pruning
+    does: the share is the limit that it violates then."""
 
-    Then even the strongest pruning does, and the share is the limit that the network violates.
+    violations: Mapping[str, float]
+    """By how much, as a share of each limit."""
+    reason: str
 
-    Returns:
-        The figures with these violations, and the reason; None where the share is kept, or none was asked for.
-    """
+
+def missed_share(figures: NetworkFigures, recipe: Recipe, context: TrialContext) -> MissedShare | None:
+    """What is said where a recipe's share of the budget is missed; None where it is met, or none was asked for."""
     cut = recipe.threshold
     if not isinstance(cut, LatencyShare) or not figures.violations:
         return None
     over = violations(context.meter.targets, figures.latencies, cut.share)
     worst = max(over.values())
-    if worst <= EXACT:
+    if worst <= SHARE_TOLERANCE:
         return None
     floor = f", with a floor of {recipe.floor:.3g}" if recipe.floor else ""
     strongest = (1 + worst) * cut.share
     reason = f"no pruning meets {cut.share:.3g} of the budget, the strongest takes {strongest:.3g} of it{floor}"
-    return replace(figures, violations=over), reason
+    return MissedShare(over, reason)

@@ -63,32 +63,35 @@ class StudyPeers:
         Raises:
             TrialLostError: The trial was given to another process.
         """
-        try:
-            set_attributes(self.trial, record.to_attrs())
-        except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise TrialLostError from error
+
+        def act() -> None:
+            with together(self.study, self.trial):
+                require_owned(self.study, self.trial)
+                set_attributes(self.trial, record.to_attrs())
+
+        patiently_store(self.study, act)
 
 
-def objective(study: optuna.Study, asked: AskedTrial, context: TrialContext) -> TrialRecord:
+def run_and_tell(study: optuna.Study, asked: AskedTrial, context: TrialContext) -> TrialRecord:
     """Carries out a trial and tells its record.
 
     Raises:
         StageClaimedError, StopAskedError, TrialLostError: As `run_trial` does; the trial stays open.
-        StoreError: Nothing more can be stored, or may be; the trial stays open and is taken up by the next run.
+        StoreError: The disk is full, or the store over its limit; the trial stays open for the next run.
     """
     keep_within_limit(context.spec)
-    peers = StudyPeers(study, asked.trial)
-    record = run_trial(asked.recipe, replace(context, name=f"trial-{asked.number}", peers=peers))
+    record = run_trial(asked.recipe, context.for_trial(asked.number, StudyPeers(study, asked.trial)))
     record = replace(record, cost=asked.spent.then(record.cost))
     tell(study, asked.trial, record, context)
     return record
 
 
 def tell(study: optuna.Study, trial: Trial, record: TrialRecord, context: TrialContext) -> None:
-    """Stores a trial's record, and ends the trial with its values.
+    """Stores a trial's record, and ends the trial with the values of the network that it came to.
 
-    A network over the budget is told as infeasible; so is one that was stopped on its way, by a constraint of its own:
-    its score is not final, and `best_trials` must not show it. A failure is told as FAIL.
+    Optuna has no PRUNED trial of several objectives. So one that was stopped on its way is complete, and infeasible by
+    a constraint of its own: its score is not final, and `best_trials` must not show it. A network over the budget is
+    infeasible, too. A failure is FAIL, and its recipe may come again.
 
     Raises:
         TrialLostError: The trial ended otherwise.
@@ -120,12 +123,16 @@ def constraints(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
 
 
 def forget_lost(study: optuna.Study, number: int, context: TrialContext) -> None:
-    """Removes what a process kept of a trial that it lost, where no other one has told a result.
-
-    A trial that has its values keeps its files: a driver's successor has Ray carry out what had just ended.
-    """
-    if study.get_trials(deepcopy=False)[number].state is TrialState.FAIL:
+    """Removes what a process kept of a trial that it lost, unless a result was told for it: then files of these names
+    belong to that."""
+    outcome = stored_record(study, number).outcome
+    if outcome is not None and not outcome.counts:
         context.files.forget(f"trial-{number}")
+
+
+def stored_record(study: optuna.Study, number: int) -> TrialRecord:
+    """What the study knows of a trial now."""
+    return TrialRecord.from_trial(study.get_trials(deepcopy=False)[number])
 
 
 def _is_told(study: optuna.Study, trial: Trial, record: TrialRecord) -> bool:
@@ -137,7 +144,7 @@ def _is_told(study: optuna.Study, trial: Trial, record: TrialRecord) -> bool:
     try:
         require_owned(study, trial)
     except TrialLostError:
-        stored = TrialRecord.from_trial(study.get_trials(deepcopy=False)[trial.number])
+        stored = stored_record(study, trial.number)
         if (stored.outcome, stored.cost) == (record.outcome, record.cost):
             return True
         raise

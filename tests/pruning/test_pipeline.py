@@ -501,7 +501,7 @@ def test_a_sparse_stage_keeps_what_an_extension_and_a_report_need(
     assert sparse.record["settings"]["phase"]["penalty"] == pytest.approx(expected, rel=1e-6)
     assert record.losses["sl_loss"] > 0
     assert record.gammas is not None
-    assert sum(record.gammas["counts"]["backbone"]) > 0
+    assert sum(record.gammas.counts["backbone"]) > 0
     recovered = candidates[-1].stage
     assert not recovered.file(STATE).exists(), "optimizer states of finished recoveries would fill the disk"
     assert recovered.file(HISTORY).is_file()
@@ -616,7 +616,7 @@ def learnt(
     assert pruned.sparse is not None
     gammas = read_history(pruned.sparse)[-1].gammas
     assert gammas is not None
-    low = gammas["quantiles"]["25"]
+    low = gammas.quantiles["25"]
     for epochs in (8, 16, 32, 64):  # how soon it learns depends on the processor: the last digits are its own
         (*_, recovered), _ = carry_out(
             pipeline, replace(recipe, threshold=Threshold.everywhere(low), recovery_epochs=epochs)

@@ -280,10 +280,10 @@ def test_every_sparse_epoch_records_penalty_and_histogram(sparse: Sparse, sparsi
         assert record.losses["sl_loss"] == pytest.approx(sparsity.coefficient * gammas.abs().sum().item(), rel=1e-4)
         assert {"box_loss", "cls_loss", "dfl_loss", "sl_loss"} <= record.losses.keys()
         assert record.gammas is not None
-        assert record.gammas["quantiles"]["50"] == pytest.approx(gammas.abs().median().item(), abs=1e-3)
-        counted = sum(sum(counts) for counts in record.gammas["counts"].values())
+        assert record.gammas.quantiles["50"] == pytest.approx(gammas.abs().median().item(), abs=1e-3)
+        counted = sum(sum(counts) for counts in record.gammas.counts.values())
         assert counted == len(gammas)
-    medians = [record.gammas["quantiles"]["50"] for record in sparse.epochs if record.gammas]
+    medians = [record.gammas.quantiles["50"] for record in sparse.epochs if record.gammas]
     assert medians == sorted(medians, reverse=True)
 
 

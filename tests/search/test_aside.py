@@ -57,7 +57,7 @@ class Scene:
                 self.on_wait()
 
         monkeypatch.setattr(self.progress, "begin", listen)
-        monkeypatch.setattr(local_engine, "objective", self.objective)
+        monkeypatch.setattr(local_engine, "run_and_tell", self.objective)
 
     def claim(self, number: int) -> None:
         """Lets another process train what a trial needs."""
@@ -112,7 +112,7 @@ def test_who_waited_comes_before_new_trials(make_scene: Callable[..., Scene], mo
             scene.claims[0].release()
         return scene.objective(study, asked, context)
 
-    monkeypatch.setattr(local_engine, "objective", release_then_tell)
+    monkeypatch.setattr(local_engine, "run_and_tell", release_then_tell)
     scene.run()
     assert scene.told == [1, 0, 2, 3]
     assert scene.waits == []
@@ -171,7 +171,7 @@ def test_a_trial_that_runs_when_the_run_ends_does_not_lose_those_that_wait(
             raise KeyboardInterrupt
         return scene.objective(study, asked, context)
 
-    monkeypatch.setattr(local_engine, "objective", interrupt)
+    monkeypatch.setattr(local_engine, "run_and_tell", interrupt)
     with pytest.raises(KeyboardInterrupt):
         scene.run()
     assert sorted(scene.states()) == ["FAIL", "FAIL", "WAITING", "WAITING"]

@@ -26,8 +26,7 @@ from prunetune.results.record import NetworkFigures, NetworkResult, RungDecision
 from prunetune.search import heartbeat as heartbeats
 from prunetune.search import local_engine, runner
 from prunetune.search.heartbeat import GRACE_S, INTERVAL_S, Heartbeat, TrialLostError, clock_ahead_s, silent_trials
-from prunetune.search.history import History
-from prunetune.search.interruption import Interruption
+from prunetune.search.interruption import Interruption, safe_point
 from prunetune.search.limits import spent
 from prunetune.search.local_engine import carry_out_trials
 from prunetune.search.progress import Progress
@@ -249,13 +248,13 @@ def test_a_lost_trial_is_noticed_at_the_next_safe_point(spec: StudySpec) -> None
         heartbeat.begin(frozen.trial)
         with pytest.raises(TrialLostError), heartbeat.carrying_out(frozen.trial):
             heartbeat.beat()
-            heartbeat.safe_point()
+            safe_point()
             age(study, 0, GRACE_S + 5)
             assert reap(open_study(spec)) == [0]
             heartbeat.beat()
-            heartbeat.safe_point()
+            safe_point()
             pytest.fail("it is another's")
-        heartbeat.safe_point()
+        safe_point()
 
 
 def test_a_stage_that_the_successor_trains_is_not_waited_for(spec: StudySpec) -> None:
@@ -285,7 +284,7 @@ def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest
         study.tell(asked.trial, state=TrialState.FAIL)
         return record
 
-    monkeypatch.setattr(local_engine, "objective", act)
+    monkeypatch.setattr(local_engine, "run_and_tell", act)
     files = SimpleNamespace(forget=forgotten.append)
     with Interruption(), Heartbeat(study) as heartbeat:
         progress = Progress(Console(file=out, width=200), spec.trials)
@@ -374,4 +373,4 @@ def test_hours_of_hosts_whose_clocks_differ_overlap() -> None:
         return made
 
     trials = [trial(0), trial(3600), trial(-7200)]
-    assert spent(History().records(trials), 0.0).hours == pytest.approx(1)
+    assert spent([(item, TrialRecord.from_trial(item)) for item in trials], 0.0).hours == pytest.approx(1)

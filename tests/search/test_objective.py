@@ -15,7 +15,8 @@ from typing import Any, cast
 import optuna
 import pytest
 import torch
-from optuna.trial import TrialState
+from heard.events import NETWORK
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from prunetune.pruning import StageStore
@@ -24,19 +25,22 @@ from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.pipeline import Step
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
-from prunetune.results.record import TrialRecord
+from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.search import engine, local_engine, runner
+from prunetune.search.interruption import TrialLostError
 from prunetune.search.local_engine import carry_out_trials
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
-from prunetune.search.taking import next_trial
+from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.trial import TrialContext
 from prunetune.search.trial.files import StudyFiles
-from prunetune.search.trial.objective import AskedTrial, objective, tell
-from prunetune.spaces import MeasurementError, Outcome, PrunetuneError, Recipe, StageUse, StoreError
+from prunetune.search.trial.objective import AskedTrial, StudyPeers, run_and_tell, tell
+from prunetune.spaces import MeasurementError, Outcome, PrunetuneError, Recipe, Splice, StageUse, StoreError
 
 MakeSpec = Callable[..., StudySpec]
+
+SPLICE = Splice("0", "dense", 3)
 
 
 class FailingPipeline:
@@ -74,7 +78,7 @@ def context(spec: StudySpec, *errors: BaseException) -> Any:
 def attempt(study: optuna.Study, spec: StudySpec, error: BaseException) -> TrialRecord:
     asked = next_trial(study, spec)
     assert asked is not None
-    return objective(study, asked, context(spec, error))
+    return run_and_tell(study, asked, context(spec, error))
 
 
 def records(study: optuna.Study) -> list[TrialRecord]:
@@ -194,6 +198,31 @@ def test_every_few_trials_the_study_says_what_remains(make_spec: MakeSpec) -> No
     assert " (epochs ends it), until " in line
 
 
+def test_a_trial_sees_those_that_are_complete_or_run_and_its_own_attempts(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    study = open_study(spec)
+    lost, running = (next_trial(study, spec) for _ in range(2))
+    assert lost is not None
+    assert running is not None
+    decision = RungDecision(3, 9, (0.5, 1.0), 0, 1, True, 1)
+    StudyPeers(study, lost.trial).publish(TrialRecord(lost.recipe, decisions=(decision,)))
+    assert StudyPeers(study, running.trial).records()[0].decisions == (decision,)
+    assert [record.decisions for record in StudyPeers(study, lost.trial).earlier_attempts()] == [(decision,)]
+    give_trial_back(study, lost.number, "stopped")
+    done = TrialRecord(SPLICE, Outcome.OK, networks=(NETWORK,))
+    study.add_trial(create_trial(values=[0.5, 1.0], user_attrs=done.to_attrs()))
+
+    again = next_trial(study, spec)
+    assert again is not None
+    peers = StudyPeers(study, again.trial)
+    assert set(peers.records()) == {running.number, 3}, "what was given back is no peer"
+    assert peers.records()[3] == done
+    mine, before = peers.earlier_attempts()
+    assert (mine.recipe, before.decisions) == (lost.recipe, (decision,))
+    with pytest.raises(TrialLostError):
+        StudyPeers(study, lost.trial).publish(before)
+
+
 def test_a_user_error_inside_a_trial_reaches_the_user(make_spec: MakeSpec) -> None:
     spec = make_spec()
     study = open_study(spec)
@@ -222,7 +251,7 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
     monkeypatch.setattr(engine, "check", lambda *_: None)
     monkeypatch.setattr(engine, "prepare_context", lambda *_: prepared)
     monkeypatch.setattr(engine, "_train_original", lambda *_: None)
-    monkeypatch.setattr(local_engine, "objective", swallow)
+    monkeypatch.setattr(local_engine, "run_and_tell", swallow)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         runner.run_study(spec, Console(file=io.StringIO()))

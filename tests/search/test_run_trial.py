@@ -24,7 +24,8 @@ from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.progress import Progress
 from prunetune.search.spec import EarlyStopping, StudySpec
 from prunetune.search.trial import TrialContext, run_trial
-from prunetune.spaces import Outcome, Recipe, Threshold
+from prunetune.spaces import MeasurementError, Outcome, Recipe, Threshold
+from prunetune.targets import NormalizedLatency
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,20 @@ class FailingPipeline:
         return getattr(self._pipeline, name)
 
 
+class RefusingMeter:
+    """A meter whose target gives no latency for the first network."""
+
+    def __init__(self, meter: LatencyMeter) -> None:
+        self.targets, self._meter, self._refused = meter.targets, meter, False
+
+    def normalized(self, detector: Detector) -> dict[str, NormalizedLatency]:
+        """See `LatencyMeter`."""
+        if not self._refused:
+            self._refused = True
+            raise MeasurementError("target 'cpu': no answer")
+        return self._meter.normalized(detector)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> TrialContext:
     changes = {"runs": str(tmp_path_factory.mktemp("runs")), "data": str(shapes), "early_stopping": False}
@@ -86,7 +101,7 @@ def context(prepared: TrialContext, request: pytest.FixtureRequest) -> Callable[
         budget: str | None = None,
         error: tuple[int, BaseException] | None = None,
     ) -> TrialContext:
-        made = replace(prepared, name=f"trial-{request.node.name}-{next(numbers)}", peers=peers or Others())
+        made = prepared.for_trial(next(numbers), peers or Others())
         made = replace(made, spec=made.spec.model_copy(update={"early_stopping": early_stopping}))
         if budget is not None:
             targets = tuple(replace(target, budget_text=budget) for target in made.meter.targets)
@@ -268,6 +283,16 @@ def test_a_diverged_training_leaves_the_rounds_before_it(context: Callable[..., 
     (network,) = record.networks
     assert (network.round, network.is_candidate) == (1, True)
     assert kinds(record) == ["sparse", "pruning", "recovery"]
+    assert record.gammas is not None
+    assert record.curves is not None
+
+
+def test_a_round_that_cannot_be_measured_is_no_network(context: Callable[..., TrialContext]) -> None:
+    it = context()
+    meter: Any = RefusingMeter(it.meter)
+    record = run_trial(replace(RECIPE, rounds=2), replace(it, meter=meter))
+    assert record.outcome is Outcome.OK
+    assert [network.round for network in record.networks] == [2]
 
 
 def test_the_costs_of_attempts_add_up(context: Callable[..., TrialContext]) -> None:

@@ -84,5 +84,6 @@ def test_no_limit_counts_it(make_spec: Callable[..., StudySpec]) -> None:
 
 def test_it_is_told_in_words() -> None:
     assert str(SPLICE) == "backbone of trial 0, head of dense, recover 3"
+    assert str(Splice("7.1", "yolov5n.v2", 3)) == "backbone of trial 7, round 1, head of yolov5n.v2, recover 3"
     assert Splice.from_dict(SPLICE.as_dict()) == SPLICE
     assert Splice.from_dict({"sparsity": 0.1, "recovery_epochs": 3}) is None

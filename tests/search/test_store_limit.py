@@ -12,7 +12,7 @@ import pytest
 
 from prunetune.search.spec import StudySpec
 from prunetune.search.store_limit import STORE, keep_within_limit
-from prunetune.search.trial.objective import objective
+from prunetune.search.trial.objective import run_and_tell
 from prunetune.spaces import StoreError
 
 MakeSpec = Callable[..., StudySpec]
@@ -57,5 +57,5 @@ def test_a_trial_is_not_begun_where_that_is_not_enough(spec: StudySpec) -> None:
     context: Any = SimpleNamespace(spec=spec)
     nothing: Any = None
     with pytest.raises(StoreError, match=r"store_gb: .* holds 0.0012 GB that trainings use .* the limit is 0.001"):
-        objective(nothing, nothing, context)
+        run_and_tell(nothing, nothing, context)
     assert recent.is_dir()
