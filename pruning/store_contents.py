@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +76,9 @@ class StoreContents:
         claims = Claims(root / CLAIMS)
         try:
             items = [
-                *(_item(path, path.name.rpartition("-")[0]) for path in _entries(root / STAGES)),
-                *(_item(path, UNFINISHED) for path in _entries(root / PROGRESS)),
-                *(_item(path, DRAFT) for path in _entries(root / DRAFTS)),
+                *(_item(path, path.name.rpartition("-")[0]) for path in (root / STAGES).glob("*")),
+                *(_item(path, UNFINISHED) for path in (root / PROGRESS).glob("*")),
+                *(_item(path, DRAFT) for path in (root / DRAFTS).glob("*")),
             ]
             there = sorted((item for item in items if item is not None), key=lambda item: item.used)
             return cls(root, tuple(there), _claimed(root, claims), claims.now())
@@ -104,7 +104,7 @@ class StoreContents:
 def free(root: Path, items: Iterable[Item]) -> list[Item]:
     """Removes items from a store, and returns what was removed: what came into use meanwhile stays."""
     store = StageStore(root)
-    freed = [item for item in items if _is_unchanged(item) and _remove(store, item)]
+    freed = [item for item in items if _item(item.path, item.kind) == item and _remove(store, item)]
     store.claims.remove_dead()
     return freed
 
@@ -140,10 +140,6 @@ def _file_damage(file: Path, size: int, sha256: str) -> str:
         return f"{file.name} cannot be read ({error.strerror})"
 
 
-def _entries(folder: Path) -> Sequence[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else ()
-
-
 def _item(path: Path, kind: str) -> Item | None:
     try:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if not file.is_dir()]
@@ -155,28 +151,16 @@ def _item(path: Path, kind: str) -> Item | None:
 def _claimed(root: Path, claims: Claims) -> frozenset[str]:
     found: set[str] = set()
     for sign in claims.living():
-        found.add(sign.trunk)
         digest = sign.holder.parent if sign.holder else ""
-        if sign.holder:
-            found.add(sign.holder.stage)
+        found |= {sign.trunk, sign.holder.stage if sign.holder else sign.trunk}
         while digest and digest not in found:
             found.add(digest)
-            digest = _parent(root / STAGES / digest / RECORD)
+            try:
+                stored = json.loads((root / STAGES / digest / RECORD).read_text(encoding="utf-8"))
+                digest = str(stored["record"]["parent"])
+            except (OSError, ValueError, KeyError, TypeError):
+                break
     return frozenset(found)
-
-
-def _parent(record: Path) -> str:
-    try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["record"]["parent"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def _is_unchanged(item: Item) -> bool:
-    try:
-        return item.path.lstat().st_mtime == item.used
-    except OSError:
-        return False
 
 
 def _remove(store: StageStore, item: Item) -> bool:

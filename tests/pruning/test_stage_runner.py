@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,14 @@ def test_what_ran_before_it_ended_counts(error: BaseException, runner: Callable[
         me.train("recovery", PARENT, PHASE, counted=1)
     uses = me.meter.reading().stages
     assert uses == (StageUse("recovery", name, trained=1), StageUse("recovery", name, trained=2))
+
+
+def test_what_a_training_starts_from_is_in_use_until_its_last_rung(runner: Callable[..., StageRunner]) -> None:
+    me = runner()
+    start = me.train("recovery", PARENT, replace(PHASE, epochs=1)).stage
+    os.utime(start.folder, (1.0, 1.0))
+    me.advance("recovery", start, PHASE, 1)
+    assert start.folder.stat().st_mtime > 1.0
 
 
 def test_a_part_of_the_way_is_claimed_as_the_whole(runner: Callable[..., StageRunner], name: str) -> None:
