@@ -26,7 +26,7 @@ from prunetune.search.latency.study_target import StudyTarget
 from prunetune.search.progress import Progress
 from prunetune.search.runner import run_study
 from prunetune.search.spec import StudySpec
-from prunetune.search.store_usage import STORE
+from prunetune.search.store_limit import STORE
 from prunetune.search.study_setup import check_study
 from prunetune.search.taking import next_trial
 from prunetune.search.trial.objective import run_and_tell

@@ -133,7 +133,7 @@ def test_a_round_on_the_way_is_a_network_of_its_trial(bench: Callable[..., Bench
 
 
 @pytest.mark.slow
-def test_it_appears_once(
+def test_whoever_takes_a_recipe_up_has_its_rounds(
     bench: Callable[..., Bench], storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"storage": storage, "runs": str(tmp_path)}
@@ -162,11 +162,12 @@ def test_it_appears_once(
 
     same = it.carry_out(threshold=2.0 + 1e-9, rounds=2)  # another recipe, the same networks
     assert same.duplicate_of == 1
-    assert list(it.found.networks) == ["1.1", "1", "2"]
+    assert list(it.found.networks) == ["1.1", "1", "2.1", "2"]
+    assert {network.trial for network in it.found.front} == {1}, "of equal networks the first stands there"
 
     it.carry_out(threshold=0.0, rounds=1)
     whole = it.carry_out(threshold=0.0, rounds=2)  # begins with the network of the one before
-    assert list(it.found.networks)[3:] == ["3", "4"]
+    assert list(it.found.networks)[4:] == ["3", "4.1", "4"]
     assert [use.kind for use in whole.cost.stages].count("sparse") == 2, "without early stopping all rounds are done"
 
 
