@@ -104,6 +104,7 @@ def _carry_out(
         spent = asked.spent.then(context.cost_meter.reading() - began)
         reason = str(error) if isinstance(error, PrunetuneError) else INTERRUPTED
         give_trial_back(study, asked.number, reason, cost=spent)
+        forget_lost(study, asked.number, context)
         raise
     except TrialLostError:
         forget_lost(study, asked.number, context)
