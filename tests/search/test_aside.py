@@ -27,6 +27,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import set_attributes
 from prunetune.search.study import open_study
+from prunetune.search.trial.files import StudyFiles
 from prunetune.search.trial.objective import AskedTrial
 from prunetune.spaces import Outcome, PrunetuneError, StageUse, StoreError
 
@@ -75,7 +76,8 @@ class Scene:
         return record
 
     def run(self) -> None:
-        context: Any = SimpleNamespace(spec=self.spec, store=self.store, cost_meter=self.meter)
+        files = StudyFiles(self.spec.folder)
+        context: Any = SimpleNamespace(spec=self.spec, store=self.store, cost_meter=self.meter, files=files)
         with Interruption(), Heartbeat(self.study) as heartbeat:
             carry_out_trials(self.study, context, heartbeat, self.progress)
 
