@@ -242,7 +242,7 @@ class Findings:
         """How many trials ended how. `interrupted` ones say nothing of their recipe, which is tried again; `rounds` are
         the networks that others had on their way."""
         kinds = Counter(_kind(trial, self.records[trial.number]) for trial in self.trials)
-        kinds["rounds"] = sum(network.is_earlier_round for network in self.networks.values())
+        kinds["rounds"] = sum(len(networks) - 1 for networks in self._by_trial.values())
         return {name: kinds[name] for name in _KINDS}
 
     def trial(self, number: int) -> FrozenTrial | None:

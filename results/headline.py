@@ -169,7 +169,7 @@ def cautions(found: Findings) -> list[str]:
     noisy = {network.title: found.noisy(network) for network in (*found.front, *found.baselines.values())}
     if any(noisy.values()):
         worst = max(share for shares in noisy.values() for share in shares.values())
-        names = ", ".join(title for title, shares in noisy.items() if shares)
+        names = "; ".join(title for title, shares in noisy.items() if shares)
         notes.append(
             f"The machine was busy when latency was measured: that of {names} is known to {percent(worst)} only. "
             "Measure again on a quiet one before you decide."

@@ -87,6 +87,10 @@ class StudyResults:
         """The feasible networks that no other dominates, by rising latency; see `front`."""
         return list(self.findings.front)
 
+    def networks(self) -> list[StudyNetwork]:
+        """The networks of all trials, by trial and round."""
+        return list(self.findings.networks.values())
+
     def hypervolume(self) -> float | None:
         """The share of the unit cube that the front dominates; None while the dense network is not measured."""
         return self.findings.hypervolume

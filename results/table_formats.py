@@ -20,12 +20,13 @@ from prunetune.spaces.files import publish
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_WORDS = ("model", "kind", "recipe", "remarks")
+_WORDS = ("model", "kind", "network", "recipe", "remarks")
 _COUNTS = ("trial", "params")
 
 _LEFT = {
     "model": "model",
     "kind": "kind",
+    "network": "network.name",
     "trial": "network.trial",
     "map50": "network.accuracy.map50",
     "map50_change": "map50_change",

@@ -18,7 +18,7 @@ from prunetune.spaces import PrunetuneError
 def export(
     study: StudyArgument,
     trial: Annotated[
-        str, typer.Option(help="The network, as `front` shows it: 7, 7.1 for its first round, or a control's name.")
+        str, typer.Option(help="The network: 7, 7.1 after the first of several rounds, or a control's name.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="The bundle's folder; by default export/trial-N in the study's.")
@@ -110,7 +110,7 @@ def recover(
 
 def splice(
     study: StudyArgument,
-    backbone_from: Annotated[str, typer.Option(help="Whose backbone: a network's name, as `front` shows it.")],
+    backbone_from: Annotated[str, typer.Option(help="Whose backbone: 7, 7.1 or dense.")],
     head_from: Annotated[str, typer.Option(help="Whose neck and head.")],
     recover: Annotated[
         int | None, typer.Option(min=0, help="Epochs of recovery; by default the longest of the study's space.")

@@ -225,7 +225,7 @@ def report(
     study: StudyArgument,
     runs: RunsOption = "runs",
     trial: Annotated[
-        str | None, typer.Option(help="Which network to show first, as `front` shows it; by default the most accurate.")
+        str | None, typer.Option(help="Which network to show first: 7, 7.1 or dense; by default the most accurate.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; by default report.html in its folder.")] = None,
     png: Annotated[Path | None, typer.Option(help="Draw the front into this PNG as well, for a README.")] = None,
