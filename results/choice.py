@@ -23,7 +23,7 @@ def find_trial(found: Findings, name: int | str, *, or_baseline: bool = False) -
     Raises:
         ConfigError: There is none.
     """
-    trial = found.trial(int(name)) if str(name).isdecimal() else None
+    trial = found.trial(int(name)) if str(name).isdecimal() and len(str(name)) < 19 else None
     if trial is None:
         there = f"there are {spans(item.number for item in found.trials)}" if found.trials else "there is none yet"
         other = f", and no control ({', '.join(found.baselines)})" if or_baseline and found.baselines else ""
@@ -52,7 +52,8 @@ def no_network(found: Findings, name: int | str) -> ConfigError:
     why = ""
     if str(name) not in found.baselines:
         number, _, after = str(name).partition(".")
-        trial = find_trial(found, number if after.isdecimal() else name, or_baseline=True)
+        is_round = number.isdecimal() and after.isdecimal()
+        trial = find_trial(found, number if is_round else name, or_baseline=True)
         ended = outcome_text(trial, found.records[trial.number]) or trial.state.name
         why = f" ({ended})" if not found.networks_of(trial.number) else ""
     return ConfigError(f"{name}: no network was kept of it{why}; {_kept(found)}")

@@ -94,7 +94,8 @@ class Findings:
         A trial's number means the network that the trial came to, also if that has a longer name.
         """
         found = self.baselines.get(name) or self.networks.get(name)
-        return self.last_network(int(name)) if found is None and name.isdecimal() else found
+        is_number = name.isdecimal() and len(name) < 19
+        return self.last_network(int(name)) if found is None and is_number else found
 
     def last_network(self, trial: int) -> StudyNetwork | None:
         """What a trial came to; None if it has no network."""

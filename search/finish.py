@@ -43,9 +43,9 @@ def finish(study: optuna.Study, context: TrialContext, progress: Progress) -> No
         while missing := _unconfirmed(study, context):
             count = f"{len(missing)} member{'s' * (len(missing) != 1)}"
             progress.begin(f"measuring {count} of the front again, with the controls")
-            members = {network.name: load_member(context.folder, network) for network in front(study)}
+            members = {network.name: load_member(context, network) for network in front(study)}
             confirm(study, context, members | baselines)
-        members = {network.name: load_member(context.folder, network) for network in front(study)}
+        members = {network.name: load_member(context, network) for network in front(study)}
         if context.stages.loaders.has_test:
             progress.begin("evaluating on the test split")
             _evaluate_on_test(study, context, members | baselines)
@@ -147,7 +147,7 @@ def export_members(study: optuna.Study, context: TrialContext) -> None:
         safe_point()
         file = (context.folder / str(network.checkpoint)).with_suffix(".onnx")
         if not file.is_file():
-            context.shipping.export(load_member(context.folder, network), file)
+            context.shipping.export(load_member(context, network), file)
         exports[network.name] = str(file.relative_to(context.folder))
     StudyRecord.store(study, exports=exports)
     if (winner := best(study)) is not None:
@@ -164,7 +164,9 @@ def write_results(study: optuna.Study, folder: Path) -> None:
     write_report(study, folder, folder / "report.html")
 
 
-def load_member(folder: Path, network: StudyNetwork) -> Detector:
-    """The network of a member of the front."""
-    assert network.checkpoint is not None  # every network that can be on the front has one
-    return Detector.load(folder / network.checkpoint)
+def load_member(context: TrialContext, network: StudyNetwork) -> Detector:
+    """The network of a member of the front. A checkpoint that somebody removed is taken from the store again."""
+    file = context.folder / str(network.checkpoint)  # every network that can be on the front has one
+    if not file.is_file() and (stage := context.store.find(network.result.stage)) is not None:
+        context.files.keep_checkpoint(stage.file(CHECKPOINT), file.stem)
+    return Detector.load(file)

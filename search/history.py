@@ -61,7 +61,7 @@ def attempts_before(trials: Sequence[FrozenTrial], number: int) -> set[int]:
     """
     found: set[int] = set()
     before = TrialRecord.from_trial(trials[number]).retry_of
-    while before is not None and before not in found:
+    while before is not None and 0 <= before < min((number, *found)):  # whatever an attribute says, it goes back
         found.add(before)
         before = TrialRecord.from_trial(trials[before]).retry_of
     return found

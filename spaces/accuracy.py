@@ -37,7 +37,8 @@ class Accuracy:
     def parse(cls, stored: Any) -> Accuracy | None:
         """The accuracy that `as_dict` wrote; None where one of its five figures is missing or damaged."""
         known = numbers(stored)
-        figures = [known[name] for name in ("map50", "map50_95", "precision", "recall", "f1") if name in known]
+        names = ("map50", "map50_95", "precision", "recall", "f1")
+        figures = [known[name] for name in names if 0 <= known.get(name, -1.0) <= 1]
         if len(figures) < 5:
             return None
         classes = mapping(mapping(stored).get("classes"))

@@ -41,6 +41,10 @@ class StageUse:
         return cls(kind, digest, trained, reused, told.get("was_stored") is True)
 
 
+MOST_S = 1e10
+"""Three hundred years: what is stored above it is damaged."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What some work took. Costs add up."""
@@ -94,4 +98,5 @@ class Cost:
         """The cost that `as_dict` wrote; what is damaged is missing."""
         told = mapping(stored)
         stages = map(StageUse.parse, items(told.get("stages")))
-        return cls(numbers(told.get("seconds")), tuple(stage for stage in stages if stage is not None))
+        seconds = {part: spent for part, spent in numbers(told.get("seconds")).items() if 0 <= spent < MOST_S}
+        return cls(seconds, tuple(stage for stage in stages if stage is not None))

@@ -152,7 +152,8 @@ class NormalizedLatency:
     def parse(cls, stored: Any) -> NormalizedLatency | None:
         """The latency that `as_dict` wrote; None for anything else."""
         told = mapping(stored)
-        if (ms := number(told.get("ms"))) is None:
+        ms = number(told.get("ms"))
+        if ms is None or ms <= 0:
             return None
         known = {name: number(told.get(name)) for name in ("ratio_to_dense", "low_ms", "spread_ms", "uncertainty")}
         return cls(ms, **known, predicted=told.get("predicted") is True)

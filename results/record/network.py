@@ -141,7 +141,7 @@ class NetworkResult:
             figures=figures,
             accuracy=accuracy,
             recovered=told.get("recovered") is True,
-            round=integer(told.get("round")) or 1,
+            round=max(1, integer(told.get("round")) or 1),
             surgery=text(told.get("surgery")) or "",
             stage=text(told.get("stage")) or "",
             files=NetworkFiles(text(files.get("checkpoint")), text(files.get("onnx"))),

@@ -12,6 +12,9 @@ from prunetune.spaces.fields import mapping, number, numbers, text
 from prunetune.spaces.violation import is_on_edge, violation
 from prunetune.targets.latency import NormalizedLatency
 
+SHORTEST_MS = 1e-9
+"""No network is faster: what is stored below it is damaged."""
+
 
 @dataclass(frozen=True)
 class StudiedTarget:
@@ -85,6 +88,6 @@ class StudiedTarget:
             is_objective=told.get("is_objective") is True,
             budget_text=text(budget.get("text")),
             budget_ms=number(budget.get("limit_ms")),
-            references=numbers(told.get("references")),
+            references={name: ms for name, ms in numbers(told.get("references")).items() if ms > SHORTEST_MS},
             fingerprint={str(key): str(value) for key, value in mapping(told.get("fingerprint")).items()},
         )

@@ -24,12 +24,10 @@ class Duplicate:
     @property
     def recovery(self) -> tuple[StageUse, ...]:
         """The stages between its surgery and its end, as those of a trial that need not run them."""
-        stages = self.record.cost.stages
-        places = {stage.digest: place for place, stage in enumerate(stages)}
-        begin, end = places.get(self.network.surgery), places.get(self.network.stage)
-        if begin is None or end is None:
+        recipe = self.record.recipe
+        if not isinstance(recipe, Recipe) or self.network.stage == self.network.surgery:
             return ()
-        return tuple(StageUse(use.kind, use.digest, 0, use.epochs, True) for use in stages[begin + 1 : end + 1])
+        return (StageUse("recovery", self.network.stage, reused=recipe.recovery_epochs, was_stored=True),)
 
 
 def recovered_duplicates(surgery: str, recipe: Recipe, peers: Mapping[int, TrialRecord]) -> Iterator[Duplicate]:

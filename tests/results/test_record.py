@@ -49,9 +49,10 @@ accuracies = st.builds(
     classes=st.none()
     | st.dictionaries(names, st.fixed_dictionaries({"map50": shares, "map50_95": shares}), min_size=1),
 )
+positive = st.floats(1e-6, 1e6)
 latencies = st.builds(
     NormalizedLatency,
-    finite,
+    positive,
     *[st.none() | finite] * 4,
     predicted=st.booleans(),
 )
@@ -199,7 +200,7 @@ targets = st.builds(
     st.booleans(),
     st.none() | names,
     st.none() | finite,
-    st.dictionaries(names, finite),
+    st.dictionaries(names, positive),
     st.dictionaries(names, names),
 )
 baselines = st.builds(Baseline, networks, st.none() | counts, st.none() | shares, st.none() | shares)
@@ -266,3 +267,23 @@ def test_what_an_attempt_reads_back_of_an_earlier_one_counts_once(cost: Cost) ->
     whole = cost.then(again)
     assert whole.stages == cost.stages
     assert whole.total_s == pytest.approx(cost.total_s + 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [
+        (NormalizedLatency, {"ms": 0}),
+        (NormalizedLatency, {"ms": -1.0}),
+        (Accuracy, dict.fromkeys(("map50", "map50_95", "precision", "recall", "f1"), 1.5)),
+        (Accuracy, dict.fromkeys(("map50", "map50_95", "precision", "recall", "f1"), -0.1)),
+    ],
+)
+def test_what_cannot_be_is_missing(kind: Any, stored: dict[str, float]) -> None:
+    assert kind.parse(stored) is None
+
+
+def test_impossible_times_are_missing() -> None:
+    assert Cost.parse({"seconds": {"train": 1e308, "measure": -1.0, "load": 2.0}}).seconds == {"load": 2.0}
+    target = StudiedTarget.parse({"name": "cpu", "references": {"dense": -1.0, "half-width": 1e-320, "x": 2.0}})
+    assert target is not None
+    assert target.references == {"x": 2.0}

@@ -16,7 +16,7 @@ from prunetune.search.trial.duplicates import (
     trial_with_channels,
     trial_with_stage,
 )
-from prunetune.spaces import Cost, Outcome, StageUse
+from prunetune.spaces import Outcome, StageUse
 from prunetune.targets import NormalizedLatency
 
 DONE = replace(NETWORK, surgery="pruning-1", stage="recovery-1")
@@ -76,17 +76,9 @@ def test_over_the_budget_counts_where_the_trial_ended_there() -> None:
     assert trial_over_budget("pruning-1", {0: trial(DONE, outcome=Outcome.OVER_BUDGET)}) is None, "it was recovered"
 
 
-def test_the_stages_of_a_recovery_lie_between_its_surgery_and_its_end() -> None:
-    uses = (
-        StageUse("sparse", "sparse-1", 2),
-        StageUse("pruning", "pruning-1"),
-        StageUse("recovery", "trunk-1", 3),
-        StageUse("recovery", "recovery-1", 4, 3),
-        StageUse("sparse", "sparse-2", 2),
-    )
-    found = Duplicate(0, trial(DONE, cost=Cost(stages=uses)), DONE)
-    assert found.recovery == (
-        StageUse("recovery", "trunk-1", 0, 3, True),
-        StageUse("recovery", "recovery-1", 0, 7, True),
-    )
-    assert Duplicate(0, trial(DONE), DONE).recovery == ()
+def test_the_recovery_that_need_not_run_counts_as_reused() -> None:
+    record = trial(DONE)
+    assert isinstance(record.recipe, Recipe)
+    (use,) = Duplicate(0, record, DONE).recovery
+    assert use == StageUse("recovery", DONE.stage, reused=record.recipe.recovery_epochs, was_stored=True)
+    assert Duplicate(0, record, replace(DONE, stage=DONE.surgery)).recovery == ()

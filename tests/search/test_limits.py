@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.history import History
+from prunetune.search.history import History, attempts_before
 from prunetune.search.limits import IDLE, Forecast, Limits, Spent, extrapolate, forecast, spent, union
 from prunetune.search.spec import StudySpec
 from prunetune.search.status import study_status, write_status
@@ -348,3 +348,13 @@ def test_what_a_dead_worker_left_open_takes_no_time(make_spec: MakeSpec) -> None
     study.add_trial(left)
     assert study_status(study, spec.folder).as_dict()["hours"] == 0
     assert next_trial(study, spec) is not None
+
+
+def test_attempts_lie_before_a_trial_whatever_an_attribute_says() -> None:
+    told = [None, 0, 1, 99, 3, -1, 7, 6]
+    trials = [
+        create_trial(state=TrialState.FAIL, user_attrs=TrialRecord(retry_of=before).to_attrs()) for before in told
+    ]
+    assert [attempts_before(trials, number) for number in range(8)] == [
+        set(), {0}, {0, 1}, set(), {3}, set(), set(), {6}
+    ]  # fmt: skip
