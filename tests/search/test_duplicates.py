@@ -16,7 +16,7 @@ from prunetune.search.trial.duplicates import (
     trial_with_channels,
     trial_with_stage,
 )
-from prunetune.spaces import Outcome, StageUse
+from prunetune.spaces import Outcome, Recipe, StageUse
 from prunetune.targets import NormalizedLatency
 
 DONE = replace(NETWORK, surgery="pruning-1", stage="recovery-1")
