@@ -19,7 +19,7 @@ from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.penalty import Block, shrink
+from prunetune.pruning.penalty import Gammas, shrink
 from prunetune.pruning.pipeline import accuracy_curve
 from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
