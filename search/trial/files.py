@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,9 @@ class StudyFiles:
         return str(target.relative_to(self.folder))
 
     def forget(self, name: str) -> None:
-        """Removes what was kept of a trial whose result does not count."""
+        """Removes what was kept of a trial whose result does not count; on a full or read-only disk it stays."""
         rounds = self.folder.glob(f"candidates/{name}-round-*.pt")
         histories = (self.folder / kind / f"{name}.json" for kind in (GAMMAS, CURVES))
         for file in (self.folder / "candidates" / f"{name}.pt", *rounds, *histories):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.unlink(missing_ok=True)

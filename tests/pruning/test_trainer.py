@@ -64,7 +64,7 @@ class Sparse:
         self.steps: list[float] = []
         self.groups: list[dict[str, Any]] = []
 
-        def shrinking(blocks: list[Block], step: float) -> None:
+        def shrinking(blocks: list[Gammas], step: float) -> None:
             self.steps.append(step)
             shrink(blocks, step)
 
