@@ -17,8 +17,8 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def items(value: Any) -> list[Any]:
-    """The value if it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
+    """The value's items if it is a list or a tuple, else none."""
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def number(value: Any) -> float | None:

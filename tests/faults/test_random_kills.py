@@ -251,7 +251,7 @@ def test_a_study_survives_kills_at_random_moments(
     assert verified.wait() == 0, verified.said
     assert list((study.store / "drafts").iterdir()) == []
     # Who died between storing a stage and giving up its claim left a file that nobody will ask for.
-    claimed = [json.loads(item.read_text())["stage"] for item in (study.store / "claims").iterdir()]
+    claimed = [json.loads(item.read_text().splitlines()[0])["stage"] for item in (study.store / "claims").iterdir()]
     begun = [item.name.split(".")[0] for item in (study.store / "progress").iterdir()]
     assert {*claimed, *begun} <= set(study.stages)
     document = json.loads((study.folder / "front.json").read_text(encoding="utf-8"))
