@@ -98,7 +98,7 @@ def test_a_row_and_the_list_select_too(rich: Path, opened: Open) -> None:
 def test_the_gammas_are_played(rich: Path, opened: Open) -> None:
     page = opened(rich)
     page.look_through()
-    assert page.words("#moment") == "round 2, epoch 8"
+    assert page.words("#moment") == "round 1, epoch 8", "those of its own round and of the ones before"
     last = page.data("figure-gammas")[0]["y"]
     page.run(
         "const frame = document.getElementById('frame'); frame.value = 2; frame.dispatchEvent(new Event('input'));"

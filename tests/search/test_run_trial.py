@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
 
 from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.detector import Detector
@@ -85,9 +83,9 @@ class RefusingMeter:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> TrialContext:
+def prepared(tmp_path_factory: pytest.TempPathFactory, shapes: Path, tiny: dict[str, Any]) -> TrialContext:
     changes = {"runs": str(tmp_path_factory.mktemp("runs")), "data": str(shapes), "early_stopping": False}
-    spec = StudySpec.parse({**copy.deepcopy(TINY), **changes, "budget": {"latency": "<= 100 x dense"}})
+    spec = StudySpec.parse({**tiny, **changes, "budget": {"latency": "<= 100 x dense"}})
     return prepare(spec, Progress(None, spec.trials))[1]
 
 
