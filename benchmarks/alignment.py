@@ -20,7 +20,8 @@ import torch
 
 from prunetune.pruning import Detector, plan_pruning
 from prunetune.pruning.detector import read_description, scaled_width
-from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.tracing import channel_groups
 from prunetune.search.align import SECONDS, TOLERANCE
 from prunetune.spaces import Alignment, Threshold
 from prunetune.targets import Latency, Network, OnnxRuntimeSpec, create_target, probe_alignment
@@ -61,9 +62,9 @@ def main() -> None:
                 line += f"   {faster.ratio:.3f}, {faster.ratio_low:.3f} to {faster.ratio_high:.3f}"
         print(line)
     print(f"{measured['dense'].runs} rounds")
-    for role, staircase in probe.staircases.items():
-        costs = ", ".join(f"{cost.multiple}: {cost.cost:.2f}" for cost in staircase.costs)
-        print(f"cost of rounding {role} up to {costs}; preferred {staircase.multiple}")
+    for role, curve in probe.alignment_curves.items():
+        costs = ", ".join(f"{cost.multiple}: {cost.cost:.2f}" for cost in curve.costs)
+        print(f"cost of rounding {role} up to {costs}; preferred {curve.multiple}")
     found = {
         "speedup_min": round(min(speedups[EIGHT]), 4),
         "speedup_min_probe": round(min(speedups[probe.alignment], default=1.0), 4),

@@ -29,11 +29,13 @@ from PIL import Image, ImageDraw
 from prunetune.pruning import Pipeline, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.results.findings import Findings
 from prunetune.search import StudyCallback
 from prunetune.search.events import EpochEnded
 from prunetune.search.runner import run_study
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
+from prunetune.spaces import Recipe
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -164,20 +166,23 @@ def study(options: argparse.Namespace, folder: Path, rate: str) -> dict[str, Any
         asked.enqueue_trial({"recovery_lr": factor})
     heard = FirstEpoch()
     done = run_study(spec, callbacks=[heard])
-    dense = done.user_attrs["controls"]["dense"]
-    given, now = dense["map50_95_given"], dense["map50_95_trained_on"]
-    recovered = [trial for trial in done.get_trials() if trial.user_attrs.get("outcome") == "OK"]
+    findings = Findings.of(done)
+    dense = findings.study.baselines["dense"]
+    given, now = dense.map50_95_given or 0.0, dense.map50_95_trained_on or 0.0
+    recovered = [network for network in findings.networks.values() if network.result.recovered]
     shares = {
-        trial.user_attrs["recipe"].get("recovery_lr", 1.0): over(trial.user_attrs["accuracy"]["map50_95"], now)
-        for trial in recovered
+        network.recipe.recovery_lr: over(network.map50_95, now)
+        for network in recovered
+        if isinstance(network.recipe, Recipe)
     }
+    gflops = min((network.figures.gflops for network in recovered), default=0.0)
     return {
         "given": given,
         "dense_kept": over(heard.map50_95, given),
         "dense": over(now, given),
         "recovered_share": shares.get(1.0),
         "by_factor": dict(sorted(shares.items())),
-        "gflops": over(min((trial.user_attrs["gflops"] for trial in recovered), default=0.0), dense["gflops"]),
+        "gflops": over(gflops, dense.network.figures.gflops),
     }
 
 

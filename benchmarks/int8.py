@@ -19,11 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from prunetune.pruning import Detector, Pipeline, Source, StageStore, TrainingSetup
+from prunetune.pruning import Detector, Pipeline, Recovered, Source, StageStore, TrainingSetup
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
-from prunetune.search.workspace import INT8_IMAGES
+from prunetune.search.latency.shipping import INT8_IMAGES
 from prunetune.spaces import Recipe, Threshold
 from prunetune.targets import (
     Latency,
@@ -105,6 +105,7 @@ def train(pipeline: Pipeline, sparse: int, recovery: int) -> Iterator[tuple[str,
         yield name, Detector.load(pipeline.control(name, sparse + recovery).file(CHECKPOINT))
     recipe = Recipe(0.566, sparse, Threshold.everywhere(0.52), recovery_epochs=recovery)
     *_, candidate = pipeline.run(recipe)
+    assert isinstance(candidate, Recovered)
     yield "pruned", candidate.load()
 
 

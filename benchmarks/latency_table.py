@@ -69,7 +69,7 @@ def measure(kind: str, table: LatencyTable, dense: Path, networks: list[Network]
     """The ratios of networks to the table's anchor, each measured as long as in a study."""
     target = create_target(parse_target_spec({"kind": kind}))
     file = folder / "anchor.onnx"
-    write_resized(dense, file, table.skeleton, anchor_widths(table.skeleton, target.alignment.default))
+    write_resized(dense, file, table.graph, anchor_widths(table.graph, target.alignment.default))
     anchor = Network(ANCHOR, (1, 3, IMGSZ, IMGSZ), onnx=file)
     found: dict[str, float] = {}
     for start in range(0, len(networks), BATCH):

@@ -20,9 +20,13 @@ from statistics import median
 import numpy as np
 import optuna
 
+from prunetune.results.findings import Findings
+from prunetune.results.record import TrialRecord
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import set_attributes
 from prunetune.search.study import open_study
 from prunetune.search.taking import next_trial
+from prunetune.spaces import Cost, Outcome, StageUse
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ("train", "validate", "measure")
@@ -35,25 +39,21 @@ def main() -> None:
     quick = parser.parse_args().quick
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="prunetune-overhead-") as folder:
-        trials = run_study(Path(folder), dense_epochs=2 if quick else 15, trials=3 if quick else 8)
+        cost, trials = run_study(Path(folder), dense_epochs=2 if quick else 15, trials=3 if quick else 8)
         seconds_asked = ask_tell(Path(folder), trials=1000 if quick else 10_000)
-    seconds: Counter[str] = Counter()
-    for trial in trials:
-        seconds.update(trial.user_attrs["seconds"])
-    total = sum(seconds.values())
+    seconds, total = Counter(cost.seconds), cost.total_s
     share = 1 - sum(seconds[part] for part in WORK) / total
-    epochs = sum(trial.user_attrs["epochs"]["trained"] for trial in trials)
     print(f"{'part':<14}{'seconds':>9}{'share':>9}")
     for part, spent in seconds.most_common():
         print(f"{part:<14}{spent:>9.2f}{spent / total:>9.1%}")
     print(f"{'overhead':<14}{share * total:>9.2f}{share:>9.1%}   (target: at most 3 %)")
     parts = {part: round(spent, 3) for part, spent in seconds.items()}
-    summary = {"share": round(share, 4), "seconds": parts, "trials": len(trials), "epochs": epochs}
+    summary = {"share": round(share, 4), "seconds": parts, "trials": trials, "epochs": cost.epochs_trained}
     print(json.dumps({**summary, "ask_tell_s": round(seconds_asked, 3)}))
 
 
-def run_study(folder: Path, dense_epochs: int, trials: int) -> list[optuna.trial.FrozenTrial]:
-    """Runs the demo's study in a folder; returns its recovered trials."""
+def run_study(folder: Path, dense_epochs: int, trials: int) -> tuple[Cost, int]:
+    """Runs the demo's study in a folder; returns what its recovered trials cost, and how many they are."""
     generate = [sys.executable, str(ROOT / "examples/barcodes/generate.py"), "--out", str(folder / "data")]
     subprocess.run(generate, check=True, stdout=subprocess.DEVNULL)
     command = [
@@ -63,7 +63,8 @@ def run_study(folder: Path, dense_epochs: int, trials: int) -> list[optuna.trial
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'runs/barcodes/study.db'}")
-    return [trial for trial in study.trials if trial.user_attrs.get("outcome") == "OK"]
+    costs = [record.cost for record in Findings.of(study).records.values() if record.outcome is Outcome.OK]
+    return sum(costs, Cost()), len(costs)
 
 
 def ask_tell(folder: Path, trials: int) -> float:
@@ -79,14 +80,11 @@ def ask_tell(folder: Path, trials: int) -> float:
     spec = StudySpec.parse({**asked, "runs": str(folder / "asked")})
     study, rng = open_study(spec), np.random.default_rng(0)
     template = optuna.create_study(directions=study.directions, sampler=optuna.samplers.RandomSampler(seed=0))
-    stages = [{"kind": kind, "digest": "0" * 20, "epochs": 50, "reused": False} for kind in ("sparse", "pruning")]
+    stages = tuple(StageUse(kind, "0" * 20, 25, 50) for kind in ("sparse", "pruning"))
     for number in range(trials):
         trial = template.ask()
         recipe = spec.space.suggest(trial)
-        trial.set_user_attr("recipe", recipe.as_dict())
-        trial.set_user_attr("outcome", "OK")
-        trial.set_user_attr("epochs", {"trained": 50, "reused": 100})
-        trial.set_user_attr("stages", stages)
+        set_attributes(trial, TrialRecord(recipe, Outcome.OK, cost=Cost(stages=stages)).to_attrs())
         trial.set_constraint("latency", rng.normal())
         template.tell(trial, rng.random(2).tolist())
         study.add_trial(template.get_trials(deepcopy=False)[number])

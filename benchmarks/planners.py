@@ -25,12 +25,22 @@ from typing import Any, get_args
 
 import numpy
 
-from prunetune.pruning import ChannelConfig, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
+from prunetune.pruning import (
+    ChannelConfig,
+    Detector,
+    Pipeline,
+    Pruned,
+    Recovered,
+    Source,
+    StageRunner,
+    StageStore,
+    TrainingSetup,
+)
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.spaces import LatencyShare, Recipe
 from prunetune.spaces.recipe import Importance, Planner
-from prunetune.targets import LatencyTable, Network, Skeleton, create_target, parse_target_spec
+from prunetune.targets import LatencyTable, Network, create_target, parse_target_spec, read_conv_graph
 from prunetune.targets.synthesis import write_resized
 
 
@@ -52,7 +62,7 @@ class AgainstHalf:
         self._target = create_target(parse_target_spec({"kind": "onnxruntime"}))
         self._onnx = folder / "dense.onnx"
         dense.export_onnx(self._onnx, imgsz)
-        self._skeleton = Skeleton.read(self._onnx)
+        self._graph = read_conv_graph(self._onnx)
         self._half = half
         self.known: dict[ChannelConfig, float] = {half: 1.0}
         self.is_calibrated = table is not None
@@ -61,11 +71,11 @@ class AgainstHalf:
         self._slope = (self.dense - 1) / (self._work(dense.channels) - 1)
 
     def _work(self, widths: Mapping[str, int]) -> float:
-        return self._skeleton.multiply_adds(widths) / self._skeleton.multiply_adds(self._half)
+        return self._graph.multiply_adds(widths) / self._graph.multiply_adds(self._half)
 
     def _network(self, name: str, channels: ChannelConfig) -> Network:
         file = self._folder / f"{name}.onnx"
-        write_resized(self._onnx, file, self._skeleton, channels)
+        write_resized(self._onnx, file, self._graph, channels)
         return Network(name, self._shape, onnx=file)
 
     def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> Any:
@@ -123,10 +133,11 @@ def compare(options: argparse.Namespace, store: Path, folder: Path) -> dict[str,
 
     original = pipeline().original()
     dense = Detector.load(original.file(CHECKPOINT))
-    half = Detector.build(pipeline().description("half-width"), data.names).channels
+    half = Detector.build(pipeline().source.description("half-width"), data.names).channels
     table = None if options.table is None else LatencyTable.load(options.table)
     latencies = AgainstHalf(dense, half, options.imgsz, table, folder)
-    accuracy = original.record["accuracy"]["map50_95"]
+    assert original.accuracy is not None
+    accuracy = original.accuracy.map50_95
     recipe = Recipe(options.pull, options.sparse_epochs, LatencyShare(1.0), recovery_epochs=options.recover)
     print(f"dense {latencies.dense:.2f} x half-width, map50_95 {accuracy:.3f}")
     print(
@@ -142,6 +153,8 @@ def row(pipeline: Pipeline, recipe: Recipe, latencies: AgainstHalf, dense: Chann
     """Carries out one recipe; shows and returns its figures."""
     before, start = len(latencies.known), time.perf_counter()
     cut, recovered = pipeline.run(recipe)
+    assert isinstance(cut, Pruned)
+    assert isinstance(recovered, Recovered)
     told = {
         "importance": recipe.importance,
         "planner": recipe.planner,
@@ -149,7 +162,7 @@ def row(pipeline: Pipeline, recipe: Recipe, latencies: AgainstHalf, dense: Chann
         "cut": round(cut.accuracy.map50_95, 4),
         "recovered": round(recovered.accuracy.map50_95, 4),
         "latency": round(latencies.measured(cut.plan.channels), 3),
-        "gflops": round(cut.stage.record["gflops"], 4),
+        "gflops": round(cut.stage.gflops, 4),
         "channels_removed": round(cut.plan.channels.removed(dense), 3),
         "measured": len(latencies.known) - before,
         "seconds": round(time.perf_counter() - start, 1),

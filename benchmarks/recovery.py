@@ -36,13 +36,13 @@ from rich.console import Console
 
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.pipeline import Pipeline, Source
+from prunetune.pruning.pipeline import Pipeline, Recovered, Source
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import Accuracy, recovery_phase
+from prunetune.pruning.training import recovery_phase
 from prunetune.search.engine import prepare
-from prunetune.search.latency_shares import StudyLatencies
+from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.spaces import LatencyShare, Recipe
@@ -87,12 +87,12 @@ class Race:
                 "runs": options.runs,
             }
         )
-        _, self.workspace = prepare(spec, Progress(Console(file=sys.stderr, width=160), 0))
+        _, self.context = prepare(spec, Progress(Console(file=sys.stderr, width=160), 0))
         self._pull, self._distillation = options.pull, options.distillation
 
     def recipe(self, latency: float = 1.0, sparse_epochs: int = 1, balance: float = 1.0, **options: Any) -> Recipe:
         """The recipe that was chosen, or a change of it, that trains for as many epochs as all others."""
-        chosen: dict[str, Any] = {"distillation": self._distillation, "penalty": "group", "importance": "taylor"}
+        chosen: dict[str, Any] = {"distillation": self._distillation, "importance": "taylor"}
         rounds = options.pop("rounds", 1)
         return Recipe(
             sparsity=self._pull,
@@ -109,7 +109,7 @@ class Race:
 
     def networks(self, parts: list[str]) -> Iterator[tuple[str, Callable[[], StoredStage]]]:
         """What is to be compared, and how each is made."""
-        pipeline = self.workspace.pipeline
+        pipeline = self.context.pipeline
         yield "dense", lambda: pipeline.control("dense", self.epochs)
         yield "half-width", lambda: pipeline.control("half-width", self.epochs)
         yield "chosen", lambda: self.pruned(self.recipe())
@@ -123,8 +123,6 @@ class Race:
             yield "with knapsack", lambda: self.pruned(self.recipe(planner="knapsack"))
             yield "without alignment", lambda: self.pruned(self.recipe(), self._unaligned())
             yield "by gammas", lambda: self.pruned(self.by_gammas())
-            yield "by gammas, not by groups", lambda: self.pruned(self.by_gammas(penalty="gamma"))
-            yield "by gammas, with latency weights", lambda: self.pruned(self.by_gammas(penalty_weights="latency"))
             yield "by gammas, subgradient", lambda: self.pruned(self.by_gammas(shrinkage="subgradient"))
         if "starts" in parts:
             for latency in (1.0, TIGHTEST):
@@ -136,23 +134,24 @@ class Race:
 
     def pruned(self, recipe: Recipe, pipeline: Pipeline | None = None) -> StoredStage:
         """A recipe's network."""
-        *_, last = (pipeline or self.workspace.pipeline).run(recipe)
+        *_, last = (pipeline or self.context.pipeline).run(recipe)
+        assert isinstance(last, Recovered)
         return last.stage
 
     def _unaligned(self) -> Pipeline:
-        spec, ours = self.workspace.spec, self.workspace.pipeline
+        spec, ours = self.context.spec, self.context.pipeline
         return Pipeline(
             Source(spec.model, ours.source.names, spec.dense_epochs),
-            self.workspace.stages,
+            self.context.stages,
             alignment=1,
             longest_sparse_epochs=spec.space.longest_sparse_epochs,
             choose=spec.choose,
-            latencies=StudyLatencies(self.workspace),
+            latencies=BudgetShares(self.context.meter),
         )
 
     def rival(self, name: str) -> StoredStage:
         """One of Torch-Pruning's pruners, once, at half-width's latency, and then as many epochs."""
-        stages, original = self.workspace.stages, self.workspace.pipeline.original()
+        stages, original = self.context.stages, self.context.pipeline.original()
         detector = stages.load(original)
         if name == "global taylor":
             self._take_gradients(detector)
@@ -163,15 +162,15 @@ class Race:
             return pruned
 
         settings = {"rival": name, "ratio": ratio, "setup": stages.setup.identity()}
-        cut = stages.make(Stage("pruning", original.digest, settings), build)
-        return stages.train("recovery", cut, recovery_phase(self.epochs, self.workspace.spec.choose))
+        cut = stages.make(Stage("pruning", original.digest, settings), build).stage
+        return stages.train("recovery", cut, recovery_phase(self.epochs, self.context.spec.choose)).stage
 
     def _take_gradients(self, detector: Detector) -> None:
         """Gives its weights the gradients of the loss on the images that Taylor scores of ours see, too."""
         probe = deepcopy(detector.model).eval()
         for parameter in probe.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        for loss in self.workspace.stages.losses(probe):
+        for loss in self.context.stages.losses(probe):
             loss.backward()  # type: ignore[no-untyped-call]
         for parameter, known in zip(detector.model.parameters(), probe.parameters(), strict=True):
             parameter.grad = known.grad
@@ -193,7 +192,7 @@ class Race:
         model = deepcopy(detector.model).eval()
         for own, known in zip(model.parameters(), detector.model.parameters(), strict=True):
             own.grad = known.grad
-        image = torch.zeros(1, 3, self.workspace.spec.imgsz, self.workspace.spec.imgsz)
+        image = torch.zeros(1, 3, self.context.spec.imgsz, self.context.spec.imgsz)
         importance, is_global = RIVALS[name]
         pruner = torch_pruning.pruner.BasePruner(
             model,
@@ -212,16 +211,16 @@ class Race:
 
     def share(self, channels: ChannelConfig, detector: Detector) -> float:
         """A network's latency in multiples of half-width's."""
-        measured = self.workspace.measure_channels(channels, lambda: detector, self.workspace.yardsticks)
+        measured = self.context.meter.measure_channels(channels, lambda: detector, self.context.meter.targets)
         return next(iter(measured.values())).ratio
 
     def judge(self, stage: StoredStage) -> dict[str, float]:
         """What is told of a network."""
         detector = Detector.load(stage.file(CHECKPOINT))
-        val = Accuracy.from_dict(stage.record["accuracy"])
-        test = self.workspace.stages.evaluate(detector, "test")
+        test = self.context.stages.evaluate(detector, "test")
+        assert stage.accuracy is not None
         return {
-            "map50_95": val.map50_95,
+            "map50_95": stage.accuracy.map50_95,
             "test": test.map50_95,
             "latency": self.share(detector.channels, detector),
             "params": detector.params,

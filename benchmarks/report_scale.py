@@ -15,16 +15,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from prunetune.results.record import (
+    Baseline,
+    NetworkFigures,
+    NetworkFiles,
+    NetworkResult,
+    RungDecision,
+    StudiedTarget,
+    StudyRecord,
+    TrialRecord,
+)
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import set_attributes
 from prunetune.search.study import open_study
+from prunetune.spaces import Accuracy, Alignment, Cost, Deployment, Outcome, StageUse, Threshold
+from prunetune.targets import NormalizedLatency
 
 LAYERS = {f"model.{block}.{name}.conv": 16 * 2 ** min(4, block // 2) for block in range(20) for name in ("a", "b", "c")}
 REGIONS = {layer: "backbone" if index < 30 else "head" for index, layer in enumerate(LAYERS)}
@@ -79,31 +93,30 @@ def make_study(runs: Path, trials: int) -> Path:
     write_gammas(spec.folder / "gammas" / "trial.json", rng)
     for number in range(trials):
         study.add_trial(made_trial(template, spec, number, rng))
-    references = {"dense": 2.0, "half-width": 1.0}
-    target = {
-        "name": "cpu",
-        "kind": "onnxruntime",
-        "alignment": 8,
-        "is_objective": True,
-        "fingerprint": {"device": "x"},
-        "references": references,
-        "budget": {"text": "<= half-width", "limit_ms": 1.0},
-    }
-    controls = {
-        "dense": network(0.72, 2.0, LAYERS, 0.0),
-        "half-width": network(0.60, 1.0, {layer: width // 2 for layer, width in LAYERS.items()}, 0.73),
-    }
-    attributes = {
-        "targets": [target],
-        "controls": controls,
-        "channels_dense": LAYERS,
-        "channels_half": controls["half-width"]["channels"],
-        "regions": REGIONS,
-        "params_dense": 2_500_000,
-        "finished": trials,
-    }
-    for name, value in attributes.items():
-        study.set_user_attr(name, value)
+    half = {layer: width // 2 for layer, width in LAYERS.items()}
+    target = StudiedTarget(
+        name="cpu",
+        kind="onnxruntime",
+        alignment=Alignment.parse(8),
+        is_objective=True,
+        budget_text="<= half-width",
+        budget_ms=1.0,
+        references={"dense": 2.0, "half-width": 1.0},
+        fingerprint={"device": "x"},
+    )
+    StudyRecord.store(
+        study,
+        targets=[target],
+        baselines={
+            "dense": Baseline(network(0.72, 2.0, LAYERS, 0.0), epochs=150),
+            "half-width": Baseline(network(0.60, 1.0, half, 0.73), epochs=150),
+        },
+        channels_dense=LAYERS,
+        channels_half=half,
+        regions=REGIONS,
+        params_dense=2_500_000,
+        finished=trials,
+    )
     return spec.folder
 
 
@@ -111,77 +124,73 @@ def made_trial(template: optuna.Study, spec: StudySpec, number: int, rng: random
     """A trial: half of them recovered, a quarter over the budget, the rest stopped early or failed."""
     trial = template.ask()
     recipe = spec.space.suggest(trial)
-    kind = rng.choices(["OK", "OVER_BUDGET", "STOPPED_EARLY", "DIVERGED"], [50, 25, 20, 5])[0]
+    outcome = Outcome(rng.choices(["OK", "OVER_BUDGET", "STOPPED_EARLY", "DIVERGED"], [50, 25, 20, 5])[0])
+    is_over = outcome is Outcome.OVER_BUDGET
     share = rng.uniform(0.3, 0.98)
     channels = {layer: max(8, 8 * round(width * share * rng.uniform(0.5, 1.2) / 8)) for layer, width in LAYERS.items()}
-    latency = share if kind != "OVER_BUDGET" else rng.uniform(1.01, 1.6)
-    accuracy = 0.72 * (1 - math.exp(-4 * share)) * rng.uniform(0.8, 1) * (0.3 if kind == "OVER_BUDGET" else 1)
-    over = latency - 1
-    rung = {
-        "rung": 1,
-        "epochs": 17,
-        "values": [0.8 * accuracy, latency],
-        "ahead": number // 9,
-        "reached": number // 3 + 1,
-        "goes_on": kind == "OK",
-        "reason": "after 17 epochs of recovery among the best",
-    }
-    stages = [
-        {"kind": kind, "digest": f"{rng.getrandbits(80):020x}", "epochs": 50, "reused": False}
-        for kind in ("sparse", "pruning", "recovery")
-    ]
-    stored: dict[str, Any] = {
-        "worker": {"host": "node", "pid": 7, "started": 1.0, "device": "cpu"},
-        "recipe": recipe.as_dict(),
-        "outcome": kind,
-        "reason": "" if kind == "OK" else "a reason of some words, as trials have",
-        "seconds": {"train": 900.5, "validate": 80.2, "measure": 11.0, "surgery": 1.5, "export": 2.0, "other": 3.1},
-        "epochs": {"trained": 100, "reused": 50},
-        "stages": stages,
-        "sparsity_lambda": 0.001,
-        "sparsity_pull": recipe.sparsity,
-    }
-    if kind != "DIVERGED":
-        stored = network(accuracy, latency, channels, 1 - share) | stored
-        stored |= {
-            "rung": int(kind != "OVER_BUDGET"),
-            "rungs": [rung],
-            "gammas": "gammas/trial.json",
-            "feasible": over <= 0,
-            "violation": over,
-            "violations": {"cpu": over},
-            "threshold_found": [0.1],
-        }
-    for name, value in stored.items():
-        trial.set_user_attr(name, value)
-    if kind == "DIVERGED":
+    latency = rng.uniform(1.01, 1.6) if is_over else share
+    map50_95 = 0.72 * (1 - math.exp(-4 * share)) * rng.uniform(0.8, 1) * (0.3 if is_over else 1)
+    stages = [f"{rng.getrandbits(80):020x}" for _ in range(3)]
+    used = zip(("sparse", "pruning", "recovery"), stages, (50, 0, 50), (50, 0, 0), strict=True)
+    seconds = {"train": 900.5, "validate": 80.2, "measure": 11.0, "surgery": 1.5, "export": 2.0, "other": 3.1}
+    record = TrialRecord(
+        recipe=recipe,
+        outcome=outcome,
+        reason="" if outcome is Outcome.OK else "a reason of some words, as trials have",
+        cost=Cost(seconds, tuple(StageUse(*use) for use in used)),
+        sparsity_lambda=0.001,
+        sparsity_pull=recipe.sparsity,
+        worker={"host": "node", "pid": 7, "started": 1.0, "device": "cpu"},
+    )
+    if outcome is not Outcome.DIVERGED:
+        record = replace(
+            record,
+            networks=(network(map50_95, latency, channels, 1 - share, outcome is Outcome.OK, stages),),
+            decisions=(
+                RungDecision(1, 17, (0.8 * map50_95, latency), number // 9, number // 3 + 1, outcome is Outcome.OK),
+            ),
+            thresholds=(Threshold.everywhere(0.1),),
+            gammas="gammas/trial.json",
+        )
+    set_attributes(trial, record.to_attrs())
+    if outcome is Outcome.DIVERGED:
         template.tell(trial, state=TrialState.FAIL)
     else:
-        trial.set_constraint("latency", over)
-        template.tell(trial, [accuracy, latency])
+        trial.set_constraint("latency", latency - 1)
+        template.tell(trial, [map50_95, latency])
     told = template.get_trials(deepcopy=False)[number]
     told.datetime_start = START + timedelta(minutes=20 * number)
     told.datetime_complete = told.datetime_start + timedelta(seconds=998)
     return told
 
 
-def network(map50_95: float, latency: float, channels: dict[str, int], removed: float) -> dict[str, Any]:
-    """What is stored of a network."""
-    accuracy = {"map50": map50_95 + 0.2, "map50_95": map50_95, "precision": 0.8, "recall": 0.7, "f1": 0.75}
-    told = {"latency_ms": latency, "latency_ratio": latency / 2, "latency_spread_ms": 0.01, "latency_uncertainty": 0.01}
-    return {
-        **accuracy,
-        "accuracy": accuracy,
-        "latencies": {"cpu": told},
-        "gflops": 4.1 * (1 - removed),
-        "params": round(2_500_000 * (1 - removed)),
-        "bytes": 9_000_000,
-        "channels": channels,
-        "channels_removed": removed / 2,
-        "params_removed": removed,
-        "checkpoint": "candidates/trial.pt",
-        "epochs": 150,
-    }
+def network(
+    map50_95: float,
+    latency: float,
+    channels: dict[str, int],
+    removed: float,
+    recovered: bool = True,
+    stages: Sequence[str] = ("", "", ""),
+) -> NetworkResult:
+    """What is known of a network."""
+    return NetworkResult(
+        deployment=Deployment(640),
+        figures=NetworkFigures(
+            channels=channels,
+            params=round(2_500_000 * (1 - removed)),
+            gflops=4.1 * (1 - removed),
+            bytes=9_000_000,
+            channels_removed=removed / 2,
+            params_removed=removed,
+            latencies={"cpu": NormalizedLatency(latency, latency / 2, 0.99 * latency, 0.01, 0.01)},
+            violations={"cpu": latency - 1},
+        ),
+        accuracy=Accuracy(map50_95 + 0.2, map50_95, precision=0.8, recall=0.7, f1=0.75),
+        recovered=recovered,
+        surgery=stages[1],
+        stage=stages[2] if recovered else stages[1],
+        files=NetworkFiles("candidates/trial.pt"),
+    )
 
 
 def write_gammas(path: Path, rng: random.Random) -> None:

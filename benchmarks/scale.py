@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,21 +36,25 @@ import psutil
 from rich.console import Console
 
 from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.ledger import Ledger
-from prunetune.pruning.training import Accuracy
+from prunetune.pruning.cost_meter import CostMeter
+from prunetune.pruning.pipeline import Pruned, Recovered, Step
+from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.store import StoredStage
 from prunetune.search.heartbeat import Heartbeat
-from prunetune.search.interruption import safe_point
-from prunetune.search.local_engine import LocalEngine
+from prunetune.search.latency.study_target import StudyTarget
+from prunetune.search.local_engine import carry_out_trials
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
-from prunetune.search.yardstick import Yardstick
-from prunetune.spaces import Recipe
-from prunetune.targets import Latency
+from prunetune.search.trial import TrialContext
+from prunetune.search.trial.files import StudyFiles
+from prunetune.spaces import Accuracy, Deployment, Recipe, StageUse
+from prunetune.targets import Latency, NormalizedLatency
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {f"model.{number}.conv": 64 for number in range(60)}
 """As many layers as YOLOv5n has."""
+DENSE_PARAMS = 2_500_000
 
 
 def main() -> None:
@@ -80,71 +85,89 @@ class Figures:
 
     def __init__(self, share: float) -> None:
         self.channels = ChannelConfig.from_dict({layer: max(8, int(share * width)) for layer, width in LAYERS.items()})
-        self.params = int(share * share * 2_500_000)
+        self.params = int(share * share * DENSE_PARAMS)
         self._gflops = share * share * 4.0
 
     def gflops(self, _: int) -> float:
         return self._gflops
 
 
-class Trained:
-    """Stands where the pipeline yields its candidates."""
+class PrunedInName(Pruned):
+    """A surgery that nobody did."""
 
-    def __init__(self, recipe: Recipe, recovered: bool, workspace: Workspace) -> None:
-        self.recovered, self.last, self.round = recovered, True, 1
-        chance = np.random.default_rng(abs(hash((recipe, recovered))))
-        self.share = float(chance.uniform(0.2, 1.1))
-        self.accuracy = Accuracy.from_dict({name: float(chance.random()) for name in ACCURACY})
-        self.checkpoint = workspace.checkpoint
-        digest = f"pruning-{chance.integers(1 << 62):x}"
-        no_file = workspace.folder / "none.json"
-        self.stage = SimpleNamespace(
-            digest=digest, record={"parent": "none", "kind": "pruning"}, file=lambda _: no_file
-        )
-        self.plan = SimpleNamespace(threshold=recipe.threshold)
-        workspace.stages.ledger.count("recovery" if recovered else "pruning", digest, 10 * recovered, 0, False)
-
-    def load(self) -> Figures:
-        return Figures(self.share)
+    def load(self) -> Any:
+        return network(self.stage)
 
 
-ACCURACY = ("map50", "map50_95", "precision", "recall", "f1")
+class RecoveredInName(Recovered):
+    """A recovery that nobody trained."""
+
+    def load(self) -> Any:
+        return network(self.stage)
 
 
-class Workspace:
-    """What a trial works with, without data, detector and device."""
+def network(stage: StoredStage) -> Figures:
+    """The same one each time."""
+    return Figures(float(np.random.default_rng(int(stage.digest, 16)).uniform(0.2, 1.1)))
 
-    quantises = False
-    dense_channels = ChannelConfig.from_dict(LAYERS)
-    dense_params = 2_500_000
+
+class NoPipeline:
+    """Yields what a pipeline does, at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / CHECKPOINT).touch()
+        released = SimpleNamespace(find=lambda _: None, is_released=lambda _: True)
+        self.stages = SimpleNamespace(store=released, meter=CostMeter())
+
+    def sparsity(self, _: Recipe) -> Any:
+        return SimpleNamespace(coefficient=0.1, pull=0.1)
+
+    def run(self, recipe: Recipe, _: Any) -> Iterator[Step]:
+        for kind, step in (("pruning", PrunedInName), ("recovery", RecoveredInName)):
+            chance = np.random.default_rng(abs(hash((recipe, kind))))
+            map50, map50_95, precision, recall, f1 = map(float, chance.random(5))
+            accuracy = Accuracy(map50, map50_95, precision, recall, f1)
+            digest = f"{chance.integers(1 << 62):x}"
+            self.stages.meter.count(StageUse(kind, digest, trained=10 * (kind == "recovery")))
+            stage = StoredStage(digest, self._folder, {"parent": "none", "kind": kind}, reused=False)
+            yield step(stage, 1, True, SimpleNamespace(threshold=recipe.threshold), accuracy)  # type: ignore[arg-type]
+
+
+class NoMeter:
+    """Calculates latencies."""
 
     def __init__(self, spec: StudySpec) -> None:
-        self.spec, self.folder, self.safe_point = spec, spec.folder, safe_point
-        self.checkpoint = spec.folder / "none.pt"
-        self.checkpoint.touch()
-        self.stages = SimpleNamespace(ledger=Ledger())
-        self.store = SimpleNamespace(find=lambda _: None, is_released=lambda _: True)
-        self.pipeline = SimpleNamespace(run=self._run, sparsity=lambda _: SimpleNamespace(coefficient=0.1, pull=0.1))
-        self.yardsticks = [Yardstick(item, spec.limit_of(item.name), (), True) for item in spec.targets]
-        for yardstick in self.yardsticks:
-            yardstick.references = {"dense": 2.0}
+        targets = (StudyTarget.create(item, spec.limit_of(item.name), (), True) for item in spec.targets)
+        self.targets = tuple(replace(target, references_ms={"dense": 2.0}) for target in targets)
 
-    def _run(self, recipe: Recipe, _: Any) -> Iterator[Trained]:
-        yield Trained(recipe, False, self)
-        yield Trained(recipe, True, self)
+    def normalized(self, figures: Figures) -> dict[str, NormalizedLatency]:
+        ratio = figures.params / DENSE_PARAMS
+        latency = Latency(2 * ratio, 0.01, 20, ratio, 0.01, ratio, ratio, 0)
+        return {target.name: target.normalized(latency) for target in self.targets}
 
-    def gauge(self, figures: Figures) -> dict[str, Latency]:
-        ratio = figures.params / self.dense_params
-        return {item.name: Latency(2 * ratio, 0.01, 20, ratio, 0.01, ratio, ratio, 0) for item in self.yardsticks}
 
-    def keep_checkpoint(self, _: Any, name: str) -> str:
+class NoFiles(StudyFiles):
+    """Says what files would be called."""
+
+    def keep_checkpoint(self, source: Path, name: str) -> str:
         return f"candidates/{name}.pt"
 
-    def keep_records(self, kind: str, _: Any, name: str) -> str:
+    def keep_history(self, kind: str, records: Any, name: str) -> str:
         return f"{kind}/{name}.json"
 
-    def forget(self, _: str) -> None:
+    def forget(self, name: str) -> None:
         raise AssertionError("no worker dies here, so none loses its trial")
+
+
+def made_up(spec: StudySpec) -> TrialContext:
+    """What a trial works with, without data, detector and device."""
+    pipeline: Any = NoPipeline(spec.folder)
+    meter: Any = NoMeter(spec)
+    shipping: Any = SimpleNamespace(deployment=Deployment(spec.imgsz), quantises=False)
+    dataset: Any = None
+    channels = ChannelConfig.from_dict(LAYERS)
+    return TrialContext(spec, dataset, pipeline, meter, shipping, NoFiles(spec.folder), channels, DENSE_PARAMS)
 
 
 def many_workers(folder: Path, workers: int, trials: int, sampler: str, profile: Path | None) -> dict[str, Any]:
@@ -208,11 +231,10 @@ def work(spec: StudySpec, problems: Any, profile: Path | None, index: int) -> No
     try:
         study = open_study(spec)
         progress = Progress(Console(file=io.StringIO(), width=180), spec.trials)
-        workspace: Any = Workspace(spec)
         with Heartbeat(study) as heartbeat:
             if profile is not None:
                 profiler.enable()
-            LocalEngine(spec, progress, workspace).all_trials(study, heartbeat)
+            carry_out_trials(study, made_up(spec), heartbeat, progress)
             profiler.disable()
         said = progress.console.file.getvalue()  # type: ignore[attr-defined]
         for line in said.splitlines():
@@ -226,7 +248,7 @@ def work(spec: StudySpec, problems: Any, profile: Path | None, index: int) -> No
 
 
 def servers_cpu(folder: Path) -> float:
-    """CPU time in s of the data base's processes, those that have ended included."""
+    """CPU time in s of the database's processes, those that have ended included."""
     servers = [item for item in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(item.info["cmdline"] or [])]
     return max((sum(item.cpu_times()[:4]) for item in servers if "postgres" in item.name()), default=0.0)
 

@@ -24,15 +24,15 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from prunetune.pruning import StageStore
-from prunetune.pruning.ledger import Ledger
-from prunetune.results import best, front
+from prunetune.pruning import Pipeline, Pruned, Recovered, StageRunner, StageStore
+from prunetune.results.findings import Findings
 from prunetune.results.pareto import hypervolume
 from prunetune.search.runner import run_study
 from prunetune.search.samplers import create_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
-from prunetune.search.workspace import Workspace
+from prunetune.search.study_setup import check_study, prepare_study
+from prunetune.search.trial import TrialContext
 
 
 def main() -> None:
@@ -78,24 +78,24 @@ def description(options: argparse.Namespace, folder: str, cut: dict[str, Any]) -
 def plain(values: dict[str, Any], epochs: int) -> dict[str, float]:
     """An Optuna loop that shares nothing and stops nothing."""
     spec = StudySpec.parse({**values, "name": "plain"})
-    workspace = Workspace(spec)
-    workspace.prepare(open_study(spec))
-    original = workspace.pipeline.original().folder
+    context = prepare_study(open_study(spec), check_study(spec)).context
+    original = context.pipeline.original().folder
     study = optuna.create_study(directions=["maximize", "minimize"])
     study.sampler = create_sampler("tpe", 30, 0)
-    references = workspace.yardsticks[0].references
+    references = context.meter.targets[0].references_ms
     points: list[tuple[float, float]] = []
     spent, start = 0, time.perf_counter()
     while spent < epochs:
         trial = study.ask()
         recipe = spec.space.suggest(trial)
         with tempfile.TemporaryDirectory(dir=spec.runs) as folder:
-            store = workspace.stages.store = StageStore(Path(folder))
-            shutil.copytree(original, store.root / "stages" / original.name)
-            workspace.stages.ledger = Ledger()
-            pruned, recovered = workspace.pipeline.run(recipe)
-            latency = workspace.measure(pruned.load())[spec.targets[0].name].ratio
-        spent += workspace.stages.ledger.epochs_trained
+            alone, before = pipeline_of(context, StageStore(Path(folder))), context.cost_meter.reading()
+            shutil.copytree(original, alone.stages.store.root / "stages" / original.name)
+            pruned, recovered = alone.run(recipe)
+            assert isinstance(pruned, Pruned)
+            assert isinstance(recovered, Recovered)
+            latency = context.meter.measure(pruned.load())[spec.targets[0].name].ratio
+        spent += (context.cost_meter.reading() - before).epochs_trained
         trial.set_constraint("latency", latency - 1)
         study.tell(trial, [recovered.accuracy.map50_95, latency])
         points += [(recovered.accuracy.map50_95, latency)] if latency <= 1 else []
@@ -109,18 +109,26 @@ def plain(values: dict[str, Any], epochs: int) -> dict[str, float]:
     }
 
 
+def pipeline_of(context: TrialContext, store: StageStore) -> Pipeline:
+    """The study's pipeline on a store of its own."""
+    spec, stages = context.spec, StageRunner(context.stages.setup, store, meter=context.cost_meter)
+    longest = spec.space.longest_sparse_epochs
+    alignment = spec.targets[0].alignment
+    return Pipeline(
+        context.pipeline.source, stages, alignment=alignment, longest_sparse_epochs=longest, choose=spec.choose
+    )
+
+
 def prunetune(values: dict[str, Any], epochs: int) -> dict[str, float]:
     """A study with its defaults, within the same epochs."""
     spec = StudySpec.parse({**values, "name": "prunetune", "epochs": epochs})
     start = time.perf_counter()
     study = run_study(spec, Console())
-    references = study.user_attrs["targets"][0]["references"]
-    points = [(item.map50_95, item.latency_ms) for item in front(study)]
-    winner = best(study)
+    findings = Findings.of(study)
     return {
-        "hypervolume": round(hypervolume(points, [references["dense"]]), 4),
-        "best": winner.map50_95 if winner else 0.0,
-        "epochs": sum(trial.user_attrs.get("epochs", {}).get("trained", 0) for trial in study.trials),
+        "hypervolume": round(findings.hypervolume or 0.0, 4),
+        "best": findings.best.map50_95 if findings.best else 0.0,
+        "epochs": sum(record.cost.epochs_trained for record in findings.records.values()),
         "seconds": round(time.perf_counter() - start),
         "trials": len(study.trials),
     }

@@ -1,7 +1,8 @@
 """Everything done to a detector. Importing this room loads no torch; using a name does.
 
 `Detector` is the adapter over ultralytics, `plan_pruning` and `apply_plan` are the surgery, `Pipeline` says
-which stages a recipe needs, `StageRunner` runs them, and `StageStore` keeps what is finished.
+which stages a recipe needs, `StageRunner` runs them, `StageStore` keeps what is finished, and `CostMeter` counts what
+they take.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "Accuracy": "training",
-    "Candidate": "pipeline",
     "ChannelConfig": "channels",
-    "ChannelCosts": "channel_costs",
+    "CostMeter": "cost_meter",
     "Dataset": "dataset",
     "Detector": "detector",
     "LatencyShares": "threshold_search",
     "Pipeline": "pipeline",
     "PlanLadder": "threshold_search",
+    "Pruned": "pipeline",
     "PruningPlan": "plan",
+    "Recovered": "pipeline",
     "Source": "pipeline",
     "StageClaimedError": "claims",
+    "StageResult": "stage_runner",
     "StageRunner": "stage_runner",
     "StageStore": "store",
+    "Trained": "pipeline",
     "TrainingFailureError": "training",
     "TrainingSetup": "training",
     "apply_plan": "surgery",

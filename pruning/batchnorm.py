@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunetune.pruning.surgery import region_of
+from prunetune.pruning.layers import region_of
+from prunetune.pruning.training import GammaDistribution
 from prunetune.spaces.errors import DatasetError, ModelError
 from prunetune.spaces.recipe import Region
 
@@ -88,19 +89,14 @@ def gammas(model: nn.Module) -> dict[str, Tensor]:
     return {name: norm.weight.detach().abs().cpu() for name, norm in norm_layers(model).items()}
 
 
-def gamma_histogram(model: nn.Module, bins: int = 100) -> dict[str, Any]:
-    """The distribution of |gamma|, in plain values for JSON: does training separate channels?
+def gamma_distribution(model: nn.Module, bins: int = 100) -> GammaDistribution:
+    """The distribution of |gamma|, with the shares below 0.001, 0.01 and 0.1.
 
     Gammas that are not finite are left out: it is the loss that tells of a divergence.
 
     Args:
         model: The detector.
         bins: Bins of equal width between 0 and 2.5; what lies above counts in the last one.
-
-    Returns:
-        `edges`, `bins` + 1 numbers; `counts` for each region; `quantiles` of all gammas by percent;
-        `below`, the fractions of all gammas below 0.001, 0.01 and 0.1. The last two are empty if there is no
-        finite gamma.
 
     Raises:
         ModelError: The detector has no BatchNorm.
@@ -114,12 +110,12 @@ def gamma_histogram(model: nn.Module, bins: int = 100) -> dict[str, Any]:
         counts[region_of(model, name)] += np.histogram(np.minimum(finite[-1], HISTOGRAM_TOP), edges)[0]
     everything = np.concatenate(finite)
     percents, limits = ((5, 25, 50, 75, 95), (0.001, 0.01, 0.1)) if everything.size else ((), ())
-    return {
-        "edges": edges.round(6).tolist(),
-        "counts": {region: numbers.tolist() for region, numbers in counts.items()},
-        "quantiles": {str(percent): float(np.percentile(everything, percent)) for percent in percents},
-        "below": {str(limit): float((everything < limit).mean()) for limit in limits},
-    }
+    return GammaDistribution(
+        edges=tuple(edges.round(6).tolist()),
+        counts={region: tuple(numbers.tolist()) for region, numbers in counts.items()},
+        quantiles={str(percent): float(np.percentile(everything, percent)) for percent in percents},
+        below={str(limit): float((everything < limit).mean()) for limit in limits},
+    )
 
 
 def norm_layers(model: nn.Module) -> dict[str, nn.BatchNorm2d]:

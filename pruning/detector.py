@@ -27,8 +27,7 @@ from prunetune.pruning.compat import prepare_ultralytics, readable
 from prunetune.pruning.descriptions import round_widths
 from prunetune.pruning.export import export_onnx
 from prunetune.pruning.foreign_files import why_unreadable
-from prunetune.pruning.layers import coarsest_stride, image_channels
-from prunetune.pruning.surgery import channel_config
+from prunetune.pruning.layers import channel_config, coarsest_stride, image_channels
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
 from prunetune.spaces.errors import ModelError
 

@@ -14,7 +14,8 @@ from torch import nn
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.loaders import DataLoaders, arguments
-from prunetune.pruning.training import Accuracy, TrainingSetup
+from prunetune.pruning.training import TrainingSetup
+from prunetune.spaces.accuracy import Accuracy
 
 Predictor: TypeAlias = Callable[[Any], Any]
 """Gives a runtime's output for an array of images."""

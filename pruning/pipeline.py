@@ -1,19 +1,19 @@
 """From a recipe to small detectors: which stages it needs, in which order.
 
-The pipeline yields and the caller decides: after each surgery comes a `Candidate`, and whoever does not want to
-pay for its recovery stops asking. How one stage is run, or read back, is the stage runner's business.
+The pipeline yields and the caller decides. `Pruned` comes after each surgery, `Trained` at the rungs of the last
+round's recovery, `Recovered` at its end; whoever does not want to pay for what follows stops asking. How one stage is
+run, or read back, is the stage runner's business.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from prunetune.pruning.channel_costs import ChannelCosts, penalty_weights
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.planning import Planned, Planning
@@ -23,21 +23,20 @@ from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.stage_runner import Parent, StageRunner, Untrained
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage, file_sha256
-from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.threshold_search import LatencyShares
-from prunetune.pruning.training import (
+from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.training import EpochRecord, Phase, continued_phase, early_phase, learning_rate, recovery_phase
+from prunetune.spaces import (
     Accuracy,
+    Alignment,
     Choice,
-    GoesOn,
-    Phase,
-    RecoveryProgress,
-    RecoveryStoppedError,
-    continued_phase,
-    early_phase,
-    learning_rate,
-    recovery_phase,
+    ConfigError,
+    LatencyShare,
+    ModelError,
+    Recipe,
+    Threshold,
 )
-from prunetune.spaces import Alignment, ConfigError, LatencyShare, ModelError, Recipe, Threshold
 
 
 @dataclass(frozen=True)
@@ -61,30 +60,35 @@ class Source:
         """Whether the detector is trained already."""
         return Path(self.model).suffix.lower() == ".pt"
 
+    def description(self, name: str) -> dict[str, Any]:
+        """The model description of `dense`, `half-width` or `quarter-width`, for the data set's images."""
+        factor = {"dense": 1.0, "half-width": 0.5, "quarter-width": 0.25}[name]
+        described = Detector.load(self.model).model.yaml if self.is_checkpoint else read_description(self.model)
+        if described.get("channels", 3) != self.channels:
+            described = {**described, "channels": self.channels}
+        return dict(described) if name == "dense" else scaled_width(described, factor)
+
+    def reference(self, name: str) -> Detector:
+        """The network of that name whose latency others refer to: its weights do not matter."""
+        if name == "dense" and self.is_checkpoint:
+            return Detector.load(self.model)
+        return Detector.build(self.description(name), self.names)
+
 
 @dataclass(frozen=True)
-class Candidate:
-    """A network after surgery (`recovered` false), or after its recovery.
-
-    Attributes:
-        stage: Where it is stored.
-        round: Its round, from 1.
-        last: Whether the recipe ends with this round.
-        recovered: Whether recovery is done.
-        plan: The surgery that made it, with its threshold: the one that was found, where the recipe has none.
-        accuracy: On the validation split. After surgery: with recalibrated BatchNorm, before any training.
-        warning: After surgery: why its threshold may have cut at random (`prunetune.pruning.separation`).
-        at_floor: After surgery: whether every layer has as few channels as it may have.
-    """
+class _Network:
+    """A network that a recipe has come to."""
 
     stage: StoredStage
+    """Where it is stored."""
     round: int
+    """From 1."""
     last: bool
-    recovered: bool
+    """Whether the recipe ends with this round."""
     plan: PruningPlan
+    """The surgery that made it, with its threshold: the one that was found, where the recipe has none."""
     accuracy: Accuracy
-    warning: str | None = None
-    at_floor: bool = False
+    """On the validation split."""
 
     @property
     def checkpoint(self) -> Path:
@@ -94,6 +98,47 @@ class Candidate:
     def load(self) -> Detector:
         """The network."""
         return Detector.load(self.checkpoint)
+
+
+@dataclass(frozen=True)
+class Pruned(_Network):
+    """A network after surgery, with recalibrated BatchNorm, before any training."""
+
+    warning: str | None = None
+    """Why its threshold may have cut at random (`prunetune.pruning.separation`)."""
+    at_floor: bool = False
+    """Whether every layer has as few channels as it may have."""
+    sparse: StoredStage | None = None
+    """The sparse phase before the surgery."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A recovery at a rung, before its end."""
+
+    round: int
+    epoch: int
+    """Epochs done."""
+    epochs: int
+    """Epochs of the whole recovery."""
+    accuracy: Accuracy
+    """Of the best epoch so far: what the network would have if the recovery ended here."""
+    curve: tuple[float, ...]
+    """map50_95 after each epoch so far."""
+    is_whole: bool
+    """Whether the whole recovery is stored, so that going on costs nothing."""
+
+
+@dataclass(frozen=True)
+class Recovered(_Network):
+    """A network after its recovery."""
+
+    curve: tuple[float, ...] = ()
+    """map50_95 after each epoch; empty where the recipe recovers nothing."""
+
+
+Step: TypeAlias = Pruned | Trained | Recovered
+"""What a recipe comes to, one after the other."""
 
 
 def mismatch(detector: Detector, names: tuple[str, ...], channels: int) -> str | None:
@@ -125,7 +170,6 @@ class Pipeline:
         longest_sparse_epochs: The run over which sparsity in the unit `pull` is meant.
         choose: Which epoch of a dense training or recovery is kept.
         latencies: What networks take, for recipes whose threshold is found from it.
-        costs: What networks take, for recipes whose sparsity goes where time is spent.
         rewinds: Whether recipes may go back to early weights: a dense training then leaves them on its way.
     """
 
@@ -138,13 +182,12 @@ class Pipeline:
         longest_sparse_epochs: int,
         choose: Choice = "map50_95",
         latencies: LatencyShares | None = None,
-        costs: ChannelCosts | None = None,
         rewinds: bool = False,
     ) -> None:
         self.source, self.stages = source, stages
         self.alignment, self.choose = Alignment.parse(alignment), choose
         self._longest_sparse_epochs = longest_sparse_epochs
-        self._planning, self._costs = Planning(stages, self.alignment, latencies), costs
+        self._planning = Planning(stages, self.alignment, latencies)
         self.rewinds = rewinds
 
     def sparsity(self, recipe: Recipe) -> Sparsity:
@@ -160,7 +203,7 @@ class Pipeline:
             return self._imported()
         phase = recovery_phase(self.source.dense_epochs, self.choose)
         passing = early_phase(phase) if self.rewinds else None
-        return self.stages.train("original", self._untrained("dense"), phase, passing=passing)
+        return self.stages.train("original", self._untrained("dense"), phase, passing).stage
 
     def early(self) -> StoredStage:
         """The dense detector after the beginning of its training; the trained one if that has a single epoch.
@@ -177,7 +220,7 @@ class Pipeline:
         phase = early_phase(recovery_phase(self.source.dense_epochs, self.choose))
         if phase is None:
             return self.original()
-        return self.stages.train("early", self._untrained("dense"), phase)
+        return self.stages.train("early", self._untrained("dense"), phase).stage
 
     def control(self, name: str, epochs: int) -> StoredStage:
         """A network to compare with: the original trained on, or one with fewer channels in every layer.
@@ -188,35 +231,24 @@ class Pipeline:
                 the original's epochs as well.
         """
         if name == "dense":
-            return self.stages.train("control", self.original(), continued_phase(epochs, self.choose))
+            return self.stages.train("control", self.original(), continued_phase(epochs, self.choose)).stage
         phase = recovery_phase(self.source.dense_epochs + epochs, self.choose)
-        return self.stages.train("control", self._untrained(name), phase)
+        return self.stages.train("control", self._untrained(name), phase).stage
 
-    def description(self, name: str) -> dict[str, Any]:
-        """The model description of `dense`, `half-width` or `quarter-width`, for the data set's images."""
-        model, factor = self.source.model, {"dense": 1.0, "half-width": 0.5, "quarter-width": 0.25}[name]
-        described = Detector.load(model).model.yaml if self.source.is_checkpoint else read_description(model)
-        if described.get("channels", 3) != self.source.channels:
-            described = {**described, "channels": self.source.channels}
-        return dict(described) if name == "dense" else scaled_width(described, factor)
-
-    def run(self, recipe: Recipe, goes_on: GoesOn | None = None) -> Iterator[Candidate]:
-        """Carries out a recipe, one yield after each surgery and each recovery.
+    def run(self, recipe: Recipe, rungs: Collection[int] = ()) -> Generator[Step, None, None]:
+        """Carries out a recipe step by step. Going on is asking for the next step.
 
         Where the recipe gives a latency instead of a threshold, its rounds come nearer to it by equal factors, and
-        the last one meets it.
+        the last one meets it. The same recipe asked for again goes on where its stages end, from a rung as well.
 
         Args:
             recipe: What to do.
-            goes_on: Asked after every epoch of a recovery but the last; False stops it. A recovery that is read back
-                whole is told as well, and costs nothing: its answers do not matter.
+            rungs: Epochs of the last round's recovery after which it pauses.
 
         Raises:
             TrainingFailureError: A training diverged or ran out of memory.
-            RecoveryStoppedError: `goes_on` said no.
             StageClaimedError: Another process trains one of its stages. The same call later goes on from there.
-            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`; or asks for
-                its layers' costs, and they cannot be told.
+            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`.
         """
         original = parent = self.original()
         restarts = None
@@ -225,47 +257,32 @@ class Pipeline:
         recovery = recovery_phase(recipe.recovery_epochs, self.choose, recipe.recovery_lr)
         recovery = recovery.taught(recipe.distillation, original.digest)
         for number in range(1, recipe.rounds + 1):
-            last = number == recipe.rounds
+            last, sparse = number == recipe.rounds, None
             if recipe.sparse_epochs:
-                phase = self._sparse_phase(recipe, parent).taught(recipe.sparse_distillation, original.digest)
-                parent = self.stages.train("sparse", parent, phase)
+                phase = sparse_phase(recipe.sparse_epochs, self.sparsity(recipe), shrinkage=recipe.shrinkage).taught(
+                    recipe.sparse_distillation, original.digest
+                )
+                parent = sparse = self.stages.train("sparse", parent, phase).stage
             pruned, planned = self._prune(parent, recipe, recipe.cut(number), number / recipe.rounds)
             plan, at_floor, warning = planned
-            yield Candidate(pruned, number, last, False, plan, _accuracy(pruned), warning, at_floor)
+            yield Pruned(pruned, number, last, plan, pruned.require_accuracy(), warning, at_floor, sparse)
             parent = pruned
             if recipe.recovery_epochs:
                 start = pruned if restarts is None else restarts.after(pruned, plan)
-                parent = self._recover(start, recovery, number, goes_on)
-            yield Candidate(parent, number, last, True, plan, _accuracy(parent))
+                parent = yield from self._recover(start, recovery, number, rungs if last else ())
+            yield Recovered(parent, number, last, plan, parent.require_accuracy(), accuracy_curve(read_history(parent)))
 
-    def _sparse_phase(self, recipe: Recipe, parent: StoredStage) -> Phase:
-        sparsity = self.sparsity(recipe)
-        weights = self._penalty_weights(parent, sparsity) if recipe.penalty_weights == "latency" else ()
-        tied = recipe.penalty == "group"
-        return sparse_phase(recipe.sparse_epochs, sparsity, shrinkage=recipe.shrinkage, tied=tied, weights=weights)
-
-    def _penalty_weights(self, parent: StoredStage, sparsity: Sparsity) -> tuple[tuple[str, float], ...]:
-        if self._costs is None:
-            raise ConfigError("penalty_weights: latency needs to know what channels cost; give the pipeline costs")
-        detector = self.stages.load(parent)
-        return penalty_weights(channel_groups(detector.model), detector.channels, self._costs, sparsity.coefficient)
-
-    def _recover(self, start: Parent, phase: Phase, number: int, goes_on: GoesOn | None) -> StoredStage:
-        epochs = phase.epochs
-        if goes_on is None:
-            return self.stages.train("recovery", start, phase)
-
-        def ask(history: Sequence[Mapping[str, Any]]) -> None:
-            progress = RecoveryProgress(number, len(history), epochs, _best(history, self.choose))
-            if progress.epoch < epochs and not goes_on(progress):
-                raise RecoveryStoppedError(progress, accuracy_curve(history))
-
-        stage = self.stages.train("recovery", start, phase, after_epoch=ask)
-        if stage.reused:
-            history = read_history(stage)
-            for epoch in range(1, epochs):
-                goes_on(RecoveryProgress(number, epoch, epochs, _best(history[:epoch], self.choose)))
-        return stage
+    def _recover(
+        self, start: Parent, phase: Phase, number: int, rungs: Collection[int]
+    ) -> Generator[Trained, None, StoredStage]:
+        counted = 0
+        for rung in sorted(set(rungs)):
+            if 0 < rung < phase.epochs:
+                progress = self.stages.advance("recovery", start, phase, rung, counted)
+                counted = counted if progress.is_whole else rung
+                best, curve = _best(progress.history, self.choose), accuracy_curve(progress.history)
+                yield Trained(number, rung, phase.epochs, best, curve, progress.is_whole)
+        return self.stages.train("recovery", start, phase, counted=counted).stage
 
     def _imported(self) -> StoredStage:
         file = Path(self.source.model)
@@ -273,50 +290,42 @@ class Pipeline:
         if problem := mismatch(detector, self.source.names, self.source.channels):
             raise ModelError(f"{file}: {problem}")
         settings = {"checkpoint": file_sha256(file), "data": self.stages.setup.data_fingerprint}
-        return self.stages.make(Stage("original", "", settings), lambda: detector)
+        return self.stages.make(Stage("original", "", settings), lambda: detector).stage
 
     def _untrained(self, name: str) -> Untrained:
-        plain = json.loads(json.dumps(self.description(name)))
+        plain = json.loads(json.dumps(self.source.description(name)))
         return Untrained(plain, self.source.names, self.stages.setup.seed)
 
     def _prune(
         self, parent: StoredStage, recipe: Recipe, cut: Threshold | LatencyShare, way: float
     ) -> tuple[StoredStage, Planned]:
         detector = self.stages.load(parent)
-        clock = self.stages.ledger.clock
-        dense = self.original().record["channels"] if recipe.floor else None
-        with clock.part("surgery"):
+        meter = self.stages.meter
+        dense = self.original().channels if recipe.floor else None
+        with meter.part("surgery"):
             groups = channel_groups(detector.model)
             planned = self._planning.plan(detector, groups, recipe, cut, way, dense)
             plan = planned.plan
 
         def build() -> Detector:
-            with clock.part("surgery"):
+            with meter.part("surgery"):
                 pruned = Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
             self.stages.recalibrate(pruned)
             return pruned
 
         # Named by what is kept, not by what chose it: two thresholds that keep the same channels are one surgery.
         settings = {"plan": plan.digest(), "setup": self.stages.setup.identity()}
-        stage = self.stages.make(Stage("pruning", parent.digest, settings), build, {"plan": plan.as_dict()})
-        return stage, planned
+        stage = Stage("pruning", parent.digest, settings)
+        return self.stages.make(stage, build, {"plan": plan.as_dict()}).stage, planned
 
 
-def accuracy_curve(history: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
-    """map50_95 after each epoch of a training that validates; up to the first that was not validated.
-
-    Args:
-        history: The records of its epochs.
-    """
-    validated = takewhile(lambda record: record["accuracy"] is not None, history)
-    return tuple(record["accuracy"]["map50_95"] for record in validated)
+def accuracy_curve(history: Sequence[EpochRecord]) -> tuple[float, ...]:
+    """map50_95 after each epoch of a training that validates; up to the first that was not validated."""
+    validated = takewhile(lambda accuracy: accuracy is not None, (record.accuracy for record in history))
+    return tuple(accuracy.map50_95 for accuracy in validated if accuracy is not None)
 
 
-def _best(history: Sequence[Mapping[str, Any]], choose: Choice) -> Accuracy:
+def _best(history: Sequence[EpochRecord], choose: Choice) -> Accuracy:
     """The accuracy of the epoch that a training which ended here would keep: of equal ones the last."""
-    accuracies = [Accuracy.from_dict(record["accuracy"]) for record in history]
+    accuracies = [record.accuracy for record in history if record.accuracy is not None]
     return max(reversed(accuracies), key=lambda accuracy: accuracy.score(choose))
-
-
-def _accuracy(stage: StoredStage) -> Accuracy:
-    return Accuracy.from_dict(stage.record["accuracy"])

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, round_channels
 from prunetune.pruning.groups import LEAST_OF_PART, ChannelGroup, module_of, tied_roots, width_of, widths_after
 from prunetune.pruning.importance import Gamma, Judge
-from prunetune.pruning.layers import is_depthwise
-from prunetune.pruning.surgery import channel_config, channel_groups, layer_regions
+from prunetune.pruning.layers import channel_config, is_depthwise, layer_regions
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.recipe import OPTIONS, Importance, Planner, Region, Threshold

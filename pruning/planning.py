@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from prunetune.pruning.detector import Detector
+from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.importance import create_judge
 from prunetune.pruning.knapsack import Array, KnapsackLadder, MultiplyAdds
 from prunetune.pruning.plan import PruningPlan, Scores
 from prunetune.pruning.separation import unseparated
 from prunetune.pruning.stage_runner import StageRunner
-from prunetune.pruning.surgery import ChannelGroup, apply_plan
+from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.threshold_search import Ladder, LatencyShares, PlanLadder, find_plan, round_goal
 from prunetune.spaces import Alignment, ConfigError, LatencyShare, Recipe, Threshold
 

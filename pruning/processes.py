@@ -5,15 +5,28 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import psutil
+
+from prunetune.spaces.fields import integer, number
 
 CLOCK_STEP_S = 5.0
 """When a process started is derived from the wall clock, which may be set meanwhile by so much."""
 
 
-def this_process() -> dict[str, Any]:
+class Process(TypedDict):
+    """A process as a file keeps it."""
+
+    host: str
+    pid: int
+    started: float
+    """When, in seconds since 1970."""
+    namespace: str
+    """What `pid_namespace` said."""
+
+
+def this_process() -> Process:
     """Host, process, and when the process started: a number of a process alone is soon used again.
 
     Containers that share a host's name may each number their own processes: the name space tells them apart.
@@ -41,7 +54,7 @@ def process_text() -> str:
     return f"{process['host']}.{process['pid']}.{process['started']:.0f}.{process['namespace']}"
 
 
-def read_process(text: str) -> dict[str, Any] | None:
+def read_process(text: str) -> Process | None:
     """The process that a text of `process_text` names; None for any other text."""
     host, *numbers = text.rsplit(".", 3)
     if len(numbers) < 3 or not (numbers[0].isdecimal() and numbers[1].isdecimal()):
@@ -49,15 +62,18 @@ def read_process(text: str) -> dict[str, Any] | None:
     return {"host": host, "pid": int(numbers[0]), "started": float(numbers[1]), "namespace": numbers[2]}
 
 
-def is_alive(process: Mapping[str, Any]) -> bool:
+def is_alive(process: Mapping[str, object]) -> bool:
     """Whether a process may still run. One on another host or in another container may."""
+    pid, started = integer(process.get("pid")), number(process.get("started"))
     if process.get("host") != socket.gethostname() or process.get("namespace", "") not in ("", pid_namespace()):
         return True
+    if pid is None or started is None:
+        return False
     try:
-        found = psutil.Process(int(process["pid"]))
-        is_same = abs(found.create_time() - process["started"]) < CLOCK_STEP_S
+        found = psutil.Process(pid)
+        is_same = abs(found.create_time() - started) < CLOCK_STEP_S
         return is_same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:
         return True
-    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+    except (psutil.NoSuchProcess, ValueError):
         return False

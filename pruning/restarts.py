@@ -21,7 +21,7 @@ from prunetune.pruning.splicing import Kept, compose, cut_to
 from prunetune.pruning.stage_runner import Restart, StageRunner
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.surgery import channel_groups
+from prunetune.pruning.tracing import channel_groups
 
 
 class Restarts:
@@ -56,12 +56,12 @@ class Restarts:
     def _rewound(self, plan: PruningPlan) -> Restart:
         stages, stage = self._stages, self._early()
         early = stages.load(stage)
-        with stages.ledger.clock.part("surgery"):
+        with stages.meter.part("surgery"):
             groups = channel_groups(early.model)
         kept = self._kept = compose(self._kept, plan, groups)
 
         def build() -> Detector:
-            with stages.ledger.clock.part("surgery"):
+            with stages.meter.part("surgery"):
                 rewound = Detector(cut_to(early.model, kept, groups), early.source)
             stages.recalibrate(rewound)
             return rewound
@@ -76,7 +76,7 @@ class Restarts:
             detector = stages.load(pruned)
             return Detector(renew(detector.model, seed), detector.source)
 
-        settings = {"channels": pruned.record["channels"], "seed": seed}
+        settings = {"channels": pruned.channels.as_dict(), "seed": seed}
         return Restart(Stage("renewed", self._original.digest, settings).digest, build)
 
 

@@ -16,7 +16,6 @@ and what is left to choose, how much is pulled in how many epochs, `sparsity` an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prunetune.pruning.training import Phase, warmup_steps
@@ -73,22 +72,13 @@ def schedule_sum(epochs: int, steps_per_epoch: int) -> float:
     )
 
 
-def sparse_phase(
-    epochs: int,
-    sparsity: Sparsity,
-    *,
-    shrinkage: Shrinkage = "proximal",
-    tied: bool = False,
-    weights: Sequence[tuple[str, float]] = (),
-) -> Phase:
+def sparse_phase(epochs: int, sparsity: Sparsity, *, shrinkage: Shrinkage = "proximal") -> Phase:
     """The training phase: warm-up, then constant, so that a longer phase extends a shorter one.
 
     Args:
         epochs: Its length.
         sparsity: The recipe's.
         shrinkage: How the penalty acts.
-        tied: Whether the gammas of channels that additions tie are shrunk together.
-        weights: Of BatchNorms' gammas by name, as `penalty_weights` gives them; none pulls all alike.
     """
     return Phase(
         epochs,
@@ -98,6 +88,4 @@ def sparse_phase(
         penalty=sparsity.coefficient,
         gamma_lr=sparsity.gamma_lr,
         shrinkage=shrinkage,
-        tied=tied,
-        weights=tuple(weights),
     )

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.pruning.groups import ChannelGroup, first_of_parts, module_of, width_of, widths_after
+from prunetune.pruning.layers import channel_config, layer_regions, region_of
 from prunetune.pruning.plan import PruningPlan
-from prunetune.pruning.surgery import apply_plan, channel_config, channel_groups, layer_regions, region_of
+from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ModelError
 from prunetune.spaces.recipe import Region, Threshold

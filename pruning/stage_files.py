@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from prunetune.pruning.detector import as_os_error
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.trainer import TrainingState
+from prunetune.pruning.training import EpochRecord
 
 _log = logging.getLogger(__name__)
 
 CHECKPOINT, STATE, HISTORY = "checkpoint.pt", "state.pt", "history.json"
 
 
-def read_history(stage: StoredStage) -> list[dict[str, Any]]:
+def read_history(stage: StoredStage) -> tuple[EpochRecord, ...]:
     """The epochs of a training stage; empty for any other stage."""
     file = stage.file(HISTORY)
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return tuple(record for record in map(EpochRecord.parse, stored) if record is not None)
 
 
-def write_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_history(history: Sequence[EpochRecord], path: Path) -> None:
     """Writes the epochs of a training for `read_history`."""
-    path.write_text(json.dumps(history), encoding="utf-8")
+    path.write_text(json.dumps([record.as_dict() for record in history]), encoding="utf-8")
 
 
 def save_state(state: TrainingState, path: Path) -> None:

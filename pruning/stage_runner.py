@@ -2,12 +2,13 @@
 
 A stage's name says what it does and what it starts from. Which stages a recipe needs, and in which order, the pipeline
 knows; it asks for one after the other. `StageRunner.train` gives the stages that are trained, `StageRunner.make` all
-others. Both read back what is stored, and note in the ledger what they took.
+others. Both read back what is stored, and return the stage with what it cost. `StageRunner.advance` trains a part of
+the way, for whoever decides then whether the rest is worth its price.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -19,28 +20,26 @@ from torch import Tensor, nn
 
 from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.claims import StageClaim
+from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import Listener, Predictor, evaluate, evaluate_predictor, losses
-from prunetune.pruning.ledger import DENSE, Ledger
 from prunetune.pruning.loaders import DataLoaders, arguments
-from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_state, save_state, write_history
+from prunetune.pruning.stage_files import (
+    CHECKPOINT,
+    HISTORY,
+    STATE,
+    read_history,
+    read_state,
+    save_state,
+    write_history,
+)
 from prunetune.pruning.stages import Stage, training_stage, trunk
 from prunetune.pruning.store import StageStore, StoredStage
 from prunetune.pruning.trainer import TrainingState, train
-from prunetune.pruning.training import (
-    Accuracy,
-    EpochRecord,
-    Occupy,
-    Phase,
-    RecoveryStoppedError,
-    StageListener,
-    TrainingFailureError,
-    TrainingSetup,
-)
+from prunetune.pruning.training import EpochRecord, Occupy, Phase, StageListener, TrainingFailureError, TrainingSetup
+from prunetune.spaces.accuracy import Accuracy
+from prunetune.spaces.cost import Cost, StageUse
 from prunetune.spaces.errors import ModelError, StoreError
-
-AfterEpoch: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
-"""Gets the records of all epochs so far, once for each; may raise RecoveryStoppedError to stop the training."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +84,36 @@ Parent: TypeAlias = StoredStage | Untrained | Restart
 """What a training starts from."""
 
 
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage."""
+
+    stage: StoredStage
+    cost: Cost
+    """What it took to get it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come."""
+
+    history: tuple[EpochRecord, ...]
+    """The records of its epochs so far."""
+    is_whole: bool
+    """Whether the whole training is stored, so that going on costs nothing."""
+
+
 class StageRunner:
     """Runs single stages on one data set, each once for all who use the store.
 
     Args:
         setup: What all trainings share.
         store: Where stages are kept.
+        meter: Counts what the stages cost; by default one of its own.
         checkpoints: Epochs at which a longer extensible phase leaves a stage for those who stop there.
         listener: Hears of every training and its epochs.
         occupy: Networks run, for training or validation, within its context.
         safe_point: Called whenever all that was computed is stored; may raise to stop there.
-
-    Attributes:
-        ledger: Gets what the stages take. Whoever counts a recipe alone gives it one of its own.
     """
 
     def __init__(
@@ -105,19 +121,20 @@ class StageRunner:
         setup: TrainingSetup,
         store: StageStore,
         *,
+        meter: CostMeter | None = None,
         checkpoints: frozenset[int] = frozenset(),
         listener: StageListener | None = None,
         occupy: Occupy = nullcontext,
         safe_point: Callable[[], None] = lambda: None,
     ) -> None:
-        self.setup, self.store, self.ledger = setup, store, Ledger()
+        self.setup, self.store, self.meter = setup, store, meter or CostMeter()
         self._safe_point = safe_point
         self._checkpoints, self._listener, self._occupy = checkpoints, listener, occupy
 
     @cached_property
     def loaders(self) -> DataLoaders:
         """The data set, read when a stage first needs it."""
-        with self.ledger.clock.part("load"):
+        with self.meter.part("load"):
             return DataLoaders(self.setup)
 
     # What is asked of a network
@@ -126,7 +143,7 @@ class StageRunner:
         """The network of a stage."""
         if not isinstance(parent, StoredStage):
             return parent.build()
-        with self.ledger.clock.part("load"):
+        with self.meter.part("load"):
             try:
                 return Detector.load(parent.file(CHECKPOINT))
             except ModelError as error:
@@ -138,7 +155,7 @@ class StageRunner:
     def recalibrate(self, detector: Detector) -> None:
         """Computes a network's BatchNorm statistics again, on training images."""
         loaders = self.loaders
-        with self.ledger.clock.part("recalibrate"), self._occupy():
+        with self.meter.part("recalibrate"), self._occupy():
             recalibrate(detector.model, loaders.calibration())
 
     def losses(self, model: nn.Module) -> Iterator[Tensor]:
@@ -149,19 +166,19 @@ class StageRunner:
 
     def evaluate(self, detector: Detector, split: str = "val", listener: Listener | None = None) -> Accuracy:
         """The accuracy of a network on `val` or `test`."""
-        with self.ledger.clock.part("validate"), self._occupy():
+        with self.meter.part("validate"), self._occupy():
             return evaluate(detector, self.setup, self.loaders, split, listener)
 
     def evaluate_predictor(
         self, predict: Predictor, names: tuple[str, ...], split: str = "val", listener: Listener | None = None
     ) -> Accuracy:
         """The accuracy of what a runtime makes of an exported network on `val` or `test`."""
-        with self.ledger.clock.part("validate"), self._occupy():
+        with self.meter.part("validate"), self._occupy():
             return evaluate_predictor(predict, names, self.setup, self.loaders, split, listener)
 
     # Stages
 
-    def make(self, stage: Stage, build: Callable[[], Detector], extra: Mapping[str, Any] | None = None) -> StoredStage:
+    def make(self, stage: Stage, build: Callable[[], Detector], extra: Mapping[str, Any] | None = None) -> StageResult:
         """A stage without training: read back, or built, evaluated and published.
 
         Args:
@@ -169,105 +186,134 @@ class StageRunner:
             build: Makes its network. Not called where the stage is stored.
             extra: Further plain values for its record.
         """
-        found = self._find(stage, epochs=0)
-        if found:
-            return found
-        detector = build()
-        published = self._publish(stage, detector, accuracy=self.evaluate(detector), extra=extra)
-        self.ledger.note(published, 0, 0)
-        self._safe_point()
-        return published
+        before = self.meter.reading()
+        made = self.store.find(stage.digest)
+        if made is None:
+            detector = build()
+            made = self._publish(stage, detector, accuracy=self.evaluate(detector), extra=extra)
+        self.meter.count(StageUse(stage.kind, stage.digest, was_stored=made.reused))
+        if not made.reused:
+            self._safe_point()
+        return StageResult(made, self.meter.reading() - before)
 
     def train(
-        self,
-        kind: str,
-        parent: Parent,
-        phase: Phase,
-        after_epoch: AfterEpoch | None = None,
-        passing: Phase | None = None,
-    ) -> StoredStage:
+        self, kind: str, parent: Parent, phase: Phase, passing: Phase | None = None, counted: int = 0
+    ) -> StageResult:
         """A training: read back, continued from its furthest epoch that is stored, or begun.
 
         Args:
             kind: `original`, `early`, `sparse`, `recovery` or `control`.
             parent: What it starts from.
             phase: What to do.
-            after_epoch: Called after every epoch, those that an earlier call has trained included. Not called where the
-                stage is read back whole.
             passing: The beginning of `phase`: the stage of kind `early` that it gives is left on the way.
+            counted: Epochs that the caller has from `advance`, which has counted them.
 
         Raises:
             TrainingFailureError: It diverged or ran out of memory.
-            RecoveryStoppedError: `after_epoch` raised it. The last epoch is kept.
             StageClaimedError: Another process trains it. The same call later goes on from there.
         """
+        before = self.meter.reading()
         training = _Training(kind, parent, phase, self.setup, passing)
-        found = self._find(training.stage, phase.end)
-        if found:
-            return found
-        with self.store.claim(training.trunk, training.stage.digest, parent.digest) as claim:
-            # Again: who had the claim until now may have published it.
-            found = self._find(training.stage, phase.end)
-            return found or self._train_claimed(training, claim, after_epoch)
+        stage = self._read_back(training, counted)
+        if stage is None:
+            with self._claim(training) as claim:
+                # Again: who had the claim until now may have published it.
+                stage = self._read_back(training, counted) or self._train_claimed(training, claim, counted)
+        return StageResult(stage, self.meter.reading() - before)
 
-    def _train_claimed(self, training: _Training, claim: StageClaim, after_epoch: AfterEpoch | None) -> StoredStage:
+    def advance(self, kind: str, parent: Parent, phase: Phase, epoch: int, counted: int = 0) -> Progress:
+        """Trains up to an epoch before the last, and keeps the state there; `train` goes on from it.
+
+        Args:
+            kind: As in `train`.
+            parent: What it starts from.
+            phase: The whole training.
+            epoch: The epoch to stop after.
+            counted: As in `train`.
+
+        Raises:
+            TrainingFailureError: It diverged or ran out of memory.
+            StageClaimedError: Another process trains it. The same call later goes on from there.
+        """
+        training = _Training(kind, parent, phase, self.setup)
+        if (whole := self._whole(training, epoch)) is not None:
+            return whole
+        with self._claim(training) as claim:
+            if (whole := self._whole(training, epoch)) is not None:
+                return whole
+            state = self._furthest_state(training)
+            done = state.epoch if state else 0
+            if state is None or done < epoch:
+                _, state = self._run(training, claim, state, epoch, counted)
+        self.meter.count(StageUse(kind, training.trunk, max(epoch - done, 0), max(min(done, epoch) - counted, 0)))
+        return Progress(state.history[:epoch], is_whole=False)
+
+    def _claim(self, training: _Training) -> StageClaim:
+        return self.store.claim(training.trunk, training.stage.digest, training.parent.digest)
+
+    def _read_back(self, training: _Training, counted: int) -> StoredStage | None:
+        stage = self.store.find(training.stage.digest)
+        if stage is not None:
+            reused = training.phase.end - counted
+            self.meter.count(StageUse(training.kind, stage.digest, reused=reused, was_stored=not counted))
+        return stage
+
+    def _whole(self, training: _Training, epoch: int) -> Progress | None:
+        stage = self.store.find(training.stage.digest)
+        return None if stage is None else Progress(read_history(stage)[:epoch], is_whole=True)
+
+    def _train_claimed(self, training: _Training, claim: StageClaim, counted: int) -> StoredStage:
         state = self._furthest_state(training)
         done = state.epoch if state else 0
-        history = list(state.history) if state else []
+        trained, state = self._run(training, claim, state, training.phase.end, counted)
+        accuracy = None if training.kind in ("sparse", "early") else self.evaluate(trained)
+        published = self._publish(training.stage, trained, state, accuracy)
+        self.store.forget_progress(training.trunk)
+        ran, reused = training.phase.end - done, max(done - counted, 0)
+        self.meter.count(StageUse(training.kind, published.digest, ran, reused))
+        self._safe_point()
+        return published
+
+    def _run(
+        self, training: _Training, claim: StageClaim, state: TrainingState | None, until: int, counted: int
+    ) -> tuple[Detector, TrainingState]:
+        """Trains under the claim from a state up to an epoch, and keeps every epoch before the training's last."""
+        end, done = training.phase.end, state.epoch if state else 0
+        ran = 0
         detector, teacher = self.load(training.parent), self._teacher(training.phase)
-        clock = self.ledger.clock
+        listener = self._listener(training.kind, end, done) if self._listener else None
+        with self.meter.part("setup") as section:
 
-        def keep(state: TrainingState) -> None:
-            history[:] = state.history
-            if state.epoch < training.phase.end:
-                with clock.part("store"):
-                    self._keep(training, claim, detector, state)
-            if after_epoch is not None:
-                after_epoch(history)
+            def keep(state: TrainingState) -> None:
+                nonlocal ran
+                ran = state.epoch - done
+                section.give("train", state.history[-1].train_s)
+                section.give("validate", state.history[-1].validate_s)
+                if state.epoch < end:
+                    with self.meter.part("store"):
+                        self._keep(training, claim, detector, state)
 
-        listener = self._listener(training.kind, training.phase.end, done) if self._listener else None
+            def told(record: EpochRecord) -> None:
+                if listener is not None:
+                    listener(record)
+                if record.epoch < end:  # the last one is not stored before the stage is
+                    self._safe_point()
 
-        def told(record: EpochRecord) -> None:
-            if listener is not None:
-                listener(record)
-            if record.epoch < training.phase.end:  # the last one is not stored before the stage is
-                self._safe_point()
-
-        try:
-            if after_epoch is not None:  # what was decided when these epochs ran may be decided otherwise now
-                for epoch in range(1, done + 1):
-                    after_epoch(history[:epoch])
-            with clock.part("setup"):
-                loaders = self.loaders
-                trained, state = train(
+            try:
+                return train(
                     detector,
-                    training.phase,
+                    replace(training.phase, until=until),
                     self.setup,
-                    loaders,
+                    self.loaders,
                     teacher=teacher,
                     state=state,
                     on_state=keep,
                     on_epoch=told,
                     occupy=self._occupy,
                 )
-        except RecoveryStoppedError as stopped:
-            read_back = min(done, stopped.progress.epoch)
-            ran = stopped.progress.epoch - read_back
-            self.ledger.count(training.kind, training.trunk, ran, read_back, reused=False)
-            raise
-        except (KeyboardInterrupt, TrainingFailureError):
-            if training.kind not in DENSE:  # which are no part of any recipe
-                self.ledger.count(training.kind, training.trunk, len(history) - done, done, reused=False)
-            raise
-        finally:
-            for part in ("train", "validate"):
-                clock.move("setup", part, sum(record[f"{part}_s"] for record in history[done:]))
-        accuracy = None if training.kind in ("sparse", "early") else self.evaluate(trained)
-        published = self._publish(training.stage, trained, state, accuracy)
-        self.store.forget_progress(training.trunk)
-        self.ledger.note(published, training.phase.end - done, done)
-        self._safe_point()
-        return published
+            except (KeyboardInterrupt, TrainingFailureError):
+                self.meter.count(StageUse(training.kind, training.trunk, ran, max(done - counted, 0)))
+                raise
 
     def _teacher(self, phase: Phase) -> Detector | None:
         if not phase.distillation:
@@ -285,6 +331,7 @@ class StageRunner:
         # A process that was suspended may have lost its claim, and been overtaken.
         if claim.confirm() or not self._is_further(training, state.epoch):
             self.store.save_progress(training.trunk, partial(save_state, state))
+        self.store.touch(training.parent.digest)  # between two rungs nothing else says that it is used
         if training.phase.extensible() and state.epoch in self._checkpoints:
             self._publish(training.shorter(state.epoch), _stopped(start, state), state)
         if training.passing is not None and state.epoch == training.passing.end:
@@ -310,12 +357,6 @@ class StageRunner:
                     states.append(state)
                     break
         return max(states, key=lambda state: state.epoch, default=None)
-
-    def _find(self, stage: Stage, epochs: int) -> StoredStage | None:
-        found = self.store.find(stage.digest)
-        if found is not None:
-            self.ledger.note(found, 0, epochs)
-        return found
 
     def _publish(
         self,
@@ -346,7 +387,7 @@ class StageRunner:
             files[HISTORY] = partial(write_history, state.history)
             if stage.kind == "sparse":
                 files[STATE] = partial(save_state, state)
-        with self.ledger.clock.part("store"):
+        with self.meter.part("store"):
             return self.store.publish(stage.digest, record, files)
 
 

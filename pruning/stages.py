@@ -46,27 +46,12 @@ def trunk(kind: str, parent: str, setup: TrainingSetup, phase: Phase) -> str:
     return stage.digest
 
 
-def recorded_trunk(digest: str, record: Mapping[str, Any]) -> str:
-    """The name that `trunk` gave the training of a stored stage; its own name for what was not trained."""
-    settings = record.get("settings")
-    if not isinstance(settings, Mapping):
-        return digest
-    phase = settings.get("phase")
-    if isinstance(phase, Mapping) and phase.get("schedule") == "constant" and phase.get("choose") == "last":
-        return Stage(str(record["kind"]), str(record["parent"]), {**settings, "epochs": None}).digest
-    return digest
-
-
 def _plain(phase: Phase) -> dict[str, Any]:
     # Rounded, because lambda and learning rate are quotients: the last bit must not make another stage.
     # An option that is not used is left out: the names of stages outlive the options that came later.
     options: dict[str, Any] = {}
     if phase.penalty and phase.shrinkage != "proximal":
         options["shrinkage"] = phase.shrinkage
-    if phase.penalty and phase.tied:
-        options["tied"] = True
-    if phase.penalty and phase.weights:
-        options["weights"] = dict(phase.weights)
     if phase.lr_factor != 1:
         options["lr_factor"] = float(f"{phase.lr_factor:.9g}")
     if phase.distillation:

@@ -1,8 +1,8 @@
 """The stage store: what was computed once is read back by every trial, worker and study.
 
 Plain files. A finished stage is a folder named by its digest, published by one rename after its files have
-reached the disk, so that it is whole or absent. An unfinished training leaves its last epoch in `progress/`. Who trains
-says so in `claims/`; `studies/` notes what each study has used, so that it is known what nobody needs any more.
+reached the disk, so that it is whole or absent; the folder's time says when it was last used. An unfinished training
+leaves its last epoch in `progress/`. Who trains says so in `claims/`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.claims import LEASE_S, LOOK_S, Claims, StageClaim, StageClaimedError
 from prunetune.pruning.processes import is_alive, process_text, read_process
+from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.errors import StoreError
+from prunetune.spaces.fields import integer
 from prunetune.spaces.files import flush, storage_error
 
 RECORD = "stage.json"
 """The file of a stage that says what it is, and the sizes and sums of its other files."""
 
-STAGES, PROGRESS, DRAFTS, CLAIMS, STUDIES = "stages", "progress", "drafts", "claims", "studies"
+STAGES, PROGRESS, DRAFTS, CLAIMS = "stages", "progress", "drafts", "claims"
 """The folders of a store."""
-
-REGISTRATION = "study.json"
-"""The file that says, beside the marks of what a study has used, where the study is."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,56 @@ class StoredStage:
     record: Mapping[str, Any]
     reused: bool
 
+    @property
+    def kind(self) -> str:
+        """`original`, `sparse`, `pruning`, `recovery`, ..."""
+        return str(self.record["kind"])
+
+    @property
+    def parent(self) -> str:
+        """The digest of the stage that it starts from; empty for the first."""
+        return str(self.record["parent"])
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """On `val`; None where it was not evaluated, as after a sparse phase."""
+        return Accuracy.parse(self.record["accuracy"])
+
+    def require_accuracy(self) -> Accuracy:
+        """The same of a stage that is evaluated.
+
+        Raises:
+            StoreError: It is damaged.
+        """
+        if self.accuracy is None:
+            raise StoreError(f"{self.folder}: its accuracy is damaged; delete this folder, and it is made anew")
+        return self.accuracy
+
+    @property
+    def channels(self) -> ChannelConfig:
+        """Of its network."""
+        return ChannelConfig(self.record["channels"])
+
+    @property
+    def params(self) -> int:
+        """Parameters of its network."""
+        return int(self.record["params"])
+
+    @property
+    def gflops(self) -> float:
+        """Of its network, at the trainings' input size."""
+        return float(self.record["gflops"])
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of its training; 0 where there was none."""
+        return int(self.record["epochs"])
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose weights it has, where the training chose one."""
+        return integer(self.record["best_epoch"])
+
     def file(self, name: str) -> Path:
         """The path of one of its files."""
         return self.folder / name
@@ -63,12 +114,11 @@ class StageStore:
 
     Args:
         root: The folder; made if it is not there.
-        owner: The study that uses the store: what it finds or publishes is noted as used by it.
         lease_s: A claim that its process did not touch for so many seconds is dead.
     """
 
-    def __init__(self, root: Path, owner: str | None = None, lease_s: float = LEASE_S) -> None:
-        self.root, self._owner = root, owner
+    def __init__(self, root: Path, lease_s: float = LEASE_S) -> None:
+        self.root = root
         self._stages, self._progress, self._drafts = root / STAGES, root / PROGRESS, root / DRAFTS
         self.claims = Claims(root / CLAIMS, lease_s)
         try:
@@ -88,10 +138,8 @@ class StageStore:
             stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             whole = all((folder / name).stat().st_size == size for name, (size, _) in stored["files"].items())
             if whole:
-                # Asked again where it was not noted before: until then it may have been removed as used by nobody.
-                if self.use(digest) and not folder.is_dir():
-                    return None
-                return StoredStage(digest, folder, stored["record"], reused=True)
+                stage = StoredStage(digest, folder, stored["record"], reused=True)
+                return stage if self.touch(digest) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             pass  # damaged, like a file of the wrong size
         except OSError as error:
@@ -113,7 +161,6 @@ class StageStore:
             StoreError: The folder cannot be written, or the disk is full.
         """
         folder = self._stages / digest
-        self.use(digest)
         draft = self._draft(folder)
         try:
             sizes = {}
@@ -149,24 +196,17 @@ class StageStore:
             os.rename(draft, self._stages / digest)  # a damaged stage was in the way; the look removed it
         return self.find(digest)
 
-    def discard(self, digest: str, unless: Callable[[], bool] | None = None) -> bool:
-        """Removes a stage that is damaged, or that nobody needs; if it is wanted after all, it is run again.
+    def touch(self, digest: str) -> bool:
+        """Notes that a stage is used now; returns whether it is there."""
+        with suppress(OSError):  # gone, or in a folder that may only be read
+            os.utime(self._stages / digest)
+        return (self._stages / digest).is_dir()
 
-        Args:
-            digest: The stage.
-            unless: Asked when the stage cannot be found any more; if it says so, the stage is put back. Who finds a
-                stage that nobody used before looks twice, and notes the use in between: either he misses it, or
-                this sees his note.
-
-        Returns:
-            Whether it was there and is gone.
-        """
+    def discard(self, digest: str) -> bool:
+        """Removes a stage, which is run again when it is wanted; returns whether it was there."""
         broken = self._draft(self._stages / digest)
         try:
             os.rename(self._stages / digest, broken / digest)
-            if unless is not None and unless():
-                self._place(broken / digest, digest)
-                return False
             return True
         except FileNotFoundError:
             return False
@@ -208,7 +248,6 @@ class StageStore:
         Raises:
             StageClaimedError: Another living process trains on it.
         """
-        self.use(trunk)
         return self.claims.take(trunk, digest, parent)
 
     def is_released(self, claimed: StageClaimedError) -> bool:
@@ -230,20 +269,6 @@ class StageStore:
                     return error
             listen()
             pause.wait(LOOK_S)
-
-    def use(self, digest: str) -> bool:
-        """Notes that the owner needs a stage, or a trunk that it trains on; returns whether that is new."""
-        if self._owner is None:
-            return False
-        mark = self.root / STUDIES / self._owner / digest
-        try:
-            if mark.exists():
-                return False
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-        except OSError as error:
-            raise storage_error(mark, error) from error
-        return True
 
     def _draft(self, target: Path) -> Path:
         """A folder to prepare a file or stage in, marked as this process's."""

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from prunetune.pruning.blocks import splits
 from prunetune.pruning.channels import natural_order
-from prunetune.pruning.groups import ChannelGroup, Reader, first_channel, module_of
-from prunetune.pruning.layers import CONVOLUTIONS, channel_config, is_depthwise, layer_regions, region_of
+from prunetune.pruning.groups import ChannelGroup, first_channel, module_of
+from prunetune.pruning.layers import CONVOLUTIONS, channel_config, is_depthwise
+from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces.errors import ModelError
-
-if TYPE_CHECKING:
-    from prunetune.pruning.plan import PruningPlan
-
-__all__ = [
-    "ChannelGroup",
-    "Reader",
-    "apply_plan",
-    "channel_config",
-    "channel_groups",
-    "layer_regions",
-    "region_of",
-]
 
 
 @torch.inference_mode(False)

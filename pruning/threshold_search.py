@@ -17,8 +17,8 @@ from torch import nn
 
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector
+from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.plan import PruningPlan, ScoredGroup, Scores
-from prunetune.pruning.surgery import ChannelGroup
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.recipe import Threshold

@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_histogram
+from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_distribution
 from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.distillation import average_of, projections_of, student_of, with_teacher, without_teacher
 from prunetune.pruning.evaluation import accuracy_from
 from prunetune.pruning.loaders import DataLoaders, arguments
-from prunetune.pruning.penalty import add_subgradient, penalty, penalty_blocks, penalty_layers, shrink
+from prunetune.pruning.penalty import add_subgradient, penalized_gammas, penalty, penalty_layers, shrink
 from prunetune.pruning.training import (
     EpochListener,
     EpochRecord,
@@ -64,7 +64,7 @@ class TrainingState:
         ema: fp32 weights of its moving average.
         optimizer: The optimizer's state, with the scaler's and the average's count.
         best: The chosen epoch so far: `epoch`, `score` and fp32 `weights`; None before the first.
-        history: A record for each finished epoch.
+        history: The records of the finished epochs.
         projections: fp32 weights of what joins student and teacher; empty without a teacher.
     """
 
@@ -73,17 +73,24 @@ class TrainingState:
     ema: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     best: dict[str, Any] | None
-    history: list[dict[str, Any]]
+    history: tuple[EpochRecord, ...]
     projections: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For `torch.save`: tensors and plain values only."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**vars(self), "history": [record.as_dict() for record in self.history]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingState:
-        """The state that `as_dict` wrote."""
-        return cls(**values)
+        """The state that `as_dict` wrote.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        history = tuple(record for record in map(EpochRecord.parse, values["history"]) if record is not None)
+        if len(history) != values["epoch"]:
+            raise ValueError(f"{len(history)} records of {values['epoch']} epochs")
+        return cls(**{**values, "history": history})
 
 
 StateSaver = Callable[[TrainingState], None]
@@ -174,9 +181,9 @@ class _Loop(DetectionTrainer):
         self._teacher = teacher.copy() if teacher is not None and phase.distillation else None
         self._start_state, self._on_state, self._on_epoch = state, on_state, on_epoch
         self._best = state.best if state else None
-        self._history = list(state.history) if state else []
+        self._history = state.history if state else ()
         self._channels = detector.channels
-        self._layers = penalty_layers(detector.model, phase) if phase.sparse else ()
+        self._layers = penalty_layers(detector.model) if phase.sparse else ()
         self._clock = self._validated_s = 0.0
         options = {
             **arguments(setup),
@@ -251,7 +258,7 @@ class _Loop(DetectionTrainer):
     def resume_training(self, ckpt: Any) -> None:
         """Starts from the given state. Called when optimizer and average exist."""
         follow_within_an_epoch(self._network, len(self.train_loader), self._setup.batch)
-        self._blocks = penalty_blocks(self._network, self._layers, dict(self._phase.weights))
+        self._penalized = penalized_gammas(self._network, self._layers)
         if self._teacher is not None:  # only what ships is averaged
             self.ema = average_of(unwrap_model(self.model))
         if self._phase.sparse:
@@ -283,14 +290,14 @@ class _Loop(DetectionTrainer):
         self.scaler.unscale_(self.optimizer)
         is_proximal = self._phase.shrinkage == "proximal"
         if self._phase.penalty and not is_proximal:
-            add_subgradient(self._blocks, self._phase.penalty)
+            add_subgradient(self._penalized, self._phase.penalty)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=MOST_GRADIENT)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         if self._phase.penalty and is_proximal:
             lr = next(group["lr"] for group in self.optimizer.param_groups if group.get("param_group") == "bn")
-            shrink(self._blocks, self._phase.penalty * lr)
+            shrink(self._penalized, self._phase.penalty * lr)
         self.ema.update(self._network)
 
     def validate(self) -> tuple[dict[str, Any], float]:
@@ -315,10 +322,10 @@ class _Loop(DetectionTrainer):
             train_s=time.perf_counter() - self._clock - self._validated_s,
             validate_s=self._validated_s,
             accuracy=accuracy_from(self.validator) if self._phase.choose != "last" else None,
-            gammas=gamma_histogram(self._network) if self._phase.sparse else None,
+            gammas=gamma_distribution(self._network) if self._phase.sparse else None,
         )
         check_finite(record.losses, record.epoch)
-        self._history.append(record.as_dict())
+        self._history += (record,)
         self.stop = record.epoch >= self._phase.end
         if record.accuracy is not None:
             score = record.accuracy.score(self._phase.choose)
@@ -333,7 +340,7 @@ class _Loop(DetectionTrainer):
     def _losses(self) -> dict[str, float]:
         losses = {name: float(value) for name, value in (self.tloss or {}).items()}
         if self._phase.sparse:
-            losses["sl_loss"] = self._phase.penalty * penalty(self._blocks)
+            losses["sl_loss"] = self._phase.penalty * penalty(self._penalized)
         return losses
 
     def state(self) -> TrainingState:
@@ -342,7 +349,7 @@ class _Loop(DetectionTrainer):
         if Detector(model, self._detector.source).channels != self._channels:
             raise ModelError(f"{self._detector.source}: training changed the network's channels")
         return TrainingState(
-            epoch=self._history[-1]["epoch"],
+            epoch=self._history[-1].epoch,
             model=_weights(model),
             ema=_weights(self.ema.ema),
             optimizer={
@@ -351,7 +358,7 @@ class _Loop(DetectionTrainer):
                 "updates": self.ema.updates,
             },
             best=self._best,
-            history=list(self._history),
+            history=self._history,
             projections={} if projections is None else _weights(projections),
         )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from prunetune.spaces.accuracy import Accuracy, Choice
+from prunetune.spaces.fields import integer, items, mapping, number, numbers
 from prunetune.spaces.recipe import Shrinkage
 
 PLAIN_LR = 0.01
@@ -18,42 +20,6 @@ _PLAIN = ("sgd", "musgd", "rmsprop")
 
 EARLY = 0.1
 """The share of a dense training whose weights count as early."""
-
-Choice: TypeAlias = Literal["map50_95", "f1", "both", "last"]
-"""Which epoch's weights a phase ends with: the best by map50_95, by F1, or by both, their geometric mean, in which a
-percent of one is worth a percent of the other; or the last."""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """What a detector scores on one split, averaged over the classes, each from 0 to 1."""
-
-    map50: float
-    map50_95: float
-    precision: float
-    recall: float
-    f1: float
-    """Precision, recall and F1 are those at the confidence where the classes' mean F1 is best."""
-    confidence: float | None = None
-    """That confidence, a threshold to begin with; None where it is not known, or nothing was found."""
-    classes: Mapping[str, Mapping[str, float]] | None = field(default=None, hash=False)
-    """`map50` and `map50_95` of each class that the split has, by its name; None where they were not kept."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """All five figures, and the confidence and those of the classes where they are known."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Accuracy:
-        """The accuracy that `as_dict` wrote."""
-        figures = {item.name: values[item.name] for item in fields(cls) if item.name not in ("confidence", "classes")}
-        return cls(**figures, confidence=values.get("confidence"), classes=values.get("classes"))
-
-    def score(self, choice: Choice) -> float:
-        """The figure that a checkpoint is chosen by."""
-        if choice == "both":
-            return math.sqrt(self.f1 * self.map50_95)
-        return self.f1 if choice == "f1" else self.map50_95
 
 
 @dataclass(frozen=True)
@@ -104,10 +70,6 @@ class Phase:
     """Learning rate of the gammas, in a parameter group of their own; None: that of the rest."""
     shrinkage: Shrinkage = "proximal"
     """How the penalty acts."""
-    tied: bool = False
-    """Whether gammas of channels that additions tie are shrunk together, by their norm."""
-    weights: tuple[tuple[str, float], ...] = ()
-    """What lambda is multiplied by for a BatchNorm, by its name; 1 for those that are not there."""
     distillation: float = 0.0
     """Weight of the distance to the teacher's features in the loss (ultralytics' `dis`); 0 trains without a teacher."""
     teacher: str = ""
@@ -182,23 +144,67 @@ def continued_phase(epochs: int, choose: Choice) -> Phase:
     return replace(recovery_phase(epochs, choose), warmup_epochs=min(3.0, epochs / 4))
 
 
-@dataclass
+@dataclass(frozen=True)
+class GammaDistribution:
+    """How |gamma| is distributed over a network: does training separate channels?"""
+
+    edges: tuple[float, ...]
+    """Of the bins, one more than there are."""
+    counts: Mapping[str, tuple[int, ...]]
+    """Channels in each bin, by region."""
+    quantiles: Mapping[str, float]
+    """Of all gammas, by percent; empty if none is finite."""
+    below: Mapping[str, float]
+    """Shares of all gammas below some limits, by limit; empty if none is finite."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, stored: Any) -> GammaDistribution | None:
+        """The distribution that `as_dict` wrote; None for anything else."""
+        values = mapping(stored)
+        edges = tuple(edge for edge in map(number, items(values.get("edges"))) if edge is not None)
+        counts = {
+            str(region): tuple(integer(count) or 0 for count in items(bins))
+            for region, bins in mapping(values.get("counts")).items()
+        }
+        return cls(edges, counts, numbers(values.get("quantiles")), numbers(values.get("below"))) if edges else None
+
+
+@dataclass(frozen=True)
 class EpochRecord:
     """What one epoch reports."""
 
     epoch: int
     """From 1."""
-    losses: dict[str, float]
+    losses: Mapping[str, float]
     """Mean of each part of the loss; `sl_loss` is the L1 penalty."""
     train_s: float
     validate_s: float = 0.0
     accuracy: Accuracy | None = None
-    gammas: dict[str, Any] | None = None
-    """Histogram of BatchNorm gammas after a sparse epoch."""
+    gammas: GammaDistribution | None = None
+    """After a sparse epoch."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "accuracy": self.accuracy.as_dict() if self.accuracy else None}
+
+    @classmethod
+    def parse(cls, stored: Any) -> EpochRecord | None:
+        """The record that `as_dict` wrote; None where its epoch is missing or damaged."""
+        values = mapping(stored)
+        if (epoch := integer(values.get("epoch"))) is None:
+            return None
+        return cls(
+            epoch=epoch,
+            losses=numbers(values.get("losses")),
+            train_s=number(values.get("train_s")) or 0.0,
+            validate_s=number(values.get("validate_s")) or 0.0,
+            accuracy=Accuracy.parse(values.get("accuracy")),
+            gammas=GammaDistribution.parse(values.get("gammas")),
+        )
 
 
 EpochListener: TypeAlias = Callable[[EpochRecord], None]
@@ -223,37 +229,6 @@ class TrainingFailureError(Exception):
     def __init__(self, cause: str, message: str) -> None:
         self.cause = cause
         super().__init__(message)
-
-
-@dataclass(frozen=True)
-class RecoveryProgress:
-    """How far a recovery has come."""
-
-    round: int
-    """The round that it belongs to, from 1."""
-    epoch: int
-    """Epochs done."""
-    epochs: int
-    """Epochs of the whole recovery."""
-    accuracy: Accuracy
-    """Of the best epoch so far: what the candidate would be if it ended here."""
-
-
-GoesOn: TypeAlias = Callable[[RecoveryProgress], bool]
-"""Says after each epoch of a recovery whether its next one is worth its price."""
-
-
-class RecoveryStoppedError(Exception):
-    """A recovery that its caller ended early. Its last epoch is kept: the same recovery asked for again goes on.
-
-    Args:
-        progress: How far it came.
-        curve: map50_95 after each of its epochs.
-    """
-
-    def __init__(self, progress: RecoveryProgress, curve: tuple[float, ...] = ()) -> None:
-        self.progress, self.curve = progress, curve
-        super().__init__(f"stopped after {progress.epoch} of {progress.epochs} epochs")
 
 
 def check_finite(losses: Mapping[str, float], epoch: int) -> None:

@@ -2,10 +2,21 @@
 
 from typing import TYPE_CHECKING, Any
 
-from prunetune.results.certainty import Comparison, Confirmation, ConfirmedNetwork, Interval, confirmation
-from prunetune.results.entries import Entry, entry
 from prunetune.results.findings import Findings, best, front, front_document, nearest
 from prunetune.results.pareto import hypervolume
+from prunetune.results.record import (
+    Baseline,
+    Comparison,
+    Confirmation,
+    ConfirmedNetwork,
+    Interval,
+    NetworkFigures,
+    NetworkResult,
+    RungDecision,
+    StudyRecord,
+    TrialRecord,
+)
+from prunetune.results.study_network import StudyNetwork
 from prunetune.results.study_results import Candidate, StudyResults, load_study
 from prunetune.results.table_formats import csv_text, latex, markdown, table_frame, write_parquet
 from prunetune.results.terminal_table import rich_table
@@ -16,18 +27,22 @@ if TYPE_CHECKING:
     from prunetune.results.report import write_report
 
 __all__ = [
+    "Baseline",
     "Candidate",
     "Comparison",
     "Confirmation",
     "ConfirmedNetwork",
-    "Entry",
     "Findings",
     "Interval",
+    "NetworkFigures",
+    "NetworkResult",
+    "RungDecision",
+    "StudyNetwork",
+    "StudyRecord",
     "StudyResults",
+    "TrialRecord",
     "best",
-    "confirmation",
     "csv_text",
-    "entry",
     "front",
     "front_document",
     "front_figure",

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunetune.results import verify
-from prunetune.results.entries import jsonable
 from prunetune.results.model_card import model_card
 from prunetune.results.verify import CHANNELS, CHECKPOINT, DESCRIPTION, SUMS
 from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.fields import jsonable
 from prunetune.spaces.files import flush, storage_error
 
 if TYPE_CHECKING:

@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 
 from optuna.trial import FrozenTrial
 
-from prunetune.results.entries import outcome, text
-from prunetune.results.findings import Findings
+from prunetune.results.findings import Findings, outcome_text
+from prunetune.results.study_network import StudyNetwork
 from prunetune.spaces.errors import ConfigError
 
 
-def find_trial(found: Findings, name: int | str, controls: Sequence[str] = ()) -> FrozenTrial:
+def find_trial(found: Findings, name: int | str, *, or_baseline: bool = False) -> FrozenTrial:
     """A trial by its number.
 
     Args:
         found: The study.
         name: The number, also as text.
-        controls: The names that would have been taken as well.
+        or_baseline: Whether a baseline would have been taken as well, for the message.
 
     Raises:
         ConfigError: There is none.
     """
-    trial = found.trial(int(name)) if str(name).isdecimal() else None
+    trial = found.trial(int(name)) if str(name).isdecimal() and len(str(name)) < 19 else None
     if trial is None:
         there = f"there are {spans(item.number for item in found.trials)}" if found.trials else "there is none yet"
-        other = f", and no control ({', '.join(controls)})" if controls else ""
+        other = f", and no control ({', '.join(found.baselines)})" if or_baseline and found.baselines else ""
         raise ConfigError(f"{name}: is no trial of this study ({there}){other}")
     return trial
 
 
+def find_network(found: Findings, name: int | str) -> StudyNetwork:
+    """A network whose file was kept, by its name: `7`, `7.1`, `dense`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    network = found.network(str(name))
+    if network is None or network.checkpoint is None:
+        raise no_network(found, name)
+    return network
+
+
 def no_network(found: Findings, name: int | str) -> ConfigError:
-    """What is said of a trial or a control that has no network."""
-    trial = None if str(name) in found.controls else found.trial(int(name))
-    why = "" if trial is None else f" ({outcome(trial) or trial.state.name})"
+    """What is said of a name for which no network was kept.
+
+    Raises:
+        ConfigError: It is the name of no trial and no baseline.
+    """
+    why = ""
+    if str(name) not in found.baselines:
+        number, _, after = str(name).partition(".")
+        is_round = number.isdecimal() and after.isdecimal()
+        trial = find_trial(found, number if is_round else name, or_baseline=True)
+        ended = outcome_text(trial, found.records[trial.number]) or trial.state.name
+        why = f" ({ended})" if not found.networks_of(trial.number) else ""
     return ConfigError(f"{name}: no network was kept of it{why}; {_kept(found)}")
 
 
@@ -49,7 +70,11 @@ def spans(numbers: Iterable[int]) -> str:
 
 def _kept(found: Findings) -> str:
     """The networks that there are, as a sentence."""
-    names = [name for name, item in found.controls.items() if item.checkpoint]
-    if numbers := spans(trial.number for trial in found.trials if text(trial.user_attrs.get("checkpoint"))):
-        names.append(numbers)
-    return f"networks were kept of {', '.join(names)}" if names else "no network was kept yet"
+    kept = [network.name for network in found.networks.values() if network.checkpoint]
+    names = [
+        *(name for name, network in found.baselines.items() if network.checkpoint),
+        spans(int(name) for name in kept if name.isdecimal()),
+        *(name for name in kept if not name.isdecimal()),
+    ]
+    told = ", ".join(filter(None, names))
+    return f"networks were kept of {told}" if told else "no network was kept yet"

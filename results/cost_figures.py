@@ -41,8 +41,8 @@ def progress_figure(steps: Sequence[Progress], over: Literal["epochs", "hours"])
         y=[step.hypervolume for step in drawn],
         mode="markers",
         marker={"color": FRONT, "size": 8},
-        customdata=[["", str(step.trial)] for step in drawn],
-        hovertemplate=f"trial %{{customdata[1]}}: %{{y:.3f}} after %{{x:.4g}} {unit}<extra></extra>",
+        customdata=[[str(step.trial), step.network] for step in drawn],
+        hovertemplate=f"trial %{{customdata[0]}}: %{{y:.3f}} after %{{x:.4g}} {unit}<extra></extra>",
     )
     figure.update_layout(showlegend=False, margin={"t": 14})
     words = "epochs trained" if over == "epochs" else f"{unit} in which trials ran"
@@ -54,7 +54,7 @@ def progress_figure(steps: Sequence[Progress], over: Literal["epochs", "hours"])
 def time_figure(costs: Costs) -> go.Figure | None:
     """Where the time of each trial went, and about how much it saved by reuse. None if no trial has recorded any."""
     groups = _groups(costs)
-    if not costs.total_s:
+    if not costs.total.total_s:
         return None
     longest = max(sum(_work(group).values()) for group in groups)
     unit, divisor = ("h", 3600) if longest > 7200 else ("min", 60) if longest > 120 else ("s", 1)
@@ -68,7 +68,7 @@ def time_figure(costs: Costs) -> go.Figure | None:
             marker={"color": colour},
             hovertemplate=f"%{{x}}, {part}: %{{y:.3g}} {unit}<extra></extra>",
         )
-    saved = [sum(cost.reused for cost in group) * costs.epoch_s / divisor for group in groups]
+    saved = [sum(spent.cost.epochs_reused for spent in group) * costs.epoch_s / divisor for group in groups]
     if any(saved):
         figure.add_bar(
             x=titles,
@@ -94,5 +94,5 @@ def _title(group: Sequence[TrialCost]) -> str:
 
 
 def _work(group: Sequence[TrialCost]) -> dict[str, float]:
-    told = {part: sum(cost.seconds.get(part, 0.0) for cost in group) for part in PARTS}
-    return told | {"overhead": sum(cost.overhead for cost in group)}
+    told = {part: sum(spent.cost.seconds.get(part, 0.0) for spent in group) for part in PARTS}
+    return told | {"overhead": sum(spent.overhead for spent in group)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,10 +10,9 @@ from functools import cached_property
 
 from optuna.trial import FrozenTrial
 
-from prunetune.results.entries import is_candidate, mapping, number
 from prunetune.results.findings import Findings, Source
 from prunetune.results.pareto import hypervolume, nondominated
-from prunetune.results.trials import seconds
+from prunetune.spaces.cost import Cost
 
 WORK = ("train", "validate", "measure")
 """The parts of a trial's time that a study is there for. Everything else is overhead."""
@@ -22,20 +20,15 @@ WORK = ("train", "validate", "measure")
 
 @dataclass(frozen=True)
 class TrialCost:
-    """What one trial took."""
+    """What one trial took. Trials wait for what others train without counting it."""
 
     trial: int
-    seconds: dict[str, float]
-    """By part; trials wait for what others train without counting it."""
-    trained: float
-    """Epochs that ran."""
-    reused: float
-    """Epochs that were read back, because another trial had trained them."""
+    cost: Cost
 
     @property
     def overhead(self) -> float:
         """Seconds that were neither training, validation nor measuring."""
-        return sum(spent for part, spent in self.seconds.items() if part not in WORK)
+        return sum(spent for part, spent in self.cost.seconds.items() if part not in WORK)
 
 
 @dataclass(frozen=True)
@@ -47,36 +40,19 @@ class Costs:
     @classmethod
     def of(cls, study: Source) -> Costs:
         """Reads a study."""
-        costs = map(_cost, Findings.of(study).trials)
-        return cls(tuple(cost for cost in costs if sum(cost.seconds.values()) > 0 or cost.trained or cost.reused))
+        costs = [TrialCost(number, record.cost) for number, record in Findings.of(study).records.items()]
+        return cls(tuple(spent for spent in costs if spent.cost.total_s > 0 or spent.cost.stages))
 
     @cached_property
-    def seconds(self) -> Counter[str]:
-        """Seconds by part."""
-        found: Counter[str] = Counter()
-        for cost in self.trials:
-            found.update(cost.seconds)
-        return found
-
-    @property
-    def total_s(self) -> float:
-        """Seconds in all."""
-        return sum(self.seconds.values())
-
-    @property
-    def trained(self) -> float:
-        """Epochs that ran."""
-        return sum(cost.trained for cost in self.trials)
-
-    @property
-    def reused(self) -> float:
-        """Epochs that were read back."""
-        return sum(cost.reused for cost in self.trials)
+    def total(self) -> Cost:
+        """Of all trials together."""
+        return sum((spent.cost for spent in self.trials), Cost())
 
     @property
     def epoch_s(self) -> float:
         """Seconds that an epoch took on average, with its validation; 0 if none ran."""
-        return (self.seconds["train"] + self.seconds["validate"]) / self.trained if self.trained else 0.0
+        spent = self.total.seconds.get("train", 0.0) + self.total.seconds.get("validate", 0.0)
+        return spent / self.total.epochs_trained if self.total.epochs_trained else 0.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +60,9 @@ class Progress:
     """The hypervolume after one finished trial."""
 
     trial: int
-    epochs: float
+    network: str
+    """The name of what it came to; the trial's number where it has no network."""
+    epochs: int
     """Epochs trained in all trials so far."""
     hours: float
     """Hours in which at least one trial ran so far. Pauses do not count, several workers count once."""
@@ -102,20 +80,21 @@ def progress(study: Source) -> list[Progress]:
         return []
     ended = [trial for trial in found.trials if trial.datetime_complete is not None and trial.state.is_finished()]
     clock = _Clock(ended)
-    epochs, volume = 0.0, 0.0
+    epochs, volume = 0, 0.0
     best: list[tuple[float, ...]] = []
     steps: list[Progress] = []
-    for trial in sorted(ended, key=lambda item: (item.datetime_complete or datetime.min, item.number)):
-        epochs += number(mapping(trial.user_attrs.get("epochs")).get("trained")) or 0.0
-        item = found.entry(trial) if is_candidate(trial) else None
-        point = None if item is None or found.misses_budget(item) else found.point(item)
-        if point is not None:
-            best.append(point)
+    for trial in sorted(ended, key=lambda trial: (trial.datetime_complete or datetime.min, trial.number)):
+        epochs += found.records[trial.number].cost.epochs_trained
+        networks = [network for network in found.networks_of(trial.number) if network.result.is_candidate]
+        points = [found.point(network) for network in networks if not found.misses_budget(network)]
+        if new := [point for point in points if point is not None]:
+            best += new
             best = [kept for kept, stays in zip(best, nondominated(best), strict=True) if stays]
-            if point in best:
+            if any(point in best for point in new):
                 volume = hypervolume(best, references)
         assert trial.datetime_complete is not None  # that is what `ended` holds
-        steps.append(Progress(trial.number, epochs, clock.hours(trial.datetime_complete), volume))
+        hours = clock.hours(trial.datetime_complete)
+        steps.append(Progress(trial.number, found.key(trial.number), epochs, hours, volume))
     return steps
 
 
@@ -151,9 +130,3 @@ class _Clock:
             return 0.0
         last = min(moment, self._ends[place - 1]) - self._starts[place - 1]
         return (self._before[place - 1] + last.total_seconds()) / 3600
-
-
-def _cost(trial: FrozenTrial) -> TrialCost:
-    epochs = mapping(trial.user_attrs.get("epochs"))
-    spent = {part: max(0.0, value) for part, value in seconds(trial).items()}
-    return TrialCost(trial.number, spent, number(epochs.get("trained")) or 0.0, number(epochs.get("reused")) or 0.0)

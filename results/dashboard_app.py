@@ -66,7 +66,7 @@ class FrontIsBest:
         status, headers, told = self._ask(environ)
         found = self._read()
         if isinstance(told, dict) and "best_trials" in told and found is not None:
-            members = [item.trial for item in found.front if item.trial is not None]
+            members = list(dict.fromkeys(network.trial for network in found.front))
             self._remember(told)
             if not all(number in self._seen for number in members):  # a page asks only for what came since
                 self._remember(self._ask({**environ, "QUERY_STRING": ""})[2])

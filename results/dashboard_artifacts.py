@@ -43,7 +43,7 @@ class Pictures:
 
     def of_study(self, found: Findings) -> list[ArtifactMeta]:
         """The study's files. What a browser has of them is old once the study has gone on: they have a new address."""
-        stamp = f"{found.counts} {len(found.controls)} {len(found.confirmed)}"
+        stamp = f"{found.counts} {len(found.baselines)} {len(found.study.confirmed)}"
         makers: dict[str, Callable[[Findings], bytes]] = {
             "front.png": _front,
             "table.csv": lambda found: csv_text(found).encode(),
@@ -57,10 +57,9 @@ class Pictures:
         """A trial's files, once it has ended."""
         if not trial.state.is_finished():
             return []
-        offered = trial_images(found, trial)
         return [
-            self._offer(f"{found.name}/{trial.number}", name, partial(_drawn, draw, trial, self._folder))
-            for name, draw in offered.items()
+            self._offer(f"{found.name}/{trial.number}", name, partial(_drawn, draw, self._folder))
+            for name, draw in trial_images(found, trial.number).items()
         ]
 
     def _offer(self, origin: str, name: str, make: Callable[[Findings], bytes]) -> ArtifactMeta:
@@ -96,8 +95,8 @@ class Pictures:
         raise PermissionError("the files of prunetune's dashboard cannot be changed")
 
 
-def _drawn(draw: Draw, trial: FrozenTrial, folder: Path, found: Findings) -> bytes:
-    return draw(found, trial, folder)
+def _drawn(draw: Draw, folder: Path, found: Findings) -> bytes:
+    return draw(found, folder)
 
 
 def _front(found: Findings) -> bytes:

@@ -26,9 +26,9 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.dashboard_artifacts import Pictures
-from prunetune.results.entries import is_candidate
 from prunetune.results.findings import Findings
 from prunetune.results.notes import study_note, trial_note
+from prunetune.results.record import StudyRecord
 from prunetune.spaces.errors import MissingExtraError
 
 REFRESH_S = 2.0
@@ -82,7 +82,7 @@ class DashboardStorage(BaseStorage):
         self._lock = threading.Lock()
         self._due_at = float("-inf")
         self._state: tuple[list[Any], dict[str, Any]] | None = None
-        self._ended: dict[tuple[int, bool], _Page] = {}
+        self._ended: dict[tuple[int, tuple[str, ...]], _Page] = {}
         self._trials: list[FrozenTrial] = []
         self._shown: dict[str, Any] = {}
 
@@ -132,18 +132,17 @@ class DashboardStorage(BaseStorage):
         if state != self._state:
             if self._state is None or attributes != self._state[1]:
                 self._ended.clear()
-            found = Findings(self._name, tuple(trials), attributes)
-            members = {item.trial for item in found.front}
-            pages = [self._page(found, trial, trial.number in members) for trial in trials]
+            found = Findings(self._name, tuple(trials), StudyRecord.parse(self._name, attributes))
+            pages = [self._page(found, trial) for trial in trials]
             self._shown = self._study_attributes(found) | {key: text for _, note in pages for key, text in note.items()}
             self._trials = [shown for shown, _ in pages]
             self.pictures.found, self._state = found, state
         took = time.monotonic() - begun
         self._due_at = begun + took + max(REFRESH_S, AT_EASE * took)
 
-    def _page(self, found: Findings, trial: FrozenTrial, is_member: bool) -> _Page:
+    def _page(self, found: Findings, trial: FrozenTrial) -> _Page:
         """A trial as it is shown, and its note. Those of an ended one change with the front or attributes."""
-        key = (trial._trial_id, is_member)
+        key = (trial._trial_id, tuple(network.name for network in found.front if network.trial == trial.number))
         if (known := self._ended.get(key)) is not None:
             return known
         note = self._note(trial._trial_id, trial_note(found, trial, partial(trials_page, self.study_id)))
@@ -174,11 +173,13 @@ class DashboardStorage(BaseStorage):
         return attributes
 
     def _decorated(self, found: Findings, trial: FrozenTrial) -> FrozenTrial:
+        networks = found.networks_of(trial.number)
         violations = list(trial.constraints.values())
-        if is_candidate(trial):  # samplers see a recipe that ended before its last round as unfinished
+        if any(network.result.is_candidate for network in networks):  # samplers may see such a trial as unfinished
             violations = [min(value, 0.0) for value in violations]
-        item = found.entry(trial)
-        excess = found.excess(item) if found.misses_budget(item) else {}
+        excess: dict[str, float] = {}
+        if networks and all(found.misses_budget(network) for network in networks):
+            excess = found.excess(networks[-1])
         shown = copy.copy(trial)
         attributes = dict(trial._system_attrs) | _artifacts(self.pictures.of_trial(found, trial))
         if violations or excess:  # optuna-dashboard knows the older form only

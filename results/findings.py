@@ -1,4 +1,4 @@
-"""What a study found: its front, its controls, its budget.
+"""What a study found: its front, its baselines, its budget.
 
 A study may be running while it is read. `Findings` reads it once, so that every number of a table or a report
 comes from the same moment.
@@ -16,30 +16,12 @@ from typing import Any, TypeAlias
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.pruning.data_facts import DataFacts
-from prunetune.results.entries import (
-    RETRY_OF,
-    ROUND_OF,
-    Entry,
-    channels,
-    control_entry,
-    entry,
-    integer,
-    is_candidate,
-    jsonable,
-    mapping,
-    number,
-    outcome,
-    readings,
-    round_of,
-    text,
-    widths,
-)
 from prunetune.results.pareto import hypervolume, nondominated
-from prunetune.results.studied_target import StudiedTarget, studied_targets
-
-DATA_FACTS = "data_facts"
-"""The study's attribute: what its data set holds."""
+from prunetune.results.record import NetworkFiles, StudiedTarget, StudyRecord, TrialRecord
+from prunetune.results.study_network import StudyNetwork, networks_of
+from prunetune.spaces.accuracy import Accuracy
+from prunetune.spaces.outcome import Outcome
+from prunetune.targets.latency import NormalizedLatency
 
 NOISY = 0.05
 """From this uncertainty on a latency is marked: the device was too busy when it was measured."""
@@ -53,25 +35,24 @@ class Findings:
 
     name: str
     trials: tuple[FrozenTrial, ...]
-    attributes: Mapping[str, Any]
-    """The study's user attributes."""
+    study: StudyRecord
 
     @classmethod
     def of(cls, study: Study | Findings) -> Findings:
         """Reads a study; findings stay as they are."""
         if isinstance(study, Findings):
             return study
-        return cls(study.study_name, tuple(study.get_trials(deepcopy=False)), study.user_attrs)
+        return cls(study.study_name, tuple(study.get_trials(deepcopy=False)), StudyRecord.of(study))
 
     @cached_property
-    def targets(self) -> list[StudiedTarget]:
+    def records(self) -> dict[int, TrialRecord]:
+        """What each trial found, by its number."""
+        return {trial.number: TrialRecord.from_trial(trial) for trial in self.trials}
+
+    @property
+    def targets(self) -> tuple[StudiedTarget, ...]:
         """The study's targets, in the order of its description."""
-        return studied_targets(self.attributes)
-
-    @cached_property
-    def data(self) -> DataFacts:
-        """How much of the data set is used, and which of its splits share images; empty where that is not known."""
-        return DataFacts.parse(self.attributes.get(DATA_FACTS))
+        return self.study.targets
 
     @cached_property
     def main(self) -> StudiedTarget | None:
@@ -84,126 +65,168 @@ class Findings:
         further = [target for target in self.targets if target.is_objective and target is not self.main]
         return [] if self.main is None else [self.main, *further]
 
-    @cached_property
-    def confirmed(self) -> dict[str, Mapping[str, Any]]:
-        """The last interleaved measurements: by trial number (as text) or name of the control, then by target.
+    # Networks
 
-        Latency depends on the channels alone. So trials with the channels of a confirmed one share its
-        measurement; else an unconfirmed twin could seem faster and push the confirmed trial from the front.
+    @cached_property
+    def networks(self) -> dict[str, StudyNetwork]:
+        """The networks of all trials, by name, with their last measurements. Those of trials that were given back are
+        not among them: whoever took their recipes up has them."""
+        return {network.name: self._current(network, self._last_measured) for network in self._own_networks}
+
+    @cached_property
+    def _own_networks(self) -> list[StudyNetwork]:
+        return [
+            network
+            for number, record in self.records.items()
+            if record.outcome is None or record.outcome.counts
+            for network in networks_of(number, record)
+        ]
+
+    @cached_property
+    def baselines(self) -> dict[str, StudyNetwork]:
+        """The networks that the study compares with, by name, with their last measurements."""
+        own = [StudyNetwork(name, baseline.network) for name, baseline in self.study.baselines.items()]
+        return {network.name: self._current(network, self.study.confirmed) for network in own}
+
+    def network(self, name: str) -> StudyNetwork | None:
+        """A network by its name; None where there is none.
+
+        A trial's number means the network that the trial came to, also if that has a longer name.
         """
-        told = mapping(self.attributes.get("confirmed"))
-        named = {str(name): mapping(measured) for name, measured in told.items() if mapping(measured)}
-        if not named:
+        found = self.baselines.get(name) or self.networks.get(name)
+        is_number = name.isdecimal() and len(name) < 19
+        return self.last_network(int(name)) if found is None and is_number else found
+
+    def last_network(self, trial: int) -> StudyNetwork | None:
+        """What a trial came to; None if it has no network."""
+        return next(reversed(self.networks_of(trial)), None)
+
+    def key(self, trial: int) -> str:
+        """The name of the network that a trial came to; the trial's number where it has none."""
+        network = self.last_network(trial)
+        return str(trial) if network is None else network.name
+
+    def title(self, name: str) -> str:
+        """What the network of a name is called; the name itself where there is none."""
+        network = self.network(name)
+        return name if network is None else network.title
+
+    def networks_of(self, trial: int) -> list[StudyNetwork]:
+        """A trial's networks, by round."""
+        return self._by_trial.get(trial, [])
+
+    @cached_property
+    def _by_trial(self) -> dict[int, list[StudyNetwork]]:
+        found: dict[int, list[StudyNetwork]] = {}
+        for network in self.networks.values():
+            if network.trial is not None:
+                found.setdefault(network.trial, []).append(network)
+        return found
+
+    @cached_property
+    def _last_measured(self) -> dict[str, Mapping[str, NormalizedLatency]]:
+        """The last interleaved measurements by network.
+
+        Latency depends on the channels alone. So networks with the channels of a confirmed one share its measurement;
+        else an unconfirmed twin could seem faster and push the confirmed one from the front.
+        """
+        confirmed = self.study.confirmed
+        if not confirmed:
             return {}
-        by_channels = {
-            _key(trial): named[str(trial.number)]
-            for trial in self.trials
-            if str(trial.number) in named and channels(trial)
-        }
-        if not by_channels:
-            return named
-        keys = {str(trial.number): _key(trial) for trial in self.trials}
-        twins = {number: by_channels[key] for number, key in keys.items() if key in by_channels}
-        return {**twins, **named}
+        keys = {network.name: _key(network) for network in self._own_networks if network.figures.channels}
+        by_channels = {keys[name]: confirmed[name] for name in keys if name in confirmed}
+        twins = {name: by_channels[key] for name, key in keys.items() if key in by_channels}
+        return {**twins, **confirmed}
 
-    def entry(self, trial: FrozenTrial) -> Entry:
-        """A trial's entry, with its confirmed latencies and its ONNX file where there are."""
-        found = self._related(entry(trial, self.confirmed.get(str(trial.number)), self._main_name))
-        if found.recipe is not None and (whole := self.whole_of(trial)) is not None:
-            found = replace(found, recipe={**found.recipe, ROUND_OF: whole})
+    def _current(self, network: StudyNetwork, confirmed: Mapping[str, Mapping[str, NormalizedLatency]]) -> StudyNetwork:
+        """The network as it is known now: latencies of its last measurement, as shares of the dense network's last one,
+        and its ONNX file."""
+        result = network.result.with_latencies(confirmed.get(network.name, {}))
+        related = {}
+        for target in self.targets:
+            latency, dense_ms = result.figures.latencies.get(target.name), self.dense_ms(target)
+            if latency is not None and dense_ms:
+                related[target.name] = replace(latency, ratio_to_dense=latency.ms / dense_ms)
+        result = result.with_latencies(related)
         # A finished trial takes no more attributes, and only the front is exported, when the study ends.
-        exported = text(mapping(self.attributes.get("exports")).get(str(trial.number)))
-        return replace(found, onnx=exported) if exported else found
-
-    def whole_of(self, trial: FrozenTrial) -> int | None:
-        """The trial whose round a trial is: that which took the recipe up last, if the one that added it was lost."""
-        number = round_of(trial)
-        while number in self._taken_up:
-            number = self._taken_up[number]
-        return number
-
-    @cached_property
-    def _taken_up(self) -> dict[int, int]:
-        """Which trial went on with which; a later number always."""
-        before = {trial.number: integer(trial.user_attrs.get(RETRY_OF)) for trial in self.trials}
-        return {old: new for new, old in before.items() if old is not None and old < new}
-
-    def excess(self, item: Entry) -> dict[str, float]:
-        """How far an entry is over the budgets, as a share of each, by target; empty if it is over none."""
-        found = {target.name: target.violation(item.latencies.get(target.name)) for target in self.targets}
-        return {name: over for name, over in found.items() if over > 0}
-
-    def edges(self, item: Entry) -> list[str]:
-        """The targets on whose budgets' edges an entry is: above the limit, which lies within its 95 % interval."""
-        return [target.name for target in self.targets if target.is_on_edge(item.latencies.get(target.name))]
-
-    def misses_budget(self, item: Entry) -> bool:
-        """Whether the last measurement put a candidate over a budget that it met at first."""
-        return str(item.trial) in self.confirmed and bool(self.excess(item))
-
-    @property
-    def fallen(self) -> list[Entry]:
-        """The candidates that only the last measurement put over a budget."""
-        return [item for item in map(self.entry, filter(is_candidate, self.trials)) if self.misses_budget(item)]
-
-    def point(self, item: Entry) -> tuple[float, ...] | None:
-        """What decides on dominance: map50_95, then the latencies that are judged, in ms. None if one is missing."""
-        further = [item.on(target.name).latency_ms for target in self.judged[1:]]
-        values = [item.map50_95, item.latency_ms, *further]
-        known = [value for value in values if value is not None]
-        return tuple(known) if len(known) == len(values) else None
-
-    @cached_property
-    def front(self) -> list[Entry]:
-        """See `front`."""
-        scored: list[tuple[Entry, tuple[float, ...], FrozenTrial]] = []
-        for trial in filter(is_candidate, self.trials):
-            item = self.entry(trial)
-            point = self.point(item)
-            if point is not None and not self.misses_budget(item):
-                scored.append((item, point, trial))
-        kept = nondominated([point for _, point, _ in scored])
-        first: dict[tuple[Any, ...], tuple[Entry, tuple[float, ...]]] = {}
-        for (item, point, trial), stays in zip(scored, kept, strict=True):
-            if stays:
-                first.setdefault((point, _key(trial)), (item, point))
-        return [item for item, _ in sorted(first.values(), key=lambda row: (row[1][1], -row[1][0], row[0].trial))]
-
-    @property
-    def best(self) -> Entry | None:
-        """See `best`."""
-        # The front ascends in latency, and `max` keeps the first of equals: the faster one.
-        return max(self.front, key=lambda item: item.map50_95 or 0.0, default=None)
-
-    @cached_property
-    def nearest(self) -> Entry | None:
-        """See `nearest`."""
-        missed: list[tuple[float, FrozenTrial]] = []
-        for trial in self.trials:
-            violation = number(trial.user_attrs.get("violation"))
-            item = self.entry(trial)
-            if self.misses_budget(item):
-                violation = max(self.excess(item).values())
-            if violation is not None and violation > 0 and trial.state.is_finished():
-                missed.append((violation, trial))
-        if not missed:
-            return None
-        return self.entry(min(missed, key=lambda row: (row[0], row[1].number))[1])
-
-    @cached_property
-    def controls(self) -> dict[str, Entry]:
-        """The controls by name."""
-        told = mapping(self.attributes.get("controls"))
-        return {
-            str(name): self._related(control_entry(mapping(found), self.confirmed.get(str(name)), self._main_name))
-            for name, found in told.items()
-        }
+        if (exported := self.study.exports.get(network.name)) is not None:
+            result = replace(result, files=NetworkFiles(result.files.checkpoint, exported))
+        main = self.main.name if self.main is not None else next(iter(result.figures.latencies), "")
+        return replace(network, result=result, target=main)
 
     def dense_ms(self, target: StudiedTarget) -> float | None:
-        """The dense network's latency on a target in ms as tables show it: confirmed, or else the control's."""
-        control = mapping(mapping(self.attributes.get("controls")).get("dense"))
-        known = readings(control.get("latencies"), self.confirmed.get("dense")).get(target.name)
-        return target.dense_ms if known is None else known.latency_ms
+        """The dense network's latency on a target in ms as tables show it: confirmed, or else the baseline's."""
+        known = self.study.confirmed.get("dense", {}).get(target.name)
+        if known is None and (dense := self.study.baselines.get("dense")) is not None:
+            known = dense.network.figures.latencies.get(target.name)
+        return target.dense_ms if known is None else known.ms
+
+    # The budget
+
+    def excess(self, network: StudyNetwork) -> dict[str, float]:
+        """How far a network is over the budgets, as a share of each, by target; empty if it is over none."""
+        found = {target.name: target.violation(network.latencies.get(target.name)) for target in self.targets}
+        return {name: over for name, over in found.items() if over > 0}
+
+    def edges(self, network: StudyNetwork) -> list[str]:
+        """The targets on whose budgets' edges a network is: above the limit, which lies within its 95 % interval."""
+        return [target.name for target in self.targets if target.is_on_edge(network.latencies.get(target.name))]
+
+    def is_confirmed(self, network: StudyNetwork) -> bool:
+        """Whether it, or one of its channels, was measured in an interleaved run at the study's end."""
+        return network.name in self._last_measured
+
+    def misses_budget(self, network: StudyNetwork) -> bool:
+        """Whether the last measurement put a network over a budget that it met at first."""
+        return self.is_confirmed(network) and bool(self.excess(network))
+
+    @property
+    def candidates(self) -> list[StudyNetwork]:
+        """The networks that may stand on the front: recovered, measured, and within the budget when they ended."""
+        return [network for network in self.networks.values() if network.result.is_candidate]
+
+    @property
+    def fallen(self) -> list[StudyNetwork]:
+        """The candidates that only the last measurement put over a budget."""
+        return [network for network in self.candidates if self.misses_budget(network)]
+
+    @cached_property
+    def nearest(self) -> StudyNetwork | None:
+        """See `nearest`."""
+        missed: list[tuple[float, StudyNetwork]] = []
+        for network in self.networks.values():
+            violation = network.figures.violation
+            if self.misses_budget(network):
+                violation = max(self.excess(network).values())
+            if violation is not None and violation > 0:
+                missed.append((violation, network))
+        return min(missed, key=lambda row: (row[0], row[1].trial or 0), default=(0.0, None))[1]
+
+    # The front
+
+    def point(self, network: StudyNetwork) -> tuple[float, ...] | None:
+        """What decides on dominance: map50_95, then the latencies that are judged, in ms. None if one is missing."""
+        latencies = [network.latencies.get(target.name) for target in self.judged] or [network.latency]
+        known = [latency.ms for latency in latencies if latency is not None]
+        return (network.map50_95, *known) if len(known) == len(latencies) else None
+
+    @cached_property
+    def front(self) -> list[StudyNetwork]:
+        """See `front`."""
+        points = {network.name: self.point(network) for network in self.candidates if not self.misses_budget(network)}
+        scored = [(self.networks[name], point) for name, point in points.items() if point is not None]
+        kept = nondominated([point for _, point in scored])
+        first: dict[Any, tuple[StudyNetwork, tuple[float, ...]]] = {}
+        for (network, point), stays in zip(scored, kept, strict=True):
+            if stays:
+                first.setdefault((point, _key(network)), (network, point))
+        return [item for item, _ in sorted(first.values(), key=lambda row: (row[1][1], -row[1][0], row[0].trial or 0))]
+
+    @property
+    def best(self) -> StudyNetwork | None:
+        """See `best`."""
+        # The front ascends in latency, and `max` keeps the first of equals: the faster one.
+        return max(self.front, key=lambda network: network.map50_95, default=None)
 
     @property
     def hypervolume(self) -> float | None:
@@ -213,72 +236,60 @@ class Findings:
             return None
         return hypervolume([point for point in map(self.point, self.front) if point is not None], references)
 
+    # Trials
+
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many trials ended how. `interrupted` ones say nothing of their recipe, which is tried again; `rounds` are
-        what others had on their way."""
-        kinds = Counter(map(_kind, self.trials))
+        the networks that others had on their way."""
+        kinds = Counter(_kind(trial, self.records[trial.number]) for trial in self.trials)
+        kinds["rounds"] = sum(len(networks) - 1 for networks in self._by_trial.values())
         return {name: kinds[name] for name in _KINDS}
 
-    def _related(self, item: Entry) -> Entry:
-        """The entry with its ratios to the dense network as it was last measured, beside the others."""
-        latencies = dict(item.latencies)
-        for target in self.targets:
-            reading, dense_ms = latencies.get(target.name), self.dense_ms(target)
-            if reading is not None and dense_ms:
-                latencies[target.name] = replace(reading, latency_ratio=reading.latency_ms / dense_ms)
-        item = replace(item, latencies=latencies)
-        return item.on(self.main.name) if self.main is not None and self.main.name in latencies else item
+    def trial(self, number: int) -> FrozenTrial | None:
+        """The trial of a number."""
+        return self._numbered.get(number)
 
-    def noisy(self, item: Entry) -> dict[str, float]:
-        """How far an entry's latencies may be off, as a share, by target; only those that are off by 5 % and more."""
-        told = {target: reading.latency_uncertainty for target, reading in item.latencies.items()}
+    @cached_property
+    def _numbered(self) -> dict[int, FrozenTrial]:
+        return {trial.number: trial for trial in self.trials}
+
+    def outcome(self, network: StudyNetwork) -> Outcome | None:
+        """How the trial of a network ended; None where it has not, or for a baseline."""
+        return None if network.trial is None else self.records[network.trial].outcome
+
+    def noisy(self, network: StudyNetwork) -> dict[str, float]:
+        """How far a network's latencies may be off, as a share, by target; only those that are off by 5 % and more."""
+        told = {target: latency.uncertainty for target, latency in network.latencies.items()}
         return {target: share for target, share in told.items() if share is not None and share >= NOISY}
 
-    @property
-    def _main_name(self) -> str | None:
-        return None if self.main is None else self.main.name
-
-    @cached_property
-    def dense_channels(self) -> dict[str, int]:
-        """The dense network's widths by layer."""
-        return widths(self.attributes.get("channels_dense"))
-
-    @cached_property
-    def half_channels(self) -> dict[str, int]:
-        """The half-width control's widths by layer."""
-        return widths(self.attributes.get("channels_half"))
-
-    def test_accuracy(self, name: str | int) -> Mapping[str, Any]:
-        """Accuracy on the test split, of a trial or a control; empty where it was not tested."""
-        return mapping(mapping(self.attributes.get("test")).get(str(name)))
-
-    def trial(self, trial_number: int) -> FrozenTrial | None:
-        """The trial of a number."""
-        return next((trial for trial in self.trials if trial.number == trial_number), None)
+    def test_accuracy(self, name: str) -> Accuracy | None:
+        """A network's accuracy on the test split; None where it was not tested."""
+        return self.study.test.get(name)
 
 
 Source: TypeAlias = Study | Findings
 """Where tables, figures and reports read from."""
 
 
-def front(study: Source) -> list[Entry]:
-    """The feasible candidates that no other dominates, by rising latency.
+def front(study: Source) -> list[StudyNetwork]:
+    """The feasible networks that no other dominates, by rising latency.
 
-    A member is complete, recovered and surely over no budget. Accuracy is map50_95; latencies are the confirmed ones
-    where the study measured again at its end. On which targets they count, the study's objectives say; the order is
-    that of the main target. Of trials with equal values and channels the first one stays.
+    A member is recovered and surely over no budget: what a trial came to, or what it had after an earlier round.
+    Accuracy is map50_95; latencies are the confirmed ones where the study measured again at its end. On which targets
+    they count, the study's objectives say; the order is that of the main target. Of networks with equal values and
+    channels the first one stays.
     """
     return Findings.of(study).front
 
 
-def best(study: Source) -> Entry | None:
-    """The most accurate candidate within the budget; the faster of equals; None without a feasible trial."""
+def best(study: Source) -> StudyNetwork | None:
+    """The most accurate network within the budget; the faster of equals; None without a feasible one."""
     return Findings.of(study).best
 
 
-def nearest(study: Source) -> Entry | None:
-    """The trial over the budget that missed it by least; None if no trial missed it."""
+def nearest(study: Source) -> StudyNetwork | None:
+    """The network over the budget that missed it by least; None if none missed it."""
     return Findings.of(study).nearest
 
 
@@ -289,47 +300,43 @@ def front_document(study: Source, folder: Path | None = None) -> dict[str, Any]:
     `nearest` is None unless the front is empty. `hypervolume` is None until the dense network is measured.
     """
     found = Findings.of(study)
-    nearest_entry = None if found.front else found.nearest
+    closest = None if found.front else found.nearest
     return {
         "study": found.name,
-        "front": [candidate_document(found, item, folder) for item in found.front],
-        "controls": {name: located(item, folder).as_dict() for name, item in found.controls.items()},
-        "targets": jsonable(found.attributes.get("targets") or []),
+        "front": [network_document(found, network, folder) for network in found.front],
+        "controls": {name: network.within(folder).as_dict() for name, network in found.baselines.items()},
+        "targets": [target.as_dict() for target in found.targets],
         "hypervolume": found.hypervolume,
-        "nearest": located(nearest_entry, folder).as_dict() if nearest_entry else None,
+        "nearest": closest.within(folder).as_dict() if closest else None,
         "trials": found.counts,
     }
 
 
-def candidate_document(found: Findings, item: Entry, folder: Path | None) -> dict[str, Any]:
-    """A candidate's entry as strict JSON; `on_edge` has the targets on whose budgets' edges it is."""
-    return {**located(item, folder).as_dict(), "on_edge": found.edges(item)}
+def network_document(found: Findings, network: StudyNetwork, folder: Path | None) -> dict[str, Any]:
+    """A network as strict JSON; `on_edge` has the targets on whose budgets' edges it is."""
+    return {**network.within(folder).as_dict(), "on_edge": found.edges(network)}
 
 
-def located(item: Entry, folder: Path | None) -> Entry:
-    """The entry with paths that start where the study's folder does, and not in it; as it is without a folder."""
-    if folder is None:
-        return item
-    return replace(
-        item,
-        checkpoint=None if item.checkpoint is None else str(folder / item.checkpoint),
-        onnx=None if item.onnx is None else str(folder / item.onnx),
-    )
+def outcome_text(trial: FrozenTrial, record: TrialRecord) -> str:
+    """How a trial ended, or that it runs or waits; empty for a finished one of unknown outcome."""
+    if not trial.state.is_finished():
+        return trial.state.name
+    return "" if record.outcome is None else record.outcome.value
 
 
-def _key(trial: FrozenTrial) -> tuple[Any, ...]:
-    """Equal for trials with equal channels; a trial without channels is equal to itself only."""
-    return tuple(sorted(channels(trial).items())) or (trial.number,)
+def _key(network: StudyNetwork) -> tuple[Any, ...]:
+    """Equal for networks with equal channels; a network whose channels are not known is equal to itself only."""
+    return tuple(sorted(network.figures.channels.items())) or (network.name,)
 
 
-def _kind(trial: FrozenTrial) -> str:
-    if round_of(trial) is not None:
-        return "rounds"
-    told = outcome(trial)
-    if told in ("WORKER_DIED", "INTERRUPTED"):
+def _kind(trial: FrozenTrial, record: TrialRecord) -> str:
+    outcome = record.outcome
+    if not trial.state.is_finished():
+        return trial.state.name.lower()
+    if outcome is not None and not outcome.counts:
         return "interrupted"
     if trial.state is TrialState.FAIL:
         return "failed"
-    if told in ("OVER_BUDGET", "STOPPED_EARLY", "RUNNING", "WAITING"):
-        return told.lower()
-    return "complete" if told in ("OK", "") else "failed"
+    if outcome in (Outcome.OVER_BUDGET, Outcome.STOPPED_EARLY):
+        return outcome.value.lower()
+    return "complete" if outcome in (Outcome.OK, None) else "failed"

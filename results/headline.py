@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunetune.results.certainty import Comparison, Confirmation, confirmation
-from prunetune.results.entries import (
-    Entry,
+from prunetune.results.findings import Findings
+from prunetune.results.record import Comparison, Confirmation, StudiedTarget
+from prunetune.results.study_network import StudyNetwork
+from prunetune.results.tables import (
+    budget_text,
+    decimals,
     earlier_rounds,
-    mapping,
-    number,
-    points_lost,
-    recipe_text,
-    text,
+    edge_text,
+    latencies_text,
+    percent,
+    size,
     trained_text,
 )
-from prunetune.results.findings import Findings
-from prunetune.results.studied_target import StudiedTarget
-from prunetune.results.tables import budget_text, decimals, edge_text, latencies_text, percent, size
+from prunetune.spaces.fields import number, text
 
 LEARNT = 0.05
 """Below this mAP50-95 a dense network's accuracy is noise."""
@@ -51,8 +51,8 @@ def summary(found: Findings) -> Summary:
         told = {
             "mAP50-95": decimals(winner.map50_95),
             "latency": latencies_text(winner),
-            "parameters": size(winner.params),
-            "parameters removed": percent(winner.params_removed),
+            "parameters": size(winner.figures.params),
+            "parameters removed": percent(winner.figures.params_removed),
             "on the front": str(len(found.front)),
             "hypervolume": "" if found.hypervolume is None else decimals(found.hypervolume),
         }
@@ -60,7 +60,7 @@ def summary(found: Findings) -> Summary:
     return Summary(
         searched=searched(found),
         verdict=missed(found) if winner is None else won(found, winner),
-        recipe=None if winner is None else recipe_text(winner.recipe) or "not recorded",
+        recipe=None if winner is None else winner.recipe_text or "not recorded",
         has_files=winner is not None and winner.onnx is not None,
         sure=() if winner is None else tuple(how_sure(found, winner)),
         cautions=tuple(cautions(found)),
@@ -70,10 +70,9 @@ def summary(found: Findings) -> Summary:
 
 def searched(found: Findings) -> str:
     """What the study searched: how many recipes, over which parameters, for which model, data and target."""
-    spec = mapping(found.attributes.get("spec"))
+    spec = found.study.spec
     names = list(dict.fromkeys(name for trial in found.trials for name in trial.params))
-    rounds = found.counts["rounds"]
-    count = len(found.trials) - rounds
+    rounds, count = found.counts["rounds"], len(found.trials)
     words = f"{count} {'trial' if count == 1 else 'trials'}"
     words += f" and {earlier_rounds(rounds)}" if rounds else ""
     if names:
@@ -93,24 +92,24 @@ def _described(target: StudiedTarget) -> str:
     return f"{target.name} ({', '.join(part for part in (target.kind, alignment) if part)})"
 
 
-def won(found: Findings, winner: Entry) -> str:
+def won(found: Findings, winner: StudyNetwork) -> str:
     """The most accurate member in numbers, and against the controls."""
     limit = edge_text(found, winner) or "within the budget"
     within = f" {limit}" if any(target.has_budget for target in found.targets) else ""
     words = [
-        f"The most accurate network{within} is trial {winner.trial}: mAP50-95 {decimals(winner.map50_95)} at "
+        f"The most accurate network{within} is {winner.title}: mAP50-95 {decimals(winner.map50_95)} at "
         f"{latencies_text(winner)}."
     ]
     for name in COMPARED:
-        control = found.controls.get(name)
+        control = found.baselines.get(name)
         if control is not None:
             words += [_against(winner, control, name)]
     return " ".join(sentence for sentence in words if sentence)
 
 
-def how_sure(found: Findings, winner: Entry) -> list[str]:
+def how_sure(found: Findings, winner: StudyNetwork) -> list[str]:
     """How far the verdict on the winner can be trusted: unseen images, intervals, noise, chance."""
-    confirmed = confirmation(found)
+    confirmed = found.study.confirmation
     words = _tested(found, winner) if confirmed is None else _confirmed(found, confirmed, winner)
     if confirmed is None:
         words += _timed(found, winner)
@@ -137,12 +136,12 @@ def missed(found: Findings) -> str:
     words = f"No trial met the {budget_text(found) or 'conditions'}."
     near = found.nearest
     if near is not None and near.latency_ms is not None:
-        words += f" The nearest is trial {near.trial} at {latencies_text(near)}"
+        words += f" The nearest is {near.title} at {latencies_text(near)}"
         excess = found.excess(near)
         if excess:
             worst = max(excess, key=lambda name: excess[name])
             words += f", {percent(excess[worst])} over the limit" + (f" on {worst}" if len(found.targets) > 1 else "")
-        words += f" ({recipe_text(near.recipe)})." if near.recipe else "."
+        words += f" ({near.recipe_text})." if near.recipe else "."
     return words
 
 
@@ -153,61 +152,58 @@ def cautions(found: Findings) -> list[str]:
         for target in found.targets
         if target.kind == "table"
     ]
-    if found.data.left_out is not None:
-        notes.append(f"Of the data set {found.data.left_out}.")
-    notes += [f"Splits share images: {item}. Accuracy there says less of new images." for item in found.data.shared]
-    late = [f"trial {item.trial} ({latencies_text(item)})" for item in found.fallen]
+    if found.study.data.left_out is not None:
+        notes.append(f"Of the data set {found.study.data.left_out}.")
+    notes += [
+        f"Splits share images: {item}. Accuracy there says less of new images." for item in found.study.data.shared
+    ]
+    late = [f"{network.title} ({latencies_text(network)})" for network in found.fallen]
     if late:
         notes.append(f"Off the front, because over the {budget_text(found)} when measured again: {', '.join(late)}.")
-    edge = [f"trial {item.trial} ({latencies_text(item)})" for item in found.front if found.edges(item)]
+    edge = [f"{network.title} ({latencies_text(network)})" for network in found.front if found.edges(network)]
     if edge:
         notes.append(
             f"On the edge of the {budget_text(found)}, which lies within the 95 % interval of their latency: "
             f"{', '.join(edge)}."
         )
-    noisy = {str(item.trial): found.noisy(item) for item in found.front}
-    noisy |= {name: found.noisy(item) for name, item in found.controls.items()}
+    noisy = {network.title: found.noisy(network) for network in (*found.front, *found.baselines.values())}
     if any(noisy.values()):
         worst = max(share for shares in noisy.values() for share in shares.values())
-        names = ", ".join(f"trial {name}" if name.isdigit() else name for name, shares in noisy.items() if shares)
+        names = "; ".join(title for title, shares in noisy.items() if shares)
         notes.append(
             f"The machine was busy when latency was measured: that of {names} is known to {percent(worst)} only. "
             "Measure again on a quiet one before you decide."
         )
-    dense = found.controls.get("dense")
-    if dense is not None and dense.map50_95 is not None and dense.map50_95 < LEARNT:
+    dense = found.baselines.get("dense")
+    if dense is not None and dense.map50_95 < LEARNT:
         notes.append(
             f"The dense network has hardly learnt (mAP50-95 {decimals(dense.map50_95)}), so accuracies do not compare "
             "yet: give the trainings more epochs."
         )
-    for name, control in mapping(found.attributes.get("controls")).items():
-        if (points := points_lost(mapping(control))) is not None:
+    for name, baseline in found.study.baselines.items():
+        if baseline.points_lost is not None:
             notes.append(
-                f"{name.capitalize()} stands {trained_text(control)}, {points:.1f} points less. Recoveries may have "
-                "lost as much: give more epochs, or a smaller train.lr0."
+                f"{name.capitalize()} stands {trained_text(baseline)}, {baseline.points_lost:.1f} points less. "
+                "Recoveries may have lost as much: give more epochs, or a smaller train.lr0."
             )
-    unmeasured = [str(item.trial) for item in found.front if str(item.trial) not in found.confirmed]
-    if found.front and found.confirmed and unmeasured:
-        notes.append(f"Not yet measured again beside the others: trial {', '.join(unmeasured)}.")
+    unmeasured = [network.title for network in found.front if not found.is_confirmed(network)]
+    if found.study.confirmed and unmeasured:
+        notes.append(f"Not yet measured again beside the others: {', '.join(unmeasured)}.")
     failed = found.counts["failed"]
     if failed:
         notes.append(f"Failed: {failed} of {len(found.trials)} trials; see below why.")
     return notes
 
 
-def _against(winner: Entry, control: Entry, name: str) -> str:
-    parts = []
-    if winner.map50_95 is not None and control.map50_95 is not None:
-        points = 100 * (winner.map50_95 - control.map50_95)
-        parts.append(f"{abs(points):.1f} points {'above' if points >= 0 else 'below'}")
+def _against(winner: StudyNetwork, control: StudyNetwork, name: str) -> str:
+    points = 100 * (winner.map50_95 - control.map50_95)
+    parts = [f"{abs(points):.1f} points {'above' if points >= 0 else 'below'}"]
     for target, mine in winner.latencies.items():
         theirs = control.latencies.get(target)
         if theirs is not None:
             where = f" on {target}" if len(winner.latencies) > 1 else ""
-            parts.append(_speed(theirs.latency_ms, mine.latency_ms) + where)
-    if not parts:
-        return ""
-    values = f"{decimals(control.map50_95)}, {latencies_text(control)}"
+            parts.append(_speed(theirs.ms, mine.ms) + where)
+    values = ", ".join(filter(None, [decimals(control.map50_95), latencies_text(control)]))
     return f"Against {name} ({values}) it is {' and '.join(parts)}."
 
 
@@ -218,38 +214,38 @@ def _speed(theirs_ms: float, mine_ms: float) -> str:
     return f"{percent(mine_ms / theirs_ms - 1)} slower"
 
 
-def _tested(found: Findings, winner: Entry) -> list[str]:
-    mine = number(found.test_accuracy(str(winner.trial)).get("map50_95"))
+def _tested(found: Findings, winner: StudyNetwork) -> list[str]:
+    mine = found.test_accuracy(winner.name)
     if mine is None:
         return ["It was not evaluated on a test split: the validation images that chose its checkpoint also judge it."]
-    others = {name: number(found.test_accuracy(name).get("map50_95")) for name in COMPARED}
-    against = ", ".join(f"{name} {decimals(value)}" for name, value in others.items() if value is not None)
+    others = {name: found.test_accuracy(name) for name in COMPARED}
+    against = ", ".join(f"{name} {decimals(tested.map50_95)}" for name, tested in others.items() if tested is not None)
     compared = f" ({against})" if against else ""
-    return [f"On the test split{_unseen(found, 'test')}, it has {decimals(mine)}{compared}."]
+    return [f"On the test split{_unseen(found, 'test')}, it has {decimals(mine.map50_95)}{compared}."]
 
 
 def _unseen(found: Findings, split: str) -> str:
     """What a split's images were used for before, as a clause."""
-    if shared := found.data.shared_by(split):
+    if shared := found.study.data.shared_by(split):
         return ", " + " and ".join(
             f"{item.images} of whose {item.of} images are also in {item.first}" for item in shared
         )
     return ", which chose nothing" if split == "test" else ", which also chose the checkpoints"
 
 
-def _timed(found: Findings, winner: Entry) -> list[str]:
+def _timed(found: Findings, winner: StudyNetwork) -> list[str]:
     """What is known of the latencies' noise."""
-    off = [reading.latency_uncertainty for reading in winner.latencies.values()]
+    off = [latency.uncertainty for latency in winner.latencies.values()]
     known = [share for share in off if share is not None]
     if not known:
         return []
-    again = ", measured again beside the controls" if str(winner.trial) in found.confirmed else ""
+    again = ", measured again beside the controls" if found.is_confirmed(winner) else ""
     return [f"Its latency is known to {percent(max(known))} (95 % interval){again}."]
 
 
-def _confirmed(found: Findings, confirmed: Confirmation, winner: Entry) -> list[str]:
+def _confirmed(found: Findings, confirmed: Confirmation, winner: StudyNetwork) -> list[str]:
     """What `prunetune confirm` says of the winner."""
-    mine = confirmed.of(str(winner.trial))
+    mine = confirmed.of(winner.name)
     if mine is None:
         return [f"The last confirmation ({confirmed.made}) does not know it: confirm again."]
     share = f"{100 * confirmed.confidence:.0f} % interval"

@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from prunetune.results import escapes
-from prunetune.results.entries import mapping, recipe_text
+from prunetune.results.escapes import markdown_text
 from prunetune.results.tables import decimals, percent, significant, size
+from prunetune.spaces.fields import mapping
 
 _KINDS = {
     "pt": "checkpoint of ultralytics: `YOLO({name!r})`",
@@ -157,7 +157,7 @@ def _how_to_check(told: Mapping[str, Any]) -> str:
 
 
 def _how_to_make(told: Mapping[str, Any]) -> str:
-    recipe = recipe_text(told.get("recipe"))
+    recipe = told.get("recipe_text")
     commands = "\n".join(told["commands"])
     parts = [f"Recipe: {_text(recipe)}." if recipe else "", f"```\n{commands}\n```" if commands else "", _places(told)]
     return "\n\n".join(part for part in parts if part)
@@ -188,4 +188,4 @@ def _four(value: float | None) -> str:
 
 
 def _text(text: str) -> str:
-    return escapes.markdown_text(text)
+    return markdown_text(text)

@@ -5,30 +5,29 @@ The report draws the same in the page (report.js), for whichever network its rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from optuna.trial import FrozenTrial
 
-from prunetune.results.entries import channels
 from prunetune.results.findings import Findings, Source
 from prunetune.results.histories import GammaHistogram
 from prunetune.results.networks import region_of, threshold
+from prunetune.results.record import TrialRecord
+from prunetune.results.study_network import StudyNetwork
 from prunetune.results.style import CONTROL, LIMIT, REGIONS, canvas, escape
 from prunetune.results.tables import percent
 
 _GAMMA_LINES = 6
 
 
-def channels_figure(study: Source, trial: FrozenTrial) -> go.Figure | None:
+def channels_figure(study: Source, network: StudyNetwork) -> go.Figure | None:
     """Kept and removed channels of each layer, from the network's input (top) to its output.
 
     Returns:
-        None if the trial or the study does not know its widths.
+        None if the network or the study does not know its widths.
     """
     found = Findings.of(study)
-    kept, dense, half = channels(trial), found.dense_channels, found.half_channels
+    kept, dense, half = network.figures.channels, found.study.channels_dense, found.study.channels_half
     layers = [layer for layer in dense if layer in kept and dense[layer] > 0]
     if not layers:
         return None
@@ -96,9 +95,7 @@ def channels_figure(study: Source, trial: FrozenTrial) -> go.Figure | None:
     return figure
 
 
-def gamma_figures(
-    histograms: Sequence[GammaHistogram], recipe: Mapping[str, Any] | None = None
-) -> dict[tuple[int, str], go.Figure]:
+def gamma_figures(histograms: Sequence[GammaHistogram], record: TrialRecord) -> dict[tuple[int, str], go.Figure]:
     """How the BatchNorm gammas move in the sparse phases: a figure for each round and region.
 
     Each line is one epoch's histogram, as a share of the region's channels; the last one is the darkest. The
@@ -130,7 +127,7 @@ def gamma_figures(
                     fillcolor=_translucent(REGIONS[region]),
                     hovertemplate=f"epoch {item.epoch}, gamma %{{x:.3f}}: %{{y:.1f}} %<extra></extra>",
                 )
-            cut = threshold(recipe, region, round_number)
+            cut = threshold(record, region, round_number)
             if cut is not None:
                 figure.add_vline(
                     x=cut,

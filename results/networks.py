@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial
 
-from prunetune.results.certainty import Confirmation, confirmation
-from prunetune.results.entries import (
-    FOUND,
-    Entry,
-    channels,
-    integer,
-    is_predicted,
-    mapping,
-    number,
-    outcome,
-    recipe_text,
-    text,
-    trained_text,
-    unseparated,
-    widths,
-)
-from prunetune.results.findings import Findings
+from prunetune.results.findings import Findings, outcome_text
 from prunetune.results.histories import GammaHistogram, read_gammas
-from prunetune.results.recoveries import last_curve
+from prunetune.results.record import TrialRecord
+from prunetune.results.recoveries import recovery_curve
+from prunetune.results.study_network import StudyNetwork, recipe_text
 from prunetune.results.style import REGIONS, escape
-from prunetune.results.tables import decimals, percent, reading_text, significant, size
-from prunetune.results.trials import seconds
-from prunetune.spaces.recipe import OPTIONS
+from prunetune.results.tables import decimals, normalized_text, percent, significant, size, trained_text, with_interval
+from prunetune.spaces.accuracy import Accuracy
+from prunetune.spaces.cost import Cost
+from prunetune.spaces.recipe import Recipe, Threshold
+
+Value = TypeVar("Value")
 
 ANIMATED = 24
 """So many networks have their gammas in the report: the one that is shown first, the front, the nearest miss."""
@@ -42,108 +31,114 @@ FRAMES = 60
 
 @dataclass(frozen=True)
 class Networks:
-    """All networks of a study, for the panels.
+    """All networks of a study, for the panels: each by its name, a trial without one by its number.
 
     Args:
         found: The study.
         folder: The study's folder, where curves and gamma histograms are.
-        first: The trial that the page shows first.
+        first: The key of the panel that the page shows first.
     """
 
     found: Findings
     folder: Path
-    first: FrozenTrial | None
+    first: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """For the page. Names of layers and classes are escaped for plotly; all others are plain text."""
-        found = self.found
-        layers = [layer for layer, width in found.dense_channels.items() if width > 0]
-        members = [item.trial for item in found.front]
-        confirmed = confirmation(found)
-        trials = {
-            str(trial.number): self._trial(trial, trial.number in members, layers, confirmed) for trial in found.trials
+        study, baselines = self.found.study, self.found.baselines
+        layers = [layer for layer, width in study.channels_dense.items() if width > 0]
+        panels = {
+            name: self._network_document(network, self._baseline_facts(name), layers)
+            for name, network in baselines.items()
         }
-        controls = {name: self._control(name, item, layers, confirmed) for name, item in found.controls.items()}
-        networks = {**controls, **trials}
-        classes = list(dict.fromkeys(name for network in networks.values() for name in network.get("classes", ())))
-        for network in networks.values():
-            if "classes" in network:  # their names once, and not with each network
-                network["classes"] = [network["classes"].get(name) for name in classes]
+        for trial in self.found.trials:
+            record, networks = self.found.records[trial.number], self.found.networks_of(trial.number)
+            for network in networks:
+                is_last = network is networks[-1]
+                panel = self._network_document(network, self._trial_facts(trial, network, is_last), layers)
+                curve = recovery_curve(record, self.folder, None if is_last else network.result.round)
+                panels[network.name] = panel | _known({"curve": _rounded(curve)})
+            if not networks:
+                facts = _known(self._trial_facts(trial, None, True))
+                curve = recovery_curve(record, self.folder)
+                panels[str(trial.number)] = _known(
+                    {"title": f"trial {trial.number}", "facts": facts, "curve": _rounded(curve)}
+                )
+        classes = list(dict.fromkeys(name for panel in panels.values() for name in panel.get("classes", ())))
+        for panel in panels.values():
+            if "classes" in panel:  # their names once, and not with each network
+                panel["classes"] = [panel["classes"].get(name) for name in classes]
         return {
-            "first": None if self.first is None else str(self.first.number),
-            "front": [str(number) for number in members],
-            "controls": list(controls),
+            "first": self.first,
+            "front": [network.name for network in self.found.front],
+            "controls": list(baselines),
             "layers": [escape(layer) for layer in layers],
-            "regions": [region_of(found, layer) for layer in layers],
-            "dense": [found.dense_channels[layer] for layer in layers],
-            "half": [found.half_channels.get(layer) for layer in layers],
+            "regions": [region_of(self.found, layer) for layer in layers],
+            "dense": [study.channels_dense[layer] for layer in layers],
+            "half": [study.channels_half.get(layer) for layer in layers],
             "classes": classes,
-            "networks": networks,
-            "gammas": self._gammas(members),
+            "networks": panels,
+            "gammas": self._gammas_document(),
         }
 
-    def _trial(
-        self, trial: FrozenTrial, is_member: bool, layers: Sequence[str], confirmed: Confirmation | None
+    def _network_document(
+        self, network: StudyNetwork, facts: Mapping[str, str | None], layers: Sequence[str]
     ) -> dict[str, Any]:
-        item = self.found.entry(trial)
-        attributes = trial.user_attrs
-        told = _known(
-            {
-                "recipe": recipe_text(item.recipe),
-                "reason": text(attributes.get("reason")),
-                "warning": unseparated(trial),
-                "ended": _ending(trial, is_member),
-                **_figures(self.found, str(trial.number), item, confirmed, predicted=is_predicted(trial)),
-                **_spent(trial),
-                "file": item.checkpoint,
-            }
-        )
+        channels = network.figures.channels
         return _known(
             {
-                "title": f"trial {trial.number}",
-                "facts": told,
-                "kept": _kept(channels(trial), layers),
-                "removed": _removed(self.found, channels(trial), layers),
-                "classes": _classes(attributes.get("accuracy")),
-                "curve": [[epoch, round(value, 3)] for epoch, value in last_curve(trial, self.folder)],
+                "title": network.title,
+                "facts": _known(facts),
+                "kept": _kept(channels, layers),
+                "removed": _removed(self.found, channels, layers),
+                "classes": _classes(network.accuracy),
             }
         )
 
-    def _control(self, name: str, item: Entry, layers: Sequence[str], confirmed: Confirmation | None) -> dict[str, Any]:
-        stored = mapping(mapping(self.found.attributes.get("controls")).get(name))
-        kept = widths(stored.get("channels"))
-        trained = trained_text(stored)
-        told = _known(
-            {
-                "ended": "control" + (f", {trained}" if trained else ""),
-                **_figures(self.found, name, item, confirmed),
-                "file": item.checkpoint,
-            }
-        )
-        return _known(
-            {
-                "title": name,
-                "facts": told,
-                "kept": _kept(kept, layers),
-                "removed": _removed(self.found, kept, layers),
-                "classes": _classes(stored) or _classes(stored.get("accuracy")),
-            }
-        )
+    def _baseline_facts(self, name: str) -> dict[str, str | None]:
+        trained = trained_text(self.found.study.baselines[name])
+        network = self.found.baselines[name]
+        return {"ended": ", ".join(filter(None, ["control", trained])), **_figures(self.found, network)}
 
-    def _gammas(self, members: Iterable[int | None]) -> dict[str, Any]:
-        near = self.found.nearest
-        wanted = [self.first.number if self.first else None, *members, near.trial if near else None]
-        chosen = [number for number in dict.fromkeys(wanted) if number is not None][:ANIMATED]
-        by_number = {trial.number: trial for trial in self.found.trials}
-        told = {
-            str(number): animation(read_gammas(trial, self.folder), self.found.entry(trial).recipe)
-            for number in chosen
-            if (trial := by_number.get(number)) is not None
+    def _trial_facts(self, trial: FrozenTrial, network: StudyNetwork | None, is_last: bool) -> dict[str, str | None]:
+        """In words; what is said of the whole trial stands with what it came to."""
+        record = self.found.records[trial.number]
+        ended = outcome_text(trial, record).replace("_", " ").lower()
+        if network is not None and network in self.found.front:
+            ended = "on the front"
+        elif not is_last:
+            ended = "recovered, and pruned on"
+        if is_last and record.duplicate_of is not None:
+            ended += f", duplicate of trial {record.duplicate_of}"
+        return {
+            "recipe": recipe_text(record.recipe, record.thresholds) if network is None else network.recipe_text,
+            "reason": record.reason if is_last else None,
+            "warning": "; ".join(record.warnings) if is_last else None,
+            "ended": ended,
+            **({} if network is None else _figures(self.found, network)),
+            **(_spent(record.cost) if is_last else {}),
         }
-        return {number: frames for number, frames in told.items() if frames is not None}
+
+    def _gammas_document(self) -> dict[str, Any]:
+        near = self.found.nearest
+        members = [network.name for network in self.found.front]
+        chosen = dict.fromkeys(filter(None, [self.first, *members, near.name if near else None]))
+        told = {name: self._animation_document(name) for name in list(chosen)[:ANIMATED]}
+        return {name: frames for name, frames in told.items() if frames is not None}
+
+    def _animation_document(self, key: str) -> dict[str, Any] | None:
+        network = self.found.network(key)
+        number = int(key) if network is None else network.trial
+        if number is None:
+            return None
+        record = self.found.records[number]
+        histograms = read_gammas(record, self.folder)
+        if network is not None:
+            histograms = tuple(item for item in histograms if item.round <= network.result.round)
+        return animation_document(histograms, record)
 
 
-def animation(histograms: Sequence[GammaHistogram], recipe: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def animation_document(histograms: Sequence[GammaHistogram], record: TrialRecord) -> dict[str, Any] | None:
     """How the gammas moved in the sparse phases, epoch by epoch; None without histograms.
 
     Returns:
@@ -162,80 +157,68 @@ def animation(histograms: Sequence[GammaHistogram], recipe: Mapping[str, Any] | 
             total = sum(counts)
             if total > 0:
                 shares[region] = [round(100 * count / total, 2) for count in counts[:bins]]
-        thresholds = {region: threshold(recipe, region, item.round) for region in shares}
+        thresholds = {region: threshold(record, region, item.round) for region in shares}
         frames.append({"round": item.round, "epoch": item.epoch, "shares": shares, "thresholds": thresholds})
     regions = [region for region in REGIONS if any(region in frame["shares"] for frame in frames)]
     return {"edges": list(edges[: bins + 1]), "regions": regions, "frames": frames} if regions else None
 
 
-def threshold(recipe: Mapping[str, Any] | None, region: str, round_number: int) -> float | None:
-    """Where a recipe cuts a region's gammas in a round: what it says, or what was found in its place.
+def threshold(record: TrialRecord, region: str, round_number: int) -> float | None:
+    """Where a trial cuts a region's gammas in a round: what its recipe says, or what was found in its place.
 
     None where it cuts by another importance than gammas, or by no threshold.
     """
-    if (recipe or {}).get("importance", OPTIONS["importance"]) != "gamma":
+    recipe, found = record.recipe, record.thresholds
+    if not isinstance(recipe, Recipe) or recipe.importance != "gamma":
         return None
-    found = (recipe or {}).get(FOUND)
-    told = (recipe or {}).get("threshold")
-    later = (recipe or {}).get("later_thresholds")
-    if isinstance(later, list) and later and round_number > 1:
-        told = later[min(round_number - 2, len(later) - 1)]
-    if isinstance(found, list) and 0 < round_number <= len(found):
-        told = found[round_number - 1]
-    if isinstance(told, Mapping):
-        return number(told.get("head" if region == "neck" and "neck" not in told else region))
-    return number(told)
+    cut = found[round_number - 1] if 0 < round_number <= len(found) else recipe.cut(round_number)
+    if not isinstance(cut, Threshold):
+        return None
+    by_region = {"backbone": cut.backbone, "neck": cut.for_region("neck"), "head": cut.head}
+    return by_region.get(region, cut.backbone if len(set(cut.values)) == 1 else None)
 
 
 def region_of(found: Findings, layer: str) -> str:
     """`backbone`, `neck`, `head`, or an empty string where the study does not say."""
-    region = mapping(found.attributes.get("regions")).get(layer)
+    region = found.study.regions.get(layer, "")
     return region if region in REGIONS else ""
 
 
-def _figures(
-    found: Findings, name: str, item: Entry, confirmed: Confirmation | None, predicted: bool = False
-) -> dict[str, str | None]:
-    network = None if confirmed is None else confirmed.of(name)
-    sure = None if network is None else network.map50_95
-    tested = number(found.test_accuracy(name).get("map50_95"))
+def _figures(found: Findings, network: StudyNetwork) -> dict[str, str | None]:
+    confirmed, accuracy, figures = found.study.confirmation, network.accuracy, network.figures
+    known = None if confirmed is None else confirmed.of(network.name)
+    sure = None if known is None else known.map50_95
+    tested = found.test_accuracy(network.name)
     split = "test" if confirmed is None else confirmed.split
     latencies = {
-        "latency" if len(item.latencies) == 1 else f"latency on {target}": reading_text(reading)
-        + (" predicted" if predicted else "")
-        for target, reading in item.latencies.items()
+        "latency" if len(network.latencies) == 1 else f"latency on {target}": normalized_text(latency)
+        + (" predicted" if latency.predicted else "")
+        for target, latency in network.latencies.items()
     }
+    on_split = "" if tested is None else decimals(tested.map50_95)
+    if sure is not None:
+        on_split = with_interval(sure.value, sure)
     return {
-        "mAP50-95": decimals(item.map50_95),
-        f"mAP50-95 on {split}": decimals(tested)
-        if sure is None
-        else f"{sure.value:.3f} ({sure.low:.3f} to {sure.high:.3f})",
-        "mAP50": decimals(item.map50),
-        "precision": decimals(item.precision),
-        "recall": decimals(item.recall),
-        "F1": decimals(item.f1),
-        "at confidence": decimals(item.confidence),
+        "mAP50-95": decimals(accuracy.map50_95),
+        f"mAP50-95 on {split}": on_split,
+        "mAP50": decimals(accuracy.map50),
+        "precision": decimals(accuracy.precision),
+        "recall": decimals(accuracy.recall),
+        "F1": decimals(accuracy.f1),
+        "at confidence": decimals(accuracy.confidence),
         **latencies,
-        "GFLOPs": significant(item.gflops),
-        "parameters": size(item.params),
-        "parameters removed": percent(item.params_removed),
-        "channels removed": percent(item.channels_removed),
+        "GFLOPs": significant(figures.gflops),
+        "parameters": size(figures.params),
+        "parameters removed": percent(figures.params_removed),
+        "channels removed": percent(figures.channels_removed),
+        "file": network.checkpoint,
     }
 
 
-def _ending(trial: FrozenTrial, is_member: bool) -> str:
-    told = "on the front" if is_member else outcome(trial).replace("_", " ").lower()
-    equal = integer(trial.user_attrs.get("equals"))
-    return told if equal is None else f"{told}, equals trial {equal}"
-
-
-def _spent(trial: FrozenTrial) -> dict[str, str | None]:
-    epochs = mapping(trial.user_attrs.get("epochs"))
-    trained, reused = number(epochs.get("trained")), number(epochs.get("reused"))
-    spent = sum(seconds(trial).values())
+def _spent(cost: Cost) -> dict[str, str | None]:
     return {
-        "epochs": None if trained is None else f"{trained:.0f} trained, {reused or 0:.0f} reused",
-        "time": duration(spent) if spent else None,
+        "epochs": f"{cost.epochs_trained} trained, {cost.epochs_reused} reused" if cost.stages else None,
+        "time": duration(cost.total_s) if cost.total_s else None,
     }
 
 
@@ -260,19 +243,22 @@ def _removed(found: Findings, kept: Mapping[str, int], layers: Sequence[str]) ->
     for region in REGIONS:
         members = [layer for layer in layers if layer in kept and region_of(found, layer) == region]
         if members:
-            left = sum(kept[layer] for layer in members) / sum(found.dense_channels[layer] for layer in members)
+            left = sum(kept[layer] for layer in members) / sum(found.study.channels_dense[layer] for layer in members)
             told[region] = percent(1 - left)
     return told or None
 
 
-def _classes(accuracy: Any) -> dict[str, float] | None:
+def _classes(accuracy: Accuracy) -> dict[str, float] | None:
     """map50_95 of each class."""
-    told = mapping(mapping(accuracy).get("classes"))
-    found = {escape(str(name)): number(mapping(values).get("map50_95")) for name, values in told.items()}
-    return {name: round(value, 3) for name, value in found.items() if value is not None} or None
+    known = {name: values.get("map50_95") for name, values in (accuracy.classes or {}).items()}
+    return {escape(name): round(value, 3) for name, value in known.items() if value is not None} or None
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded(curve: Sequence[tuple[int, float]]) -> list[list[float]]:
+    return [[epoch, round(value, 3)] for epoch, value in curve]
+
+
+def _known(values: Mapping[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value}
 
 

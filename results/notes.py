@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import Entry, integer, mapping, number, outcome, recipe_text, text, unseparated
 from prunetune.results.escapes import markdown_text
-from prunetune.results.findings import Findings
+from prunetune.results.findings import Findings, outcome_text
 from prunetune.results.headline import summary
-from prunetune.results.recoveries import decisions
+from prunetune.results.record import TrialRecord
+from prunetune.results.standing import memberships
+from prunetune.results.study_network import StudyNetwork, recipe_text
 from prunetune.results.table_formats import markdown
-from prunetune.results.tables import budget_text, caption, decimals, latency, percent, reading_text, significant, size
+from prunetune.results.tables import (
+    budget_text,
+    caption,
+    decimals,
+    latency_text,
+    normalized_text,
+    percent,
+    significant,
+    size,
+)
+from prunetune.spaces.fields import text
 
 Link = Callable[[int], str]
 """The address of the page of a trial, by its number."""
@@ -25,15 +36,15 @@ def study_note(found: Findings, link: Link) -> str:
         found: The study.
         link: Gives the addresses of trials.
     """
-    told = summary(found)
-    front = ", ".join(_link(item.trial, link) for item in found.front if item.trial is not None)
+    top = summary(found)
+    front = ", ".join(_link(network.trial, link, network.title) for network in found.front if network.trial is not None)
     running = ", ".join(_link(trial.number, link) for trial in found.trials if trial.state is TrialState.RUNNING)
     parts = [
-        f"**{markdown_text(told.verdict)}**",
-        markdown_text(told.searched),
-        f"Recipe: {markdown_text(told.recipe)}" if told.recipe else "",
-        "\n".join(f"- {markdown_text(words)}" for words in (*told.sure, *told.cautions)),
-        markdown(found).rstrip("\n") if found.front or found.controls else "",
+        f"**{markdown_text(top.verdict)}**",
+        markdown_text(top.searched),
+        f"Recipe: {markdown_text(top.recipe)}" if top.recipe else "",
+        "\n".join(f"- {markdown_text(words)}" for words in (*top.sure, *top.cautions)),
+        markdown(found).rstrip("\n") if found.front or found.baselines else "",
         markdown_text(caption(found)),
         f"Front: {front}" if front else "",
         f"Running: {running}" if running else "",
@@ -44,103 +55,104 @@ def study_note(found: Findings, link: Link) -> str:
 
 
 def trial_note(found: Findings, trial: FrozenTrial, link: Link) -> str:
-    """A trial's recipe, figures, feasibility, decisions and costs, and the trial that it equals.
+    """A trial's recipe, its networks' figures, feasibility, decisions and costs, and the trial that it equals.
 
     Args:
         found: The study.
         trial: One of its trials, in any state.
         link: Gives the addresses of trials.
     """
-    item, told = found.entry(trial), trial.user_attrs
-    recipe = recipe_text(item.recipe)
+    record, networks = found.records[trial.number], found.networks_of(trial.number)
+    recipe = recipe_text(record.recipe, record.thresholds)
+    facts = [*_budgets(found, networks[-1] if networks else None), *_facts(record, link), *_decided(record)]
     parts = [
         _head(found, trial),
         f"Recipe: {markdown_text(recipe)}" if recipe else "",
-        _figures(item) if item.map50_95 is not None or item.latencies else "",
-        "\n".join(f"- {line}" for line in [*_facts(found, trial, item, link), *_decided(trial)]),
-        f"Checkpoint: `{item.checkpoint.replace('`', '')}` in the study's folder" if item.checkpoint else "",
+        _figures(networks) if networks else "",
+        "\n".join(f"- {line}" for line in facts),
+        *(
+            f"Checkpoint of {network.title}: `{network.checkpoint.replace('`', '')}` in the study's folder"
+            for network in networks
+            if network.checkpoint
+        ),
     ]
-    worker = mapping(told.get("worker"))
+    worker = record.worker or {}
     if text(worker.get("host")):
         parts.append(f"Carried out by process {worker.get('pid')} on {markdown_text(str(worker['host']))}")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(found: Findings, trial: FrozenTrial) -> str:
-    how = outcome(trial) or trial.state.name
-    front = "on the front" if any(item.trial == trial.number for item in found.front) else ""
-    reason = text(trial.user_attrs.get("reason")) or ""
-    words = [f"**{markdown_text(how.replace('_', ' ').lower())}**", front, markdown_text(reason)]
-    return ", ".join(word for word in words if word)
+    record = found.records[trial.number]
+    how = outcome_text(trial, record) or trial.state.name
+    words = [f"**{markdown_text(how.replace('_', ' ').lower())}**", *memberships(found, trial.number)]
+    return ", ".join([*words, *([markdown_text(record.reason)] if record.reason else [])])
 
 
-def _figures(item: Entry) -> str:
-    columns = {
-        "mAP50": decimals(item.map50),
-        "mmAP": decimals(item.map50_95),
-        "F1": decimals(item.f1),
-        "at confidence": decimals(item.confidence),
-        **{
-            "latency" if len(item.latencies) == 1 else f"latency@{name}": reading_text(reading)
-            for name, reading in item.latencies.items()
-        },
-        "GFLOPs": significant(item.gflops),
-        "size": size(item.params),
-        "parameters removed": percent(item.params_removed),
-    }
-    lines = [
-        [markdown_text(name) for name in columns],
-        ["---:"] * len(columns),
-        [*map(markdown_text, columns.values())],
-    ]
+def _figures(networks: Sequence[StudyNetwork]) -> str:
+    """A row for each network; the first column names them where there are several."""
+    targets = list(dict.fromkeys(target for network in networks for target in network.latencies))
+    titles = ["network"] if len(networks) > 1 else []
+    titles += ["mAP50", "mmAP", "F1", "at confidence"]
+    titles += ["latency" if len(targets) == 1 else f"latency@{name}" for name in targets]
+    titles += ["GFLOPs", "size", "parameters removed"]
+    lines = [[*map(markdown_text, titles)], ["---:"] * len(titles)]
+    for network in networks:
+        accuracy, figures = network.accuracy, network.figures
+        latencies = [network.latencies.get(target) for target in targets]
+        cells = [
+            *([network.title] if len(networks) > 1 else []),
+            *map(decimals, (accuracy.map50, accuracy.map50_95, accuracy.f1, accuracy.confidence)),
+            *("" if latency is None else normalized_text(latency) for latency in latencies),
+            significant(figures.gflops),
+            size(figures.params),
+            percent(figures.params_removed),
+        ]
+        lines.append([*map(markdown_text, cells)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _facts(found: Findings, trial: FrozenTrial, item: Entry, link: Link) -> list[str]:
-    told = trial.user_attrs
+def _budgets(found: Findings, network: StudyNetwork | None) -> list[str]:
+    """Where what the trial came to stands beside the budgets."""
     facts = []
     for target in found.targets:
-        reading = item.latencies.get(target.name)
-        if reading is not None and target.budget_ms:
-            share = reading.latency_ms / target.budget_ms - 1
-            side = "over" if target.violation(reading) > 0 else "on the edge of" if share > 0 else "within"
+        latency = None if network is None else network.latencies.get(target.name)
+        if latency is not None and target.budget_ms:
+            share = latency.ms / target.budget_ms - 1
+            side = "over" if target.violation(latency) > 0 else "on the edge of" if share > 0 else "within"
             off = "above" if share > 0 else "below"
             where = f" on {target.name}" if len(found.targets) > 1 else ""
-            limit = markdown_text(latency(target.budget_ms, None) + where)
+            limit = markdown_text(latency_text(target.budget_ms, None) + where)
             facts.append(f"{side} the budget, {percent(abs(share))} {off} {limit}")
     if facts and len(found.targets) > 1:
         facts.append(markdown_text(budget_text(found)))
-    equals, latency_from = integer(told.get("equals")), integer(told.get("latency_from"))
-    if (warning := unseparated(trial)) is not None:
-        facts.append(markdown_text(warning))
-    if equals is not None:
-        facts.append(f"equals {_link(equals, link)}: the same network from the same parent")
-    if latency_from is not None:
-        facts.append(f"has the channels of {_link(latency_from, link)}, and so its latency")
-    if (whole := found.whole_of(trial)) is not None:
-        facts.append(f"the network of {_link(whole, link)} after one of its rounds: it cost nothing more")
-    if rounds := [other.number for other in found.trials if found.whole_of(other) == trial.number]:
-        facts.append(f"on its way to {', '.join(_link(number, link) for number in rounds)}")
-    epochs, seconds = mapping(told.get("epochs")), mapping(told.get("seconds"))
-    if epochs:
-        facts.append(
-            f"epochs: {integer(epochs.get('trained')) or 0} trained, {integer(epochs.get('reused')) or 0} reused"
-        )
-    spent = {str(name): number(value) or 0.0 for name, value in seconds.items()}
-    if spent:
-        longest = sorted((name for name in spent if spent[name] >= 0.5), key=lambda name: -spent[name])
-        parts = ", ".join(f"{markdown_text(name)} {spent[name]:.0f} s" for name in longest)
-        facts.append(f"time: {sum(spent.values()):.0f} s" + (f" ({parts})" if parts else ""))
     return facts
 
 
-def _decided(trial: FrozenTrial) -> list[str]:
+def _facts(record: TrialRecord, link: Link) -> list[str]:
+    facts = [markdown_text(warning) for warning in record.warnings]
+    if record.duplicate_of is not None:
+        facts.append(f"duplicate of {_link(record.duplicate_of, link)}: the same network from the same parent")
+    if record.latency_from is not None:
+        facts.append(f"has the channels of {_link(record.latency_from, link)}, and so its latency")
+    if record.retry_of is not None:
+        facts.append(f"takes up the recipe of {_link(record.retry_of, link)}")
+    cost = record.cost
+    if cost.stages:
+        facts.append(f"epochs: {cost.epochs_trained} trained, {cost.epochs_reused} reused")
+    if cost.seconds:
+        longest = sorted((item for item in cost.seconds.items() if item[1] >= 0.5), key=lambda item: -item[1])
+        parts = ", ".join(f"{markdown_text(name)} {spent:.0f} s" for name, spent in longest)
+        facts.append(f"time: {cost.total_s:.0f} s" + (f" ({parts})" if parts else ""))
+    return facts
+
+
+def _decided(record: TrialRecord) -> list[str]:
     return [
-        f"{'goes on' if item.goes_on else 'ended'} at mAP50-95 {item.map50_95:.3f}: "
-        + markdown_text(item.reason or f"after {item.epochs} epochs of recovery")
-        for item in decisions(trial)
+        f"{'goes on' if item.goes_on else 'ended'} at mAP50-95 {item.values[0]:.3f}: {markdown_text(item.reason)}"
+        for item in record.decisions
     ]
 
 
-def _link(trial: int, link: Link) -> str:
-    return f"[trial {trial}]({link(trial)})"
+def _link(trial: int, link: Link, title: str = "") -> str:
+    return f"[{title or f'trial {trial}'}]({link(trial)})"

@@ -46,13 +46,13 @@ def importances_figure(parameters: Sequence[Parameter], shares: Mapping[str, Map
 
 def parallel_figure(parameters: Sequence[Parameter], tried: Sequence[Tried]) -> go.Figure | None:
     """Each recovered trial as a line through its parameters, latency and accuracy; None if there are too few."""
-    drawn = [item for item in tried if item.is_final and None not in (item.entry.map50_95, item.entry.latency_ms)]
+    drawn = [item for item in tried if item.is_final and item.network.latency_ms is not None]
     drawn = [item for item in drawn if all(parameter.name in item.params for parameter in parameters)]
     if len(drawn) < FEWEST_LINES or not parameters:
         return None
-    accuracies = [item.entry.map50_95 for item in drawn]
+    accuracies = [item.network.map50_95 for item in drawn]
     dimensions = [_dimension(parameter, [item.params[parameter.name] for item in drawn]) for parameter in parameters]
-    dimensions.append({"label": "latency in ms", "values": [item.entry.latency_ms for item in drawn]})
+    dimensions.append({"label": "latency in ms", "values": [item.network.latency_ms for item in drawn]})
     dimensions.append({"label": "mAP50-95", "values": accuracies})
     figure = canvas(height=380)
     figure.add_parcoords(
@@ -69,24 +69,23 @@ def parallel_figure(parameters: Sequence[Parameter], tried: Sequence[Tried]) -> 
 def slice_figure(parameter: Parameter, tried: Sequence[Tried]) -> go.Figure | None:
     """Accuracy over one parameter, coloured by latency; None if no recovered trial has it."""
     known = [item for item in tried if item.is_final and parameter.name in item.params]
-    known = [item for item in known if item.entry.map50_95 is not None and item.entry.latency_ms is not None]
-    drawn = spread(known, SLICED)
+    drawn = spread([item for item in known if item.network.latency_ms is not None], SLICED)
     if not drawn:
         return None
     figure = canvas(height=260)
     figure.add_scatter(
         x=[_text(item.params[parameter.name]) for item in drawn],
-        y=[item.entry.map50_95 for item in drawn],
+        y=[item.network.map50_95 for item in drawn],
         mode="markers",
         marker={
             "size": 7,
-            "color": [item.entry.latency_ms for item in drawn],
+            "color": [item.network.latency_ms for item in drawn],
             "colorscale": SCALE,
             "opacity": 0.8,
             "colorbar": {"title": {"text": "ms"}, "thickness": 8, "len": 0.9, "outlinewidth": 0, "nticks": 4},
             "showscale": True,
         },
-        customdata=[[_hover(parameter, item), str(item.trial)] for item in drawn],
+        customdata=[[_hover(parameter, item), item.network.name] for item in drawn],
         hovertemplate="%{customdata[0]}<extra></extra>",
     )
     figure.update_layout(showlegend=False, margin={"t": 10})
@@ -108,8 +107,8 @@ def _hover(parameter: Parameter, item: Tried) -> str:
     value = item.params[parameter.name]
     told = escape(value) if isinstance(value, str) else f"{value:.4g}"
     return (
-        f"<b>trial {item.trial}</b><br>{escape(parameter.title)} {told}<br>"
-        f"mAP50-95 {decimals(item.entry.map50_95)}, {significant(item.entry.latency_ms)} ms"
+        f"<b>{item.network.title}</b><br>{escape(parameter.title)} {told}<br>"
+        f"mAP50-95 {decimals(item.network.map50_95)}, {significant(item.network.latency_ms)} ms"
     )
 
 

@@ -14,8 +14,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
-from prunetune.results.entries import Entry, is_predicted, number, outcome
 from prunetune.results.findings import Findings, Source
+from prunetune.results.study_network import StudyNetwork
+from prunetune.spaces.fields import number
+from prunetune.spaces.outcome import Outcome
 
 FEWEST = 6
 """Of fewer trials no importance is computed."""
@@ -31,10 +33,10 @@ TOP = 5
 class Tried:
     """One trial as a point of the space."""
 
-    trial: int
     params: dict[str, float | str]
     """What was tried, by parameter: a number, or the text of a choice that is none."""
-    entry: Entry
+    network: StudyNetwork
+    """What the trial came to."""
     is_final: bool
     """Whether its accuracy is that of the whole recipe."""
 
@@ -62,11 +64,15 @@ class Parameters:
     """
 
     def __init__(self, study: Source) -> None:
-        self._found = Findings.of(study)
+        self._found = found = Findings.of(study)
         self._measured = [
-            trial
-            for trial in self._found.trials
-            if trial.params and outcome(trial) in ("OK", "OVER_BUDGET", "STOPPED_EARLY") and not is_predicted(trial)
+            (trial, network)
+            for trial in found.trials
+            if trial.params
+            and (network := found.last_network(trial.number)) is not None
+            and (outcome := found.outcome(network)) is not None
+            and outcome.has_values
+            and not network.figures.predicted
         ]
 
     @cached_property
@@ -74,7 +80,7 @@ class Parameters:
         """Those that took more than one value, in the order of the space."""
         values: dict[str, set[str]] = {}
         distributions: dict[str, BaseDistribution] = {}
-        for trial in self._measured:
+        for trial, _ in self._measured:
             for name, value in trial.params.items():
                 values.setdefault(name, set()).add(str(value))
                 distributions[name] = trial.distributions[name]
@@ -86,12 +92,11 @@ class Parameters:
         names = {parameter.name: parameter for parameter in self.varied}
         return [
             Tried(
-                trial.number,
                 {name: _value(value, names[name]) for name, value in trial.params.items() if name in names},
-                self._found.entry(trial),
-                outcome(trial) == "OK",
+                network,
+                self._found.outcome(network) is Outcome.OK and not network.is_earlier_round,
             )
-            for trial in self._measured
+            for trial, network in self._measured
         ]
 
     def importances(self) -> dict[str, dict[str, float]]:
@@ -100,8 +105,8 @@ class Parameters:
         By PED-ANOVA (arXiv 2304.10255): how far the values of the best trials differ from those of all. Unlike
         fANOVA, Optuna's default, it fits no forest, so thousands of trials take no longer than a few.
         """
-        accuracy = {item.trial: item.entry.map50_95 for item in self.tried if item.is_final}
-        latency = {item.trial: item.entry.latency_ms for item in self.tried}
+        accuracy = {point.network.trial: point.network.map50_95 for point in self.tried if point.is_final}
+        latency = {point.network.trial: point.network.latency_ms for point in self.tried}
         found = {
             "mAP50-95": self._importance(lambda trial: accuracy.get(trial.number), sign=-1.0),
             "latency": self._importance(lambda trial: latency.get(trial.number), sign=1.0),
@@ -110,7 +115,7 @@ class Parameters:
 
     def _importance(self, value: Callable[[FrozenTrial], float | None], sign: float) -> dict[str, float]:
         names = [parameter.name for parameter in self.varied]
-        scored = [(trial, told) for trial in self._measured if (told := value(trial)) is not None]
+        scored = [(trial, told) for trial, _ in self._measured if (told := value(trial)) is not None]
         if len(scored) < FEWEST or len(names) < 2 or len({told for _, told in scored}) < 2:
             return {}
         # The evaluator asks a study; this one holds what it needs and nothing else.

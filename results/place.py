@@ -11,9 +11,6 @@ from urllib.parse import quote
 
 from prunetune.spaces.errors import ConfigError, StoreError
 
-SPEC = "spec"
-"""The study's user attribute that holds its description."""
-
 
 def place_of(name: str | Path, runs: str | Path, storage: str | None) -> tuple[Path, str | None]:
     """Where a study lies.

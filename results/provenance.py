@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
-from prunetune.results.entries import jsonable, mapping, number, text
 from prunetune.results.findings import Findings
+from prunetune.spaces.fields import jsonable, text
 
 HIDDEN = frozenset({"storage"})
 """What a report never tells of a description: addresses may hold passwords."""
@@ -16,48 +15,38 @@ HIDDEN = frozenset({"storage"})
 
 def origins(found: Findings) -> dict[str, str]:
     """What a study's figures depend on, in words."""
-    attributes = found.attributes
-    versions = mapping(attributes.get("versions"))
-    told: dict[str, str | None] = {
-        "started with": f"prunetune {text(attributes.get('version')) or 'of an unknown version'}",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "data": text(attributes.get("data_fingerprint")),
-        "model": text(attributes.get("model_sha256")),
-        "seed": _shown(mapping(attributes.get("spec")).get("seed")),
+    study = found.study
+    words = {
+        "started with": f"prunetune {study.version or 'of an unknown version'}",
+        "versions": ", ".join(f"{name} {version}" for name, version in study.versions.items()),
+        "data": study.data_fingerprint,
+        "model": study.model_sha256 or "",
+        "seed": _shown(study.spec.get("seed")),
     }
-    targets = attributes.get("targets")
-    for target in targets if isinstance(targets, list) else []:
-        name = text(mapping(target).get("name"))
-        if name is not None:
-            told[f"target {name}"] = ", ".join(
-                f"{key} {value}" for key, value in mapping(mapping(target).get("fingerprint")).items()
-            )
-            told[f"references on {name}"] = ", ".join(
-                f"{reference} {told_ms:.3f} ms"
-                for reference, value in mapping(mapping(target).get("references")).items()
-                if (told_ms := number(value)) is not None
-            )
-    told["workers"] = _workers(found)
-    told["trials began"], told["trials ended"] = _times(found)
-    return {name: words for name, words in told.items() if words}
+    for target in study.targets:
+        words[f"target {target.name}"] = ", ".join(f"{key} {value}" for key, value in target.fingerprint.items())
+        words[f"references on {target.name}"] = ", ".join(
+            f"{reference} {ms:.3f} ms" for reference, ms in target.references.items()
+        )
+    words["workers"] = _workers(found)
+    words["trials began"], words["trials ended"] = _times(found)
+    return {name: value for name, value in words.items() if value}
 
 
 def description(found: Findings) -> str:
     """The study's description as indented JSON, which is YAML too; empty if it has none."""
-    spec = mapping(found.attributes.get("spec"))
-    shown = {key: jsonable(value) for key, value in spec.items() if key not in HIDDEN}
+    shown = {key: jsonable(value) for key, value in found.study.spec.items() if key not in HIDDEN}
     return json.dumps(shown, indent=2, ensure_ascii=False) if shown else ""
 
 
 def _workers(found: Findings) -> str:
-    workers = [mapping(trial.user_attrs.get("worker")) for trial in found.trials]
-    hosts = Counter(_worker(worker) for worker in workers if text(worker.get("host")))
+    hosts: Counter[str] = Counter()
+    for record in found.records.values():
+        worker = record.worker or {}
+        if host := text(worker.get("host")):
+            device = text(worker.get("device"))
+            hosts[f"{host}, {device}" if device else host] += 1
     return ", ".join(f"{host} ({count} {'trial' if count == 1 else 'trials'})" for host, count in hosts.most_common(8))
-
-
-def _worker(worker: Mapping[str, Any]) -> str:
-    device = text(worker.get("device"))
-    return f"{worker['host']}, {device}" if device else str(worker["host"])
 
 
 def _times(found: Findings) -> tuple[str, str]:
@@ -70,5 +59,5 @@ def _times(found: Findings) -> tuple[str, str]:
     )
 
 
-def _shown(value: Any) -> str | None:
-    return None if value is None else str(jsonable(value))
+def _shown(value: Any) -> str:
+    return "" if value is None else str(jsonable(value))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
-from optuna.trial import FrozenTrial
 
-from prunetune.results.entries import integer, mapping, number, outcome, text
 from prunetune.results.findings import Findings
 from prunetune.results.histories import read_curves
+from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.results.style import FAINT, FRONT, LIMIT, REGIONS, SELECTED, canvas, escape
+from prunetune.spaces.outcome import Outcome
 
 DRAWN = 200
 """So many recoveries are drawn at most: all of the front, and others from all over the study."""
@@ -23,27 +22,15 @@ POINTS = 60
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What was decided at one rung."""
-
-    epochs: int
-    """Epochs of recovery that were done."""
-    map50_95: float
-    """Of the best of them."""
-    goes_on: bool
-    reason: str
-    round: int | None = None
-    """The round whose end this was; None for a rung of the last recovery."""
-
-
-@dataclass(frozen=True)
 class Recovered:
     """The last recovery of one trial."""
 
     trial: int
+    network: str
+    """The name of what the trial came to."""
     curve: tuple[tuple[int, float], ...]
     """Epoch, from 1, and map50_95. Where no curve was kept: at the rungs and at the end."""
-    decisions: tuple[Decision, ...]
+    decisions: tuple[RungDecision, ...]
     kind: str
     """`front`, `complete` or `stopped early`."""
 
@@ -55,15 +42,19 @@ def recoveries(found: Findings, folder: Path) -> list[Recovered]:
         found: The study.
         folder: The study's folder, where the curves are.
     """
-    members = {item.trial for item in found.front}
-    there = [trial for trial in found.trials if outcome(trial) in ("OK", "STOPPED_EARLY")]
-    front = [trial for trial in there if trial.number in members]
-    others = [trial for trial in there if trial.number not in members]
+    kinds = {Outcome.OK: "complete", Outcome.STOPPED_EARLY: "stopped early"}
+    names = {number: found.key(number) for number, record in found.records.items() if record.outcome in kinds}
+    members = {network.name for network in found.front}
+    front = [number for number, name in names.items() if name in members]
+    others = [number for number, name in names.items() if name not in members]
     room = max(0, DRAWN - len(front))
     step = max(1, -(-len(others) // room)) if room else len(others) + 1
-    drawn = sorted([*front[:DRAWN], *others[::step][:room]], key=lambda trial: trial.number)
-    read = [_recovered(trial, folder, "front" if trial.number in members else "") for trial in drawn]
-    return [item for item in read if item.curve or item.decisions]
+    drawn = []
+    for number in sorted([*front[:DRAWN], *others[::step][:room]]):
+        record = found.records[number]
+        kind = "front" if names[number] in members else kinds[record.outcome or Outcome.OK]
+        drawn.append(Recovered(number, names[number], recovery_curve(record, folder), last_decisions(record), kind))
+    return [recovered for recovered in drawn if recovered.curve or recovered.decisions]
 
 
 def recoveries_figure(items: Sequence[Recovered]) -> go.Figure | None:
@@ -83,7 +74,7 @@ def recoveries_figure(items: Sequence[Recovered]) -> go.Figure | None:
         members = [item for item in items if item.kind == kind and item.curve]
         if members:
             # One trace for all: None lifts the pen between two curves.
-            drawn = [(epoch, value, item.trial) for item in members for epoch, value in [*item.curve, (None, None)]]
+            drawn = [(epoch, value, item) for item in members for epoch, value in [*item.curve, (None, None)]]
             figure.add_scatter(
                 x=[epoch for epoch, _, _ in drawn],
                 y=[value for _, value, _ in drawn],
@@ -91,8 +82,8 @@ def recoveries_figure(items: Sequence[Recovered]) -> go.Figure | None:
                 line=line,
                 opacity=1 if kind == "front" else 0.6,
                 name=kind,
-                customdata=[["", str(trial)] for _, _, trial in drawn],
-                hovertemplate="trial %{customdata[1]}, epoch %{x}: %{y:.3f}<extra></extra>",
+                customdata=[[str(item.trial), item.network] for _, _, item in drawn],
+                hovertemplate="trial %{customdata[0]}, epoch %{x}: %{y:.3f}<extra></extra>",
             )
     for goes_on, name, marker in (
         (True, "goes on from a rung", {"symbol": "triangle-right", "size": 8, "color": REGIONS["backbone"]}),
@@ -102,13 +93,12 @@ def recoveries_figure(items: Sequence[Recovered]) -> go.Figure | None:
         if told:
             figure.add_scatter(
                 x=[decision.epochs for _, decision in told],
-                y=[decision.map50_95 for _, decision in told],
+                y=[decision.values[0] for _, decision in told],
                 mode="markers",
                 name=name,
                 marker=marker,
                 customdata=[
-                    [f"<b>trial {item.trial}</b><br>{escape(decision.reason)}", str(item.trial)]
-                    for item, decision in told
+                    [f"<b>trial {item.trial}</b><br>{escape(decision.reason)}", item.network] for item, decision in told
                 ],
                 hovertemplate="%{customdata[0]}<extra></extra>",
             )
@@ -120,44 +110,28 @@ def recoveries_figure(items: Sequence[Recovered]) -> go.Figure | None:
     return figure
 
 
-def last_curve(trial: FrozenTrial, folder: Path) -> tuple[tuple[int, float], ...]:
-    """A trial's last recovery by epochs; what the rungs and the end say of it where no curve was kept."""
-    curves = read_curves(trial, folder)
-    if curves:
-        values = list(enumerate(curves[max(curves)], start=1))
-        step = max(1, -(-len(values) // POINTS))
-        thinned = values[::step]
+def recovery_curve(record: TrialRecord, folder: Path, round_number: int | None = None) -> tuple[tuple[int, float], ...]:
+    """A recovery by epochs; where no curve was kept, what the rungs and the end say of it.
+
+    Args:
+        record: What the trial found.
+        folder: The study's folder.
+        round_number: The round; the last one that has a curve if None.
+    """
+    curves = read_curves(record, folder)
+    values = list(enumerate(curves.get(round_number or max(curves, default=0), ()), start=1))
+    if values:
+        thinned = values[:: max(1, -(-len(values) // POINTS))]
         return tuple(thinned if thinned[-1] == values[-1] else [*thinned, values[-1]])
-    known = {decision.epochs: decision.map50_95 for decision in _within(trial)}
-    if outcome(trial) == "OK":
-        recipe, accuracy = mapping(trial.user_attrs.get("recipe")), mapping(trial.user_attrs.get("accuracy"))
-        epochs, end = integer(recipe.get("recovery_epochs")), number(accuracy.get("map50_95"))
-        if epochs and end is not None:
-            known[epochs] = end
+    if round_number is not None and round_number < record.rounds_asked:
+        return tuple((item.epochs, item.values[0]) for item in record.decisions if item.round == round_number)
+    known = {decision.epochs: decision.values[0] for decision in last_decisions(record)}
+    epochs = 0 if record.recipe is None else record.recipe.recovery_epochs
+    if epochs and record.network is not None and record.network.recovered:
+        known[epochs] = record.network.accuracy.map50_95
     return tuple(sorted(known.items()))
 
 
-def decisions(trial: FrozenTrial) -> tuple[Decision, ...]:
-    """What was decided at the trial's rungs."""
-    told = trial.user_attrs.get("rungs")
-    parsed = [_decision(mapping(item)) for item in told] if isinstance(told, list) else []
-    return tuple(item for item in parsed if item is not None)
-
-
-def _within(trial: FrozenTrial) -> tuple[Decision, ...]:
-    """What was decided within the last recovery."""
-    return tuple(decision for decision in decisions(trial) if decision.round is None)
-
-
-def _recovered(trial: FrozenTrial, folder: Path, kind: str) -> Recovered:
-    usual = "complete" if outcome(trial) == "OK" else "stopped early"
-    return Recovered(trial.number, last_curve(trial, folder), _within(trial), kind or usual)
-
-
-def _decision(told: Mapping[str, Any]) -> Decision | None:
-    values = told.get("values")
-    epochs, value = integer(told.get("epochs")), number(values[0]) if isinstance(values, list) and values else None
-    if epochs is None or value is None:
-        return None
-    reason, number_of_round = text(told.get("reason")) or "", integer(told.get("round"))
-    return Decision(epochs, value, told.get("goes_on") is True, reason, number_of_round)
+def last_decisions(record: TrialRecord) -> tuple[RungDecision, ...]:
+    """What was decided within a trial's last recovery."""
+    return tuple(decision for decision in record.decisions if decision.round is None)

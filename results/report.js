@@ -324,7 +324,7 @@
   function choices() {
     const front = new Set(told.front), controls = new Set(told.controls);
     const others = Object.keys(told.networks).filter((key) => !front.has(key) && !controls.has(key));
-    for (const [title, keys] of [["front", told.front], ["controls", told.controls], ["other trials", others]]) {
+    for (const [title, keys] of [["front", told.front], ["controls", told.controls], ["others", others]]) {
       if (!keys.length) continue;
       const group = document.createElement("optgroup");
       group.label = title;

@@ -18,18 +18,18 @@ from plotly.offline import get_plotlyjs
 from prunetune.results.choice import find_trial
 from prunetune.results.cost_figures import progress_figure, time_figure
 from prunetune.results.costs import Costs, progress
-from prunetune.results.entries import integer, is_predicted, outcome, recipe_text, text
 from prunetune.results.figures import front_figure
-from prunetune.results.findings import Findings
+from prunetune.results.findings import Findings, outcome_text
 from prunetune.results.headline import summary
 from prunetune.results.networks import Networks, duration
 from prunetune.results.parameter_figures import importances_figure, parallel_figure, slice_figure
 from prunetune.results.parameters import ROUGH, Parameters
 from prunetune.results.provenance import description, origins
 from prunetune.results.recoveries import DRAWN, recoveries, recoveries_figure
+from prunetune.results.standing import memberships
+from prunetune.results.study_network import recipe_text
 from prunetune.results.style import CONTROL, FRONT, LIMIT, REGIONS, canvas
-from prunetune.results.tables import REMARKS, caption, columns, decimals, latencies_text, latency, rows
-from prunetune.results.trials import seconds
+from prunetune.results.tables import REMARKS, caption, columns, decimals, latencies_text, latency_text, rows
 from prunetune.spaces.files import write_text
 
 _HERE = Path(__file__).parent
@@ -67,7 +67,7 @@ class Line:
     kind: str = ""
     """`control`, `front`, or nothing."""
     network: str | None = None
-    """What a click on it selects: a trial's number or a control's name."""
+    """What a click on it selects: the key of a panel."""
     below: str = ""
     """Words that stand under its cells."""
 
@@ -80,21 +80,21 @@ class Table:
     lines: Sequence[Line] = field(default=())
 
 
-def write_report(study: Study | Findings, folder: Path, path: Path, trial: int | None = None) -> Path:
+def write_report(study: Study | Findings, folder: Path, path: Path, trial: int | str | None = None) -> Path:
     """Writes the report of a finished or running study.
 
     Args:
         study: The study; read once, so that the whole report is of one moment.
         folder: The study's folder, where its gamma histograms and curves are.
         path: The HTML file to write.
-        trial: The trial whose panels are shown first; the most accurate member of the front if None,
-            or the nearest miss if the front is empty.
+        trial: The trial or network (`7`, `7.1`, `dense`) whose panels are shown first; the most accurate member of
+            the front if None, or the nearest miss if the front is empty.
 
     Returns:
         `path`.
 
     Raises:
-        ConfigError: The study has no such trial.
+        ConfigError: The study has no such trial or network.
         StoreError: `path` cannot be written.
     """
     found = Findings.of(study)
@@ -150,27 +150,28 @@ def as_json(value: Any) -> Markup:
     return Markup(json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
 
 
-def _choose(found: Findings, wanted: int | None) -> FrozenTrial | None:
+def _choose(found: Findings, wanted: int | str | None) -> str | None:
+    """The key of the panel that is shown first."""
     if wanted is not None:
-        return find_trial(found, wanted)
+        network = found.network(str(wanted))
+        return str(find_trial(found, wanted, or_baseline=True).number) if network is None else network.name
     default = found.best or found.nearest
-    if default is not None and default.trial is not None:
-        return found.trial(default.trial)
-    return next((trial for trial in found.trials if trial.state.is_finished()), None)
+    if default is not None:
+        return default.name
+    return next((found.key(trial.number) for trial in found.trials if trial.state.is_finished()), None)
 
 
 def _figures(drawn: Mapping[str, go.Figure | None]) -> list[Figure]:
     return [Figure.of(name, figure) for name, figure in drawn.items() if figure is not None]
 
 
-def _fronts(found: Findings, chosen: FrozenTrial | None) -> list[Figure]:
-    if not found.trials and not found.controls:
+def _fronts(found: Findings, chosen: str | None) -> list[Figure]:
+    if not found.trials and not found.baselines:
         return []
-    number = None if chosen is None else chosen.number
     if len(found.targets) < 2:
-        return [Figure.of("front", front_figure(found, number))]
+        return [Figure.of("front", front_figure(found, chosen))]
     return [
-        Figure.of(f"front-{place}", front_figure(found, number, target.name), f"On {target.name}")
+        Figure.of(f"front-{place}", front_figure(found, chosen, target.name), f"On {target.name}")
         for place, target in enumerate(found.targets)
     ]
 
@@ -189,7 +190,7 @@ def _front_table(found: Findings) -> Table:
         Line(
             [(column.cell(row), column.is_number) for column in shown],
             row.kind,
-            row.model if row.trial is None else str(row.trial),
+            row.network.name,
             row.remarks,
         )
         for row in table
@@ -200,42 +201,44 @@ def _front_table(found: Findings) -> Table:
 def _trials(found: Findings) -> Table:
     titles = [("trial", True), ("outcome", False), ("mAP50-95", True), ("latency", True), ("time", True)]
     titles += [("recipe", False), ("reason", False)]
-    members = {item.trial for item in found.front}
-    return Table(titles, [_trial(found, trial, trial.number in members) for trial in found.trials])
+    return Table(titles, [_trial(found, trial) for trial in found.trials])
 
 
-def _trial(found: Findings, trial: FrozenTrial, is_member: bool) -> Line:
-    item = found.entry(trial)
-    spent = sum(seconds(trial).values())
-    told = _words(outcome(trial))
-    if (equal := integer(trial.user_attrs.get("equals"))) is not None:
-        told += f", equals trial {equal}"
-    taken = latency(item.latency_ms, item.latency_ratio) if len(found.targets) < 2 else latencies_text(item)
+def _trial(found: Findings, trial: FrozenTrial) -> Line:
+    record, network = found.records[trial.number], found.last_network(trial.number)
+    ended = [_words(outcome_text(trial, record))]
+    if record.duplicate_of is not None:
+        ended.append(f"duplicate of trial {record.duplicate_of}")
+    on_front = memberships(found, trial.number)
+    taken = ""
+    if network is not None:
+        latency = network.latency if len(found.targets) < 2 else None
+        taken = latency_text(latency.ms, latency.ratio_to_dense) if latency else latencies_text(network)
+        taken += " predicted" if network.figures.predicted else ""
     cells = [
         (str(trial.number), True),
-        (f"{told}, on the front" if is_member else told, False),
-        (decimals(item.map50_95), True),
-        (f"{taken} predicted" if is_predicted(trial) else taken, True),
-        (duration(spent) if spent else "", True),
-        (recipe_text(item.recipe), False),
-        (text(trial.user_attrs.get("reason")) or "", False),
+        (", ".join([*ended, *on_front]), False),
+        ("" if network is None else decimals(network.map50_95), True),
+        (taken, True),
+        (duration(record.cost.total_s) if record.cost.total_s else "", True),
+        (recipe_text(record.recipe, record.thresholds), False),
+        (record.reason, False),
     ]
-    return Line(cells, "front" if is_member else "", str(trial.number))
+    return Line(cells, "front" if on_front else "", found.key(trial.number))
 
 
 def _failures(found: Findings) -> Table:
     """Trials that gave no network, those that ended alike in one line."""
     alike: dict[tuple[str, str], list[int]] = {}
-    for trial in found.trials:
-        if trial.state.is_finished() and outcome(trial) not in ("OK", "OVER_BUDGET", "STOPPED_EARLY", ""):
-            reason = text(trial.user_attrs.get("reason")) or "no reason is stored"
-            alike.setdefault((outcome(trial), reason), []).append(trial.number)
+    for number, record in found.records.items():
+        if record.outcome is not None and not record.outcome.has_values:
+            alike.setdefault((record.outcome.value, record.reason or "no reason is stored"), []).append(number)
     lines = []
     for (ended, reason), numbers in alike.items():
         named = ", ".join(map(str, numbers[:NAMED]))
         more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
         cells = [(_words(ended), False), (str(len(numbers)), True), (named + more, False), (reason, False)]
-        lines.append(Line(cells, network=str(numbers[0])))
+        lines.append(Line(cells, network=found.key(numbers[0])))
     return Table([("outcome", False), ("trials", True), ("numbers", False), ("reason", False)], lines)
 
 
@@ -245,17 +248,17 @@ def _words(ended: str) -> str:
 
 def _spent(costs: Costs) -> str:
     """Where the time went, in words."""
-    total = costs.total_s
+    total, overhead = costs.total.total_s, sum(spent.overhead for spent in costs.trials)
     if not total:
         return ""
-    parts = {part: spent for part, spent in costs.seconds.most_common() if spent > 0}
-    percents = {part: round(100 * spent / total) for part, spent in parts.items()}
+    parts = sorted(costs.total.seconds.items(), key=lambda item: -item[1])
+    percents = {part: round(100 * spent / total) for part, spent in parts if spent > 0}
     shares = ", ".join(f"{part} {share} %" if share else f"{part} under 1 %" for part, share in percents.items())
-    overhead = sum(cost.overhead for cost in costs.trials)
     words = f"{duration(total)} in all: {shares}. Overhead, which is all but training, validating and measuring: "
     words += f"{100 * overhead / total:.1f} %."
-    if costs.trained or costs.reused:
-        words += f" {costs.trained:.0f} epochs were trained, {costs.reused:.0f} were reused from earlier trials"
-        saved = costs.reused * costs.epoch_s
+    trained, reused = costs.total.epochs_trained, costs.total.epochs_reused
+    if trained or reused:
+        words += f" {trained} epochs were trained, {reused} were reused from earlier trials"
+        saved = reused * costs.epoch_s
         words += f", which saved about {duration(saved)}." if saved >= 1 else "."
     return words

@@ -3,57 +3,61 @@
 from __future__ import annotations
 
 from prunetune.results.choice import spans
-from prunetune.results.entries import Entry, is_predicted, outcome, round_of
 from prunetune.results.findings import Findings
+from prunetune.results.study_network import StudyNetwork
 from prunetune.results.tables import budget_text, edge_text
+from prunetune.spaces.outcome import Outcome
 
 
-def standing(found: Findings, item: Entry) -> str:
-    """A sentence on where a network of a study stands.
-
-    Args:
-        found: The study.
-        item: A trial's entry, or a control's.
-    """
-    if item.trial is None:
+def standing(found: Findings, network: StudyNetwork) -> str:
+    """A sentence on where a network of a study stands."""
+    if network.trial is None:
         return "A control: the study compares its networks with it."
-    if any(member.trial == item.trial for member in found.front):
-        best = found.best is not None and found.best.trial == item.trial
-        words = [", the most accurate there" if best else "", f", {edge}" if (edge := edge_text(found, item)) else ""]
+    if any(member.name == network.name for member in found.front):
+        best = found.best is not None and found.best.name == network.name
+        edge = edge_text(found, network)
+        words = [", the most accurate there" if best else "", f", {edge}" if edge else ""]
         return f"It is on the front of its study{''.join(words)}."
-    return f"It is not on the front of its study: {_reason(found, item)}."
+    return f"It is not on the front of its study: {_reason(found, network)}."
 
 
-def _reason(found: Findings, item: Entry) -> str:
-    assert item.trial is not None
-    trial = found.trial(item.trial)
-    ended = "" if trial is None else outcome(trial)
-    if ended == "OVER_BUDGET":
-        recovered = trial is not None and round_of(trial) is not None
-        return f"it is over the budget ({budget_text(found)}){'' if recovered else ' and was not recovered'}"
-    if ended == "STOPPED_EARLY":
-        return "its recovery was stopped early, so that its accuracy is not final"
-    if found.misses_budget(item):
-        return f"the last measurement put it over the budget ({budget_text(found)})"
-    if trial is not None and is_predicted(trial):
-        return "its latency is predicted, not measured"
-    better = _better(found, item)
-    if not better:
-        return f"it ended as {ended or 'unfinished'}"
-    named = f"trial {better[0]} is" if len(better) == 1 else f"trials {spans(better)} are"
-    return f"{named} at least as accurate and as fast"
-
-
-def _better(found: Findings, item: Entry) -> list[int]:
-    """The members of the front that are as good in everything."""
-    own = found.point(item)
-    if own is None:
-        return []
-    points = [(member.trial, found.point(member)) for member in found.front]
+def memberships(found: Findings, trial: int) -> list[str]:
+    """Which networks of a trial are on the front: `on the front` for what it came to, `round 1 on the front`."""
+    members = [network for network in reversed(found.networks_of(trial)) if network in found.front]
     return [
-        number
-        for number, point in points
-        if number is not None
+        f"round {network.result.round} on the front" if network.is_earlier_round else "on the front"
+        for network in members
+    ]
+
+
+def _reason(found: Findings, network: StudyNetwork) -> str:
+    outcome, recovered = found.outcome(network), network.result.recovered
+    if not network.figures.feasible:
+        return f"it is over the budget ({budget_text(found)}){'' if recovered else ' and was not recovered'}"
+    if not recovered and outcome is Outcome.STOPPED_EARLY:
+        return "its recovery was stopped early, so that its accuracy is not final"
+    if found.misses_budget(network):
+        return f"the last measurement put it over the budget ({budget_text(found)})"
+    if network.figures.predicted:
+        return "its latency is predicted, not measured"
+    better = _better(found, network) if recovered else []
+    if not better:
+        return f"it ended as {outcome or 'unfinished'}"
+    if all(member.name.isdecimal() for member in better) and len(better) > 1:
+        named = f"trials {spans(int(member.name) for member in better)}"
+    else:
+        named = " and ".join(member.title for member in better)
+    return f"{named} {'is' if len(better) == 1 else 'are'} at least as accurate and as fast"
+
+
+def _better(found: Findings, network: StudyNetwork) -> list[StudyNetwork]:
+    """The members of the front that are as good in everything."""
+    own = found.point(network)
+    points = [(member, found.point(member)) for member in found.front]
+    return [
+        member
+        for member, point in points
+        if own is not None
         and point is not None
         and point[0] >= own[0]
         and all(theirs <= mine for theirs, mine in zip(point[1:], own[1:], strict=True))

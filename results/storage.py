@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-import sqlalchemy.engine
 import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.storages import BaseStorage, RDBStorage
 
 from prunetune.results.address import parse_address, public_address
-from prunetune.results.place import SPEC, choose_name, place_of, sqlite_url
+from prunetune.results.findings import Findings
+from prunetune.results.place import choose_name, place_of, sqlite_url
+from prunetune.results.record import StudyRecord
 from prunetune.spaces.errors import ConfigError, MissingExtraError, StoreError
 from prunetune.spaces.files import storage_error
 
@@ -52,9 +53,16 @@ def find_study(
         opened = (opener or open_storage)(address or sqlite_url(folder))
         wanted = choose_name(folder, optuna.get_all_study_names(storage=opened))
         study = optuna.load_study(study_name=wanted, storage=opened)
-        if SPEC not in study.user_attrs:
+        if not StudyRecord.of(study).spec:
             raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
         return study, folder
+
+
+def find_findings(name: str | Path, runs: str | Path = "runs", storage: str | None = None) -> tuple[Findings, Path]:
+    """What a study found, as it stands now, and its folder; see `find_study`."""
+    study, folder = find_study(name, runs, storage)
+    with storage_errors(folder, storage, runs=False):
+        return Findings.of(study), folder
 
 
 @contextmanager
@@ -119,17 +127,6 @@ def open_storage(url: str) -> RDBStorage:
             sqlalchemy.event.listen(storage.engine, "connect", _in_utc)
             storage.engine.dispose()
         return storage
-
-
-def make_engine(url: str) -> sqlalchemy.engine.Engine:
-    """What plain queries to a data base go through.
-
-    Raises:
-        ConfigError: The address cannot be used.
-        MissingExtraError: Its driver is not installed.
-    """
-    with address_errors(url):
-        return sqlalchemy.create_engine(url, **_waiting(url))
 
 
 def _waiting(url: str) -> dict[str, Any]:

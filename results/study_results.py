@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prunetune.results.certainty import Confirmation, confirmation
-from prunetune.results.choice import find_trial, no_network
-from prunetune.results.entries import Entry, channels, mapping, widths
+from prunetune.results.choice import find_network, find_trial, no_network
 from prunetune.results.findings import Findings
 from prunetune.results.histories import read_gammas
-from prunetune.results.record import find_findings
+from prunetune.results.record import Confirmation
+from prunetune.results.study_network import StudyNetwork
 from prunetune.results.table_formats import table_frame
 from prunetune.results.tables import ended_text
 from prunetune.results.trials import trial_table
@@ -39,6 +38,8 @@ def load_study(study: str | Path, runs: str | Path = "runs", storage: str | None
         MissingExtraError: The driver of its storage is not installed.
             All are kinds of `prunetune.spaces.PrunetuneError`, with a message of one line.
     """
+    from prunetune.results.storage import find_findings  # Optuna's storages take half a second to import
+
     return StudyResults(*find_findings(study, runs, storage))
 
 
@@ -65,14 +66,14 @@ class StudyResults:
         return self.findings.name
 
     @property
-    def controls(self) -> dict[str, Entry]:
-        """The networks that the study compares itself with, by name."""
-        return dict(self.findings.controls)
+    def baselines(self) -> dict[str, StudyNetwork]:
+        """The networks that the study compares with, by name."""
+        return dict(self.findings.baselines)
 
     @property
     def confirmation(self) -> Confirmation | None:
         """What the last `prunetune confirm` found; None if there was none."""
-        return confirmation(self.findings)
+        return self.findings.study.confirmation
 
     def frame(self) -> DataFrame:
         """One row per trial in any state; see `trial_table`."""
@@ -82,47 +83,55 @@ class StudyResults:
         """The controls and the front, one row each; see `table_frame`."""
         return table_frame(self.findings)
 
-    def front(self) -> list[Entry]:
-        """The feasible candidates that no other dominates, by rising latency; see `front`."""
+    def front(self) -> list[StudyNetwork]:
+        """The feasible networks that no other dominates, by rising latency; see `front`."""
         return list(self.findings.front)
+
+    def networks(self) -> list[StudyNetwork]:
+        """The networks of all trials, by trial and round."""
+        return list(self.findings.networks.values())
 
     def hypervolume(self) -> float | None:
         """The share of the unit cube that the front dominates; None while the dense network is not measured."""
         return self.findings.hypervolume
 
     def candidate(self, name: int | str) -> Candidate:
-        """A trial's network, by its number, or a control's, by its name.
+        """A network by its name: `7` is what trial 7 came to, `7.1` what it had after round 1, `dense` a baseline.
 
         Raises:
             ConfigError: There is none, or it has no finished network.
         """
-        found = self.findings
-        if str(name) in found.controls:
-            item = found.controls[str(name)]
-            layers = widths(mapping(mapping(found.attributes.get("controls")).get(str(name))).get("channels"))
-        else:
-            trial = find_trial(found, name, [*found.controls])
-            item, layers = found.entry(trial), channels(trial)
-        if item.checkpoint is None:
-            raise no_network(found, name)
-        onnx = None if item.onnx is None else self.folder / item.onnx
-        return Candidate(str(name), item, self.folder / item.checkpoint, onnx, layers)
+        return Candidate(find_network(self.findings, name), self.folder)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network of a study."""
+    """A network of a study whose files were kept."""
 
-    name: str
-    """The trial's number, or the control's name."""
-    entry: Entry
+    network: StudyNetwork
     """Its figures."""
-    checkpoint: Path
-    """A .pt that `YOLO()` loads."""
-    onnx: Path | None
-    """Its ONNX file; None where it was not exported."""
-    channels: Mapping[str, int] = field(hash=False)
-    """Output channels by layer; empty where they are not known."""
+    folder: Path
+    """The study's."""
+
+    @property
+    def name(self) -> str:
+        """`7`, `7.1`, `dense`."""
+        return self.network.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """A .pt that `YOLO()` loads."""
+        return self.folder / (self.network.checkpoint or "")
+
+    @property
+    def onnx(self) -> Path | None:
+        """Its ONNX file; None where it was not exported."""
+        return None if self.network.onnx is None else self.folder / self.network.onnx
+
+    @property
+    def channels(self) -> Mapping[str, int]:
+        """Output channels by layer; empty where they are not known."""
+        return self.network.figures.channels
 
     def load(self) -> Detector:
         """Loads the network. Needs torch.
@@ -156,24 +165,24 @@ class Figures:
     def __init__(self, findings: Findings, folder: Path) -> None:
         self._findings, self._folder = findings, folder
 
-    def front(self, trial: int | None = None, target: str | None = None) -> go.Figure:
-        """Accuracy against latency: every trial, the front, the controls and the budget.
+    def front(self, network: int | str | None = None, target: str | None = None) -> go.Figure:
+        """Accuracy against latency: every network, the front, the controls and the budget.
 
         Args:
-            trial: The trial to mark; the most accurate member of the front if None.
+            network: The name of the network to mark; the most accurate member of the front if None.
             target: The target's name; the main one if None.
 
         Raises:
-            ConfigError: There is no such trial, or no such target.
+            ConfigError: There is no such network, or no such target.
         """
         from prunetune.results.figures import front_figure
 
-        if trial is not None:
-            find_trial(self._findings, trial)
+        if network is not None:
+            self._network(network)
         names = [item.name for item in self._findings.targets]
         if target is not None and target not in names:
             raise ConfigError(f"target: {target}: is none of this study's; there are {', '.join(names)}")
-        return front_figure(self._findings, trial, target)
+        return front_figure(self._findings, network, target)
 
     def time(self) -> go.Figure | None:
         """Where the time of each trial went."""
@@ -226,15 +235,15 @@ class Figures:
 
         return recoveries_figure(recoveries(self._findings, self._folder))
 
-    def channels(self, trial: int) -> go.Figure | None:
-        """The channels that each layer of a trial's network kept, beside half-width's.
+    def channels(self, network: int | str) -> go.Figure | None:
+        """The channels that each layer of a network kept, beside half-width's.
 
         Raises:
-            ConfigError: There is no such trial.
+            ConfigError: There is no such network.
         """
         from prunetune.results.network_figures import channels_figure
 
-        return channels_figure(self._findings, find_trial(self._findings, trial))
+        return channels_figure(self._findings, self._network(network))
 
     def gammas(self, trial: int) -> dict[tuple[int, str], go.Figure]:
         """The gammas over a trial's sparse phases, by round and region; empty where they were not kept.
@@ -244,5 +253,12 @@ class Figures:
         """
         from prunetune.results.network_figures import gamma_figures
 
-        found = find_trial(self._findings, trial)
-        return gamma_figures(read_gammas(found, self._folder), self._findings.entry(found).recipe)
+        record = self._findings.records[find_trial(self._findings, trial).number]
+        return gamma_figures(read_gammas(record, self._folder), record)
+
+    def _network(self, name: int | str) -> StudyNetwork:
+        """A network, also one whose files were not kept."""
+        network = self._findings.network(str(name))
+        if network is None:
+            raise no_network(self._findings, name)
+        return network

@@ -10,7 +10,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prunetune.results import escapes
+from prunetune.results.escapes import csv_text as cell_text
+from prunetune.results.escapes import latex_text, markdown_text
 from prunetune.results.findings import Findings, Source
 from prunetune.results.tables import Row, caption, columns, is_tested, rows, targets
 from prunetune.spaces.errors import MissingExtraError
@@ -19,8 +20,26 @@ from prunetune.spaces.files import publish
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_WORDS = ("model", "kind", "recipe", "remarks")
+_WORDS = ("model", "kind", "network", "recipe", "remarks")
 _COUNTS = ("trial", "params")
+
+_LEFT = {
+    "model": "model",
+    "kind": "kind",
+    "network": "network.name",
+    "trial": "network.trial",
+    "map50": "network.accuracy.map50",
+    "map50_change": "map50_change",
+    "map50_95": "network.accuracy.map50_95",
+    "map50_95_change": "map50_95_change",
+    "f1": "network.accuracy.f1",
+    "confidence": "network.accuracy.confidence",
+    "params": "network.figures.params",
+}
+"""The first columns, and where a row has their values."""
+
+_LATENCY = {"latency_ms": "ms", "latency_ratio": "ratio_to_dense", "latency_uncertainty": "uncertainty"}
+"""The columns of each target."""
 
 
 def markdown(study: Source) -> str:
@@ -54,7 +73,7 @@ def latex(study: Source) -> str:
         "% \\usepackage{booktabs}; other scripts than Latin need XeLaTeX or LuaLaTeX",
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{escapes.latex_text(found.name)}: {escapes.latex_text(caption(found))}}}",
+        f"\\caption{{{latex_text(found.name)}: {latex_text(caption(found))}}}",
         f"\\begin{{tabular}}{{{layout}}}",
         "\\toprule",
         _latex_line(column.title for column in shown),
@@ -70,19 +89,19 @@ def latex(study: Source) -> str:
 
 
 def csv_text(study: Source) -> str:
-    """The table as CSV: the values of `table_records`. A text that a spreadsheet would compute gets an apostrophe."""
-    names, records = table_records(study)
+    """The table as CSV: the values of `table_document`. A text that a spreadsheet would compute gets an apostrophe."""
+    names, records = table_document(study)
     out = io.StringIO()
-    writer = csv.DictWriter(out, [escapes.csv_text(name) for name in names], lineterminator="\n")
+    writer = csv.DictWriter(out, [cell_text(name) for name in names], lineterminator="\n")
     writer.writeheader()
     for record in records:
-        guarded = {name: escapes.csv_text(value) if isinstance(value, str) else value for name, value in record.items()}
-        writer.writerow({escapes.csv_text(name): value for name, value in guarded.items()})
+        guarded = {name: cell_text(value) if isinstance(value, str) else value for name, value in record.items()}
+        writer.writerow({cell_text(name): value for name, value in guarded.items()})
     return out.getvalue()
 
 
 def write_parquet(study: Source, path: Path) -> None:
-    """Writes the table as Parquet: the values of `table_records`, numbers as int64 and double.
+    """Writes the table as Parquet: the values of `table_document`, numbers as int64 and double.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -93,7 +112,7 @@ def write_parquet(study: Source, path: Path) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "parquet") from error
-    names, records = table_records(study)
+    names, records = table_document(study)
     kinds = [
         (name, pyarrow.string() if name in _WORDS else pyarrow.int64() if name in _COUNTS else pyarrow.float64())
         for name in names
@@ -103,14 +122,14 @@ def write_parquet(study: Source, path: Path) -> None:
 
 
 def table_frame(study: Source) -> DataFrame:
-    """The table as a DataFrame: the values of `table_records`."""
+    """The table as a DataFrame: the values of `table_document`."""
     import pandas
 
-    names, records = table_records(study)
+    names, records = table_document(study)
     return pandas.DataFrame.from_records(records, columns=names)
 
 
-def table_records(study: Source) -> tuple[list[str], list[dict[str, Any]]]:
+def table_document(study: Source) -> tuple[list[str], list[dict[str, Any]]]:
     """The table's columns and rows as plain values at full precision.
 
     Accuracies, changes and removed parameters are fractions, sizes are counts of parameters, latencies are in ms and
@@ -124,43 +143,35 @@ def table_records(study: Source) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _fields(table: list[Row]) -> dict[str, Callable[[Row], Any]]:
-    left = (
-        "model",
-        "kind",
-        "trial",
-        "map50",
-        "map50_change",
-        "map50_95",
-        "map50_95_change",
-        "f1",
-        "confidence",
-        "params",
-    )
-    fields: dict[str, Callable[[Row], Any]] = {name: attrgetter(name) for name in left}
     measured = targets(table)
+    fields: dict[str, Callable[[Row], Any]] = {name: attrgetter(path) for name, path in _LEFT.items()}
     for target in measured:
-        for name in ("latency_ms", "latency_ratio", "latency_uncertainty"):
-            fields[name if len(measured) == 1 else f"{name}@{target}"] = partial(_reading, target, name)
-    fields |= {name: attrgetter(name) for name in ("gflops", "params_removed")}
+        for name, kept in _LATENCY.items():
+            fields[name if len(measured) == 1 else f"{name}@{target}"] = partial(_latency, target, kept)
+    fields |= {name: attrgetter(f"network.figures.{name}") for name in ("gflops", "params_removed")}
     if is_tested(table):
-        for place, name in enumerate(("test_map50", "test_map50_95")):
-            fields[name] = attrgetter(name)
-            if any(row.test_intervals[place] for row in table):
-                fields |= {f"{name}_{end}": partial(_interval, place, end) for end in ("low", "high")}
-    return fields | {name: attrgetter(name) for name in ("recipe", "remarks")}
+        for name in ("map50", "map50_95"):
+            fields[f"test_{name}"] = partial(_tested, name)
+            if any(getattr(row, f"test_{name}") for row in table):
+                fields |= {f"test_{name}_{end}": partial(_interval, name, end) for end in ("low", "high")}
+    return fields | {"recipe": attrgetter("network.recipe_text"), "remarks": attrgetter("remarks")}
 
 
-def _reading(target: str, name: str, row: Row) -> float | None:
-    return getattr(row.latencies.get(target), name, None)
+def _latency(target: str, name: str, row: Row) -> float | None:
+    return getattr(row.network.latencies.get(target), name, None)
 
 
-def _interval(place: int, end: str, row: Row) -> float | None:
-    return getattr(row.test_intervals[place], end, None)
+def _tested(name: str, row: Row) -> float | None:
+    return getattr(row.test, name, None)
+
+
+def _interval(name: str, end: str, row: Row) -> float | None:
+    return getattr(getattr(row, f"test_{name}"), end, None)
 
 
 def _markdown_line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(map(escapes.markdown_text, cells)) + " |"
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"
 
 
 def _latex_line(cells: Iterable[str]) -> str:
-    return " & ".join(map(escapes.latex_text, cells)) + " \\\\"
+    return " & ".join(map(latex_text, cells)) + " \\\\"

@@ -3,58 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from prunetune.results.certainty import Comparison, Confirmation, Interval, confirmation
-from prunetune.results.entries import (
-    Entry,
-    Reading,
-    earlier_rounds,
-    mapping,
-    number,
-    recipe_text,
-    trained_text,
-)
 from prunetune.results.findings import NOISY, Findings, Source
-from prunetune.results.studied_target import StudiedTarget
+from prunetune.results.record import Baseline, Comparison, Confirmation, Interval, StudiedTarget
+from prunetune.results.study_network import StudyNetwork
+from prunetune.spaces.accuracy import Accuracy
+from prunetune.targets.latency import NormalizedLatency
 
 Kind: TypeAlias = Literal["control", "front"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table, as values."""
+    """One line of the table: a network, and how it compares."""
 
-    model: str
-    kind: Kind
-    map50: float | None
-    map50_change: float | None
-    """Against the dense control; None for that itself, and where one of the two is not known."""
-    map50_95: float | None
-    map50_95_change: float | None
-    f1: float | None
-    confidence: float | None
-    """The confidence threshold at which F1 is best."""
-    params: int | None
-    latencies: Mapping[str, Reading] = field(hash=False)
-    """By target."""
-    gflops: float | None
-    params_removed: float | None
-    recipe: str
+    network: StudyNetwork
+    dense: Accuracy | None
+    """Of the dense network, which changes are against; None for that itself, and where it is not known."""
     notes: str
     """What else there is to say: sure differences from the controls, a control's epochs."""
-    test_map50: float | None
-    test_map50_95: float | None
-    test_intervals: tuple[Interval | None, Interval | None]
-    """Of these two, where the study was confirmed on the test split."""
-    trial: int | None
-    """The trial's number; None for a control."""
+    test: Accuracy | None
+    """On the test split."""
+    test_map50: Interval | None
+    """Where the study was confirmed on the test split."""
+    test_map50_95: Interval | None
+
+    @property
+    def model(self) -> str:
+        """What the network is called."""
+        return self.network.title
+
+    @property
+    def kind(self) -> Kind:
+        """Whose it is."""
+        return "control" if self.network.trial is None else "front"
+
+    @property
+    def map50_change(self) -> float | None:
+        """Against the dense network."""
+        return None if self.dense is None else self.network.accuracy.map50 - self.dense.map50
+
+    @property
+    def map50_95_change(self) -> float | None:
+        """Against the dense network."""
+        return None if self.dense is None else self.network.map50_95 - self.dense.map50_95
 
     @property
     def remarks(self) -> str:
         """Recipe and notes."""
-        return "; ".join(part for part in (self.recipe, self.notes) if part)
+        return "; ".join(part for part in (self.network.recipe_text, self.notes) if part)
 
 
 @dataclass(frozen=True)
@@ -68,20 +67,20 @@ class Column:
 
 _LEFT_COLUMNS = (
     Column("model", lambda row: row.model, is_number=False),
-    Column("mAP50", lambda row: decimals(row.map50)),
+    Column("mAP50", lambda row: decimals(row.network.accuracy.map50)),
     Column("change", lambda row: signed(row.map50_change)),
-    Column("mmAP", lambda row: decimals(row.map50_95)),
+    Column("mmAP", lambda row: decimals(row.network.map50_95)),
     Column("change", lambda row: signed(row.map50_95_change)),
-    Column("size", lambda row: size(row.params)),
+    Column("size", lambda row: size(row.network.figures.params)),
 )
 _RIGHT_COLUMNS = (
-    Column("GFLOPs", lambda row: significant(row.gflops)),
-    Column("removed", lambda row: percent(row.params_removed)),
+    Column("GFLOPs", lambda row: significant(row.network.figures.gflops)),
+    Column("removed", lambda row: percent(row.network.figures.params_removed)),
 )
 REMARKS = Column("remarks", lambda row: row.remarks, is_number=False)
 TESTED = (
-    Column("test mAP50", lambda row: with_interval(row.test_map50, row.test_intervals[0])),
-    Column("test mmAP", lambda row: with_interval(row.test_map50_95, row.test_intervals[1])),
+    Column("test mAP50", lambda row: "" if row.test is None else with_interval(row.test.map50, row.test_map50)),
+    Column("test mmAP", lambda row: "" if row.test is None else with_interval(row.test.map50_95, row.test_map50_95)),
 )
 """The columns of the test split."""
 
@@ -89,25 +88,20 @@ TESTED = (
 def rows(study: Source) -> list[Row]:
     """The controls in their order, then the front by rising latency."""
     found = Findings.of(study)
-    known = confirmation(found)
-    table = [_row(found, known, name, name, item) for name, item in found.controls.items()]
-    return table + [_row(found, known, f"trial {item.trial}", str(item.trial), item) for item in found.front]
+    return [_row(found, network) for network in (*found.baselines.values(), *found.front)]
 
 
 def row(study: Source, name: str) -> Row:
-    """The line of one network, on the front or not: a control by its name, a trial by its number.
+    """The line of one network, on the front or not, by its name.
 
     Raises:
         KeyError: There is none.
     """
     found = Findings.of(study)
-    known = confirmation(found)
-    if name in found.controls:
-        return _row(found, known, name, name, found.controls[name])
-    trial = found.trial(int(name)) if name.isdecimal() else None
-    if trial is None:
+    network = found.network(name)
+    if network is None:
         raise KeyError(name)
-    return _row(found, known, f"trial {name}", name, found.entry(trial))
+    return _row(found, network)
 
 
 def columns(table: list[Row]) -> list[Column]:
@@ -124,12 +118,29 @@ def narrow_columns(table: list[Row]) -> list[Column]:
 
 def targets(table: list[Row]) -> list[str]:
     """The targets that any row knows; a nameless one where none does, for the column stays."""
-    return list(dict.fromkeys(target for row in table for target in row.latencies)) or [""]
+    return list(dict.fromkeys(target for row in table for target in row.network.latencies)) or [""]
 
 
 def is_tested(table: list[Row]) -> bool:
     """Whether any network was evaluated on the test split."""
-    return any(row.test_map50 is not None or row.test_map50_95 is not None for row in table)
+    return any(row.test is not None for row in table)
+
+
+def earlier_rounds(count: int) -> str:
+    """How many networks trials had on their way."""
+    return "1 earlier round" if count == 1 else f"{count} earlier rounds"
+
+
+def trained_text(baseline: Baseline) -> str:
+    """How long a baseline was trained; empty where that is not known."""
+    if baseline.epochs is None:
+        return ""
+    count = f"{baseline.epochs} epoch{'s' * (baseline.epochs != 1)}"
+    if baseline.map50_95_given is None:
+        return f"trained for {count}"
+    if baseline.points_lost is not None:
+        return f"as given, since {count} of training on gave {baseline.map50_95_trained_on:.3f}"
+    return f"trained on for {count} from {baseline.map50_95_given:.3f}"
 
 
 def ended_text(counts: Mapping[str, int]) -> str:
@@ -146,7 +157,7 @@ def caption(study: Source) -> str:
         budget_text(found),
         "" if found.hypervolume is None else f"hypervolume {found.hypervolume:.3f}",
         f"trials: {ended or 'none yet'}",
-        _confirmed_text(confirmation(found)),
+        _confirmed_text(found.study.confirmation),
     ]
     return "; ".join(part for part in parts if part)
 
@@ -169,9 +180,9 @@ def limit_text(target: StudiedTarget) -> str:
     return f"{told} ({limit})" if limit and not told.endswith("ms") else told
 
 
-def edge_text(found: Findings, item: Entry) -> str:
+def edge_text(found: Findings, network: StudyNetwork) -> str:
     """Says of a network that its latency is above the budget, which lies within its interval; else empty."""
-    edges = found.edges(item)
+    edges = found.edges(network)
     where = f" on {', '.join(edges)}" if len(found.targets) > 1 else ""
     return f"on the edge of the budget{where}" if edges else ""
 
@@ -219,30 +230,28 @@ def percent(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def reading_text(reading: Reading) -> str:
+def normalized_text(latency: NormalizedLatency) -> str:
     """A latency with its ratio, and with its uncertainty where that is large."""
-    off = reading.latency_uncertainty
+    off = latency.uncertainty
     noise = f" \N{PLUS-MINUS SIGN}{100 * off:.0f} %" if off is not None and off >= NOISY else ""
-    return latency(reading.latency_ms, reading.latency_ratio) + noise
+    return latency_text(latency.ms, latency.ratio_to_dense) + noise
 
 
-def latency(latency_ms: float | None, ratio: float | None) -> str:
+def latency_text(latency_ms: float | None, ratio: float | None) -> str:
     """Latency in ms, and in multiples of the dense network's where known."""
     if latency_ms is None:
         return ""
     return f"{significant(latency_ms)} ms" + ("" if ratio is None else f" ({ratio:.2f}x)")
 
 
-def latencies_text(item: Entry) -> str:
-    """An entry's latency in words; see `ms_text`."""
-    if not item.latencies:
-        return latency(item.latency_ms, None)
-    return ms_text({target: reading.latency_ms for target, reading in item.latencies.items()})
+def latencies_text(network: StudyNetwork) -> str:
+    """A network's latency in words; see `ms_text`."""
+    return ms_text({target: latency.ms for target, latency in network.latencies.items()})
 
 
 def ms_text(latencies: Mapping[str, float]) -> str:
     """Latencies in ms by target, in words: `1.20 ms`, or where there are several `1.20 ms on cpu, 3.40 ms on board`."""
-    words = {target: latency(value, None) for target, value in latencies.items()}
+    words = {target: latency_text(value, None) for target, value in latencies.items()}
     if len(words) == 1:
         return next(iter(words.values()))
     return ", ".join(f"{value} on {target}" for target, value in words.items())
@@ -250,52 +259,33 @@ def ms_text(latencies: Mapping[str, float]) -> str:
 
 def _latency_column(target: str, title: str) -> Column:
     def cell(row: Row) -> str:
-        reading = row.latencies.get(target)
-        return "" if reading is None else reading_text(reading)
+        latency = row.network.latencies.get(target)
+        return "" if latency is None else normalized_text(latency)
 
     return Column(title, cell)
 
 
-def _row(found: Findings, known: Confirmation | None, model: str, name: str, item: Entry) -> Row:
-    test, dense = found.test_accuracy(name), found.controls.get("dense")
-    sure = known.of(name) if known is not None and known.split == "test" else None
+def _row(found: Findings, network: StudyNetwork) -> Row:
+    dense, known = found.baselines.get("dense"), found.study.confirmation
+    sure = known.of(network.name) if known is not None and known.split == "test" else None
     return Row(
-        model=model,
-        kind="control" if item.trial is None else "front",
-        map50=item.map50,
-        map50_change=_change(item.map50, dense.map50) if dense and name != "dense" else None,
-        map50_95=item.map50_95,
-        map50_95_change=_change(item.map50_95, dense.map50_95) if dense and name != "dense" else None,
-        f1=item.f1,
-        confidence=item.confidence,
-        params=item.params,
-        latencies=item.latencies,
-        gflops=item.gflops,
-        params_removed=item.params_removed,
-        recipe=recipe_text(item.recipe),
-        notes="; ".join(_notes(found, known, name, item)),
-        test_map50=number(test.get("map50")),
-        test_map50_95=number(test.get("map50_95")),
-        test_intervals=(sure.map50, sure.map50_95) if sure is not None else (None, None),
-        trial=item.trial,
+        network=network,
+        dense=None if dense is None or network.name == "dense" else dense.accuracy,
+        notes="; ".join(filter(None, _notes(found, network))),
+        test=found.test_accuracy(network.name),
+        test_map50=None if sure is None else sure.map50,
+        test_map50_95=None if sure is None else sure.map50_95,
     )
 
 
-def _change(value: float | None, dense: float | None) -> float | None:
-    return None if value is None or dense is None else value - dense
-
-
-def _notes(found: Findings, known: Confirmation | None, name: str, item: Entry) -> list[str]:
-    if item.trial is None:
-        words = trained_text(mapping(mapping(found.attributes.get("controls")).get(name)))
-        return [words] if words else []
-    network = None if known is None else known.of(name)
-    against = {} if network is None else network.against
-    told = [
-        edge_text(found, item),
-        *(verdict(rival, other) for rival, other in against.items() if rival in found.controls),
-    ]
-    return [words for words in told if words]
+def _notes(found: Findings, network: StudyNetwork) -> list[str]:
+    if network.trial is None:
+        return [trained_text(found.study.baselines[network.name])]
+    known = found.study.confirmation
+    sure = None if known is None else known.of(network.name)
+    against = {} if sure is None else sure.against
+    verdicts = [verdict(rival, other) for rival, other in against.items() if rival in found.baselines]
+    return [edge_text(found, network), *verdicts]
 
 
 def verdict(rival: str, compared: Comparison) -> str:

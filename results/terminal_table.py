@@ -37,9 +37,8 @@ def rich_table(study: Source, width: int | None = None) -> Table:
     table.caption_justify = "left"
     for column in shown:
         table.add_column(Text(printable(column.title)), justify="right" if column.is_number else "left")
-    winner = found.best.trial if found.best else None
     for line in lines:
-        is_winner = line.trial is not None and line.trial == winner
+        is_winner = found.best is not None and line.network.name == found.best.name
         style = "dim" if line.kind == "control" else "bold" if is_winner else ""
         table.add_row(*(Text(printable(column.cell(line))) for column in shown), style=style)
     return table

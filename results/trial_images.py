@@ -6,16 +6,14 @@ import io
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optuna.trial import FrozenTrial
-
-from prunetune.results.entries import channels, text
 from prunetune.results.findings import Findings
 from prunetune.results.histories import read_gammas
 from prunetune.results.networks import region_of, threshold
-from prunetune.results.recoveries import decisions, last_curve
+from prunetune.results.recoveries import last_decisions, recovery_curve
 from prunetune.results.style import CONTROL, FAINT, FRONT, LIMIT, REGIONS
 
 if TYPE_CHECKING:
@@ -29,44 +27,47 @@ WIDTH = 8.0
 LINES = 6
 """So many epochs of a phase are drawn."""
 
-Draw = Callable[[Findings, FrozenTrial, Path], bytes]
+Draw = Callable[[Findings, Path], bytes]
+"""Draws from a study as it was last read, and from its folder."""
 
 
-def trial_images(found: Findings, trial: FrozenTrial) -> dict[str, Draw]:
+def trial_images(found: Findings, number: int) -> dict[str, Draw]:
     """What can be drawn of a trial: a file's name, and what draws it.
 
     Args:
         found: The study.
-        trial: A trial in any state.
+        number: The number of a trial in any state.
     """
-    told = trial.user_attrs
+    record = found.records[number]
     images: dict[str, Draw] = {}
-    if text(told.get("curves")) or decisions(trial):
-        images["recovery.png"] = draw_recovery
-    if channels(trial) and found.dense_channels:
-        images["channels.png"] = draw_channels
-    if text(told.get("gammas")):
-        images["gammas.png"] = draw_gammas
+    if record.curves or last_decisions(record):
+        images["recovery.png"] = partial(draw_recovery, number)
+    for network in reversed(found.networks_of(number)):
+        if network.figures.channels and found.study.channels_dense:
+            of_round = f"-round-{network.result.round}" if network.is_earlier_round else ""
+            images[f"channels{of_round}.png"] = partial(draw_channels, network.name)
+    if record.gammas:
+        images["gammas.png"] = partial(draw_gammas, number)
     return images
 
 
-def draw_recovery(found: Findings, trial: FrozenTrial, folder: Path) -> bytes:
+def draw_recovery(number: int, found: Findings, folder: Path) -> bytes:
     """map50_95 over the epochs of the last recovery, with what was decided at its rungs."""
     figure = _canvas(4.0)
     axes = figure.subplots()
-    curve = last_curve(trial, folder)
+    record = found.records[number]
+    curve = recovery_curve(record, folder)
     axes.plot([at for at, _ in curve], [value for _, value in curve], color=FRONT, marker=".", label="mAP50-95")
     for goes_on, name, marker in ((True, "goes on from a rung", ">"), (False, "ended at a rung", "x")):
-        told = [item for item in decisions(trial) if item.goes_on is goes_on]
-        if told:
-            at, values = [item.epochs for item in told], [item.map50_95 for item in told]
+        decided = [decision for decision in last_decisions(record) if decision.goes_on is goes_on]
+        if decided:
+            at, values = [item.epochs for item in decided], [item.values[0] for item in decided]
             color = REGIONS["backbone"] if goes_on else LIMIT
             axes.scatter(at, values, color=color, marker=marker, s=60, label=name, zorder=3)
-    for name, control in found.controls.items():
-        if control.map50_95 is not None:
-            axes.axhline(control.map50_95, color=CONTROL, linestyle=":", linewidth=1.2)
-            axes.annotate(_plain(name), (1, control.map50_95), xycoords=("axes fraction", "data"), color=CONTROL,
-                          ha="right", va="bottom", fontsize=9)  # fmt: skip
+    for name, baseline in found.baselines.items():
+        axes.axhline(baseline.map50_95, color=CONTROL, linestyle=":", linewidth=1.2)
+        axes.annotate(_plain(name), (1, baseline.map50_95), xycoords=("axes fraction", "data"), color=CONTROL,
+                      ha="right", va="bottom", fontsize=9)  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.set_xlabel("epochs of the last recovery")
@@ -76,9 +77,11 @@ def draw_recovery(found: Findings, trial: FrozenTrial, folder: Path) -> bytes:
     return _png(figure)
 
 
-def draw_channels(found: Findings, trial: FrozenTrial, folder: Path) -> bytes:
+def draw_channels(name: str, found: Findings, folder: Path) -> bytes:
     """The share of its channels that each layer kept, beside half-width's."""
-    kept, dense, half = channels(trial), found.dense_channels, found.half_channels
+    network = found.network(name)
+    kept = {} if network is None else network.figures.channels
+    dense, half = found.study.channels_dense, found.study.channels_half
     layers = [layer for layer in dense if layer in kept and dense[layer] > 0]
     figure = _canvas(max(2.5, 1.2 + 0.2 * len(layers)))
     axes = figure.subplots()
@@ -104,16 +107,16 @@ def draw_channels(found: Findings, trial: FrozenTrial, folder: Path) -> bytes:
     return _png(figure)
 
 
-def draw_gammas(found: Findings, trial: FrozenTrial, folder: Path) -> bytes:
+def draw_gammas(number: int, found: Findings, folder: Path) -> bytes:
     """How the BatchNorm gammas moved in the sparse phases: a row for each round, a column for each region."""
-    told = read_gammas(trial, folder)
-    recipe = found.entry(trial).recipe
-    rounds = sorted({item.round for item in told}) or [1]
-    regions = [name for name in REGIONS if any(name in item.counts for item in told)] or [""]
+    record = found.records[number]
+    histograms = read_gammas(record, folder)
+    rounds = sorted({item.round for item in histograms}) or [1]
+    regions = [name for name in REGIONS if any(name in item.counts for item in histograms)] or [""]
     figure = _canvas(0.4 + 2.4 * len(rounds))
     grid = figure.subplots(len(rounds), len(regions), squeeze=False, sharex=True)
-    for row, number in enumerate(rounds):
-        epochs = sorted((item for item in told if item.round == number), key=lambda item: item.epoch)
+    for row, round_number in enumerate(rounds):
+        epochs = sorted((item for item in histograms if item.round == round_number), key=lambda item: item.epoch)
         step = max(1, -(-len(epochs) // LINES))
         for column, region in enumerate(regions):
             axes = grid[row][column]
@@ -124,10 +127,12 @@ def draw_gammas(found: Findings, trial: FrozenTrial, folder: Path) -> bytes:
                 strength = (index + 1) / len(drawn)
                 axes.stairs(shares, item.edges, color=REGIONS[region], alpha=0.2 + 0.8 * strength**1.5,
                             fill=index == len(drawn) - 1, label=f"epoch {item.epoch}")  # fmt: skip
-            cut = threshold(recipe, region, number)
+            cut = threshold(record, region, round_number)
             if cut is not None:
                 axes.axvline(cut, color=LIMIT, linestyle="--", linewidth=1.2, label=f"threshold {cut:.3g}")
-            axes.set_title(" ".join(filter(None, [f"round {number}" if len(rounds) > 1 else "", region])), fontsize=9)
+            axes.set_title(
+                " ".join(filter(None, [f"round {round_number}" if len(rounds) > 1 else "", region])), fontsize=9
+            )
             if drawn:
                 axes.legend(frameon=False, fontsize=7)
             axes.set_xlabel("gamma" if row == len(rounds) - 1 else "")

@@ -7,7 +7,6 @@ from typing import Any
 
 _HOME = {
     "Event": "events",
-    "Outcome": "outcome",
     "StudyCallback": "callbacks",
     "StudySpec": "spec",
     "find_study": "study",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from prunetune.search.target_option import with_pace
-from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import write_text
-from prunetune.targets import TargetSpec, create_target, probe_alignment
+from prunetune.targets import AlignmentProbe, TargetSpec, create_target, probe_alignment
+from prunetune.targets.alignment_curve import RoundingCost
+from prunetune.targets.alignment_probe import Role
 
 TOLERANCE, SECONDS = 0.05, 120.0
 """Each point needs less than a ratio of whole networks does: the steps are read off some dozens of points."""
@@ -22,7 +24,7 @@ TOLERANCE, SECONDS = 0.05, 120.0
 _ALWAYS = ("kind", "name", "threads", "device", "precision")
 """What an entry says also where it is the default."""
 
-_ROLES = {
+_ROLES: dict[Role, str] = {
     "outputs": "written channels",
     "inputs": "read channels",
     "first": "first layer",
@@ -30,7 +32,23 @@ _ROLES = {
 }
 
 
-def probe(spec: TargetSpec, imgsz: int, out: Path | None, runs: int | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ProbedTarget:
+    """A target whose alignment was probed."""
+
+    found: AlignmentProbe
+    entry: Mapping[str, Any]
+    """The target as a study takes it."""
+    out: Path | None
+    """Where it was written."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        out = None if self.out is None else str(self.out)
+        return {**self.found.as_dict(), "entry": dict(self.entry), "out": out}
+
+
+def probe(spec: TargetSpec, imgsz: int, out: Path | None, runs: int | None = None) -> ProbedTarget:
     """Probes a target and writes its description with the alignment that was found.
 
     Args:
@@ -38,9 +56,6 @@ def probe(spec: TargetSpec, imgsz: int, out: Path | None, runs: int | None = Non
         imgsz: Side of the detector's input, in px.
         out: Where to write the entry, as YAML. Its stem becomes the name of a target that has none.
         runs: Most timed rounds, of this probe alone.
-
-    Returns:
-        What `AlignmentProbe.as_dict` gives, with `entry`, the target as a study takes it, and `out`.
 
     Raises:
         TargetError: The device is absent, or its latency tells nothing about channels.
@@ -59,33 +74,33 @@ def probe(spec: TargetSpec, imgsz: int, out: Path | None, runs: int | None = Non
     if out is not None:
         told = f"# Found by `prunetune align-probe` at {imgsz} px on {{device}}, {{runtime}}.\n"
         write_text(out, told.format(**found.fingerprint) + yaml.safe_dump(entry, sort_keys=False))
-    return {**found.as_dict(), "entry": entry, "out": None if out is None else str(out)}
+    return ProbedTarget(found, entry, out)
 
 
-def write_probe(found: Mapping[str, Any], console: Console) -> None:
+def write_probe(probed: ProbedTarget, console: Console) -> None:
     """Shows what `probe` found."""
-    multiples = [cost["multiple"] for cost in found["roles"]["outputs"]["costs"]]
+    found, curves = probed.found, probed.found.alignment_curves
+    multiples = [cost.multiple for cost in curves["outputs"].costs]
     table = Table("cost of rounding up to", *map(str, multiples), "preferred")
     for role, words in _ROLES.items():
-        judged = found["roles"][role]
-        costs = [_cost(cost) for cost in judged["costs"]] or ["-"] * len(multiples)
-        preferred = "says nothing" if judged["multiple"] is None else str(judged["multiple"])
-        table.add_row(words, *costs, preferred + (" (uncertain)" if role in found["uncertain"] else ""))
+        costs = [_cost(cost) for cost in curves[role].costs] or ["-"] * len(multiples)
+        preferred = "says nothing" if curves[role].multiple is None else str(curves[role].multiple)
+        table.add_row(words, *costs, preferred + (" (uncertain)" if role in found.uncertain else ""))
     console.print(table)
     lines = [
         "0: rounding up is free. 1: it costs the full price of the added channels. Below 0: it saves time.",
-        f"alignment: {Alignment.parse(found['alignment'])}",
+        f"alignment: {found.alignment}",
     ]
-    if found["uncertain"]:
+    if found.uncertain:
         lines.append("The machine was too noisy to be certain: stop what else runs there, or allow more --repeats.")
-    if found["out"] is None:
-        entry = yaml.safe_dump([found["entry"]], sort_keys=False, default_flow_style=True, width=1000)
+    if probed.out is None:
+        entry = yaml.safe_dump([dict(probed.entry)], sort_keys=False, default_flow_style=True, width=1000)
         lines.append(f"targets: {entry.strip()}")
     else:
-        lines.append(f"{found['out']}: take it into a study with targets: [{found['out']}]")
+        lines.append(f"{probed.out}: take it into a study with targets: [{probed.out}]")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 
 
-def _cost(cost: Mapping[str, Any]) -> str:
-    return f"{cost['cost']:.2f}" if abs(cost["cost"]) < 10 else f"{cost['cost']:.0f}"
+def _cost(cost: RoundingCost) -> str:
+    return f"{cost.cost:.2f}" if abs(cost.cost) < 10 else f"{cost.cost:.0f}"

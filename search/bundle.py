@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import yaml
 
+from prunetune.pruning.threshold_search import round_goal
 from prunetune.results.bundle import (
     FIXED,
     INT8,
@@ -27,21 +28,18 @@ from prunetune.results.bundle import (
     versions,
     write_bundle,
 )
-from prunetune.results.certainty import confirmation
-from prunetune.results.entries import Entry, is_feasible, mapping, round_of, splice_of, text
 from prunetune.results.findings import Findings
 from prunetune.results.model_card import command_line
 from prunetune.results.standing import standing
+from prunetune.results.study_network import StudyNetwork, latencies_document
 from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.results.table_formats import markdown_rows
 from prunetune.results.tables import limit_text, row, rows
 from prunetune.results.verify import CHECKPOINT
 from prunetune.search.options import named
-from prunetune.search.spec import StudySpec
 from prunetune.search.study import spec_here, stored_spec
-from prunetune.search.workspace import Workspace
-from prunetune.spaces import MissingExtraError, Recipe
-from prunetune.spaces.recipe import LatencyShare, Threshold
+from prunetune.search.study_setup import StudySetup, check_study, require_same_data
+from prunetune.spaces import Accuracy, LatencyShare, MissingExtraError, Recipe, Splice
 from prunetune.targets import (
     Network,
     OnnxRuntimeSpec,
@@ -71,7 +69,7 @@ def export_bundle(study: optuna.Study, folder: Path, name: str, out: Path | None
     Args:
         study: The study.
         folder: Its folder.
-        name: A trial's number, or a control's name.
+        name: A network's name, such as `7`, `7.1` or `dense`.
         out: Where to; below the study's folder if None.
         forms: What else it holds.
 
@@ -80,63 +78,60 @@ def export_bundle(study: optuna.Study, folder: Path, name: str, out: Path | None
         MissingExtraError, TargetError: A runtime or device that a form needs is missing. Nothing was written.
         ModelError, StoreError: The network cannot be read, or the bundle not be written.
     """
+    found = Findings.of(study)
     with named("--trial"):
-        candidate = StudyResults(Findings.of(study), folder).candidate(name)
-    out = out or folder / "export" / _file_name(candidate)
-    export = _Export(study, folder, candidate, forms)
+        candidate = StudyResults(found, folder).candidate(name)
+    out = out or folder / "export" / _file_name(candidate.network)
+    export = _Export(study, found, folder, candidate, forms)
     require_place(out, export.title)
     return write_bundle(
         out,
         candidate.checkpoint,
         export.parts(),
-        export.channels(),
-        export.describe,
+        export.channels_document(),
+        export.bundle_document,
         export.table(),
-        {STUDY: yaml.safe_dump(study.user_attrs["spec"], sort_keys=False, allow_unicode=True)},
+        {STUDY: yaml.safe_dump(dict(found.study.spec), sort_keys=False, allow_unicode=True)},
     )
 
 
-def _file_name(candidate: Candidate) -> str:
-    return candidate.name if candidate.entry.trial is None else f"trial-{candidate.name}"
+def _file_name(network: StudyNetwork) -> str:
+    return network.name if network.trial is None else f"trial-{network.name}"
 
 
 class _Export:
     """One network of a study, with all that a bundle says of it."""
 
-    def __init__(self, study: optuna.Study, folder: Path, candidate: Candidate, forms: Forms) -> None:
-        self._study, self._folder, self._candidate, self._forms = study, folder, candidate, forms
-        self._found = Findings.of(study)
-        self._spec = stored_spec(study)
+    def __init__(self, study: optuna.Study, found: Findings, folder: Path, candidate: Candidate, forms: Forms) -> None:
+        self._study, self._found, self._folder = study, found, folder
+        self._candidate, self._network, self._forms = candidate, candidate.network, forms
+        self._spec = stored_spec(found)
         self._detector = candidate.load()
         self._ships_int8 = self._spec.targets[0].quantises
-        self._int8: dict[str, Any] = {}
-        """The accuracy of the int8 file, where the study does not know it."""
-
-    @property
-    def _entry(self) -> Entry:
-        return self._candidate.entry
+        self._int8: dict[str, Accuracy] = {}
+        """The accuracy of the int8 file by split, where the study does not know it."""
 
     @cached_property
-    def _workspace(self) -> Workspace:
-        workspace = Workspace(spec_here(self._study, self._folder))
-        workspace.require_same_data(self._study)
-        return workspace
+    def _setup(self) -> StudySetup:
+        setup = check_study(spec_here(self._study, self._folder))
+        require_same_data(self._study, setup)
+        return setup
 
     # The files
 
     def parts(self) -> list[Part]:
         """All that is exported; what is missing for it is told before anything is written."""
-        told = {
+        metadata = {
             "prunetune": version("prunetune"),
             "prunetune_study": self._found.name,
-            "prunetune_network": self._title,
-            "prunetune_recipe": json.dumps(self._entry.recipe),
+            "prunetune_network": self._network.title,
+            "prunetune_recipe": json.dumps(self._recipe_document()),
             "prunetune_channels": self._detector.channels.digest(),
         }
-        parts = onnx_parts(self._detector, self._spec.imgsz, told)
+        parts = onnx_parts(self._detector, self._spec.imgsz, metadata)
         if self._ships_int8 or self._forms.int8:
             if self._kept_int8 is None:
-                self._workspace  # noqa: B018  # now: without the images nothing can be calibrated
+                self._setup  # noqa: B018  # now: without the images nothing can be calibrated
             parts.append(Part(INT8, {"format": "onnx", "precision": "int8", "batch": 1}, self._write_int8))
         if self._forms.openvino:
             if find_spec("openvino") is None:
@@ -172,7 +167,7 @@ class _Export:
                 "batch": 1,
             }
         ).encode()
-        engine = target.serialised(Network(self._title, shape, onnx=onnx))
+        engine = target.serialised(Network(self._network.title, shape, onnx=onnx))
         file.write_bytes(len(header).to_bytes(4, "little", signed=True) + header + engine)
 
     @property
@@ -186,24 +181,23 @@ class _Export:
             file.write_bytes(self._kept_int8.read_bytes())
             return
         if self._ships_int8:
-            self._workspace.export(self._detector, file)
+            self._setup.shipping.export(self._detector, file)
             return
         spec = OnnxRuntimeSpec(name="int8", precision="int8")
         with tempfile.TemporaryDirectory(prefix="prunetune-") as scratch:
             full = Path(scratch) / "fp32.onnx"
             self._detector.export_onnx(full, self._spec.imgsz)
-            quantise(full, file, self._workspace.calibration, Quantisation.of(spec))
+            quantise(full, file, self._setup.shipping.calibration, Quantisation.of(spec))
         predict = create_predictor(spec, Network("int8", self._detector.input_shape(self._spec.imgsz), onnx=file))
-        stages = self._workspace.stages
+        stages = self._setup.stages
         for split in ("val", *(("test",) if stages.loaders.has_test else ())):
-            accuracy = stages.evaluate_predictor(predict, self._workspace.dataset.names, split)
-            self._int8[split] = accuracy.as_dict()
+            self._int8[split] = stages.evaluate_predictor(predict, self._setup.dataset.names, split)
 
     # What is said of it
 
-    def channels(self) -> dict[str, Any]:
+    def channels_document(self) -> dict[str, Any]:
         """The width of every layer, beside the dense network's."""
-        dense, regions = self._found.dense_channels, mapping(self._found.attributes.get("regions"))
+        dense, regions = self._found.study.channels_dense, self._found.study.regions
         return {
             "alignment": {target.name: target.alignment.as_json() for target in self._spec.targets},
             "layers": {
@@ -215,20 +209,21 @@ class _Export:
     def table(self) -> str:
         """The network beside the controls, in Markdown."""
         controls = [item for item in rows(self._found) if item.kind == "control"]
-        own = row(self._found, self._candidate.name)
+        own = row(self._found, self._network.name)
         return markdown_rows([*(item for item in controls if item.model != own.model), own])
 
-    def describe(self) -> dict[str, Any]:
+    def bundle_document(self) -> dict[str, Any]:
         """The bundle's description."""
-        spec, entry = self._spec, self._entry
-        sure = confirmation(self._found)
-        network = None if sure is None or sure.split != "test" else sure.of(self._candidate.name)
+        spec, network = self._spec, self._network
+        sure = self._found.study.confirmation
+        confirmed = None if sure is None or sure.split != "test" else sure.of(network.name)
         return {
             "title": self.title,
             "study": self._found.name,
-            "standing": standing(self._found, entry),
-            "trial": entry.trial,
-            "control": None if entry.trial is not None else self._candidate.name,
+            "standing": standing(self._found, network),
+            "trial": network.trial,
+            "round": network.result.round if network.is_earlier_round else None,
+            "control": network.name if network.trial is None else None,
             "classes": list(self._detector.names),
             "stride": self._detector.stride,
             "image_channels": self._detector.image_channels,
@@ -236,18 +231,19 @@ class _Export:
             "batch": spec.batch,
             "alignment": ", ".join(dict.fromkeys(str(target.alignment.as_json()) for target in spec.targets)),
             "data": spec.data,
-            "data_fingerprint": text(self._found.attributes.get("data_fingerprint")) or "",
+            "data_fingerprint": self._found.study.data_fingerprint,
             "network": {
                 "params": self._detector.params,
                 "gflops": self._detector.gflops(spec.imgsz),
-                "params_removed": entry.params_removed,
-                "channels_removed": entry.channels_removed,
+                "params_removed": network.figures.params_removed,
+                "channels_removed": network.figures.channels_removed,
             },
-            "figures": self._figures(),
+            "figures": self._figures_document(),
             "accuracy_note": INT8_NOTE if self._ships_int8 or self._forms.int8 else "",
-            "test_interval": network.map50_95.as_dict() if network is not None and network.map50_95 else None,
-            "latencies": self._latencies(),
-            "recipe": entry.recipe,
+            "test_interval": confirmed.map50_95.as_dict() if confirmed is not None and confirmed.map50_95 else None,
+            "latencies": self._latencies_document(),
+            "recipe": self._recipe_document(),
+            "recipe_text": network.recipe_text,
             "commands": self._commands(),
             "places": {"data": spec.data, **({"model": spec.model} if spec.model.endswith(".pt") else {})},
             "versions": versions(),
@@ -258,79 +254,78 @@ class _Export:
     @property
     def title(self) -> str:
         """What the bundle is called."""
-        return f"{self._found.name}, {self._title}"
+        return f"{self._found.name}, {self._network.title}"
 
-    @property
-    def _title(self) -> str:
-        name = self._candidate.name
-        return name if self._entry.trial is None else f"trial {name}"
+    def _recipe_document(self) -> dict[str, Any] | None:
+        document: dict[str, Any] | None = self._network.as_dict()["recipe"]
+        return document
 
-    def _figures(self) -> dict[str, Any]:
+    def _figures_document(self) -> dict[str, Any]:
         """By file and split. Of an int8 study all but the checkpoint's accuracy after training are those of int8."""
-        stated = {"val": {name: getattr(self._entry, name) for name in METRICS}}
-        if tested := self._found.test_accuracy(self._candidate.name):
-            stated["test"] = {name: tested.get(name) for name in METRICS}
+        accuracies = {"val": self._network.accuracy, "test": self._found.test_accuracy(self._network.name)}
+        stated = {split: accuracy for split, accuracy in accuracies.items() if accuracy is not None}
         if self._ships_int8:
-            trained = mapping(self._detector.record.get("accuracy"))
-            return {CHECKPOINT: {"val": dict(trained)} if trained else {}, INT8: stated}
-        return {CHECKPOINT: stated, **({INT8: self._int8} if self._int8 else {})}
+            trained = Accuracy.parse(self._detector.record.get("accuracy"))
+            figures = {CHECKPOINT: {} if trained is None else {"val": trained}, INT8: stated}
+        else:
+            figures = {CHECKPOINT: stated, **({INT8: self._int8} if self._int8 else {})}
+        return {
+            file: {split: {name: getattr(accuracy, name) for name in METRICS} for split, accuracy in accuracies.items()}
+            for file, accuracies in figures.items()
+        }
 
-    def _latencies(self) -> dict[str, Any]:
-        stored = mapping(self._found.attributes.get("confirmed")).get(self._candidate.name)
-        trial = None if self._entry.trial is None else self._found.trial(self._entry.trial)
-        own = mapping(None if trial is None else trial.user_attrs.get("latencies"))
-        devices = {item["name"]: item.get("fingerprint", {}) for item in self._found.attributes.get("targets", [])}
-        found = {}
-        for target in self._found.targets:
-            reading = self._entry.latencies.get(target.name)
-            if reading is None:
-                continue
-            told = {**mapping(own.get(target.name)), **mapping(mapping(stored).get(target.name))}
-            found[target.name] = {
-                "latency_ms": reading.latency_ms,
-                "latency_ratio": reading.latency_ratio,
-                "latency_uncertainty": reading.latency_uncertainty,
-                "latency_spread_ms": told.get("latency_spread_ms"),
-                "predicted": told.get("predicted") is True,
+    def _latencies_document(self) -> dict[str, Any]:
+        known = latencies_document(self._network.latencies)
+        return {
+            target.name: {
+                **known[target.name],
                 "budget": limit_text(target) if target.has_budget else "",
-                "fingerprint": devices.get(target.name, {}),
+                "fingerprint": dict(target.fingerprint),
             }
-        return found
+            for target in self._found.targets
+            if target.name in known
+        }
 
     def _commands(self) -> list[str]:
         """How the network is made again: with the whole study, and alone where that gives the same."""
-        spec, name = self._spec, self._candidate.name
+        network, study = self._network, self._spec.name
         whole = [command_line("prunetune", "run", STUDY) + "   # the whole study, from the same seed"]
-        export = command_line("prunetune", "export", spec.name, "--trial", name)
-        if self._entry.trial is None:
+        export = command_line("prunetune", "export", study, "--trial", network.name)
+        if isinstance(network.recipe, Splice):
+            return [*whole, command_line("prunetune", "splice", study, *network.recipe.arguments), export]
+        recipe = recipe_alone(network, self._dense_share)
+        # Alone a round that is over the budget would end before its recovery.
+        if recipe is None or (network.is_earlier_round and not network.figures.feasible):
             return [*whole, export]
-        trial = self._found.trial(self._entry.trial)
-        assert trial is not None
-        if (splice := splice_of(trial)) is not None:
-            return [*whole, command_line("prunetune", "splice", spec.name, *splice.arguments), export]
-        alone = _space_of(Recipe.from_dict(trial.user_attrs["recipe"]), trial.user_attrs.get("threshold_found"), spec)
-        is_recovered_by_another = round_of(trial) is not None and not is_feasible(trial)
-        if alone is None or is_recovered_by_another:  # alone it would be over the budget, and end before its recovery
+        # The learning rate of gammas, and what `pull` means, go by the longest sparse phase.
+        if recipe.sparse_epochs != self._spec.space.longest_sparse_epochs:
             return [*whole, export]
-        named = f"{spec.name}-{name}"
-        changes = [f"name={named}", "trials=1", f"space={json.dumps(alone)}"]
+        alone = f"{study}-{network.name}"
+        changes = [f"name={alone}", "trials=1", f"space={json.dumps(_space_document(recipe))}"]
         # A knapsack leaves no threshold that could be given again.
-        but = "; which channels meet its latency is measured anew, so a few may differ" if "latency" in alone else ""
+        is_searched = isinstance(recipe.threshold, LatencyShare)
+        but = "; which channels meet its latency is measured anew, so a few may differ" if is_searched else ""
         return [
             *whole,
             command_line("prunetune", "run", STUDY, *changes) + f"   # this recipe alone{but}",
-            command_line("prunetune", "export", named, "--trial", "0"),
+            command_line("prunetune", "export", alone, "--trial", "0"),
         ]
 
-    def _fingerprints(self) -> dict[str, Any]:
-        attributes, checkpoint = self._found.attributes, self._candidate.checkpoint
+    @property
+    def _dense_share(self) -> float | None:
+        """The dense network's latency as a share of the budget, where it is furthest above it."""
+        known = [(target.dense_ms, target.budget_ms) for target in self._found.targets]
+        return max((dense / limit for dense, limit in known if dense and limit), default=None)
+
+    def _fingerprints(self) -> dict[str, str | None]:
+        study, checkpoint = self._found.study, self._candidate.checkpoint
         devices = {
-            f"target {item['name']}": ", ".join(f"{key} {value}" for key, value in item.get("fingerprint", {}).items())
-            for item in attributes.get("targets", [])
+            f"target {target.name}": ", ".join(f"{key} {value}" for key, value in target.fingerprint.items())
+            for target in study.targets
         }
         return {
-            "data": text(attributes.get("data_fingerprint")),
-            "original model (SHA-256)": text(attributes.get("model_sha256")),
+            "data": study.data_fingerprint or None,
+            "original model (SHA-256)": study.model_sha256,
             "channels": self._detector.channels.digest(),
             "checkpoint in the study": checkpoint.relative_to(self._folder).as_posix(),
             **devices,
@@ -343,13 +338,30 @@ INT8_NOTE = (
 )
 
 
-def _space_of(recipe: Recipe, found: Any, spec: StudySpec) -> dict[str, Any] | None:
-    """The space that holds a recipe alone; None where the recipe would not mean the same in it."""
-    if recipe.sparse_epochs != spec.space.longest_sparse_epochs:
-        return None  # the learning rate of gammas, and what `pull` means, go by the longest sparse phase
-    if isinstance(recipe.threshold, LatencyShare) and found and len(found) == recipe.rounds:
-        first, *later = map(Threshold.parse, found)  # the same cuts, on whatever machine
-        recipe = replace(recipe, threshold=first, later_thresholds=tuple(later))
+def recipe_alone(network: StudyNetwork, dense_share: float | None) -> Recipe | None:
+    """The recipe that makes a trial's network and no other: that of its rounds, with the thresholds that were found.
+
+    Args:
+        network: The network.
+        dense_share: The dense network's latency as a share of the budget.
+
+    Returns:
+        None for a baseline or a splice, and where the goal of an earlier round is not known.
+    """
+    recipe, rounds, found = network.recipe, network.result.round, network.thresholds
+    if not isinstance(recipe, Recipe):
+        return None
+    if isinstance(recipe.threshold, LatencyShare):
+        if len(found) == rounds:  # the same cuts, on whatever machine
+            return replace(recipe, rounds=rounds, threshold=found[0], later_thresholds=found[1:])
+        if dense_share is None:
+            return None
+        goal = round_goal(dense_share, recipe.threshold.share, rounds / recipe.rounds)
+        return replace(recipe, rounds=rounds, threshold=replace(recipe.threshold, share=goal))
+    return replace(recipe, rounds=rounds, later_thresholds=recipe.later_thresholds[: rounds - 1])
+
+
+def _space_document(recipe: Recipe) -> dict[str, Any]:
+    """The space that holds a recipe alone."""
     values = {key: value for key, value in recipe.as_dict().items() if key != "sparsity_unit"}
-    values["sparsity"] = {"value": values["sparsity"], "unit": recipe.sparsity_unit}
-    return values
+    return {**values, "sparsity": {"value": values["sparsity"], "unit": recipe.sparsity_unit}}

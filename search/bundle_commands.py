@@ -17,7 +17,9 @@ from prunetune.spaces import PrunetuneError
 
 def export(
     study: StudyArgument,
-    trial: Annotated[str, typer.Option(help="The trial's number, as `front` shows it, or a control's name.")],
+    trial: Annotated[
+        str, typer.Option(help="The network: 7, 7.1 after the first of several rounds, or a control's name.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="The bundle's folder; by default export/trial-N in the study's.")
     ] = None,
@@ -108,7 +110,7 @@ def recover(
 
 def splice(
     study: StudyArgument,
-    backbone_from: Annotated[str, typer.Option(help="Whose backbone: a trial's number, or a control's name.")],
+    backbone_from: Annotated[str, typer.Option(help="Whose backbone: 7, 7.1 or dense.")],
     head_from: Annotated[str, typer.Option(help="Whose neck and head.")],
     recover: Annotated[
         int | None, typer.Option(min=0, help="Epochs of recovery; by default the longest of the study's space.")
@@ -116,8 +118,6 @@ def splice(
     runs: RunsOption = "runs",
 ) -> None:
     """Put a network together of two, recover and measure it, and add it to the study as a trial."""
-    from prunetune.results import front
-    from prunetune.results.entries import recipe_text
     from prunetune.results.findings import Findings
     from prunetune.results.tables import decimals, latencies_text
     from prunetune.search.interruption import Interruption, StopAskedError
@@ -132,9 +132,11 @@ def splice(
         typer.echo("stopped; the same command goes on from its last epoch", err=True)
         raise typer.Exit(130) from None
     findings = Findings.of(found)
-    item, told = findings.entry(trial), trial.user_attrs
-    reason = f" ({told['reason']})" if told["reason"] else ", on the front" if item in front(findings) else ""
+    record, network = findings.records[trial.number], findings.last_network(trial.number)
+    assert network is not None  # a splice that has none is no trial
+    is_member = any(member.name == network.name for member in findings.front)
+    reason = f" ({record.reason})" if record.reason else ", on the front" if is_member else ""
     print(
-        f"trial {trial.number}: {told['outcome']}{reason}: map50_95 {decimals(item.map50_95)}, {latencies_text(item)}, "
-        f"{recipe_text(told['recipe'])}"
+        f"{network.title}: {record.outcome}{reason}: map50_95 {decimals(network.map50_95)}, {latencies_text(network)}, "
+        f"{network.recipe_text}"
     )

@@ -11,16 +11,15 @@ from prunetune.search.events import (
     EpochEnded,
     Event,
     Listener,
+    Message,
     NetworkReady,
-    RoundEnded,
-    Said,
     StageBegun,
-    Standing,
     StudyEnded,
+    StudyProgress,
     StudyStarted,
+    TaskStarted,
     TrialBegun,
     TrialEnded,
-    WorkBegun,
 )
 from prunetune.spaces import ConfigError, PrunetuneError
 
@@ -47,8 +46,8 @@ class StudyCallback:
     def study_started(self, event: StudyStarted) -> None:
         """This process begins to work on a study."""
 
-    def work_begun(self, event: WorkBegun) -> None:
-        """Something that takes a while has begun."""
+    def task_started(self, event: TaskStarted) -> None:
+        """Something that takes a while has started."""
 
     def trial_begun(self, event: TrialBegun) -> None:
         """A recipe is about to be carried out."""
@@ -62,16 +61,13 @@ class StudyCallback:
     def trial_ended(self, event: TrialEnded) -> None:
         """A trial has its result."""
 
-    def round_ended(self, event: RoundEnded) -> None:
-        """An earlier round of a trial has become a trial of its own."""
-
-    def standing(self, event: Standing) -> None:
+    def study_progress(self, event: StudyProgress) -> None:
         """The front and what remains have changed."""
 
     def network_ready(self, event: NetworkReady) -> None:
         """The dense network or a control is trained."""
 
-    def said(self, event: Said) -> None:
+    def message(self, event: Message) -> None:
         """Anything else that a user should know."""
 
     def study_ended(self, event: StudyEnded) -> None:

@@ -148,37 +148,36 @@ def _say(text: str, console: Console | None) -> None:
 
 
 def _show_end(study: Any, folder: Path, console: Console | None) -> None:
-    from prunetune.results import front, rich_table
-    from prunetune.results.entries import outcome
+    from prunetune.results import rich_table
     from prunetune.results.findings import Findings
     from prunetune.results.tables import budget_text, latencies_text
-    from prunetune.search.attributes import FINISHED
 
-    if study.user_attrs.get(FINISHED) is None:
+    found = Findings.of(study)
+    if found.study.finished is None:
         return
     if console is not None:
-        console.print(rich_table(study, width=console.width))
-    if front(study):
+        console.print(rich_table(found, width=console.width))
+    if found.front:
         for name in ("report.html", "best.pt", "best.onnx"):
             _say(f"{name:12} {folder / name}", console)
         return
-    found = Findings.of(study)
     closest, budget = found.nearest, budget_text(found)
     where = f"{folder / 'report.html'} shows all trials"
     if closest is None:
-        failed = Counter(outcome(trial) for trial in study.get_trials(deepcopy=False) if trial.state.name == "FAIL")
+        ends = [record.outcome for record in found.records.values()]
+        failed = Counter(outcome.value for outcome in ends if outcome is not None and not outcome.has_values)
         how = ", ".join(f"{count} {name}" for name, count in failed.items())
         raise PrunetuneError(f"no trial finished{f' ({how})' if how else ''}; {where}, with their reasons")
+    nearest = f"Nearest is {closest.title} with {latencies_text(closest)}"
     if not found.excess(closest):  # it kept the budget, but not the share of it that was asked for
-        assert closest.trial is not None  # no control is over its budget
-        reason = found.trials[closest.trial].user_attrs.get("reason")
+        assert closest.trial is not None  # no baseline is over its budget
+        reason = found.records[closest.trial].reason
         raise PrunetuneError(
-            f"space.latency: no recipe came to its share of the {budget}. Nearest is trial {closest.trial} with "
-            f"{latencies_text(closest)}: {reason}; ask for a larger share, or lower space.floor if it has one. {where}"
+            f"space.latency: no recipe came to its share of the {budget}. {nearest}: {reason}; ask for a larger share, "
+            f"or lower space.floor if it has one. {where}"
         )
     raise PrunetuneError(
-        f"budget.latency: no recipe met the {budget}. Nearest is trial {closest.trial} with "
-        f"{latencies_text(closest)}; allow more latency, or let the space prune more "
+        f"budget.latency: no recipe met the {budget}. {nearest}; allow more latency, or let the space prune more "
         f"(a higher threshold or sparsity, more rounds). {where}"
     )
 
@@ -186,7 +185,7 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
 @app.command()
 def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show how far a study is."""
-    from prunetune.results.record import find_findings
+    from prunetune.results.storage import find_findings
     from prunetune.search.status import study_status, write_status
 
     def reopen() -> Any:
@@ -195,18 +194,18 @@ def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption 
         return find_study(study, runs)[0]
 
     found, folder = find_findings(study, runs)
-    told = study_status(found, folder, reopen)
+    read = study_status(found, folder, reopen)
     if as_json:
-        _write_json(told)
+        _write_json(read.as_dict())
     else:
-        write_status(told, _console())
+        write_status(read, _console())
 
 
 @app.command()
 def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show the front beside the controls."""
     from prunetune.results import front_document, rich_table
-    from prunetune.results.record import find_findings
+    from prunetune.results.storage import find_findings
 
     found, folder = find_findings(study, runs)
     if as_json:
@@ -226,14 +225,14 @@ def report(
     study: StudyArgument,
     runs: RunsOption = "runs",
     trial: Annotated[
-        int | None, typer.Option(help="Which network to show first; by default the most accurate.")
+        str | None, typer.Option(help="Which network to show first: 7, 7.1 or dense; by default the most accurate.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; by default report.html in its folder.")] = None,
     png: Annotated[Path | None, typer.Option(help="Draw the front into this PNG as well, for a README.")] = None,
 ) -> None:
     """Write the study's report as one HTML file."""
     from prunetune.results import write_report
-    from prunetune.results.record import find_findings
+    from prunetune.results.storage import find_findings
 
     if out is not None:
         require_file("--out", out, (".html", ".htm"))
@@ -304,7 +303,7 @@ def prune(
         model, wanted, alignment=align, imgsz=imgsz, out=out, importance=importance, data=data, floor=floor
     )
     if as_json:
-        _write_json(pruned)
+        _write_json(pruned.as_dict())
     else:
         write_pruned(pruned, _console())
 
@@ -336,7 +335,7 @@ def measure(
     spec = read_target(target, described, {"runs": repeats, "tolerance": tolerance}, option)
     measured = measure_models(models, spec, against, imgsz, plot)
     if as_json:
-        _write_json(measured)
+        _write_json(measured.as_dict())
     else:
         write_measured(measured, _console())
 
@@ -364,7 +363,7 @@ def align_probe(
     described = {"threads": threads, "device": device, "precision": precision}
     found = probe(read_target(target, described, more=option), imgsz, out, repeats)
     if as_json:
-        _write_json(found)
+        _write_json(found.as_dict())
     else:
         write_probe(found, _console())
 
@@ -393,7 +392,7 @@ def profile(
     console = Console(stderr=True)
     profiled = profile_model(model, spec, imgsz, networks, out, console)
     if as_json:
-        _write_json(profiled)
+        _write_json(profiled.as_dict())
     else:
         write_profiled(profiled, _console())
 

@@ -18,21 +18,21 @@ from prunetune.pruning.bootstrap import CONFIDENCE, bootstrap, percentile_interv
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.matches import Floats, Matches, MatchRecorder
 from prunetune.pruning.store import digest_of, file_sha256
-from prunetune.results import Comparison, Confirmation, ConfirmedNetwork, Interval, front
-from prunetune.results.certainty import CONFIRMATION
 from prunetune.results.escapes import printable
-from prunetune.results.findings import Findings
+from prunetune.results.findings import Findings, front
+from prunetune.results.record import Comparison, Confirmation, ConfirmedNetwork, Interval, StudyRecord
+from prunetune.results.study_network import StudyNetwork
 from prunetune.results.tables import significant, with_interval
-from prunetune.search.attributes import FINISHED
 from prunetune.search.confirmation import measure_together, store_latencies
-from prunetune.search.engine import measure_references
+from prunetune.search.engine import check, prepare_context
 from prunetune.search.finish import export_members, write_results
-from prunetune.search.interruption import Interruption
+from prunetune.search.interruption import Interruption, safe_point
+from prunetune.search.latency.study_target import StudyTarget
 from prunetune.search.progress import Progress
 from prunetune.search.study import folder_lock, spec_here
-from prunetune.search.workspace import Workspace
-from prunetune.search.yardstick import Yardstick
+from prunetune.search.trial import TrialContext
 from prunetune.spaces import PrunetuneError
+from prunetune.spaces.splice import title_of_network
 from prunetune.targets import Latency
 
 BUSY = 0.25
@@ -63,76 +63,75 @@ def confirm_study(study: optuna.Study, folder: Path, resamples: int, console: Co
     with Interruption(), folder_lock(folder, ".finish"):
         try:
             progress.begin("checking model and data")
-            workspace = Workspace(spec, progress.epochs)
-            measure_references(study, workspace, progress)
-            return _confirm(study, workspace, resamples, progress)
+            context = prepare_context(study, check(spec, progress), progress)
+            return _confirm(study, context, resamples, progress)
         finally:
             progress.end()
 
 
-def _confirm(study: optuna.Study, workspace: Workspace, resamples: int, progress: Progress) -> Confirmation:
-    controls, files = _controls(study, workspace), _members(study, workspace)
-    if not controls and not files:
+def _confirm(study: optuna.Study, context: TrialContext, resamples: int, progress: Progress) -> Confirmation:
+    targets = context.meter.targets
+    controls = _kept(Findings.of(study).baselines.values())
+    networks = controls | _kept(front(study))
+    if not networks:
         raise PrunetuneError(
-            f"{study.study_name}: there is nothing to confirm: no trial is on the front, and no control is trained"
+            f"{study.study_name}: there is nothing to confirm: no network is on the front, and no control is trained"
         )
     busy = psutil.cpu_percent(interval=LOOK_S) / 100
     if busy >= BUSY:
         progress.say(f"other programs take {100 * busy:.0f} % of the CPU: the latencies will be less certain")
     while True:
-        networks = controls | files
         progress.begin(f"measuring {len(networks)} networks in one run")
-        detectors = {name: Detector.load(file) for name, file in networks.items()}
-        runs = {item.name: measure_together(workspace, item, detectors, [*controls]) for item in workspace.yardsticks}
-        store_latencies(study, workspace, runs)
+        detectors = {name: _load(context, network) for name, network in networks.items()}
+        runs = {target.name: measure_together(context, target, detectors, [*controls]) for target in targets}
+        store_latencies(study, context, runs)
         # The measurement can move members past each other or over the budget, and so bring up others.
-        if not (missing := {name: file for name, file in _members(study, workspace).items() if name not in files}):
+        members = _kept(front(study))
+        if members.keys() <= networks.keys():
             break
-        files |= missing
-    split = "test" if workspace.stages.loaders.has_test else "val"
+        networks |= members
+    split = "test" if context.stages.loaders.has_test else "val"
     matches: dict[str, Matches] = {}
-    for name, file in networks.items():
-        workspace.safe_point()
-        progress.begin(f"evaluating {_called(name)} on the {split} split")
-        matches[name] = _matches(study, workspace, name, file, split)
+    for name, network in networks.items():
+        safe_point()
+        progress.begin(f"evaluating {network.title} on the {split} split")
+        matches[name] = _matches(study, context, network, split)
     progress.begin(f"drawing the images {resamples} times")
-    draws = bootstrap(matches, resamples, workspace.spec.seed, workspace.safe_point)
-    order = [*controls, *(name for name in _members(study, workspace))]
+    draws = bootstrap(matches, resamples, context.spec.seed, safe_point)
+    order = [*controls, *members]
     found = Confirmation(
         split=split,
         images=next(iter(matches.values())).size,
         resamples=resamples,
-        seed=workspace.spec.seed,
+        seed=context.spec.seed,
         confidence=CONFIDENCE,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         busy=round(busy, 3),
         networks={
             name: ConfirmedNetwork(
                 *_accuracies(matches[name].map(), draws[name]),
-                {item.name: _stated(item, runs[item.name], name) for item in workspace.yardsticks},
+                {target.name: _latency(target, runs[target.name], name) for target in targets},
                 {rival: _compared(name, rival, matches, draws, runs) for rival in _rivals(name, list(controls), order)},
             )
             for name in order
         },
-        shared=Findings.of(study).data.shared_by(split),
+        shared=Findings.of(study).study.data.shared_by(split),
     )
-    study.set_user_attr(CONFIRMATION, found.as_dict())
-    if study.user_attrs.get(FINISHED) is not None:  # else its end will do it
+    StudyRecord.store(study, confirmation=found)
+    if StudyRecord.of(study).finished is not None:  # else its end will do it
         progress.begin("exporting")
-        export_members(study, workspace, front(study))
-        write_results(study, workspace)
+        export_members(study, context)
+        write_results(study, context.folder)
     return found
 
 
-def _controls(study: optuna.Study, workspace: Workspace) -> dict[str, Path]:
-    """The checkpoints of the controls."""
-    controls = Findings.of(study).controls
-    return {name: workspace.folder / item.checkpoint for name, item in controls.items() if item.checkpoint}
+def _kept(networks: Iterable[StudyNetwork]) -> dict[str, StudyNetwork]:
+    """Those that have a checkpoint, by name."""
+    return {network.name: network for network in networks if network.checkpoint}
 
 
-def _members(study: optuna.Study, workspace: Workspace) -> dict[str, Path]:
-    """The checkpoints of the front, by the trials' numbers, the fastest first."""
-    return {str(item.trial): workspace.folder / item.checkpoint for item in front(study) if item.checkpoint}
+def _load(context: TrialContext, network: StudyNetwork) -> Detector:
+    return Detector.load(context.folder / str(network.checkpoint))
 
 
 def _rivals(name: str, controls: Sequence[str], order: Sequence[str]) -> list[str]:
@@ -142,20 +141,21 @@ def _rivals(name: str, controls: Sequence[str], order: Sequence[str]) -> list[st
     return [other for other in controls if other != name] + slower
 
 
-def _matches(study: optuna.Study, workspace: Workspace, name: str, file: Path, split: str) -> Matches:
+def _matches(study: optuna.Study, context: TrialContext, network: StudyNetwork, split: str) -> Matches:
     """What a network finds on a split: read back, or evaluated and kept. Its accuracy on the test split is stored."""
-    spec = workspace.spec
-    key = digest_of([file_sha256(file), split, spec.imgsz, workspace.dataset.fingerprint, workspace.quantises])
-    kept = workspace.folder / "confirmation" / f"{name}-{key}.npz"
-    tested = study.user_attrs.get("test", {})
+    name, shipping = network.name, context.shipping
+    sha256 = file_sha256(context.folder / str(network.checkpoint))
+    key = digest_of([sha256, split, context.spec.imgsz, context.dataset.fingerprint, shipping.quantises])
+    kept = context.folder / "confirmation" / f"{name}-{key}.npz"
+    tested = StudyRecord.of(study).test
     if kept.is_file() and (split != "test" or name in tested):
         return Matches.load(kept)
     recorder = MatchRecorder()
-    accuracy = workspace.evaluate(Detector.load(file), split, recorder)
+    accuracy = shipping.evaluate(_load(context, network), split, recorder)
     matches = recorder.matches()
     matches.save(kept)
     if split == "test":
-        study.set_user_attr("test", {**tested, name: accuracy.as_dict()})
+        StudyRecord.store(study, test={**tested, name: accuracy})
     return matches
 
 
@@ -169,10 +169,10 @@ def _interval(value: float, low: float, high: float) -> Interval | None:
     return Interval(value, low, high) if all(map(math.isfinite, (value, low, high))) else None
 
 
-def _stated(yardstick: Yardstick, runs: Iterable[Mapping[str, Latency]], name: str) -> Interval:
-    """A latency in ms, as the study states it."""
+def _latency(target: StudyTarget, runs: Iterable[Mapping[str, Latency]], name: str) -> Interval:
+    """A latency in ms, as the study's latencies are normalized."""
     latency = next(measured[name] for measured in runs if name in measured)
-    reference_ms = yardstick.references[yardstick.anchor]
+    reference_ms = target.references_ms[target.reference]
     return Interval(*(ratio * reference_ms for ratio in (latency.ratio, latency.ratio_low, latency.ratio_high)))
 
 
@@ -200,7 +200,7 @@ def write_confirmation(found: Confirmation, console: Console) -> None:
     """Shows what `confirm_study` found."""
     targets = list(next(iter(found.networks.values())).latencies)
     rivals = list(dict.fromkeys(rival for network in found.networks.values() for rival in network.against))
-    rivals = [rival for rival in rivals if not rival.isdecimal()]
+    rivals = [rival for rival in rivals if title_of_network(rival) == rival]  # the controls
     table = Table("network", f"{found.split} mAP50", f"{found.split} mmAP")
     for column in [*(f"latency on {target} in ms" for target in targets), *(f"against {rival}" for rival in rivals)]:
         table.add_column(Text(printable(column)))
@@ -210,7 +210,7 @@ def write_confirmation(found: Confirmation, console: Console) -> None:
         ]
         latencies = [_range(network.latencies.get(target)) for target in targets]
         against = [_difference(network.against.get(rival)) for rival in rivals]
-        table.add_row(*(Text(printable(cell)) for cell in (_called(name), *accuracies, *latencies, *against)))
+        table.add_row(*(Text(printable(cell)) for cell in (title_of_network(name), *accuracies, *latencies, *against)))
     console.print(table)
     console.print(
         Text(
@@ -221,10 +221,6 @@ def write_confirmation(found: Confirmation, console: Console) -> None:
     )
     for item in found.shared:
         console.print(Text(f"note: {item}: accuracy says less of new images"), soft_wrap=True)
-
-
-def _called(name: str) -> str:
-    return f"trial {name}" if name.isdecimal() else name
 
 
 def _range(interval: Interval | None) -> str:

@@ -2,113 +2,112 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import optuna
 
 from prunetune.pruning.detector import Detector
-from prunetune.results import Entry
-from prunetune.search.attributes import FINISHED
-from prunetune.search.workspace import Workspace
-from prunetune.search.yardstick import Yardstick
-from prunetune.targets import Latency
+from prunetune.results import Findings
+from prunetune.results.record import StudyRecord
+from prunetune.search.interruption import safe_point
+from prunetune.search.latency.study_target import StudyTarget
+from prunetune.search.study_setup import sign_devices
+from prunetune.search.trial.context import TrialContext
+from prunetune.targets import Latency, NormalizedLatency
 
 AT_ONCE = 16
 """Networks that are measured in one run; more would only wait for each other."""
 
+Runs = Mapping[str, Sequence[Mapping[str, Latency]]]
+"""What was measured together: by target, for each run the latencies of its networks by name."""
+
 
 def confirm(
     study: optuna.Study,
-    workspace: Workspace,
+    context: TrialContext,
     detectors: Mapping[str, Detector],
-    yardsticks: Sequence[Yardstick] | None = None,
+    targets: Sequence[StudyTarget] | None = None,
 ) -> None:
     """Measures networks together, and stores what they are now known by.
 
     Args:
-        study: Gets the latencies in its attribute `confirmed`, beside those that are there.
-        workspace: The study's.
-        detectors: By the trial's number, or the name of the control.
-        yardsticks: The targets to measure on; all by default.
+        study: Gets the latencies, beside those that are there.
+        context: The study's.
+        detectors: By the network's name.
+        targets: Those to measure on; all by default.
     """
     runs = {
-        yardstick.name: measure_together(workspace, yardstick, detectors)
-        for yardstick in (workspace.yardsticks if yardsticks is None else yardsticks)
+        target.name: measure_together(context, target, detectors)
+        for target in (context.meter.targets if targets is None else targets)
     }
-    store_latencies(study, workspace, runs)
+    store_latencies(study, context, runs)
 
 
 def measure_together(
-    workspace: Workspace, yardstick: Yardstick, detectors: Mapping[str, Detector], always: Sequence[str] = ()
+    context: TrialContext, target: StudyTarget, detectors: Mapping[str, Detector], always: Sequence[str] = ()
 ) -> list[dict[str, Latency]]:
     """Measures networks on one target, interleaved, in as few runs as `AT_ONCE` allows.
 
     Args:
-        workspace: The study's.
-        yardstick: The target.
+        context: The study's.
+        target: The target.
         detectors: By name.
         always: Those of them that take part in every run, so that all others are compared with them.
 
     Returns:
-        For each run the latencies of its networks, each with its ratio to the anchor and its rounds.
+        For each run the latencies of its networks, each with its ratio to the reference and its rounds.
     """
-    anchor = workspace.anchor(yardstick, "the anchor")
-    folder = workspace.folder / "networks"
-    found = []
+    networks = context.meter.networks
+    reference = replace(networks.reference(target.reference, target), name="the reference")
+    measured_runs = []
     for part in _parts([name for name in detectors if name not in always], AT_ONCE - len(always)) or [[]]:
-        workspace.safe_point()
+        safe_point()
         names = [*always, *part]
-        networks = [workspace.network(name, detectors[name], yardstick, folder) for name in names]
-        with workspace.stages.ledger.clock.part("measure"):
-            measured = yardstick.target.measure([anchor, *networks], reference=anchor.name)
-        found.append({name: measured[name] for name in names})
-    return found
+        compared = [networks.network(name, detectors[name], target) for name in names]
+        with context.cost_meter.part("measure"):
+            measured = target.target.measure([reference, *compared], reference=reference.name)
+        measured_runs.append({name: measured[name] for name in names})
+    return measured_runs
 
 
-def store_latencies(
-    study: optuna.Study, workspace: Workspace, runs: Mapping[str, Sequence[Mapping[str, Latency]]]
-) -> None:
+def store_latencies(study: optuna.Study, context: TrialContext, runs: Runs) -> None:
     """Stores what networks are now known by, beside what others are known by.
 
     Args:
-        study: Gets it in its attribute `confirmed`.
-        workspace: The study's.
-        runs: What was measured together, by target. Of a network that took part several times the first time counts.
+        study: Gets it.
+        context: The study's.
+        runs: What was measured together. Of a network that took part several times the first time counts.
     """
-    confirmed: dict[str, Any] = {name: dict(told) for name, told in study.user_attrs.get("confirmed", {}).items()}
-    for yardstick in workspace.yardsticks:
-        for measured in reversed(runs.get(yardstick.name, ())):
+    confirmed: dict[str, dict[str, NormalizedLatency]] = {
+        name: dict(latencies) for name, latencies in StudyRecord.of(study).confirmed.items()
+    }
+    for target in context.meter.targets:
+        for measured in reversed(runs.get(target.name, ())):
             for name, latency in measured.items():
-                confirmed.setdefault(name, {})[yardstick.name] = yardstick.stated(latency)
-    study.set_user_attr("confirmed", confirmed)
+                confirmed.setdefault(name, {})[target.name] = target.normalized(latency)
+    StudyRecord.store(study, confirmed=confirmed)
 
 
-def is_confirmed(study: optuna.Study, workspace: Workspace, item: Entry) -> bool:
-    """Whether a trial's network was measured together with others, on every target."""
-    told = study.user_attrs.get("confirmed", {}).get(str(item.trial), {})
-    return all(yardstick.name in told for yardstick in workspace.yardsticks)
-
-
-def move_to_these_devices(study: optuna.Study, workspace: Workspace, moved: Sequence[Yardstick]) -> None:
+def move_to_these_devices(study: optuna.Study, context: TrialContext, moved: Sequence[StudyTarget]) -> None:
     """Measures every network that the study has kept again, after targets of it came to other devices.
 
-    What the trials tell stays as it was; `confirmed` replaces it wherever the study is read.
+    What the trials tell stays as it was; the latencies that are confirmed replace it wherever the study is read.
     """
+    found = Findings.of(study)
     kept: dict[str, str] = {}
-    seen: set[str] = set()
-    for trial in study.get_trials(deepcopy=False):
-        channels = json.dumps(trial.user_attrs.get("channels"), sort_keys=True)
-        if trial.user_attrs.get("checkpoint") and channels not in seen:  # equal channels are equally fast
+    seen: set[frozenset[tuple[str, int]]] = set()
+    for network in found.networks.values():
+        channels = frozenset(network.figures.channels.items())
+        if network.checkpoint is not None and channels not in seen:  # equal channels are equally fast
             seen.add(channels)
-            kept[str(trial.number)] = trial.user_attrs["checkpoint"]
-    kept |= {name: entry["checkpoint"] for name, entry in study.user_attrs.get("controls", {}).items()}
-    detectors = {name: Detector.load(workspace.folder / file) for name, file in kept.items()}
+            kept[network.name] = network.checkpoint
+    kept |= {name: network.checkpoint for name, network in found.baselines.items() if network.checkpoint is not None}
+    detectors = {name: Detector.load(context.folder / file) for name, file in kept.items()}
     if detectors:
-        confirm(study, workspace, detectors, moved)
-    study.set_user_attr(FINISHED, None)  # its results are written anew
-    workspace.sign(study)  # last: a death before it repeats all of this
+        confirm(study, context, detectors, moved)
+    StudyRecord.store(study, finished=None)  # its results are written anew
+    sign_devices(study, context)  # last: a death before it repeats all of this
 
 
 def _parts(names: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -114,13 +114,13 @@ class CostAwareSampler(BaseSampler):
         return self._wrapped.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Passed on."""
+        """Calls the wrapped sampler's."""
         self._wrapped.before_trial(study, trial)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Passed on."""
+        """Calls the wrapped sampler's."""
         self._wrapped.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results.headline import LEARNT
+from prunetune.results.record import StudyRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.aside import patiently
 from prunetune.search.confirmation import move_to_these_devices
@@ -17,7 +17,8 @@ from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
-from prunetune.search.workspace import Workspace
+from prunetune.search.study_setup import StudySetup, check_study, prepare_study
+from prunetune.search.trial.context import TrialContext
 from prunetune.spaces import PrunetuneError
 
 
@@ -40,63 +41,66 @@ class Engine(Protocol):
         """Trains the controls and writes the results."""
 
 
-def prepare(spec: StudySpec, progress: Progress) -> tuple[optuna.Study, Workspace]:
+def prepare(spec: StudySpec, progress: Progress) -> tuple[optuna.Study, TrialContext]:
     """Does in this process what comes before a study's trials. Of several processes one trains, and others wait.
 
     Raises:
         PrunetuneError: Something the user must mend.
     """
-    progress.begin("checking model and data")
-    workspace = Workspace(spec, progress.epochs)
+    setup = check(spec, progress)
     study = open_study(spec)
     with storage_errors(spec.folder, spec.storage):
-        measure_references(study, workspace, progress)
-        if half_is_no_smaller(study.user_attrs):
+        context = prepare_context(study, setup, progress)
+        if half_is_no_smaller(StudyRecord.of(study)):
             progress.say(
                 f"half-width has half of the channels of the network that {spec.model} was pruned from, which are not "
                 "fewer than it has itself; give a budget in multiples of dense, or in ms"
             )
-        _train_original(workspace, progress)
-    return study, workspace
+        _train_original(context, progress)
+    return study, context
 
 
-def half_is_no_smaller(attributes: Mapping[str, Any]) -> bool:
+def half_is_no_smaller(record: StudyRecord) -> bool:
     """Whether a study's narrow network is as wide as its dense one, which then was pruned before."""
-    half: Mapping[str, int] | None = attributes.get("channels_half")
-    return half is not None and sum(half.values()) >= sum(attributes["channels_dense"].values())
+    half = record.channels_half
+    return bool(half) and sum(half.values()) >= sum(record.channels_dense.values())
 
 
-def measure_references(study: optuna.Study, workspace: Workspace, progress: Progress) -> None:
-    """Fixes what a study's latencies are told by; all is measured again where its device is another one.
+def check(spec: StudySpec, progress: Progress) -> StudySetup:
+    """Checks a description; see `check_study`."""
+    progress.begin("checking model and data")
+    return check_study(spec, progress.epochs)
+
+
+def prepare_context(study: optuna.Study, setup: StudySetup, progress: Progress) -> TrialContext:
+    """Fixes what a study's latencies are multiples of; all is measured again where its device is another one.
 
     Raises:
-        ConfigError: As `Workspace.prepare` does.
+        ConfigError: As `prepare_study` does.
     """
     progress.begin("measuring the reference networks")
-    if moved := workspace.prepare(study):
+    prepared = prepare_study(study, setup)
+    if prepared.moved:
         progress.begin("measuring the kept networks on this device")
-        move_to_these_devices(study, workspace, moved)
+        move_to_these_devices(study, prepared.context, prepared.moved)
+    return prepared.context
 
 
-def _train_original(workspace: Workspace, progress: Progress) -> None:
+def _train_original(context: TrialContext, progress: Progress) -> None:
+    pipeline = context.pipeline
     try:
-        stage = patiently(workspace.pipeline.original, "dense network", workspace.store, progress)
-        if workspace.pipeline.rewinds:  # a study that began without them has none yet
-            patiently(workspace.pipeline.early, "first epochs of the dense network", workspace.store, progress)
+        stage = patiently(pipeline.original, "dense network", context.store, progress)
+        if pipeline.rewinds:  # a study that began without them has none yet
+            patiently(pipeline.early, "first epochs of the dense network", context.store, progress)
     except TrainingFailureError as error:
         raise PrunetuneError(
             f"dense network: {error.cause}: {error}. Without it there is nothing to prune; change train, batch "
-            f"or imgsz, and start again with name={workspace.spec.name}-2"
+            f"or imgsz, and start again with name={context.spec.name}-2"
         ) from error
-    accuracy = stage.record["accuracy"]["map50_95"]
-    progress.network(
-        "dense network",
-        accuracy,
-        {yardstick.name: yardstick.references["dense"] for yardstick in workspace.yardsticks},
-        stage.record["gflops"],
-        stage.record["params"],
-        stage.reused,
-    )
+    assert stage.accuracy is not None  # every dense network is evaluated
+    accuracy = stage.accuracy.map50_95
+    latencies = {target.name: target.references_ms["dense"] for target in context.meter.targets}
+    progress.network("dense network", accuracy, latencies, stage.gflops, stage.params, stage.reused)
     if accuracy < LEARNT:
         progress.say(
             f"the dense network has hardly learnt (map50_95 {accuracy:.3f}): what is pruned of it cannot be compared; "

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from prunetune.pruning.training import EpochRecord
-from prunetune.results.entries import FOUND, ROUNDS_ASKED, UNSEPARATED, jsonable
+from prunetune.results.record import NetworkResult, TrialRecord
+from prunetune.results.study_network import StudyNetwork, latencies_document, networks_of
 from prunetune.search.limits import Forecast
-from prunetune.search.outcome import TrialResult
-from prunetune.spaces import Recipe
+from prunetune.spaces import Outcome, Recipe
+from prunetune.spaces.fields import jsonable
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,7 @@ class Event:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        told = {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}
-        return {key: jsonable(value) for key, value in told.items()}
+        return {item.name: jsonable(_plain(getattr(self, item.name))) for item in dataclasses.fields(self)}
 
 
 class Listener(Protocol):
@@ -52,18 +52,18 @@ class StudyStarted(Event):
 
 
 @dataclass(frozen=True)
-class WorkBegun(Event):
-    """Something that takes a while has begun, such as `measuring the reference networks`."""
+class TaskStarted(Event):
+    """Something that takes a while has started, such as `measuring the reference networks`."""
 
-    name = "work_begun"
+    name = "task_started"
     what: str
 
 
 @dataclass(frozen=True)
-class WorkEnded(Event):
+class TaskEnded(Event):
     """Nothing is going on at the moment."""
 
-    name = "work_ended"
+    name = "task_ended"
 
 
 @dataclass(frozen=True)
@@ -120,82 +120,97 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class TrialEnded(Event):
-    """A trial has its result, be it a network or a failure."""
+    """A trial has its result, be it networks or a failure."""
 
     name = "trial_ended"
-    result: TrialResult
+    trial: int
+    record: TrialRecord
     finished: int
     """How many trials of the study have ended with it."""
     trials: int | None
 
+    @property
+    def networks(self) -> list[StudyNetwork]:
+        """Its networks by round; empty for one that failed."""
+        outcome = self.record.outcome
+        return networks_of(self.trial, self.record) if outcome is not None and outcome.has_values else []
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: how it ended and its figures, without channels and stages."""
-        told = self.result.attributes
+        """Plain values for JSON: how it ended and the figures of its networks, without channels and stages."""
+        record, networks = self.record, [network.result for network in self.networks]
+        cost, found = record.cost, [threshold.as_json() for threshold in record.thresholds]
         return {
-            **_figures(self.result),
-            "equals": told.get("equals"),
-            "epochs": jsonable(told.get("epochs")),
-            "seconds": round(self.result.seconds, 3),
+            "trial": self.trial,
+            "outcome": (record.outcome or Outcome.ERROR).value,
+            "reason": record.reason,
+            "recipe": None if record.recipe is None else record.recipe.as_dict(),
+            **(_network_document(networks[-1]) if networks else {}),
+            **({"rounds": [_network_document(network) for network in networks[:-1]]} if networks else {}),
+            **({"threshold_found": found} if found else {}),
+            **({"unseparated": list(record.warnings)} if record.warnings else {}),
+            "duplicate_of": record.duplicate_of,
+            "epochs": {"trained": cost.epochs_trained, "reused": cost.epochs_reused},
+            "seconds": round(cost.total_s, 3),
             "finished": self.finished,
             "trials": self.trials,
         }
 
 
-@dataclass(frozen=True)
-class RoundEnded(Event):
-    """An earlier round of a trial is a trial of its own. It is told after the end of the whole trial."""
-
-    name = "round_ended"
-    result: TrialResult
-    """The round's."""
-    round_of: int
-    """The trial whose round it is."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, as a trial's. It has cost nothing of its own."""
-        return {**_figures(self.result), "round_of": self.round_of}
-
-
-def _figures(result: TrialResult) -> dict[str, Any]:
-    told = result.attributes
-    known = {key: told[key] for key in _FIGURES if key in told} if result.outcome.has_values else {}
-    return {
-        "trial": result.number,
-        "outcome": result.outcome.value,
-        "reason": result.reason,
-        "recipe": result.recipe.as_dict(),
-        **jsonable(known),
-    }
-
-
-_FIGURES = (
-    "accuracy", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed", "feasible", "violation",
-    "checkpoint", FOUND, UNSEPARATED, ROUNDS_ASKED,
-)  # fmt: skip
+def _network_document(network: NetworkResult) -> dict[str, Any]:
+    figures = network.figures
+    accuracy = {name: value for name, value in network.accuracy.as_dict().items() if name != "classes"}
+    numbers = ("gflops", "params", "bytes", "channels_removed", "params_removed", "feasible", "violation")
+    return jsonable(
+        {
+            "round": network.round,
+            "accuracy": accuracy,
+            "latencies": latencies_document(figures.latencies),
+            **{name: getattr(figures, name) for name in numbers},
+            "checkpoint": network.files.checkpoint,
+        }
+    )
 
 
 @dataclass(frozen=True)
-class Standing(Event):
+class FrontMember:
+    """A network of the front, as progress shows it."""
+
+    network: str
+    """Its name: `7`, or `7.1` after the first of several rounds."""
+    title: str
+    """`trial 7, round 1`."""
+    map50_95: float
+    latency_ms: float | None
+    """On the main target."""
+
+    @classmethod
+    def of(cls, network: StudyNetwork) -> FrontMember:
+        """What is shown of a network."""
+        return cls(network.name, network.title, network.map50_95, network.latency_ms)
+
+
+@dataclass(frozen=True)
+class StudyProgress(Event):
     """Where the study is, with the trials of all its processes."""
 
-    name = "standing"
+    name = "study_progress"
     finished: int
     trials: int | None
     trained: int
     """Epochs that trials have trained."""
     reused: int
     """Epochs that they have read back instead."""
-    front: Sequence[Mapping[str, Any]]
-    """`trial`, `map50_95` and `latency_ms` of each member, by rising latency."""
+    front: tuple[FrontMember, ...]
+    """By rising latency."""
     remaining: Forecast | None
     is_due: bool = True
-    """Whether it is told in plain lines, which is done every few trials."""
+    """Whether plain lines show it, which they do every few trials."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        told = super().as_dict()
-        del told["is_due"]
-        return told
+        shown = super().as_dict()
+        del shown["is_due"]
+        return shown
 
 
 @dataclass(frozen=True)
@@ -215,10 +230,10 @@ class NetworkReady(Event):
 
 
 @dataclass(frozen=True)
-class Said(Event):
+class Message(Event):
     """Anything else that a user should know."""
 
-    name = "said"
+    name = "message"
     text: str
 
 
@@ -236,6 +251,8 @@ class StudyEnded(Event):
 def _plain(value: Any) -> Any:
     if isinstance(value, Recipe):
         return value.as_dict()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return value

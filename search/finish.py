@@ -1,12 +1,11 @@
-"""The end of a study: controls, one last measurement of the whole front, the test split, export and report."""
+"""The end of a study: baselines, one last measurement of the whole front, the test split, export and report."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
@@ -15,16 +14,17 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import TrainingFailureError
-from prunetune.results import Entry, best, csv_text, front, front_document, markdown, write_report
-from prunetune.results.entries import points_lost, trained_text
+from prunetune.results import Findings, StudyNetwork, best, csv_text, front, front_document, markdown, write_report
+from prunetune.results.record import Baseline, NetworkFiles, NetworkResult, StudyRecord
+from prunetune.results.tables import trained_text
 from prunetune.search.aside import patiently
-from prunetune.search.attributes import FINISHED
-from prunetune.search.confirmation import confirm, is_confirmed
+from prunetune.search.confirmation import confirm
 from prunetune.search.interruption import safe_point
-from prunetune.search.objective import describe
 from prunetune.search.progress import Progress
 from prunetune.search.study import folder_lock
-from prunetune.search.workspace import Workspace
+from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.figures import network_figures
+from prunetune.spaces import Accuracy
 from prunetune.spaces.files import publish, write_text
 
 RESULTS = ("front.json", "front.md", "front.csv", "report.html")
@@ -32,136 +32,141 @@ BEST = ("best.pt", "best.onnx")
 """Files that a finished study has in its folder, the latter if any trial kept the budget."""
 
 
-def finish(study: optuna.Study, workspace: Workspace, progress: Progress) -> None:
+def finish(study: optuna.Study, context: TrialContext, progress: Progress) -> None:
     """Completes a study whose trials are done. Does nothing if its results are there and nothing came since."""
-    with folder_lock(workspace.folder, ".finish"):
+    with folder_lock(context.folder, ".finish"):
         seen = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)))
-        if study.user_attrs.get(FINISHED) == seen and not _missing(study, workspace):
+        if StudyRecord.of(study).finished == seen and not _missing(study, context.folder):
             return
-        controls = _train_controls(study, workspace, progress)
+        baselines = _train_baselines(study, context, progress)
         # The last measurement can move members past each other or over the budget, and so bring up others.
-        while missing := [item for item in front(study) if not is_confirmed(study, workspace, item)]:
+        while missing := _unconfirmed(study, context):
             count = f"{len(missing)} member{'s' * (len(missing) != 1)}"
             progress.begin(f"measuring {count} of the front again, with the controls")
-            members = {str(item.trial): load_member(workspace, item) for item in front(study)}
-            confirm(study, workspace, members | controls)
-        found = front(study)
-        if workspace.stages.loaders.has_test:
+            members = {network.name: load_member(context, network) for network in front(study)}
+            confirm(study, context, members | baselines)
+        members = {network.name: load_member(context, network) for network in front(study)}
+        if context.stages.loaders.has_test:
             progress.begin("evaluating on the test split")
-            _evaluate_on_test(study, workspace, found, controls)
+            _evaluate_on_test(study, context, members | baselines)
         progress.begin("exporting")
-        export_members(study, workspace, found)
-        write_results(study, workspace)
-        study.set_user_attr(FINISHED, seen)
+        export_members(study, context)
+        write_results(study, context.folder)
+        StudyRecord.store(study, finished=seen)
 
 
-def _missing(study: optuna.Study, workspace: Workspace) -> list[str]:
+def _missing(study: optuna.Study, folder: Path) -> list[str]:
     """The results that somebody removed."""
-    needed = [*RESULTS, *(BEST if best(study) else ()), *study.user_attrs.get("exports", {}).values()]
-    return [name for name in needed if not (workspace.folder / name).is_file()]
+    needed = [*RESULTS, *(BEST if best(study) else ()), *StudyRecord.of(study).exports.values()]
+    return [name for name in needed if not (folder / name).is_file()]
 
 
-def _train_controls(study: optuna.Study, workspace: Workspace, progress: Progress) -> dict[str, Detector]:
-    """Trains the controls for as many epochs in all as the longest recipe spends, and stores their entries."""
+def _unconfirmed(study: optuna.Study, context: TrialContext) -> list[StudyNetwork]:
+    """The members of the front that were not measured together with others on every target."""
+    found = Findings.of(study)
+    targets = {target.name for target in context.meter.targets}
+    return [network for network in found.front if not targets <= found.study.confirmed.get(network.name, {}).keys()]
+
+
+def _train_baselines(study: optuna.Study, context: TrialContext, progress: Progress) -> dict[str, Detector]:
+    """Trains the baselines for as many epochs in all as the longest recipe spends, and stores them."""
     detectors: dict[str, Detector] = {}
-    entries: dict[str, Any] = dict(study.user_attrs.get("controls", {}))
-    for name in workspace.spec.controls:
-        train = partial(workspace.pipeline.control, name, workspace.spec.space.longest_epochs)
+    baselines = dict(StudyRecord.of(study).baselines)
+    for name in context.spec.controls:
+        train = partial(context.pipeline.control, name, context.spec.space.longest_epochs)
         try:
-            stage = patiently(train, f"control {name}", workspace.store, progress)
+            stage = patiently(train, f"control {name}", context.store, progress)
         except TrainingFailureError as error:
             progress.end()
             progress.say(f"control {name}: {error.cause} ({error}); the study ends without it")
             continue
-        stage, accuracy, training = _better(workspace, name, stage)
-        detector = detectors[name] = Detector.load(stage.file(CHECKPOINT))
-        described = describe(detector, stage.file(CHECKPOINT), workspace.measure(detector), workspace)
-        entries[name] = {
-            **accuracy,
-            **described,
-            **training,
-            "checkpoint": workspace.keep_checkpoint(stage, name),
-            "onnx": None,
-        }
-        study.set_user_attr("controls", entries)
-        stated = {target: told["latency_ms"] for target, told in described["latencies"].items()}
-        told = entries[name]
-        progress.network(f"control {name}", told["map50_95"], stated, told["gflops"], told["params"], stage.reused)
-        if (points := points_lost(told)) is not None:
+        baseline = baselines[name] = _baseline(context, name, stage)
+        network = baseline.network
+        detectors[name] = Detector.load(context.folder / str(network.files.checkpoint))
+        StudyRecord.store(study, baselines=baselines)
+        latencies = {target: latency.ms for target, latency in network.figures.latencies.items()}
+        accuracy, figures = network.accuracy.map50_95, network.figures
+        progress.network(f"control {name}", accuracy, latencies, figures.gflops, figures.params, stage.reused)
+        if baseline.points_lost is not None:
             progress.say(
-                f"control {name}: {trained_text(told)}, {points:.1f} points of mAP50-95 below {told['map50_95']:.3f}: "
-                "give more epochs, or a smaller train.lr0"
+                f"control {name}: {trained_text(baseline)}, {baseline.points_lost:.1f} points of mAP50-95 below "
+                f"{accuracy:.3f}: give more epochs, or a smaller train.lr0"
             )
     return detectors
 
 
-def _better(
-    workspace: Workspace, name: str, trained: StoredStage
-) -> tuple[StoredStage, Mapping[str, Any], dict[str, Any]]:
-    """What a control is, its accuracy, and how it was trained.
+def _baseline(context: TrialContext, name: str, trained: StoredStage) -> Baseline:
+    """A baseline with its figures.
 
     A checkpoint that was given may be better than what training on has made of it. Then it is what others compare with.
     """
-    accuracy, further = _accuracy(workspace, trained), workspace.spec.space.longest_epochs
-    if name != "dense" or not workspace.pipeline.source.is_checkpoint:
-        return trained, accuracy, {"epochs": workspace.spec.dense_epochs + further}
-    given = workspace.pipeline.original()
-    as_given = _accuracy(workspace, given)
-    scores = {"map50_95_given": as_given["map50_95"], "map50_95_trained_on": accuracy["map50_95"]}
-    training = {"epochs": further, "trained_on": True, **scores}
-    if accuracy["map50_95"] < as_given["map50_95"]:
-        return given, as_given, training
-    return trained, accuracy, training
+    accuracy, further = _accuracy(context, trained), context.spec.space.longest_epochs
+    if name != "dense" or not context.pipeline.source.is_checkpoint:
+        return Baseline(_network(context, name, trained, accuracy), context.spec.dense_epochs + further)
+    given = context.pipeline.original()
+    as_given = _accuracy(context, given)
+    kept = (given, as_given) if accuracy.map50_95 < as_given.map50_95 else (trained, accuracy)
+    return Baseline(_network(context, name, *kept), further, as_given.map50_95, accuracy.map50_95)
 
 
-def _accuracy(workspace: Workspace, stage: StoredStage) -> Mapping[str, Any]:
+def _network(context: TrialContext, name: str, stage: StoredStage, accuracy: Accuracy) -> NetworkResult:
+    checkpoint = stage.file(CHECKPOINT)
+    detector = Detector.load(checkpoint)
+    measured = context.meter.measure(detector)
+    latencies = {target.name: target.normalized(measured[target.name]) for target in context.meter.targets}
+    return NetworkResult(
+        deployment=context.shipping.deployment,
+        figures=network_figures(detector, checkpoint, context, latencies),
+        accuracy=accuracy,
+        stage=stage.digest,
+        files=NetworkFiles(context.files.keep_checkpoint(checkpoint, name)),
+    )
+
+
+def _accuracy(context: TrialContext, stage: StoredStage) -> Accuracy:
     """A stage's accuracy on `val`, as its network ships."""
-    if workspace.quantises:
-        return workspace.evaluate(Detector.load(stage.file(CHECKPOINT))).as_dict()
-    accuracy: Mapping[str, Any] = stage.record["accuracy"]
-    return accuracy
+    if context.shipping.quantises or stage.accuracy is None:
+        return context.shipping.evaluate(Detector.load(stage.file(CHECKPOINT)))
+    return stage.accuracy
 
 
-def _evaluate_on_test(
-    study: optuna.Study, workspace: Workspace, members: list[Entry], controls: dict[str, Detector]
-) -> None:
+def _evaluate_on_test(study: optuna.Study, context: TrialContext, detectors: dict[str, Detector]) -> None:
     """Evaluates on the split whose labels decide nothing."""
-    accuracies: dict[str, Any] = dict(study.user_attrs.get("test", {}))
-    detectors = {str(item.trial): load_member(workspace, item) for item in members} | controls
+    accuracies = dict(StudyRecord.of(study).test)
     for name, detector in detectors.items():
         safe_point()
         if name not in accuracies:
-            accuracies[name] = workspace.evaluate(detector, "test").as_dict()
-    study.set_user_attr("test", accuracies)
+            accuracies[name] = context.shipping.evaluate(detector, "test")
+    StudyRecord.store(study, test=accuracies)
 
 
-def export_members(study: optuna.Study, workspace: Workspace, members: list[Entry]) -> None:
-    """Writes each member's ONNX file, and the best one as `best.pt` and `best.onnx`."""
-    exports: dict[str, str] = dict(study.user_attrs.get("exports", {}))
-    for item in members:
+def export_members(study: optuna.Study, context: TrialContext) -> None:
+    """Writes the ONNX file of each member of the front, and the best one as `best.pt` and `best.onnx`."""
+    exports = dict(StudyRecord.of(study).exports)
+    for network in front(study):
         safe_point()
-        file = workspace.folder / "candidates" / f"trial-{item.trial}.onnx"
+        file = (context.folder / str(network.checkpoint)).with_suffix(".onnx")
         if not file.is_file():
-            workspace.export(load_member(workspace, item), file)
-        exports[str(item.trial)] = str(file.relative_to(workspace.folder))
-    study.set_user_attr("exports", exports)
-    winner = best(study)
-    if winner is not None:
-        for suffix in (".pt", ".onnx"):
-            with publish(workspace.folder / f"best{suffix}") as draft:
-                shutil.copyfile(workspace.folder / "candidates" / f"trial-{winner.trial}{suffix}", draft)
+            context.shipping.export(load_member(context, network), file)
+        exports[network.name] = str(file.relative_to(context.folder))
+    StudyRecord.store(study, exports=exports)
+    if (winner := best(study)) is not None:
+        for path in (winner.checkpoint, winner.onnx):
+            with publish(context.folder / f"best{Path(str(path)).suffix}") as draft:
+                shutil.copyfile(context.folder / str(path), draft)
 
 
-def write_results(study: optuna.Study, workspace: Workspace) -> None:
+def write_results(study: optuna.Study, folder: Path) -> None:
     """Writes the front, its tables and the report into the study's folder."""
-    folder = workspace.folder
     write_text(folder / "front.json", json.dumps(front_document(study), indent=1) + "\n")
     write_text(folder / "front.md", markdown(study) + "\n")
     write_text(folder / "front.csv", csv_text(study))
     write_report(study, folder, folder / "report.html")
 
 
-def load_member(workspace: Workspace, item: Entry) -> Detector:
-    """The network of a member of the front."""
-    assert item.checkpoint is not None  # every trial that can be on the front has one
-    return Detector.load(workspace.folder / item.checkpoint)
+def load_member(context: TrialContext, network: StudyNetwork) -> Detector:
+    """The network of a member of the front. A checkpoint that somebody removed is taken from the store again."""
+    file = context.folder / str(network.checkpoint)  # every network that can be on the front has one
+    if not file.is_file() and (stage := context.store.find(network.result.stage)) is not None:
+        context.files.keep_checkpoint(stage.file(CHECKPOINT), file.stem)
+    return Detector.load(file)

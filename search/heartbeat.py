@@ -24,16 +24,12 @@ from optuna.trial import Trial, TrialState
 from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.processes import CLOCK_STEP_S
 from prunetune.search.database import SharedStorage
-from prunetune.search.interruption import safe_point
+from prunetune.search.interruption import TrialLostError, asked_at_safe_points
 from prunetune.search.storage import GRACE_S as GRACE_S
 from prunetune.search.storage import INTERVAL_S as INTERVAL_S
 from prunetune.search.storage import cache_of
 
 _log = logging.getLogger(__name__)
-
-
-class TrialLostError(Exception):
-    """This process gave no sign of life for so long that its trial was given to another one."""
 
 
 class Heartbeat:
@@ -47,7 +43,6 @@ class Heartbeat:
     def __init__(self, study: optuna.Study, interval_s: float = INTERVAL_S) -> None:
         self._study, self._interval_s = study, interval_s
         self._trials: dict[int, Trial] = {}
-        self._current: Trial | None = None
         self._lost: set[int] = set()
         self._lock, self._end = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
@@ -72,32 +67,23 @@ class Heartbeat:
 
     @contextmanager
     def carrying_out(self, trial: Trial) -> Iterator[None]:
-        """Within its block, `safe_point` asks whether the trial is still this process's.
+        """Within its block, safe points ask whether the trial is still this process's.
 
         Raises:
             TrialLostError: It is not.
         """
-        self._current = trial
-        try:
-            require_owned(self._study, trial)
-            yield
-        except StageClaimedError:
-            require_owned(self._study, trial)  # who got the trial may be the one that trains its stage
-            raise
-        finally:
-            self._current = None
 
-    def safe_point(self) -> None:
-        """A place where nothing is lost if the process stops, or leaves its trial to others.
+        def require_not_lost() -> None:
+            if trial.number in self._lost:
+                raise TrialLostError
 
-        Raises:
-            StopAskedError: A stop was asked for.
-            TrialLostError: The trial that is carried out was given to another process.
-        """
-        safe_point()
-        current = self._current
-        if current is not None and current.number in self._lost:
-            raise TrialLostError
+        require_owned(self._study, trial)
+        with asked_at_safe_points(require_not_lost):
+            try:
+                yield
+            except StageClaimedError:
+                require_owned(self._study, trial)  # who got the trial may be the one that trains its stage
+                raise
 
     def beat(self) -> None:
         """Beats once for each trial, and notices those that were lost."""

@@ -1,55 +1,55 @@
-"""What follows from a study's trials, added up once for those that have ended."""
+"""What a study's trials found and took so far, each ended trial read once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import RETRY_OF, outcome
-from prunetune.search.limits import Spent, Sum
-from prunetune.search.outcome import Outcome
+from prunetune.results.record import TrialRecord
+from prunetune.search.limits import Spent, spent
 
 
 class History:
-    """A study's trials so far. Those that have ended change no more: each of them is looked at once.
-
-    All methods take all trials of the study by number.
-    """
+    """A study's trials so far. All methods take all trials of the study."""
 
     def __init__(self) -> None:
-        self._seen = 0
-        self._sum = Sum()
-        self._given_back: dict[int, FrozenTrial] = {}
-        self._retried: set[int] = set()
+        self._ended: dict[int, TrialRecord] = {}
+
+    def records(self, trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, TrialRecord]]:
+        """Each trial with its record."""
+        return [(trial, self._record(trial)) for trial in trials]
 
     def spent(self, trials: Sequence[FrozenTrial], now: float) -> Spent:
         """What they took; `now` as for `limits.spent`."""
-        self._read_on(trials)
-        total = self._sum.copy()
-        for trial in trials[self._seen :]:
-            total.add(trial, now)
-        return total.spent
+        return spent(self.records(trials), now)
 
     def not_retried(self, trials: Sequence[FrozenTrial]) -> list[tuple[int, dict[str, Any]]]:
         """The numbers and parameters of trials that were given back and that no later trial carries out again."""
-        self._read_on(trials)
-        rest = trials[self._seen :]
-        retried = self._retried | {trial.user_attrs.get(RETRY_OF) for trial in rest}
-        given_back = [*self._given_back.values(), *filter(is_given_back, rest)]
-        return [(trial.number, _asked(trial)) for trial in given_back if trial.number not in retried]
+        known = self.records(trials)
+        retried = {record.retry_of for _, record in known}
+        return [
+            (trial.number, asked)
+            for trial, record in known
+            if trial.number not in retried and _is_given_back(trial, record) and (asked := _asked(trial))
+        ]
 
-    def _read_on(self, trials: Sequence[FrozenTrial]) -> None:
-        while self._seen < len(trials) and trials[self._seen].state.is_finished():
-            trial = trials[self._seen]
-            self._seen += 1
-            self._sum.add(trial, 0.0)
-            if is_given_back(trial):
-                self._given_back[trial.number] = trial
-            if (number := trial.user_attrs.get(RETRY_OF)) is not None:
-                self._retried.add(number)
-                self._given_back.pop(number, None)
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        if not trial.state.is_finished():
+            return TrialRecord.from_trial(trial)
+        if trial.number not in self._ended:
+            self._ended[trial.number] = TrialRecord.from_trial(trial)
+        return self._ended[trial.number]
+
+
+def _is_given_back(trial: FrozenTrial, record: TrialRecord) -> bool:
+    return trial.state is TrialState.FAIL and record.outcome is not None and not record.outcome.counts
+
+
+def _asked(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's parameters. A worker that took an enqueued recipe may have died before it read all of them."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def attempts_before(trials: Sequence[FrozenTrial], number: int) -> set[int]:
@@ -60,19 +60,8 @@ def attempts_before(trials: Sequence[FrozenTrial], number: int) -> set[int]:
         number: The trial's.
     """
     found: set[int] = set()
-    before = trials[number].user_attrs.get(RETRY_OF)
-    while before is not None and before not in found:
+    before = TrialRecord.from_trial(trials[number]).retry_of
+    while before is not None and 0 <= before < min((number, *found)):  # whatever an attribute says, it goes back
         found.add(before)
-        before = trials[before].user_attrs.get(RETRY_OF)
+        before = TrialRecord.from_trial(trials[before]).retry_of
     return found
-
-
-def is_given_back(trial: FrozenTrial) -> bool:
-    """Whether a trial is to be carried out again, and it is known how."""
-    return trial.state == TrialState.FAIL and not Outcome(outcome(trial)).counts and bool(_asked(trial))
-
-
-def _asked(trial: FrozenTrial) -> dict[str, Any]:
-    # A worker that took an enqueued recipe may have died before it read it all.
-    fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
-    return {**fixed, **trial.params}

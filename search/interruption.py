@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -19,6 +21,10 @@ NOTICE = b"\nstopping at the end of this epoch or measurement, which is kept; on
 
 class StopAskedError(KeyboardInterrupt):
     """Raised at a safe point after the user or a scheduler asked to stop. Nothing catches it by mistake."""
+
+
+class TrialLostError(Exception):
+    """This process gave no sign of life for so long that its trial was given to another one."""
 
 
 class Interruption:
@@ -84,14 +90,31 @@ class Interruption:
             raise StopAskedError
 
 
+_checks: list[Callable[[], None]] = []
+"""What is asked at safe points beside signals."""
+
+
+@contextmanager
+def asked_at_safe_points(check: Callable[[], None]) -> Iterator[None]:
+    """Within the block, safe points ask one thing more; it may raise to stop there."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
+
+
 def safe_point() -> None:
     """A place where nothing is lost if the process stops.
 
     Raises:
         StopAskedError: A stop was asked for.
+        TrialLostError: The trial that is carried out was given to another process.
     """
     if Interruption.current is not None:
         Interruption.current.check()
+    for check in _checks:
+        check()
 
 
 def stop_is_asked() -> bool:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prunetune.results.entries import jsonable
 from prunetune.search.events import Event, StudyStarted
 from prunetune.spaces import ConfigError
+from prunetune.spaces.fields import jsonable
 from prunetune.spaces.files import storage_error
 
 STDOUT = "-"

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from prunetune.results.entries import is_asked_for, outcome
-from prunetune.search.outcome import Outcome
+from prunetune.spaces import Outcome
+from prunetune.spaces.fields import number
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+    from prunetune.results.record import TrialRecord
 
 PACE = 10
 """A forecast goes by so many of the latest trials: the first ones train the trunks that later ones share."""
@@ -116,92 +118,55 @@ class Forecast:
         return f"{ends:%H:%M}" if ends.date() == now.date() else f"{ends:%Y-%m-%d %H:%M}"
 
 
-def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of the study's `trials`: it ended or runs, and is not to be carried out again."""
-    if trial.state.name == "FAIL":
-        return Outcome(outcome(trial)).counts
-    return trial.state.name in ("COMPLETE", "PRUNED", "RUNNING")
+def counts(trial: FrozenTrial, record: TrialRecord) -> bool:
+    """Whether a trial is one of the study's `trials`: it ended or runs, and is not to be carried out again.
+
+    A splice is none of them: somebody asked for it by name.
+    """
+    if record.is_splice or trial.state.name == "WAITING":
+        return False
+    return record.outcome is None or record.outcome.counts
 
 
-def spent(trials: Iterable[FrozenTrial], now: float) -> Spent:
+def spent(trials: Iterable[tuple[FrozenTrial, TrialRecord]], now: float) -> Spent:
     """Adds up what trials took.
 
-    A trial whose worker died has no end of its own: it ended when that was noticed, and does not count as time. A
-    spliced trial was asked for by name, and a round is paid by the trial that came to it: no limit counts them.
+    A trial whose worker died has no end of its own: it ended when that was noticed, and does not count as time. No
+    limit counts splices.
 
     Args:
         trials: In any state. Of a running one it is assumed that its worker lives.
-        now: Seconds since the epoch by the data base's clock, the end of what still runs.
+        now: Seconds since the epoch by the database's clock, the end of what still runs.
     """
-    total = Sum()
-    for trial in trials:
-        total.add(trial, now)
-    return total.spent
-
-
-class Sum:
-    """What trials took, added up one by one in the order of their numbers."""
-
-    def __init__(self) -> None:
-        self._begun = self._finished = self._epochs = self._idle = 0
-        self._intervals: list[tuple[float, float]] = []
-        self._new: list[tuple[float, float]] = []
-
-    def add(self, trial: FrozenTrial, now: float) -> None:
-        """Adds a trial; `now` as for `spent`."""
-        if trial.datetime_start is None or not is_asked_for(trial):
-            return
-        trained = trial.user_attrs.get("epochs", {}).get("trained", 0)
-        self._epochs += trained
-        if outcome(trial) != Outcome.WORKER_DIED.value:
-            ahead = (trial.user_attrs.get("worker") or {}).get("ahead_s", 0)
+    begun = finished = epochs = idle = 0
+    intervals = []
+    for trial, record in trials:
+        if trial.datetime_start is None or record.is_splice:
+            continue
+        trained = record.cost.epochs_trained
+        epochs += trained
+        if record.outcome is not Outcome.WORKER_DIED:
+            ahead = number((record.worker or {}).get("ahead_s")) or 0.0
             end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp() - ahead
-            self._new.append((trial.datetime_start.timestamp() - ahead, end))
-        if counts(trial):
-            self._begun += 1
+            intervals.append((trial.datetime_start.timestamp() - ahead, end))
+        if counts(trial, record):
+            begun += 1
             if trial.state.is_finished():
-                self._finished += 1
-                self._idle = 0 if trained else self._idle + 1
-
-    @property
-    def spent(self) -> Spent:
-        """The sum."""
-        self._settle()
-        hours = union(self._intervals) / 3600
-        return Spent(self._begun, self._finished, self._epochs, hours, self._idle)
-
-    def copy(self) -> Sum:
-        """Another one that begins with what this one has."""
-        self._settle()
-        other = Sum()
-        other.__dict__.update(self.__dict__)
-        other._intervals, other._new = list(self._intervals), []
-        return other
-
-    def _settle(self) -> None:
-        if self._new:
-            self._intervals, self._new = merged([*self._intervals, *self._new]), []
+                finished += 1
+                idle = 0 if trained else idle + 1
+    return Spent(begun, finished, epochs, union(intervals) / 3600, idle)
 
 
 def union(intervals: Iterable[tuple[float, float]]) -> float:
     """The length of what intervals cover together; one that ends before it begins covers nothing."""
-    return sum(end - begin for begin, end in merged(intervals))
-
-
-def merged(intervals: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """What intervals cover together, as rising intervals that do not meet."""
-    found: list[tuple[float, float]] = []
+    covered, reached = 0.0, -math.inf
     for begin, end in sorted(intervals):
-        if end <= begin:
-            continue
-        if found and begin <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
-        else:
-            found.append((begin, end))
-    return found
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return covered
 
 
-def forecast(limits: Limits, trials: Sequence[FrozenTrial], now: float) -> Forecast | None:
+def forecast(limits: Limits, trials: Sequence[tuple[FrozenTrial, TrialRecord]], now: float) -> Forecast | None:
     """What remains, if trials go on to take what the latest ones took.
 
     Args:
@@ -212,15 +177,15 @@ def forecast(limits: Limits, trials: Sequence[FrozenTrial], now: float) -> Forec
     Returns:
         None before the first trial has ended, and where no limit will ever be reached.
     """
-    so_far = spent(trials, now)
     ended = sorted(
-        (trial for trial in trials if trial.state.is_finished() and counts(trial) and is_asked_for(trial)),
-        key=lambda trial: trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0,
+        (item for item in trials if item[0].state.is_finished() and counts(*item)),
+        key=lambda item: item[0].datetime_complete.timestamp() if item[0].datetime_complete else 0.0,
     )
     latest = spent(ended[-PACE:], now)
     if not latest.finished:
         return None
-    return extrapolate(limits, so_far, latest.epochs / latest.finished, latest.hours / latest.finished)
+    each = latest.epochs / latest.finished, latest.hours / latest.finished
+    return extrapolate(limits, spent(trials, now), *each)
 
 
 def extrapolate(limits: Limits, so_far: Spent, epochs_each: float, hours_each: float) -> Forecast | None:

@@ -16,12 +16,12 @@ from prunetune.search.events import (
     EpochEnded,
     Event,
     StageBegun,
-    Standing,
     StudyEnded,
+    StudyProgress,
     StudyStarted,
+    TaskEnded,
+    TaskStarted,
     TrialBegun,
-    WorkBegun,
-    WorkEnded,
 )
 from prunetune.search.limits import duration
 from prunetune.search.views import PlainView, figures_text, lines, member_text
@@ -49,7 +49,7 @@ class LiveView(PlainView):
         self._epoch: EpochEnded | None = None
         self._seconds = 0.0
         self._heard = 0
-        self._standing: Standing | None = None
+        self._progress: StudyProgress | None = None
 
     def hear(self, event: Event) -> None:
         """Writes the event's lines above the view, and brings the view up to date."""
@@ -57,11 +57,11 @@ class LiveView(PlainView):
             self.write(line)
         if isinstance(event, StudyStarted):
             self._study = event.study
-        elif isinstance(event, Standing):
-            self._standing = event
+        elif isinstance(event, StudyProgress):
+            self._progress = event
         elif isinstance(event, TrialBegun):
             self._recipe = str(event.recipe)
-        elif isinstance(event, WorkBegun):
+        elif isinstance(event, TaskStarted):
             self._what, self._recipe, self._stage, self._epoch = event.what, "", None, None
         elif isinstance(event, StageBegun):
             self._stage, self._epoch, self._seconds, self._heard = event, None, 0.0, 0
@@ -69,32 +69,32 @@ class LiveView(PlainView):
             self._epoch = event
             self._seconds += event.record.train_s + event.record.validate_s
             self._heard += 1
-        if isinstance(event, WorkEnded | StudyEnded):
+        if isinstance(event, TaskEnded | StudyEnded):
             self._hide()
-        elif isinstance(event, WorkBegun | TrialBegun | StageBegun | EpochEnded):
+        elif isinstance(event, TaskStarted | TrialBegun | StageBegun | EpochEnded):
             self._show()
 
     def render(self) -> RenderableType:
         """The view as it is now."""
         parts: list[RenderableType] = []
-        if self._standing is not None:
-            parts.append(self._where(self._standing))
+        if self._progress is not None:
+            parts.append(self._where(self._progress))
         parts.append(self._now())
         if self._recipe:
             parts.append(_faint(f"  {self._recipe}"))
-        if self._standing is not None and self._standing.front:
-            parts.append(_front(self._standing))
+        if self._progress is not None and self._progress.front:
+            parts.append(_front(self._progress))
         return Group(*parts)
 
-    def _where(self, standing: Standing) -> Text:
-        count = f"{standing.finished}" + (f" of {standing.trials}" if standing.trials else "")
-        told = [f"{count} trials", f"{standing.trained} epochs trained"]
-        if standing.reused:
-            share = standing.reused / (standing.trained + standing.reused)
-            told.append(f"{standing.reused} reused ({100 * share:.0f} %)")
-        if standing.remaining is not None:
-            told.append(standing.remaining.short_text(datetime.now()))
-        return _line(f"{self._study}  " if self._study else "", "  ".join(told))
+    def _where(self, progress: StudyProgress) -> Text:
+        count = f"{progress.finished}" + (f" of {progress.trials}" if progress.trials else "")
+        words = [f"{count} trials", f"{progress.trained} epochs trained"]
+        if progress.reused:
+            share = progress.reused / (progress.trained + progress.reused)
+            words.append(f"{progress.reused} reused ({100 * share:.0f} %)")
+        if progress.remaining is not None:
+            words.append(progress.remaining.short_text(datetime.now()))
+        return _line(f"{self._study}  " if self._study else "", "  ".join(words))
 
     def _now(self) -> RenderableType:
         row = Table.grid(padding=(0, 1))
@@ -134,8 +134,8 @@ class LiveView(PlainView):
             self._live = None
 
 
-def _front(standing: Standing) -> RenderableType:
-    members = list(standing.front)
+def _front(progress: StudyProgress) -> RenderableType:
+    members = list(progress.front)
     table = Table.grid(padding=(0, 1))
     half = MEMBERS // 2
     shown = members if len(members) <= MEMBERS else [*members[:half], None, *members[-half:]]
@@ -144,7 +144,7 @@ def _front(standing: Standing) -> RenderableType:
         if member is None:
             table.add_row(title, _faint(f"{len(members) - MEMBERS} more"), "")
         else:
-            table.add_row(title, f"trial {member['trial']}", member_text(member))
+            table.add_row(title, member.title, member_text(member))
     return table
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import optuna
 
 from prunetune.pruning.claims import StageClaimedError
-from prunetune.results.entries import RETRY_OF
 from prunetune.search.aside import Aside
 from prunetune.search.engine import prepare
 from prunetune.search.finish import finish
-from prunetune.search.heartbeat import GRACE_S, Heartbeat, TrialLostError
-from prunetune.search.interruption import safe_point
-from prunetune.search.objective import carry_out, forget_lost
+from prunetune.search.heartbeat import GRACE_S, Heartbeat
+from prunetune.search.interruption import TrialLostError, safe_point
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.taking import Claim, give_trial_back, next_trial
+from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.telling import tell_progress
-from prunetune.search.workspace import Workspace
+from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.objective import AskedTrial, forget_lost, run_and_tell, stored_record
 from prunetune.spaces import PrunetuneError
 
 
@@ -26,18 +27,11 @@ class LocalEngine:
     Args:
         spec: The study's description.
         progress: Says what goes on.
-        workspace: The study's, where it is there before `prepare` makes it.
     """
 
-    def __init__(self, spec: StudySpec, progress: Progress, workspace: Workspace | None = None) -> None:
+    def __init__(self, spec: StudySpec, progress: Progress) -> None:
         self._spec, self._progress = spec, progress
-        self._made = workspace
-
-    @property
-    def workspace(self) -> Workspace:
-        """The study's. After `prepare`."""
-        assert self._made is not None
-        return self._made
+        self._context: TrialContext | None = None
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -47,74 +41,81 @@ class LocalEngine:
 
     def prepare(self) -> optuna.Study:
         """See `Engine`."""
-        study, self._made = prepare(self._spec, self._progress)
+        study, self._context = prepare(self._spec, self._progress)
         return study
 
     def finish(self, study: optuna.Study) -> None:
         """See `Engine`."""
-        finish(study, self.workspace, self._progress)
+        assert self._context is not None  # `prepare` comes first
+        finish(study, self._context, self._progress)
 
     def all_trials(self, study: optuna.Study, heartbeat: Heartbeat) -> None:
         """See `Engine`. Trials that are put aside are this process's until then."""
-        self.workspace.safe_point = heartbeat.safe_point
-        aside: Aside[Claim] = Aside(self.workspace.store, self._progress)
-        try:
-            while (claim := self._next_work(study, aside)) is not None:
-                self._progress.begin_trial(claim.trial.number, claim.recipe, claim.trial.user_attrs.get(RETRY_OF))
-                heartbeat.begin(claim.trial)
-                try:
-                    with heartbeat.carrying_out(claim.trial):
-                        self.carry_out(study, claim)
-                except StageClaimedError as claimed:
-                    aside.put(_name(claim), claim, claimed)
-                    continue
-                except TrialLostError:
-                    self._lost(study, claim)
-                heartbeat.end(claim.trial)
-                safe_point()
-        except (KeyboardInterrupt, PrunetuneError) as error:
-            for claim in aside.take_all():
-                self._give_back(study, claim, str(error) or INTERRUPTED)
-            raise
+        assert self._context is not None
+        carry_out_trials(study, self._context, heartbeat, self._progress)
 
-    def _next_work(self, study: optuna.Study, aside: Aside[Claim]) -> Claim | None:
-        """A trial whose stage is free again, or else a new one, or else, after waiting, the first that can go on."""
-        if (ready := aside.ready()) is not None:
-            return ready
-        if not aside.is_full and (new := next_trial(study, self._spec)) is not None:
-            return new
-        return aside.wait()
 
-    def carry_out(self, study: optuna.Study, claim: Claim) -> None:
-        """Carries out one trial, and says how it ended.
+def carry_out_trials(study: optuna.Study, context: TrialContext, heartbeat: Heartbeat, progress: Progress) -> None:
+    """Asks for trials and carries them out until there is none left.
 
-        Raises:
-            StageClaimedError: Another process trains a stage of it. The trial stays this process's.
-            PrunetuneError, KeyboardInterrupt, TrialLostError: As `carry_out` does; the trial was given back.
-        """
-        try:
-            result = carry_out(study, claim.trial, claim.recipe, self.workspace, claim.ledger)
-        except StageClaimedError:
-            raise
-        except (KeyboardInterrupt, PrunetuneError) as error:
-            self._give_back(study, claim, str(error) if isinstance(error, PrunetuneError) else INTERRUPTED)
-            raise
-        tell_progress(study, self._spec, result, self._progress)
+    Raises:
+        PrunetuneError, KeyboardInterrupt: As `run_trial` does; all that this process had taken was given back.
+    """
+    deferred: Aside[AskedTrial] = Aside(context.store, progress)
+    try:
+        while (asked := _next_work(study, context.spec, deferred)) is not None:
+            _carry_out(study, asked, context, heartbeat, progress, deferred)
+            safe_point()
+    except (KeyboardInterrupt, PrunetuneError) as error:
+        for asked in deferred.take_all():
+            give_trial_back(study, asked.number, str(error) or INTERRUPTED, cost=asked.spent)
+        raise
 
-    def _give_back(self, study: optuna.Study, claim: Claim, reason: str) -> None:
-        give_trial_back(study, claim.trial.number, reason, ledger=claim.ledger)
 
-    def _lost(self, study: optuna.Study, claim: Claim) -> None:
-        forget_lost(study, claim.trial.number, self.workspace)
-        self._progress.end()
-        self._progress.say(
-            f"{_name(claim)}: this process gave no sign of life for {GRACE_S} s, and the trial was given to another. "
-            "Its result does not count; its stages are there for the other"
+def _next_work(study: optuna.Study, spec: StudySpec, deferred: Aside[AskedTrial]) -> AskedTrial | None:
+    """A trial whose stage is free again, or else a new one, or else, after waiting, the first that can go on."""
+    if (ready := deferred.ready()) is not None:
+        return ready
+    if not deferred.is_full and (new := next_trial(study, spec)) is not None:
+        return new
+    return deferred.wait()
+
+
+def _carry_out(
+    study: optuna.Study,
+    asked: AskedTrial,
+    context: TrialContext,
+    heartbeat: Heartbeat,
+    progress: Progress,
+    deferred: Aside[AskedTrial],
+) -> None:
+    """Carries out one trial, and says how it ended; one whose stage another process trains is deferred."""
+    progress.begin_trial(asked.number, asked.recipe, stored_record(study, asked.number).retry_of)
+    heartbeat.begin(asked.trial)
+    began = context.cost_meter.reading()
+    try:
+        with heartbeat.carrying_out(asked.trial):
+            ended = run_and_tell(study, asked, context)
+    except StageClaimedError as claimed:
+        spent = asked.spent.then(context.cost_meter.reading() - began)
+        deferred.put(f"trial {asked.number}", replace(asked, spent=spent), claimed)
+        return
+    except (KeyboardInterrupt, PrunetuneError) as error:
+        spent = asked.spent.then(context.cost_meter.reading() - began)
+        reason = str(error) if isinstance(error, PrunetuneError) else INTERRUPTED
+        give_trial_back(study, asked.number, reason, cost=spent)
+        forget_lost(study, asked.number, context)
+        raise
+    except TrialLostError:
+        forget_lost(study, asked.number, context)
+        progress.end()
+        progress.say(
+            f"trial {asked.number}: this process gave no sign of life for {GRACE_S} s, and the trial was given to "
+            "another. Its result does not count; its stages are there for the other"
         )
+    else:
+        tell_progress(study, context.spec, asked.number, ended, progress)
+    heartbeat.end(asked.trial)
 
 
 INTERRUPTED = "the run was interrupted"
-
-
-def _name(claim: Claim) -> str:
-    return f"trial {claim.trial.number}"

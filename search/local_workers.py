@@ -21,7 +21,7 @@ from typing import IO, TextIO, cast
 import optuna
 from rich.console import Console
 
-from prunetune.search.attributes import FINISHED
+from prunetune.results.record import StudyRecord
 from prunetune.search.interruption import NOTICE, SIGNALS, Interruption, StopAskedError, safe_point
 from prunetune.search.reporting import Reporting
 from prunetune.search.spec import StudySpec
@@ -112,7 +112,7 @@ def _run_several(spec: StudySpec, count: int, console: Console | None, reporting
     for worker in failed:
         _say(console or Console(stderr=True), f"worker {worker.index}: {worker.problem}")
     study = open_study(spec)
-    if failed and study.user_attrs.get(FINISHED) is None:
+    if failed and StudyRecord.of(study).finished is None:
         raise PrunetuneError("the study is not finished, and no worker is left; the same command goes on from here")
     return study
 

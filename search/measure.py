@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,31 @@ from rich.text import Text
 from prunetune.pruning.detector import Detector
 from prunetune.results.distribution import write_distribution
 from prunetune.spaces import ConfigError, ModelError, TargetError
-from prunetune.targets import Network, TargetSpec, create_target
+from prunetune.targets import Latency, Network, TargetSpec, create_target
 from prunetune.targets.onnx_file import image_channels
 from prunetune.targets.spec import MINIMUM_ROUNDS
 
 
+@dataclass(frozen=True)
+class MeasuredModels:
+    """Files that were measured beside each other."""
+
+    reference: str
+    """The path of the one that ratios are taken to."""
+    target: Mapping[str, str]
+    """The target's fingerprint."""
+    imgsz: int
+    models: Mapping[str, Latency]
+    """By path."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "models": {name: latency.as_dict() for name, latency in self.models.items()}}
+
+
 def measure_models(
     models: Sequence[str], spec: TargetSpec, against: str | None, imgsz: int, plot: Path | None = None
-) -> dict[str, Any]:
+) -> MeasuredModels:
     """Measures files interleaved with a reference.
 
     Args:
@@ -30,9 +48,6 @@ def measure_models(
         against: The reference; the first model if None.
         imgsz: Side of the input in px.
         plot: Where to draw the distribution of the rounds, as HTML.
-
-    Returns:
-        `reference`, `target` (its fingerprint) and `models`: path to a latency's figures.
 
     Raises:
         ConfigError, ModelError, TargetError: A description, model or target cannot be used.
@@ -47,38 +62,33 @@ def measure_models(
         measured = target.measure(networks, reference=names[0])
     if plot is not None:
         write_distribution({name: latency.samples_ms for name, latency in measured.items()}, names[0], plot)
-    return {
-        "reference": names[0],
-        "target": fingerprint,
-        "imgsz": imgsz,
-        "models": {name: latency.as_dict() for name, latency in measured.items()},
-    }
+    return MeasuredModels(names[0], fingerprint, imgsz, measured)
 
 
-def write_measured(measured: Mapping[str, Any], console: Console) -> None:
+def write_measured(measured: MeasuredModels, console: Console) -> None:
     """Shows what `measure_models` found."""
     table = Table("model", "median ms", "spread ms", "x reference", "95 % interval", "rounds", "outliers")
-    for name, latency in measured["models"].items():
+    for name, latency in measured.models.items():
         table.add_row(
             Text(name),
-            f"{latency['median_ms']:.3f}",
-            f"{latency['spread_ms']:.3f}",
-            f"{latency['ratio']:.3f}",
-            "" if name == measured["reference"] else _interval(latency),
-            str(latency["runs"]),
-            str(latency["outliers"]),
+            f"{latency.median_ms:.3f}",
+            f"{latency.spread_ms:.3f}",
+            f"{latency.ratio:.3f}",
+            "" if name == measured.reference else _interval(latency),
+            str(latency.runs),
+            str(latency.outliers),
         )
     console.print(table)
-    told = [measured["target"].get(key, "") for key in ("kind", "device", "runtime", "precision", "hint")]
-    threads = f"threads {measured['target'].get('threads', '')}"
-    console.print(Text(f"at {measured['imgsz']} px, reference {measured['reference']}"), soft_wrap=True)
+    told = [measured.target.get(key, "") for key in ("kind", "device", "runtime", "precision", "hint")]
+    threads = f"threads {measured.target.get('threads', '')}"
+    console.print(Text(f"at {measured.imgsz} px, reference {measured.reference}"), soft_wrap=True)
     console.print(Text(", ".join([*filter(None, told), threads])), soft_wrap=True)
 
 
-def _interval(latency: Mapping[str, Any]) -> str:
-    if 0 < latency["runs"] < MINIMUM_ROUNDS:
+def _interval(latency: Latency) -> str:
+    if 0 < latency.runs < MINIMUM_ROUNDS:
         return f"needs {MINIMUM_ROUNDS} rounds"
-    return f"{latency['ratio_low']:.3f} to {latency['ratio_high']:.3f}"
+    return f"{latency.ratio_low:.3f} to {latency.ratio_high:.3f}"
 
 
 def network_of(name: str, form: str, imgsz: int, scratch: Path) -> Network:

@@ -15,7 +15,7 @@ from prunetune.results.pictures import Picture, draw, evenly, most_different
 from prunetune.results.study_results import StudyResults
 from prunetune.search.options import named
 from prunetune.search.spec import StudySpec
-from prunetune.search.store_usage import STORE
+from prunetune.search.store_limit import STORE
 from prunetune.search.study import DATA, spec_here
 from prunetune.spaces import ConfigError
 from prunetune.spaces.files import publish
@@ -25,9 +25,9 @@ QUALITY = 90
 
 
 def make_pictures(
-    study: Findings, folder: Path, trial: int | None, out: Path, count: int, confidence: float, console: Console
+    study: Findings, folder: Path, name: str | None, out: Path, count: int, confidence: float, console: Console
 ) -> list[Path]:
-    """Draws what the controls and a trial's network find, side by side.
+    """Draws what the controls and a network find, side by side.
 
     The images are those of the test split; of the validation split where there is none. Some are taken at equal
     distances (`sample-...`), the others are those on which the network differs most from the controls
@@ -36,7 +36,7 @@ def make_pictures(
     Args:
         study: The study.
         folder: Its folder.
-        trial: The trial's number; the most accurate of the front if None.
+        name: The network's, such as `7` or `7.1`; the most accurate of the front if None.
         out: The folder to write to.
         count: How many images of each kind.
         confidence: From which confidence on a detection is drawn.
@@ -46,20 +46,20 @@ def make_pictures(
         The files.
 
     Raises:
-        ConfigError: The trial has no network.
+        ConfigError: There is no such network.
         ModelError: A network's file is missing or damaged.
         StoreError: The folder cannot be written.
     """
-    if trial is None:
-        if study.best is None or study.best.trial is None:
-            raise ConfigError("--trial: the front is empty; give the number of a trial that has a network")
-        trial = study.best.trial
+    if name is None:
+        if study.best is None:
+            raise ConfigError("--trial: the front is empty; give the name of a network that was kept")
+        name = study.best.name
     results, spec = StudyResults(study, folder), spec_here(study, folder)
-    candidates = [results.candidate(name) for name, item in results.controls.items() if item.checkpoint]
+    candidates = [results.candidate(other) for other, item in study.baselines.items() if item.checkpoint]
     networks = {item.name: item.checkpoint for item in candidates}
-    chosen = f"trial {trial}"
     with named("--trial"):
-        candidates.append(results.candidate(trial))
+        candidates.append(results.candidate(name))
+    chosen = candidates[-1].network.title
     networks[chosen] = candidates[-1].checkpoint
     for candidate in candidates:
         candidate.load()  # a damaged one is told before anything is drawn
@@ -69,11 +69,11 @@ def make_pictures(
     images = labelled(loaders, "test" if loaders.has_test else "val")
     files = [file for file, _ in images]
     found: dict[str, list[tuple[Box, ...]]] = {}
-    for name, checkpoint in networks.items():
-        with console.status(f"{name} on {len(files)} images"):
-            found[name] = detect(checkpoint, files, spec.imgsz, confidence, spec.device)
+    for title, checkpoint in networks.items():
+        with console.status(f"{title} on {len(files)} images"):
+            found[title] = detect(checkpoint, files, spec.imgsz, confidence, spec.device)
     pictures = [
-        Picture(file, boxes, {name: found[name][index] for name in networks})
+        Picture(file, boxes, {title: found[title][index] for title in networks})
         for index, (file, boxes) in enumerate(images)
     ]
     names = [loaders.data["names"][index] for index in sorted(loaders.data["names"])]
@@ -91,7 +91,7 @@ def make_pictures(
 def _are_others(study: Findings, folder: Path) -> bool:
     store = folder.parent / STORE
     found = inspect_dataset(folder / DATA, store / "datasets.json" if store.is_dir() else None)
-    return found.fingerprint != study.attributes.get("data_fingerprint")
+    return found.fingerprint != study.study.data_fingerprint
 
 
 def _loaders(spec: StudySpec, folder: Path) -> DataLoaders:

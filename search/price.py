@@ -7,8 +7,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.search.outcome import Outcome
-from prunetune.spaces import SearchSpace
+from prunetune.results.record import TrialRecord
+from prunetune.spaces import Outcome, SearchSpace
 
 
 class Price:
@@ -51,15 +51,15 @@ class Price:
         return float((rounds - done) * (sparse + recovery) - there)
 
     def _learn(self, trial: FrozenTrial) -> None:
+        record = TrialRecord.from_trial(trial)
         known = {**self._largest, **trial.params}
-        kinds = [stage["kind"] for stage in trial.user_attrs.get("stages", ())]
+        kinds = [stage.kind for stage in record.cost.stages]
         if trial.state != TrialState.FAIL or "sparse" in kinds:
             self._sparse.setdefault(float(known["sparsity"]), set()).add(int(known["sparse_epochs"]))
         if self._several_rounds and "pruning" in kinds:
             # A trial that did not end well may have ended between its last surgery and the end of its recovery.
-            ended_well = trial.user_attrs.get("outcome") == Outcome.OK.value
-            key = self._without_rounds(known)
-            self._recovered[key] = max(self._recovered.get(key, 0), kinds.count("pruning") - (not ended_well))
+            key, done = self._without_rounds(known), kinds.count("pruning") - (record.outcome is not Outcome.OK)
+            self._recovered[key] = max(self._recovered.get(key, 0), done)
 
     def _without_rounds(self, known: Mapping[str, Any]) -> tuple[Any, ...]:
         """What recipes share that differ in their rounds alone."""

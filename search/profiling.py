@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,41 @@ from prunetune.search import views
 from prunetune.search.measure import network_of
 from prunetune.search.target_option import with_pace
 from prunetune.spaces import ConfigError, TargetError
-from prunetune.targets import Skeleton, TargetSpec, create_target, profile
+from prunetune.targets import LatencyTable, TargetSpec, create_target, profile, read_conv_graph
 from prunetune.targets.profiling import BLOCKS
 
 PACE: Mapping[str, Any] = {"tolerance": 0.02, "runs": 24, "seconds": 10.0, "warmup": 2}
 """How exactly one of the many networks is measured. What a single one is off averages out in the fit."""
+
+
+@dataclass(frozen=True)
+class ProfiledModel:
+    """A latency table that was made."""
+
+    table: LatencyTable
+    out: Path
+    """Its file."""
+    imgsz: int
+    seconds: float
+
+    @property
+    def points(self) -> int:
+        """Points of all grids."""
+        return sum(len(grid.inputs) * len(grid.outputs) for grid in self.table.grids)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON. `layers` counts kinds of layers, `mape` and `error` are relative."""
+        return {
+            "out": str(self.out),
+            "target": dict(self.table.fingerprint),
+            "imgsz": self.imgsz,
+            "layers": len(self.table.grids),
+            "points": self.points,
+            "networks": self.table.networks,
+            "mape": self.table.mape,
+            "error": self.table.error,
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def profile_model(
@@ -32,7 +63,7 @@ def profile_model(
     networks: int,
     out: Path,
     console: Console,
-) -> dict[str, Any]:
+) -> ProfiledModel:
     """Measures the table of a detector and writes it.
 
     Args:
@@ -42,10 +73,6 @@ def profile_model(
         networks: Whole networks to measure for the fit.
         out: Where the table goes.
         console: Where the progress is shown.
-
-    Returns:
-        `out`, `target` (its fingerprint), `imgsz`, `layers` (kinds of layers), `points` (of the grids), `networks`,
-        `mape` and `error` (relative), `seconds`.
 
     Raises:
         ConfigError, ModelError, TargetError: An option, the model or the target is none that can be used.
@@ -58,40 +85,30 @@ def profile_model(
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder, _Bar(console) as bar:
         network = network_of(model, target.form, imgsz, Path(folder) / "dense.onnx")
         assert network.onnx is not None
-        height, width = Skeleton.read(network.onnx).size
+        height, width = read_conv_graph(network.onnx).size
         if (height, width) != (imgsz, imgsz):
             raise ConfigError(
                 f"--imgsz {imgsz}: {model} was exported for {height} x {width} px; give that size, or the .pt"
             )
         table = profile(target, network.onnx, networks=networks, blocks=BLOCKS, progress=bar.show)
     table.save(out)
-    return {
-        "out": str(out),
-        "target": dict(table.fingerprint),
-        "imgsz": imgsz,
-        "layers": len(table.grids),
-        "points": sum(len(grid.inputs) * len(grid.outputs) for grid in table.grids),
-        "networks": table.networks,
-        "mape": table.mape,
-        "error": table.error,
-        "seconds": round(time.monotonic() - start, 1),
-    }
+    return ProfiledModel(table, out, imgsz, time.monotonic() - start)
 
 
-def write_profiled(profiled: Mapping[str, Any], console: Console) -> None:
+def write_profiled(profiled: ProfiledModel, console: Console) -> None:
     """Shows what `profile_model` made."""
-    table = Table(show_header=False)
+    made, table = profiled.table, Table(show_header=False)
     for name, value in (
-        ("kinds of layers", str(profiled["layers"])),
-        ("points of their widths", str(profiled["points"])),
-        ("whole networks", str(profiled["networks"])),
-        ("mean error on networks left out", f"{profiled['mape']:.1%}"),
-        ("19 of 20 within", f"{profiled['error']:.1%}"),
-        ("took", f"{profiled['seconds']:.0f} s"),
+        ("kinds of layers", str(len(made.grids))),
+        ("points of their widths", str(profiled.points)),
+        ("whole networks", str(made.networks)),
+        ("mean error on networks left out", f"{made.mape:.1%}"),
+        ("19 of 20 within", f"{made.error:.1%}"),
+        ("took", f"{profiled.seconds:.0f} s"),
     ):
         table.add_row(name, value)
     console.print(table)
-    console.print(Text(profiled["out"]), soft_wrap=True)
+    console.print(Text(str(profiled.out)), soft_wrap=True)
 
 
 class _Bar:

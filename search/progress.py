@@ -8,23 +8,29 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.record import TrialRecord
 from prunetune.search.events import (
     EpochEnded,
     Event,
     Listener,
+    Message,
     NetworkReady,
-    Said,
     StageBegun,
+    TaskEnded,
+    TaskStarted,
     TrialBegun,
     TrialEnded,
-    WorkBegun,
-    WorkEnded,
 )
-from prunetune.search.outcome import TrialResult
-from prunetune.search.views import view_of
+from prunetune.search.live_view import LiveView
+from prunetune.search.views import PlainView
 from prunetune.spaces import Recipe
 
 _log = logging.getLogger(__name__)
+
+
+def view_of(console: Console) -> Listener:
+    """The view that fits a console."""
+    return LiveView(console) if console.is_terminal and not console.is_dumb_terminal else PlainView(console)
 
 
 class Progress:
@@ -61,12 +67,12 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Tells one line."""
-        self.tell(Said(text))
+        self.tell(Message(text))
 
     def begin(self, what: str) -> None:
         """Names what is going on now."""
         self._what, self._number = what, None
-        self.tell(WorkBegun(what))
+        self.tell(TaskStarted(what))
 
     def begin_trial(self, number: int, recipe: Recipe, attempt_before: int | None = None) -> None:
         """Names the trial that is carried out now, and the one that it takes up, if it does."""
@@ -78,7 +84,7 @@ class Progress:
 
     def end(self) -> None:
         """Says that nothing is going on."""
-        self.tell(WorkEnded())
+        self.tell(TaskEnded())
 
     def epochs(self, kind: str, epochs: int, done: int) -> EpochListener:
         """Says that a training has begun; returns a listener for its epochs.
@@ -96,10 +102,10 @@ class Progress:
 
         return listen
 
-    def trial(self, result: TrialResult, finished: int) -> None:
+    def trial(self, number: int, record: TrialRecord, finished: int) -> None:
         """Tells how a trial ended."""
         self.end()
-        self.tell(TrialEnded(result, finished, self._trials))
+        self.tell(TrialEnded(number, record, finished, self._trials))
 
     def network(
         self, name: str, map50_95: float, latencies: Mapping[str, float], gflops: float, params: int, reused: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import losses
@@ -21,14 +22,39 @@ from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.plan import Scores
 from prunetune.pruning.separation import unseparated
-from prunetune.pruning.surgery import apply_plan, channel_groups
+from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.tasks import FINDS
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import TrainingSetup
 from prunetune.spaces import ConfigError, ModelError, Threshold
 from prunetune.spaces.files import publish, write_text
 from prunetune.spaces.recipe import Importance
 
 _LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrunedOnce:
+    """What one surgery made of a detector."""
+
+    params: int
+    gflops: float
+    channels: ChannelConfig
+    """Of the pruned network."""
+    params_dense: int
+    gflops_dense: float
+    channels_removed: float
+    """As a share of the dense network's."""
+    imgsz: int
+    """Side of the square input in px, for the GFLOPs."""
+    warning: str | None
+    """Why the threshold may be wrong: it removes nothing or all that may go, or lies where no gammas separate."""
+    out: str | None
+    """Where it was written."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "channels": self.channels.as_dict()}
 
 
 def prune_once(
@@ -41,7 +67,7 @@ def prune_once(
     importance: Importance = "gamma",
     data: str | None = None,
     floor: float = 0.0,
-) -> dict[str, Any]:
+) -> PrunedOnce:
     """Prunes a detector as it is.
 
     Args:
@@ -53,11 +79,6 @@ def prune_once(
         importance: What channels are judged by.
         data: The data set's yaml, for `taylor`.
         floor: The least share of its channels that every layer keeps.
-
-    Returns:
-        `params`, `gflops` and `channels` (layer to width) of the pruned network, with `params_dense`,
-        `gflops_dense` and `channels_removed`, `warning` if the threshold removes nothing or all that may go, or lies
-        where no gammas separate, and `out` where it was written.
 
     Raises:
         ConfigError: The importance needs training images, or none; those have other classes or channels; the size does
@@ -97,31 +118,29 @@ def prune_once(
         warning = f"threshold {threshold} is above all that could go: every layer keeps its least{beyond}"
     else:
         warning = unseparated(scores, threshold) if importance == "gamma" else None
-    return {
-        "params": pruned.params,
-        "gflops": pruned.gflops(imgsz),
-        "channels": pruned.channels.as_dict(),
-        "params_dense": dense.params,
-        "gflops_dense": dense.gflops(imgsz),
-        "channels_removed": pruned.channels.removed(dense.channels),
-        "imgsz": imgsz,
-        "warning": warning,
-        "out": None if out is None else str(out),
-    }
+    return PrunedOnce(
+        params=pruned.params,
+        gflops=pruned.gflops(imgsz),
+        channels=pruned.channels,
+        params_dense=dense.params,
+        gflops_dense=dense.gflops(imgsz),
+        channels_removed=pruned.channels.removed(dense.channels),
+        imgsz=imgsz,
+        warning=warning,
+        out=None if out is None else str(out),
+    )
 
 
-def write_pruned(pruned: Mapping[str, Any], console: Console) -> None:
+def write_pruned(pruned: PrunedOnce, console: Console) -> None:
     """Shows what `prune_once` did."""
     table = Table("", "before", "after")
-    params, gflops = pruned["params"], pruned["gflops"]
-    table.add_row("parameters", f"{pruned['params_dense']:,}", f"{params:,}")
-    table.add_row(f"GFLOPs at {pruned['imgsz']} px", f"{pruned['gflops_dense']:.2f}", f"{gflops:.2f}")
-    table.add_row("channels removed", "", f"{pruned['channels_removed']:.1%}")
+    table.add_row("parameters", f"{pruned.params_dense:,}", f"{pruned.params:,}")
+    table.add_row(f"GFLOPs at {pruned.imgsz} px", f"{pruned.gflops_dense:.2f}", f"{pruned.gflops:.2f}")
+    table.add_row("channels removed", "", f"{pruned.channels_removed:.1%}")
     console.print(table)
-    if pruned["warning"] is not None:
-        console.print(Text(pruned["warning"]), soft_wrap=True)
-    if pruned["out"] is not None:
-        console.print(Text(pruned["out"]), soft_wrap=True)
+    for line in (pruned.warning, pruned.out):
+        if line is not None:
+            console.print(Text(line), soft_wrap=True)
 
 
 def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: Path) -> Losses:

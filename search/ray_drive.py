@@ -12,17 +12,18 @@ from optuna.trial import Trial, TrialState
 from ray import tune
 from ray.tune.search import Searcher
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.events import TrialBegun
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import stop_is_asked
-from prunetune.search.outcome import Outcome, TrialResult
 from prunetune.search.progress import Progress
 from prunetune.search.ray_worker import PROBLEM, reported_epoch
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import set_attributes
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.telling import tell_progress
-from prunetune.search.workers import DRIVER, this_worker
-from prunetune.spaces import Recipe
+from prunetune.search.workers import this_worker
+from prunetune.spaces import Outcome, Recipe
 
 MOST_GIVEN_UP = 3
 """After so many trials in a row whose processes died, the run ends."""
@@ -52,6 +53,12 @@ class Drive:
         self.is_exhausted = False
         self._given_up, self._ask_at = 0, 0.0
 
+    @classmethod
+    def begin(cls, study: optuna.Study, spec: StudySpec, progress: Progress, heartbeat: Heartbeat) -> Drive:
+        """Makes the drive that this process's searcher, stopper and callback speak to."""
+        cls.current = cls(study, spec, progress, heartbeat)
+        return cls.current
+
     @property
     def stops(self) -> bool:
         """Whether trials end at their next report."""
@@ -76,7 +83,8 @@ class Drive:
         trials = self.study.get_trials(deepcopy=False)
         for name, number in numbers.items():
             if trials[number].state == TrialState.RUNNING:
-                recipe = Recipe.from_dict(trials[number].user_attrs["recipe"])
+                recipe = TrialRecord.from_trial(trials[number]).recipe
+                assert isinstance(recipe, Recipe)  # it was asked for
                 self._own(name, Trial(self.study, trials[number]._trial_id), recipe)
 
     def complete(self, name: str, result: dict[str, Any] | None) -> None:
@@ -101,9 +109,9 @@ class Drive:
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
         if not frozen.state.is_finished():
             give_trial_back(self.study, trial.number, result.get(PROBLEM) or "the run was interrupted")
-        elif "seconds" in frozen.user_attrs:
+        elif (record := TrialRecord.from_trial(frozen)).outcome not in (Outcome.WORKER_DIED, Outcome.INTERRUPTED):
             self._given_up = 0
-            tell_progress(self.study, self.spec, TrialResult.of(frozen), self.progress)
+            tell_progress(self.study, self.spec, trial.number, record, self.progress)
 
     def recover(self, name: str) -> None:
         """Says that a trial's process died and that Ray starts another one for it."""
@@ -124,7 +132,7 @@ class Drive:
             self.progress.pass_on(epoch)
 
     def _own(self, name: str, trial: Trial, recipe: Recipe) -> None:
-        trial.set_user_attr(DRIVER, this_worker(self.spec.device))
+        set_attributes(trial, TrialRecord(driver=this_worker(self.spec.device)).to_attrs())
         self.trials[name] = trial
         self.heartbeat.begin(trial)
         self.progress.pass_on(TrialBegun(trial.number, recipe))

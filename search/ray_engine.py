@@ -92,7 +92,7 @@ class RayEngine:
 
     def all_trials(self, study: optuna.Study, heartbeat: Heartbeat) -> None:
         """See `Engine`."""
-        drive = Drive.current = Drive(study, self._spec, self._progress, heartbeat)
+        drive = Drive.begin(study, self._spec, self._progress, heartbeat)
         while not drive.is_exhausted:
             try:
                 self._fit()

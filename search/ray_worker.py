@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,23 @@ from optuna.trial import Trial
 from ray import tune
 from rich.console import Console
 
-from prunetune.pruning.ledger import Ledger
-from prunetune.pruning.training import Accuracy, EpochListener, EpochRecord
+from prunetune.pruning.claims import StageClaimedError
+from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.results.record import TrialRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.aside import patiently
 from prunetune.search.engine import prepare
 from prunetune.search.events import EpochEnded
 from prunetune.search.finish import finish
-from prunetune.search.heartbeat import Heartbeat, TrialLostError, clock_ahead_s
-from prunetune.search.interruption import Interruption
-from prunetune.search.objective import carry_out, forget_lost
-from prunetune.search.outcome import TrialResult
+from prunetune.search.heartbeat import Heartbeat, clock_ahead_s
+from prunetune.search.interruption import Interruption, TrialLostError
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.taking import note_epochs
+from prunetune.search.storage import set_attributes
+from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.objective import AskedTrial, forget_lost, run_and_tell
 from prunetune.search.workers import this_worker
-from prunetune.search.workspace import Workspace
-from prunetune.spaces import PrunetuneError, Recipe, StoreError
+from prunetune.spaces import Accuracy, Cost, PrunetuneError, Recipe, StoreError
 
 STAGES = "stages.json"
 """The only file of a checkpoint: the stages that a trial has finished. The store holds them."""
@@ -74,18 +73,16 @@ class RayProgress(Progress):
     Ray ends a trial that is to stop at the next report: all is stored then.
     """
 
-    workspace: Workspace | None = None
-    _trial: Trial | None = None
-    _kept = 0
+    _current: _Reported | None = None
 
     @contextmanager
-    def carrying_out(self, trial: Trial) -> Iterator[None]:
+    def carrying_out(self, trial: Trial, context: TrialContext) -> Iterator[None]:
         """Reports for a trial within its block."""
-        self._trial, self._kept = trial, 0
+        self._current = _Reported(trial, context)
         try:
             yield
         finally:
-            self._trial = None
+            self._current = None
 
     def begin(self, what: str) -> None:
         """Names what is going on now."""
@@ -108,20 +105,32 @@ class RayProgress(Progress):
         Raises:
             SystemExit: The trial is to stop.
         """
-        if self._trial is None or self.workspace is None:
-            return
-        told, ledger = {"trial_number": self._trial.number, **figures}, self.workspace.stages.ledger
+        if self._current is not None:
+            self._current.report(figures)
+
+
+class _Reported:
+    """A trial whose progress goes to Ray."""
+
+    def __init__(self, trial: Trial, context: TrialContext) -> None:
+        self._trial, self._context = trial, context
+        self._began = context.cost_meter.reading()
+        self._kept = 0
+
+    def report(self, figures: dict[str, Any]) -> None:
+        told = {"trial_number": self._trial.number, **figures}
+        cost = self._context.cost_meter.reading() - self._began
         try:
-            if len(ledger.stages) == self._kept:
+            if len(cost.stages) == self._kept:
                 tune.report(told)
                 return
-            self._kept = len(ledger.stages)
+            self._kept = len(cost.stages)
             with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-                document = {"store": str(self.workspace.store.root), "stages": ledger.stages}
+                document = {"store": str(self._context.store.root), "stages": cost.as_dict()["stages"]}
                 Path(folder, STAGES).write_text(json.dumps(document, indent=1) + "\n")
                 tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
         except SystemExit:
-            note_epochs(self._trial, ledger)
+            set_attributes(self._trial, TrialRecord(cost=cost).to_attrs())
             raise
 
 
@@ -130,25 +139,37 @@ class _Desk:
 
     def __init__(self, spec: StudySpec) -> None:
         self.spec, self.progress = spec, RayProgress(_console(), spec.trials)
-        self.study, self.workspace = prepare(spec, self.progress)
-        self.progress.workspace = self.workspace
+        self.study, self.context = prepare(spec, self.progress)
 
-    def carry_out(self, number: int, recipe: Recipe) -> TrialResult | None:
+    def carry_out(self, number: int, recipe: Recipe) -> TrialRecord | None:
         """Carries out a trial; None if it was given to another process, or is over."""
         frozen = self.study.get_trials(deepcopy=False)[number]
-        trial, ledger = Trial(self.study, frozen._trial_id), Ledger()
-        self.workspace.stages.ledger = ledger
-        with Heartbeat(self.study) as heartbeat, self.progress.carrying_out(trial):
+        trial = Trial(self.study, frozen._trial_id)
+        with Heartbeat(self.study) as heartbeat, self.progress.carrying_out(trial, self.context):
             heartbeat.begin(trial)
-            self.workspace.safe_point = heartbeat.safe_point
             try:
                 with heartbeat.carrying_out(trial):
-                    trial.set_user_attr("worker", this_worker(self.spec.device, clock_ahead_s(self.study)))
-                    act = partial(carry_out, self.study, trial, recipe, self.workspace, ledger)
-                    return patiently(act, f"trial {number}", self.workspace.store, self.progress)
+                    worker = this_worker(self.spec.device, clock_ahead_s(self.study))
+                    set_attributes(trial, TrialRecord(worker=worker).to_attrs())
+                    return self._patiently(AskedTrial(trial, recipe))
             except (TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
-                forget_lost(self.study, number, self.workspace)
+                forget_lost(self.study, number, self.context)
                 return None
+
+    def _patiently(self, asked: AskedTrial) -> TrialRecord:
+        """Carries a trial out, again after each wait for a stage that another process trains."""
+        spent = Cost()
+
+        def attempt() -> TrialRecord:
+            nonlocal spent
+            began = self.context.cost_meter.reading()
+            try:
+                return run_and_tell(self.study, replace(asked, spent=spent), self.context)
+            except StageClaimedError:
+                spent = spent.then(self.context.cost_meter.reading() - began)
+                raise
+
+        return patiently(attempt, f"trial {asked.number}", self.context.store, self.progress)
 
 
 _desk: _Desk | None = None
@@ -167,20 +188,20 @@ def prunetune_trial(config: dict[str, Any], spec: StudySpec, folder: str) -> Non
     try:
         _enter(folder)
         with storage_errors(spec.folder, spec.storage):
-            result = _desk_for(spec).carry_out(number, Recipe.from_dict(config["recipe"]))
+            record = _desk_for(spec).carry_out(number, Recipe.from_dict(config["recipe"]))
     except PrunetuneError as error:
         told = {PROBLEM: str(error)}
     else:
-        told = {"outcome": "LOST"} if result is None else _figures(result)
+        told = {"outcome": "LOST"} if record is None else _figures(record)
     tune.report({"trial_number": number, **told, "done": True})
 
 
-def _figures(result: TrialResult) -> dict[str, Any]:
-    told: dict[str, Any] = {"outcome": result.outcome.value, "reason": result.reason}
-    if result.outcome.has_values:
-        told["map50_95"] = result.attributes["accuracy"]["map50_95"]
-        for target, stated in result.attributes["latencies"].items():
-            told[f"latency_ms/{target}"] = stated["latency_ms"]
+def _figures(record: TrialRecord) -> dict[str, Any]:
+    told: dict[str, Any] = {"outcome": record.outcome and record.outcome.value, "reason": record.reason}
+    if record.network is not None and record.outcome is not None and record.outcome.has_values:
+        told["map50_95"] = record.network.accuracy.map50_95
+        for target, latency in record.network.figures.latencies.items():
+            told[f"latency_ms/{target}"] = latency.ms
     return told
 
 
@@ -200,8 +221,8 @@ def finish_study(spec: StudySpec, folder: str) -> str | None:
     """A task that trains the controls and writes the results. Returns the problem that it met, if it did."""
 
     def act(progress: Progress) -> None:
-        study, workspace = prepare(spec, progress)
-        finish(study, workspace, progress)
+        study, context = prepare(spec, progress)
+        finish(study, context, progress)
 
     return _told(act, spec, folder)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 
 from prunetune.pruning.data_source import data_problem
@@ -19,13 +20,13 @@ from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.hyperparameters import hyperparameter_problems
+from prunetune.pruning.layers import layer_regions
 from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.stages import Stage, training_stage
 from prunetune.pruning.store import StageStore, file_sha256
-from prunetune.pruning.surgery import layer_regions
-from prunetune.pruning.training import Accuracy, Choice, TrainingFailureError, TrainingSetup, continued_phase
+from prunetune.pruning.training import TrainingFailureError, TrainingSetup, continued_phase
 from prunetune.results import verify
 from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
 from prunetune.results.model_card import command_line
@@ -34,6 +35,7 @@ from prunetune.search.overrides import overridden
 from prunetune.search.progress import Progress
 from prunetune.search.spec import FileText
 from prunetune.spaces import ConfigError, ModelError, PrunetuneError
+from prunetune.spaces.accuracy import Accuracy, Choice
 from prunetune.spaces.files import write_text
 
 BATCH, IMGSZ = 16, 640
@@ -63,7 +65,7 @@ class RecoverySpec(BaseModel):
     """Further ultralytics arguments."""
 
     @classmethod
-    def read(cls, overrides: Sequence[str], usual: Mapping[str, Any]) -> RecoverySpec:
+    def read(cls, overrides: Sequence[str], usual: Mapping[str, int]) -> RecoverySpec:
         """Reads `key=value`s.
 
         Args:
@@ -91,7 +93,7 @@ class RecoverySpec(BaseModel):
         return spec
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
+def _sentence(problem: ErrorDetails) -> str:
     where = ".".join(map(str, problem["loc"]))
     if problem["type"] == "missing":
         return f"{where}: missing; give {where}=..."
@@ -161,7 +163,7 @@ class _Parent:
         return str(self.told.get("title") or self.checkpoint.name)
 
     @property
-    def usual(self) -> dict[str, Any]:
+    def usual(self) -> dict[str, int]:
         """What holds where the user says nothing."""
         trained = getattr(self.detector.model, "args", {})
         trained = trained if isinstance(trained, Mapping) else vars(trained)
@@ -170,7 +172,7 @@ class _Parent:
             "batch": self.told.get("batch") or trained.get("batch") or BATCH,
         }
 
-    def described_channels(self) -> dict[str, Any]:
+    def channels_document(self) -> dict[str, Any]:
         """What `channels.json` says."""
         if self.channels is not None:
             return self.channels
@@ -190,17 +192,8 @@ class _Recovery:
         if problem := mismatch(parent.detector, self._dataset.names, self._dataset.channels):
             raise ConfigError(f"data: {spec.data}: {parent.checkpoint} {problem}")
         data = work / "data.yaml"
-        setup = TrainingSetup(
-            data=str(data.resolve()),
-            data_fingerprint=self._dataset.fingerprint,
-            imgsz=spec.imgsz,
-            batch=spec.batch,
-            device=spec.device,
-            workers=spec.workers,
-            cache=spec.cache,
-            seed=spec.seed,
-            hyperparameters=spec.train,
-        )
+        shared = spec.model_dump(include={"imgsz", "batch", "device", "workers", "cache", "seed"})
+        setup = TrainingSetup(str(data.resolve()), self._dataset.fingerprint, hyperparameters=spec.train, **shared)
         self._phase = continued_phase(spec.epochs, spec.choose)
         self._start = Stage("original", "", {"checkpoint": parent.sha256, "data": self._dataset.fingerprint})
         self._digest = training_stage("recovery", self._start.digest, setup, self._phase).digest
@@ -220,21 +213,21 @@ class _Recovery:
         listener = self._progress.epochs
         stages = StageRunner(self._setup, StageStore(self._work), listener=listener, safe_point=safe_point)
         self._progress.begin("evaluating it as it is")
-        before = stages.make(self._start, lambda: self._parent.detector)
+        before = stages.make(self._start, lambda: self._parent.detector).stage
         self._progress.begin("recovering")
-        recovered = stages.train("recovery", before, self._phase)
-        start, end = (Accuracy.from_dict(stage.record["accuracy"]) for stage in (before, recovered))
+        recovered = stages.train("recovery", before, self._phase).stage
+        start, end = before.require_accuracy(), recovered.require_accuracy()
         is_worse = end.score(self._spec.choose) < start.score(self._spec.choose)
         best = before if is_worse else recovered
         detector = Detector.load(best.file(CHECKPOINT))
-        figures = {"val": best.record["accuracy"]}
+        accuracies = {"val": start if is_worse else end}
         if stages.loaders.has_test:
             self._progress.begin("evaluating on the test split")
-            figures["test"] = stages.evaluate(detector, "test").as_dict()
+            accuracies["test"] = stages.evaluate(detector, "test")
         self._progress.end()
         kept = "; it was better before, and is kept as it was: give more epochs, or a smaller train.lr0"
         self._progress.say(
-            f"map50_95 on val: {start.map50_95:.3f} to {end.map50_95:.3f} by epoch {recovered.record['best_epoch']} of "
+            f"map50_95 on val: {start.map50_95:.3f} to {end.map50_95:.3f} by epoch {recovered.best_epoch} of "
             f"{self._spec.epochs}{kept if is_worse else ''}"
         )
         metadata = {"prunetune": version("prunetune"), "prunetune_network": f"{self._parent.title}, recovered"}
@@ -242,8 +235,8 @@ class _Recovery:
             out,
             best.file(CHECKPOINT),
             onnx_parts(detector, self._spec.imgsz, metadata),
-            self._parent.described_channels(),
-            lambda: self._describe(detector, figures),
+            self._parent.channels_document(),
+            lambda: self._document(detector, accuracies),
         )
 
     def _is_there(self, out: Path) -> bool:
@@ -252,9 +245,12 @@ class _Recovery:
         except verify.NoBundleError:
             return False
 
-    def _describe(self, detector: Detector, figures: Mapping[str, Any]) -> dict[str, Any]:
+    def _document(self, detector: Detector, accuracies: Mapping[str, Accuracy]) -> dict[str, Any]:
         parent, spec = self._parent, self._spec
-        given = {**spec.model_dump(exclude_defaults=True, exclude={"train"}), **_flat(spec.train)}
+        given = {
+            **spec.model_dump(exclude_defaults=True, exclude={"train"}),
+            **{f"train.{key}": value for key, value in spec.train.items()},
+        }
         changes = [
             f"{key}={json.dumps(value) if not isinstance(value, str) else value}" for key, value in given.items()
         ]
@@ -274,7 +270,7 @@ class _Recovery:
                 "params": detector.params,
                 "gflops": detector.gflops(spec.imgsz),
             },
-            "figures": {verify.CHECKPOINT: dict(figures)},
+            "figures": {verify.CHECKPOINT: {split: accuracy.as_dict() for split, accuracy in accuracies.items()}},
             "latencies": parent.told.get("latencies", {}) if spec.imgsz == parent.told.get("imgsz") else {},
             "latency_note": LATENCY_NOTE,
             "recipe": None,
@@ -289,7 +285,3 @@ class _Recovery:
                 "network that was trained on (SHA-256)": parent.sha256,
             },
         }
-
-
-def _flat(train: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"train.{key}": value for key, value in train.items()}

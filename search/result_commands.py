@@ -43,7 +43,7 @@ def table(
 ) -> None:
     """Write the table of the controls and the front."""
     from prunetune.results import rich_table
-    from prunetune.results.record import find_findings
+    from prunetune.results.storage import find_findings
 
     if form is None and out is not None:
         form = _SUFFIXES.get(out.suffix.lower())
@@ -91,13 +91,16 @@ def confirm(
 def pictures(
     study: StudyArgument,
     out: Annotated[Path, typer.Option(help="The folder to write to.")],
-    trial: Annotated[int | None, typer.Option(help="Whose network; by default the most accurate.")] = None,
+    trial: Annotated[
+        str | None,
+        typer.Option(help="The network, such as 7, or 7.1 for its first round; by default the most accurate."),
+    ] = None,
     count: Annotated[int, typer.Option("--images", min=1, help="Images taken evenly, and as many that differ.")] = 8,
     confidence: Annotated[float, typer.Option(min=0.001, max=1, help="Detections below it are not drawn.")] = 0.25,
     runs: RunsOption = "runs",
 ) -> None:
-    """Draw what the controls and a trial's network find on the same images, side by side."""
-    from prunetune.results.record import find_findings
+    """Draw what the controls and a network find on the same images, side by side."""
+    from prunetune.results.storage import find_findings
     from prunetune.search.pictures import make_pictures
 
     require_folder("--out", out)

@@ -11,11 +11,9 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.claims import LOOK_S
-from prunetune.results.entries import is_asked_for
-from prunetune.results.findings import Findings
+from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.advice import advice
-from prunetune.search.attributes import FINISHED
 from prunetune.search.engine import Engine
 from prunetune.search.events import Listener, StudyEnded, StudyStarted
 from prunetune.search.heartbeat import Heartbeat, last_signs
@@ -52,7 +50,7 @@ def run_study(spec: StudySpec, console: Console | None = None, callbacks: Sequen
         ended = StudyEnded("failed")
         try:
             study = _run(spec, progress)
-            ended = StudyEnded("left" if study.user_attrs.get(FINISHED) is None else "finished")
+            ended = StudyEnded("left" if StudyRecord.of(study).finished is None else "finished")
         except Exception as error:
             if stop_is_asked() and not isinstance(error, PrunetuneError):
                 ended = StudyEnded("stopped")
@@ -87,12 +85,12 @@ def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
         study = engine.prepare()
         with storage_errors(spec.folder, spec.storage):
             complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            done_before = sum(map(is_asked_for, complete))
+            done_before = sum(not TrialRecord.from_trial(trial).is_splice for trial in complete)
             if done_before:
                 rest = "no further trial" if is_over(study, spec) else "going on"
                 progress.say(f"study {spec.name}: {done_before} finished trial{'s' * (done_before > 1)}, {rest}")
                 tell_standing(study, spec, progress)
-            for line in (*advice(spec), *Findings.of(study).data.notes(spec.folder / DATA)):
+            for line in (*advice(spec), *StudyRecord.of(study).data.notes(spec.folder / DATA)):
                 progress.say(line)
             safe_point()
             with Heartbeat(study) as heartbeat:
@@ -136,7 +134,7 @@ def _others_finish(study: optuna.Study, spec: StudySpec, progress: Progress) -> 
         unheard = [trial for trial in far if trial.number in first and first[trial.number] == signs.get(trial.number)]
         if not unheard:
             return True
-        told = ", ".join(f"trial {trial.number} on {trial.user_attrs['worker'].get('host')}" for trial in unheard)
+        told = ", ".join(f"trial {trial.number} on {(responsible(trial) or {}).get('host')}" for trial in unheard)
         progress.begin(f"waiting for a sign of life of {told}")
         safe_point()
         pause.wait(LOOK_S)

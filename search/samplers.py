@@ -17,7 +17,7 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import RETRY_OF, is_asked_for
+from prunetune.results.record import TrialRecord
 from prunetune.search.cost_aware import EXPONENT, CostAwareSampler
 from prunetune.search.design import first_recipe
 from prunetune.search.price import Price
@@ -51,11 +51,10 @@ def _next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], exponent: floa
         return create_sampler(spec.sampler, spec.trials, seed)
     tpe = create_sampler("tpe", spec.trials, seed)
     sampler = CostAwareSampler(tpe, Price(spec.space, trials), exponent=exponent, seed=seed)
-    proposed = [trial for trial in trials if is_asked_for(trial)]  # rounds of others are not of the design
-    finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in proposed)
+    finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
     if finished >= startup_trials(spec.trials):
         return sampler
-    index = unseen + sum(RETRY_OF not in trial.user_attrs for trial in proposed)
+    index = unseen + sum(TrialRecord.from_trial(trial).retry_of is None for trial in trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return PartialFixedSampler(first_recipe(spec.space, spec.seed, index), sampler)

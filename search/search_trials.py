@@ -1,7 +1,7 @@
-"""Keeps what nobody searched out of a sampler's sight.
+"""Keeps splices out of a sampler's sight.
 
-A spliced trial has no parameters, nor has a round of another trial whose recipe is not in the space. Optuna's samplers
-learn from the parameters that all trials share: one trial without any would leave them none.
+A spliced trial has no parameters. Optuna's samplers learn from the parameters that all trials share: one trial without
+any would leave them none.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.entries import is_asked_for, round_of
-
 
 def searched(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that a search proposed, and the rounds that it could have proposed."""
-    return [trial for trial in trials if is_asked_for(trial) or (round_of(trial) is not None and trial.params)]
+    """The trials that a search proposed: those with parameters, and those that may get some yet."""
+    return [trial for trial in trials if trial.params or not trial.state.is_finished()]
 
 
 class SearchTrialsSampler(BaseSampler):
-    """Wraps a sampler, which sees the trials that a search proposed or could have.
+    """Wraps a sampler, which sees the trials that a search proposed.
 
     Args:
         wrapped: Who proposes.
@@ -49,22 +47,22 @@ class SearchTrialsSampler(BaseSampler):
         return self._wrapped.sample_independent(_SearchTrials(study), trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Passed on."""
+        """Calls the wrapped sampler's."""
         self._wrapped.before_trial(_SearchTrials(study), trial)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Passed on."""
+        """Calls the wrapped sampler's."""
         self._wrapped.after_trial(_SearchTrials(study), trial, state, values)
 
     def reseed_rng(self) -> None:
-        """Passed on."""
+        """Calls the wrapped sampler's."""
         self._wrapped.reseed_rng()
 
 
 class _SearchTrials(optuna.Study):
-    """A study without what no search can propose. Optuna's Hyperband gives its samplers a filtered study as well."""
+    """A study without what no search proposed. Optuna's Hyperband gives its samplers a filtered study as well."""
 
     def __init__(self, study: optuna.Study) -> None:
         self.__dict__.update(study.__dict__)

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.ledger import Ledger
+from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.pipeline import accuracy_curve
 from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.splicing import Donor, Kept, compose, splice, spliced_kept
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage, file_sha256
-from prunetune.pruning.surgery import ChannelGroup, channel_groups
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import TrainingFailureError, recovery_phase
-from prunetune.results.entries import SPLICE, splice_of
 from prunetune.results.findings import Findings
+from prunetune.results.record import NetworkFiles, NetworkResult, StudyRecord, TrialRecord
 from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.search.aside import patiently
-from prunetune.search.attributes import FINISHED
-from prunetune.search.engine import measure_references
+from prunetune.search.engine import check, prepare_context
 from prunetune.search.finish import finish
 from prunetune.search.interruption import Interruption
-from prunetune.search.objective import describe, excess
 from prunetune.search.options import named
-from prunetune.search.outcome import Outcome
 from prunetune.search.progress import Progress
-from prunetune.search.rungs import UNFINISHED
 from prunetune.search.study import spec_here, stored_spec, study_lock
-from prunetune.search.workspace import Workspace
-from prunetune.spaces import ConfigError, PrunetuneError, Splice, StoreError
+from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.figures import excess_text, network_figures
+from prunetune.search.trial.files import CURVES
+from prunetune.search.trial.objective import constraints
+from prunetune.spaces import Accuracy, ConfigError, Outcome, PrunetuneError, Recipe, Splice, StoreError
 
 
 def splice_networks(
@@ -45,8 +44,7 @@ def splice_networks(
 ) -> FrozenTrial:
     """Puts a network together, recovers, evaluates and measures it, and adds it to the study as a trial.
 
-    The trial is complete, has no parameters, and is marked by its attribute `splice`. The same splice asked for again
-    is found; after a stop it goes on.
+    The trial is complete, and has no parameters. The same splice asked for again is found; after a stop it goes on.
 
     Args:
         study: The study.
@@ -76,12 +74,10 @@ def splice_networks(
     progress = Progress(console, spec.trials)
     with Interruption():
         try:
-            progress.begin("checking model and data")
-            workspace = Workspace(spec, progress.epochs)
-            measure_references(study, workspace, progress)
-            trial = _Splicing(study, workspace, progress).carry_out(wanted, *donors)
-            if study.user_attrs.get(FINISHED) is not None:  # else its end will do it
-                finish(study, workspace, progress)
+            context = prepare_context(study, check(spec, progress), progress)
+            trial = _Splicing(study, context, progress).carry_out(wanted, *donors)
+            if StudyRecord.of(study).finished is not None:  # else its end will do it
+                finish(study, context, progress)
             return trial
         except TrainingFailureError as error:
             raise PrunetuneError(f"{wanted}: {error.cause}: {error}") from error
@@ -97,123 +93,141 @@ def _candidate(study: optuna.Study, folder: Path, option: str, name: str) -> Can
 def _known(study: optuna.Study, wanted: Splice) -> FrozenTrial | None:
     """The trial of an equal splice."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return next((trial for trial in trials if splice_of(trial) == wanted), None)
+    return next((trial for trial in trials if TrialRecord.from_trial(trial).recipe == wanted), None)
 
 
 class _Splicing:
     """One splice of a study."""
 
-    def __init__(self, study: optuna.Study, workspace: Workspace, progress: Progress) -> None:
-        self._study, self._workspace, self._progress = study, workspace, progress
-        self._ledger = workspace.stages.ledger = Ledger()
+    def __init__(self, study: optuna.Study, context: TrialContext, progress: Progress) -> None:
+        self._study, self._context, self._progress = study, context, progress
 
     def carry_out(self, wanted: Splice, backbone: Candidate, head: Candidate) -> FrozenTrial:
         """Carries it out. A network over the budget is not recovered, as in the search."""
-        workspace, stored = self._workspace, dict[str, Any]()
-        self._ledger.begin_attempt()
-        with self._ledger.clock.part("other"):
-            spliced = self._spliced(backbone, head)
-            detector = Detector.load(spliced.file(CHECKPOINT))
-            self._progress.begin("measuring it")
-            stored |= describe(detector, spliced.file(CHECKPOINT), workspace.gauge(detector), workspace)
-            stored |= {"accuracy": spliced.record["accuracy"], "rung": 0}
-            recovered = None
-            if stored["feasible"]:
-                self._progress.begin(str(wanted))
-                recovered = self._recovered(spliced, wanted.recovery_epochs)
-                stored["accuracy"], stored["rung"] = recovered.record["accuracy"], 1
-                if workspace.quantises:
-                    stored["accuracy"] = workspace.evaluate(Detector.load(recovered.file(CHECKPOINT))).as_dict()
-        return self._add(wanted, stored, recovered)
+        meter = self._context.cost_meter
+        began = meter.reading()
+        with meter.part("other"):
+            record, recovered = self._carried_out(wanted, backbone, head)
+        return self._add(replace(record, cost=meter.reading() - began), recovered)
+
+    def _carried_out(
+        self, wanted: Splice, backbone: Candidate, head: Candidate
+    ) -> tuple[TrialRecord, StoredStage | None]:
+        spliced = self._spliced(backbone, head)
+        checkpoint = spliced.file(CHECKPOINT)
+        self._progress.begin("measuring it")
+        figures = network_figures(Detector.load(checkpoint), checkpoint, self._context)
+        network = NetworkResult(
+            deployment=self._context.shipping.deployment,
+            figures=figures,
+            accuracy=_accuracy(spliced),
+            recovered=False,
+            surgery=spliced.digest,
+            stage=spliced.digest,
+        )
+        if not figures.feasible:
+            return TrialRecord(wanted, Outcome.OVER_BUDGET, excess_text(figures), (network,)), None
+        self._progress.begin(str(wanted))
+        recovered = self._recovered(spliced, wanted.recovery_epochs)
+        checkpoint, shipping = recovered.file(CHECKPOINT), self._context.shipping
+        network = replace(
+            network,
+            figures=replace(figures, bytes=checkpoint.stat().st_size),
+            accuracy=shipping.evaluate(Detector.load(checkpoint)) if shipping.quantises else _accuracy(recovered),
+            recovered=True,
+            stage=recovered.digest,
+        )
+        return TrialRecord(wanted, Outcome.OK, networks=(network,)), recovered
 
     def _recovered(self, spliced: StoredStage, epochs: int) -> StoredStage:
         if not epochs:
             return spliced
-        phase = recovery_phase(epochs, self._workspace.spec.choose)
-        train = partial(self._workspace.stages.train, "recovery", spliced, phase)
-        return patiently(train, "splice", self._workspace.store, self._progress)
+        context = self._context
+        phase = recovery_phase(epochs, context.spec.choose)
+        train = partial(context.stages.train, "recovery", spliced, phase)
+        return patiently(train, "splice", context.store, self._progress).stage
 
     def _spliced(self, backbone: Candidate, head: Candidate) -> StoredStage:
-        workspace = self._workspace
-        original = patiently(workspace.pipeline.original, "dense network", workspace.store, self._progress)
-        dense = workspace.stages.load(original).model
+        context, stages = self._context, self._context.stages
+        original = patiently(context.pipeline.original, "dense network", context.store, self._progress)
+        dense = stages.load(original).model
         groups = channel_groups(dense)
         parts = (self._donor(backbone, groups), self._donor(head, groups))
         self._progress.begin("splicing")
 
         def build() -> Detector:
-            with self._ledger.clock.part("surgery"):
+            with context.cost_meter.part("surgery"):
                 built = Detector(splice(dense, *parts, groups), backbone.load().source)
-            workspace.stages.recalibrate(built)
+            stages.recalibrate(built)
             return built
 
         settings = {
             "backbone": file_sha256(backbone.checkpoint),
             "head": file_sha256(head.checkpoint),
-            "setup": workspace.stages.setup.identity(),
+            "setup": stages.setup.identity(),
         }
         kept = spliced_kept(parts[0].kept, parts[1].kept, dense, groups)
         extra = {
             "kept": {root: list(left) for root, left in kept.items()},
             "is_pruned": all(part.is_pruned for part in parts),
         }
-        return workspace.stages.make(Stage("splicing", original.digest, settings), build, extra)
+        return stages.make(Stage("splicing", original.digest, settings), build, extra).stage
 
     def _donor(self, candidate: Candidate, groups: Sequence[ChannelGroup]) -> Donor:
-        model = candidate.load().model
-        if candidate.entry.trial is None:
+        model, network = candidate.load().model, candidate.network
+        if network.trial is None:
             return Donor(model) if candidate.name == "dense" else Donor.narrow(model, groups)
-        trial = self._study.get_trials(deepcopy=False)[candidate.entry.trial]
+        record = TrialRecord.from_trial(self._study.get_trials(deepcopy=False)[network.trial])
+        recipe = record.recipe
         kept: Kept = {}
-        recipe = trial.user_attrs["recipe"]
-        is_pruned = recipe.get("start") != "scratch" or not recipe["recovery_epochs"]
-        for told in trial.user_attrs["stages"]:
-            if told["kind"] not in ("pruning", "splicing"):
+        is_pruned = not isinstance(recipe, Recipe) or recipe.start != "scratch" or not recipe.recovery_epochs
+        for use in record.cost.stages:
+            if use.kind not in ("pruning", "splicing"):
                 continue
-            stage = self._workspace.store.find(told["digest"])
+            stage = self._context.store.find(use.digest)
             if stage is None:
                 raise StoreError(
-                    f"trial {candidate.name}: cannot be spliced: its stage {told['digest']}, which knows the channels "
+                    f"trial {candidate.name}: cannot be spliced: its stage {use.digest}, which knows the channels "
                     "that it kept, is no longer in the store"
                 )
-            if told["kind"] == "splicing":
+            if use.kind == "splicing":
                 kept = {root: tuple(left) for root, left in stage.record["kept"].items()}
                 is_pruned = is_pruned and stage.record["is_pruned"]
             else:
                 kept = compose(kept, PruningPlan.from_dict(stage.record["plan"]), groups)
+            if use.digest == network.result.surgery:
+                break
         return Donor(model, kept, is_pruned)
 
-    def _add(self, wanted: Splice, stored: dict[str, Any], recovered: StoredStage | None) -> FrozenTrial:
+    def _add(self, record: TrialRecord, recovered: StoredStage | None) -> FrozenTrial:
         """Adds the trial: complete at once, so that no other process ever takes it up."""
-        workspace, spec, ledger = self._workspace, self._workspace.spec, self._ledger
-        outcome = Outcome.OVER_BUDGET if recovered is None else Outcome.OK
-        stored |= {
-            "recipe": wanted.as_dict(),
-            SPLICE: wanted.as_dict(),
-            "outcome": outcome.value,
-            "reason": excess(stored) if recovered is None else "",
-            "seconds": {part: round(seconds, 3) for part, seconds in ledger.clock.seconds.items()},
-            "epochs": {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused},
-            "stages": ledger.stages,
-        }
-        constraints = {spec.latency_name(target): violation for target, violation in stored["violations"].items()}
-        if spec.early_stopping:
-            constraints[UNFINISHED] = 0.0
-        with study_lock(workspace.folder, always=True):
-            if (known := _known(self._study, wanted)) is not None:
+        context, network = self._context, record.networks[-1]
+        with study_lock(context.folder, always=True):
+            assert isinstance(record.recipe, Splice)
+            if (known := _known(self._study, record.recipe)) is not None:
                 return known
             number = len(self._study.get_trials(deepcopy=False))
             if recovered is not None:
-                stored["bytes"] = recovered.file(CHECKPOINT).stat().st_size
-                stored["checkpoint"] = workspace.keep_checkpoint(recovered, f"trial-{number}")
-                if curve := accuracy_curve(read_history(recovered)):
-                    curves = [{"round": 1, "map50_95": curve}]
-                    stored["curves"] = workspace.keep_records("curves", curves, f"trial-{number}")
-            latencies = [stored["latencies"][target]["latency_ms"] for target in spec.judged]
+                name = f"trial-{number}"
+                checkpoint = context.files.keep_checkpoint(recovered.file(CHECKPOINT), name)
+                curve = accuracy_curve(read_history(recovered))
+                curves = [{"round": 1, "map50_95": curve}] if curve else []
+                record = replace(
+                    record,
+                    networks=(replace(network, files=NetworkFiles(checkpoint)),),
+                    curves=context.files.keep_history(CURVES, curves, name),
+                )
             trial = create_trial(
-                values=[stored["accuracy"]["map50_95"], *latencies], user_attrs=stored, constraints=constraints or None
+                values=list(context.values(network)),
+                user_attrs=record.to_attrs(),
+                constraints=constraints(record, context.spec) or None,
             )
             if trial.datetime_complete is not None:
-                trial.datetime_start = trial.datetime_complete - timedelta(seconds=sum(ledger.clock.seconds.values()))
+                trial.datetime_start = trial.datetime_complete - timedelta(seconds=record.cost.total_s)
             self._study.add_trial(trial)
             return self._study.get_trials(deepcopy=False)[number]
+
+
+def _accuracy(stage: StoredStage) -> Accuracy:
+    assert stage.accuracy is not None  # every stage that a trial ends with is evaluated
+    return stage.accuracy

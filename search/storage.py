@@ -7,8 +7,6 @@ changes one, which is done again when the data base was away in its middle.
 from __future__ import annotations
 
 import copy
-import math
-import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -29,9 +27,6 @@ from prunetune.search.patience import Patience
 
 SIGNED = "recipe"
 """The attribute of a running trial whose parameters are all there."""
-
-RECENT_S = 1.0
-"""What was read less than so long ago is recent."""
 
 INTERVAL_S = int(LEASE_S / BEATS)
 GRACE_S = int(LEASE_S)
@@ -57,7 +52,7 @@ class StudyCache(_CachedStorage):
         super().__init__(backend)
         self.database = backend
         self._raw: dict[int, dict[str, str]] = {}
-        self._is_fresh, self._read_at = False, -math.inf
+        self._is_fresh = False
         self._told: dict[int, FrozenTrial] = {}
         self._memories: dict[tuple[int, type], Any] = {}
 
@@ -74,17 +69,15 @@ class StudyCache(_CachedStorage):
             self._study_id_and_number_to_trial_id.clear()
             self._raw.clear()
             self._memories.clear()
-            self._is_fresh, self._read_at = False, -math.inf
+            self._is_fresh = False
 
     @contextmanager
-    def transaction(
-        self, *, study_id: int | None = None, trial_id: int | None = None, recent: bool = False
-    ) -> Iterator[None]:
-        """As `SharedStorage.transaction`. Within it, what others do is read once, or not if it is recent."""
+    def transaction(self, *, study_id: int | None = None, trial_id: int | None = None) -> Iterator[None]:
+        """As `SharedStorage.transaction`. Within it, what others do is read once."""
         if self.database.in_transaction:
             yield
             return
-        self._is_fresh = recent and time.monotonic() - self._read_at < RECENT_S
+        self._is_fresh = False
         try:
             with self.database.transaction(study_id=study_id, trial_id=trial_id):
                 yield
@@ -143,16 +136,9 @@ class StudyCache(_CachedStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """A study's trials by number."""
-        return self.trials(study_id, deepcopy, states)
-
-    def trials(
-        self, study_id: int, deepcopy: bool = False, states: Container[TrialState] | None = None, at_most_s: float = 0.0
-    ) -> list[FrozenTrial]:
-        """A study's trials by number, as they are now or as they were read so many seconds ago at most."""
         with self._lock:
             study = self._studies.setdefault(study_id, _StudyInfo())
-            known = self._is_fresh and self.database.in_transaction
-            if not known and time.monotonic() - self._read_at >= at_most_s:
+            if not (self._is_fresh and self.database.in_transaction):
                 self._read_on(study_id, study)
             trials = study.trials
             if states is None:
@@ -183,20 +169,12 @@ class StudyCache(_CachedStorage):
             numbers = list(study.trials)
             if any(first > second for first, second in pairwise(numbers)):
                 study.trials = dict(sorted(study.trials.items()))
-        self._is_fresh, self._read_at = self.database.in_transaction, time.monotonic()
+        self._is_fresh = self.database.in_transaction
 
 
 def cache_of(study: optuna.Study) -> StudyCache | None:
     """The storage of a study in a data base; None for one in memory."""
     return study._storage if isinstance(study._storage, StudyCache) else None
-
-
-def recent_trials(study: optuna.Study, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-    """A study's trials, as they were at some time in the last second."""
-    storage = cache_of(study)
-    if storage is None:
-        return study.get_trials(deepcopy=False, states=states)
-    return storage.trials(study._study_id, states=states, at_most_s=RECENT_S)
 
 
 def memory(study: optuna.Study, kind: type[Memory]) -> Memory:
@@ -210,15 +188,10 @@ def history(study: optuna.Study) -> History:
     return memory(study, History)
 
 
-def alone(study: optuna.Study, *, recent: bool = False) -> AbstractContextManager[None]:
-    """A block that processes enter one after the other, and whose changes to the study are made all or none.
-
-    Args:
-        study: The study.
-        recent: Trials are not read anew within it, where they were read in the last second.
-    """
+def alone(study: optuna.Study) -> AbstractContextManager[None]:
+    """A block that processes enter one after the other, and whose changes to the study are made all or none."""
     storage = cache_of(study)
-    return nullcontext() if storage is None else storage.transaction(study_id=study._study_id, recent=recent)
+    return nullcontext() if storage is None else storage.transaction(study_id=study._study_id)
 
 
 def together(study: optuna.Study, trial: Trial) -> AbstractContextManager[None]:

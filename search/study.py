@@ -16,9 +16,8 @@ from optuna.study import StudyDirection
 from prunetune.pruning.data_source import data_problem
 from prunetune.results import storage
 from prunetune.results.findings import Findings, Source
-from prunetune.results.place import SPEC
+from prunetune.results.record import StudyRecord
 from prunetune.results.storage import storage_errors
-from prunetune.search.attributes import TARGETS
 from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec
 from prunetune.search.spec_change import refuse_change
@@ -47,28 +46,27 @@ def open_study(spec: StudySpec) -> optuna.Study:
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         directions += ["minimize" for _ in spec.judged]
         study = optuna.create_study(storage=opened, study_name=spec.name, directions=directions, load_if_exists=True)
-        stored = study.user_attrs.get(SPEC)
-        if stored is None and (study.directions != [_DIRECTIONS[item] for item in directions] or study.trials):
+        stored = StudyRecord.of(study).spec
+        if not stored and (study.directions != [_DIRECTIONS[item] for item in directions] or study.trials):
             raise StoreError(
                 f"the storage holds a study {spec.name!r} that prunetune did not start; "
                 f"give this one another name, for example name={spec.name}-2"
             )
-        if stored is None:
+        if not stored:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(list(spec.objectives))
-            study.set_user_attr("version", version("prunetune"))
-            study.set_user_attr(SPEC, _as_stored(spec))
+            StudyRecord.store(study, version=version("prunetune"), spec=_as_stored(spec))
         elif not study.trials and study.directions == [_DIRECTIONS[item] for item in directions]:
-            study.set_user_attr(SPEC, _as_stored(spec))  # nothing was found yet that another description would not find
+            StudyRecord.store(study, spec=_as_stored(spec))  # nothing was found yet that another one would not find
             if StudySpec.parse(stored).frozen_part() != spec.frozen_part():
-                study.set_user_attr(TARGETS, [])
+                StudyRecord.store(study, targets=())
         else:
             refuse_change(StudySpec.parse(stored, "the stored study"), spec)
             if "storage" in stored or any(stored.get(key) != getattr(spec, key) for key in LIMITS):
                 limits = spec.model_dump(include=set(LIMITS), exclude_none=True)
                 kept = {key: stored[key] for key in stored if key not in (*LIMITS, "storage")}
-                study.set_user_attr(SPEC, kept | limits)
+                StudyRecord.store(study, spec=kept | limits)
     return study
 
 
@@ -109,12 +107,12 @@ def stored_spec(study: Source) -> StudySpec:
         StoreError: The study is not one of prunetune's.
     """
     if isinstance(study, Findings):
-        name, attributes = study.name, study.attributes
+        name, record = study.name, study.study
     else:
-        name, attributes = study.study_name, study.user_attrs
-    if SPEC not in attributes:
+        name, record = study.study_name, StudyRecord.of(study)
+    if not record.spec:
         raise StoreError(f"{name}: was not made by prunetune: it holds no description")
-    return StudySpec.parse(attributes[SPEC], f"the stored study {name}")
+    return StudySpec.parse(record.spec, f"the stored study {name}")
 
 
 def spec_here(study: Source, folder: Path) -> StudySpec:

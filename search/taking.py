@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from prunetune.pruning.ledger import Ledger
-from prunetune.search.heartbeat import Clock, TrialLostError, ask, clock_ahead_s
-from prunetune.search.interruption import safe_point
-from prunetune.search.outcome import Outcome
+from prunetune.results.record import TrialRecord
+from prunetune.search.heartbeat import Clock, ask, clock_ahead_s
+from prunetune.search.interruption import TrialLostError, safe_point
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.storage import alone, history, memory, patiently_store, recent_trials, together
+from prunetune.search.storage import (
+    alone,
+    history,
+    memory,
+    patiently_store,
+    set_attributes,
+    together,
+)
 from prunetune.search.study import stored_spec
-from prunetune.search.workers import give_back, is_to_reap, reap, requeue, this_worker
-from prunetune.spaces import Recipe
+from prunetune.search.trial.objective import AskedTrial
+from prunetune.search.workers import give_back, reap, requeue, this_worker
+from prunetune.spaces import Cost, Outcome
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A trial that this process has taken."""
-
-    trial: Trial
-    recipe: Recipe
-    ledger: Ledger = field(default_factory=Ledger, compare=False)
-    """What all attempts at it took: one that meets a stage which another process trains is put aside."""
-
-
-def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
+def next_trial(study: optuna.Study, spec: StudySpec) -> AskedTrial | None:
     """Takes the next trial, or None if the study has all it should have.
 
     Trials of dead processes are failed first, and their recipes come before new ones.
@@ -41,19 +36,6 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
     ahead_s = memory(study, Clock).ahead_s(study)
 
     def claim() -> tuple[Trial, list[FrozenTrial]] | None:
-        trials = recent_trials(study)  # read here, and not while others wait
-        running = recent_trials(study, (TrialState.RUNNING,))
-        room = _room(spec, trials, len(running))
-        if is_to_reap(study, trials, running) or not room:
-            return exactly()
-        with suppress(_NoRoomError), alone(study, recent=True):
-            trial = _asked(study, spec, ahead_s)
-            if trial.number - len(trials) >= room:  # so many were begun meanwhile
-                raise _NoRoomError
-            return trial, trials
-        return exactly()
-
-    def exactly() -> tuple[Trial, list[FrozenTrial]] | None:
         with alone(study):
             reap(study)
             trials = study.get_trials(deepcopy=False)
@@ -70,38 +52,26 @@ def next_trial(study: optuna.Study, spec: StudySpec) -> Claim | None:
     return _signed(study, spec, trial)
 
 
-class _NoRoomError(Exception):
-    """Others have begun so many trials that it has to be counted exactly what is left."""
-
-
-def _room(spec: StudySpec, trials: list[FrozenTrial], running: int) -> int:
-    """How many trials can surely be begun after these, by any process; 0 where that is not worth a guess."""
-    if spec.limits.trials is None or spec.limits.epochs is not None or spec.limits.hours is not None or not trials:
-        return 0
-    left = spec.limits.trials - len(trials)
-    return left if left > 2 * running else 0
-
-
 def _asked(study: optuna.Study, spec: StudySpec, ahead_s: float) -> Trial:
     """Takes a trial and signs it. Call it while no other process does."""
     safe_point()
     trial = ask(study)
-    trial.set_user_attr("worker", this_worker(spec.device, ahead_s))
+    set_attributes(trial, TrialRecord(worker=this_worker(spec.device, ahead_s)).to_attrs())
     return trial
 
 
-def _signed(study: optuna.Study, spec: StudySpec, trial: Trial) -> Claim:
+def _signed(study: optuna.Study, spec: StudySpec, trial: Trial) -> AskedTrial:
     """Chooses a trial's recipe. Others take their trials meanwhile; who dies here has asked for nothing."""
     attempts = count()
 
-    def sign() -> Claim:
+    def sign() -> AskedTrial:
         # What a lost attempt has chosen is not in the data base: Optuna's object takes it for stored.
         mine = trial if next(attempts) == 0 else Trial(study, trial._trial_id)
         mine.relative_params  # noqa: B018  # sampled here, before anything is locked
         with together(study, mine):
             recipe = spec.space.suggest(mine)
-            mine.set_user_attr("recipe", recipe.as_dict())
-        return Claim(mine, recipe)
+            set_attributes(mine, TrialRecord(recipe).to_attrs())
+        return AskedTrial(mine, recipe)
 
     try:
         return patiently_store(study, sign)
@@ -114,7 +84,7 @@ def give_trial_back(
     number: int,
     reason: str,
     why: Outcome = Outcome.INTERRUPTED,
-    ledger: Ledger | None = None,
+    cost: Cost | None = None,
 ) -> None:
     """Gives back a trial that was taken, so that its recipe is carried out again. Does nothing if it has ended.
 
@@ -123,24 +93,17 @@ def give_trial_back(
         number: The trial.
         reason: Why, for the user.
         why: `INTERRUPTED` or `WORKER_DIED`.
-        ledger: What was trained for it; that counts in the study's budget, and whoever goes on reads it back.
+        cost: What was spent on it; that counts in the study's limits, and whoever goes on reads its stages back.
     """
 
     def act() -> None:
         with alone(study):
             frozen = study.get_trials(deepcopy=False)[number]
             if frozen.state == TrialState.RUNNING:
-                if ledger is not None:
-                    note_epochs(Trial(study, frozen._trial_id), ledger)
-                give_back(study, frozen, why, reason)
+                give_back(study, frozen, TrialRecord(outcome=why, reason=reason, cost=cost or Cost()))
             requeue(study)
 
     patiently_store(study, act)
-
-
-def note_epochs(trial: Trial, ledger: Ledger) -> None:
-    """Stores with a trial how many epochs were trained for it, and how many were read back."""
-    trial.set_user_attr("epochs", {"trained": ledger.epochs_trained, "reused": ledger.epochs_reused})
 
 
 def limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:

@@ -1,4 +1,4 @@
-"""What is told after a trial: how it ended, and where the study is."""
+"""What progress shows after a trial: how it ended, and where the study is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import time
 import optuna
 from optuna.trial import FrozenTrial
 
-from prunetune.results import Findings
-from prunetune.results.entries import round_of
-from prunetune.search.events import RoundEnded, Standing
-from prunetune.search.history import attempts_before
+from prunetune.results.findings import Findings
+from prunetune.results.record import StudyRecord, TrialRecord
+from prunetune.search.events import FrontMember, StudyProgress
 from prunetune.search.limits import forecast
-from prunetune.search.outcome import TrialResult
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import history
@@ -25,35 +23,31 @@ MANY = 200
 """From so many trials on, where the study is is looked up only when it is shown: it takes a look at every trial."""
 
 
-def tell_progress(study: optuna.Study, spec: StudySpec, result: TrialResult, progress: Progress) -> None:
+def tell_progress(study: optuna.Study, spec: StudySpec, number: int, record: TrialRecord, progress: Progress) -> None:
     """Tells how a trial ended and where the study is."""
     trials = study.get_trials(deepcopy=False)
     finished = history(study).spent(trials, time.time()).finished
-    progress.trial(result, finished)
-    attempts = {result.number} | attempts_before(trials, result.number)
-    for trial in trials[min(attempts) + 1 :]:  # they were added while it ran
-        if round_of(trial) in attempts:
-            progress.tell(RoundEnded(TrialResult.of(trial), result.number))
+    progress.trial(number, record, finished)
     is_due = finished % max(FRONT_EVERY, finished // FRONT_SHARE) == 0
     if is_due or len(trials) < MANY:
-        progress.tell(_standing(study, spec, trials, is_due))
+        progress.tell(_progress(study, spec, trials, is_due))
 
 
 def tell_standing(study: optuna.Study, spec: StudySpec, progress: Progress) -> None:
     """Tells where a study is that goes on."""
-    progress.tell(_standing(study, spec, study.get_trials(deepcopy=False), is_due=False))
+    progress.tell(_progress(study, spec, study.get_trials(deepcopy=False), is_due=False))
 
 
-def _standing(study: optuna.Study, spec: StudySpec, trials: list[FrozenTrial], is_due: bool) -> Standing:
+def _progress(study: optuna.Study, spec: StudySpec, trials: list[FrozenTrial], is_due: bool) -> StudyProgress:
     so_far = now(study)
-    epochs = [trial.user_attrs.get("epochs", {}) for trial in trials]
-    members = Findings(study.study_name, tuple(trials), study.user_attrs).front
-    return Standing(
+    known = history(study).records(trials)
+    front = Findings(study.study_name, tuple(trials), StudyRecord.of(study)).front
+    return StudyProgress(
         finished=history(study).spent(trials, so_far).finished,
         trials=spec.trials,
-        trained=sum(item.get("trained", 0) for item in epochs),
-        reused=sum(item.get("reused", 0) for item in epochs),
-        front=[{"trial": item.trial, "map50_95": item.map50_95, "latency_ms": item.latency_ms} for item in members],
-        remaining=forecast(spec.limits, trials, so_far),
+        trained=sum(record.cost.epochs_trained for _, record in known),
+        reused=sum(record.cost.epochs_reused for _, record in known),
+        front=tuple(map(FrontMember.of, front)),
+        remaining=forecast(spec.limits, known, so_far),
         is_due=is_due,
     )

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from prunetune.results.record import NetworkResult
 from prunetune.search.callbacks import StudyCallback
 from prunetune.search.events import (
     EpochEnded,
     NetworkReady,
-    RoundEnded,
     StudyEnded,
     StudyStarted,
     TrialBegun,
@@ -66,12 +66,19 @@ class TrackingCallback(StudyCallback, ABC):
         self.log(run, {f"{event.stage}/{name}": value for name, value in metrics.items()}, self._steps[run])
 
     def trial_ended(self, event: TrialEnded) -> None:
-        """Adds a trial's figures and ends its run."""
-        self._end_trial(event)
-
-    def round_ended(self, event: RoundEnded) -> None:
-        """Adds a run with the figures of a round that is a trial of its own."""
-        self._end_trial(event)
+        """Adds a trial's figures and ends its run. Those of its earlier rounds are named `round 1/map50_95`."""
+        run, record, cost = f"trial {event.trial}", event.record, event.record.cost
+        self._begin(run, {} if record.recipe is None else record.recipe.as_dict())
+        metrics = {"seconds": cost.total_s, "epochs_trained": cost.epochs_trained, "epochs_reused": cost.epochs_reused}
+        for network in event.networks[:-1]:
+            figures = _metrics(network.result)
+            metrics |= {f"round {network.result.round}/{name}": value for name, value in figures.items()}
+        for network in event.networks[-1:]:
+            metrics |= _metrics(network.result)
+        self.log(run, metrics, None)
+        self._end(
+            run, FINISHED if event.networks else FAILED, {"outcome": str(record.outcome), "reason": record.reason}
+        )
 
     def network_ready(self, event: NetworkReady) -> None:
         """Adds a run with the figures of the dense network or a control."""
@@ -95,13 +102,16 @@ class TrackingCallback(StudyCallback, ABC):
         self.end(run, how, {f"prunetune.{name}": value for name, value in tags.items() if value})
         del self._steps[run]
 
-    def _end_trial(self, event: TrialEnded | RoundEnded) -> None:
-        run, told = f"trial {event.result.number}", event.as_dict()
-        self._begin(run, told["recipe"])
-        plain = ("gflops", "params", "bytes", "channels_removed", "params_removed", "violation", "seconds")
-        metrics = {**told.get("accuracy", {}), **{name: told.get(name) for name in plain}}
-        metrics |= {f"latency_ms/{name}": item["latency_ms"] for name, item in told.get("latencies", {}).items()}
-        metrics |= {f"epochs_{name}": value for name, value in (told.get("epochs") or {}).items()}
-        self.log(run, {name: value for name, value in metrics.items() if isinstance(value, int | float)}, None)
-        how = FINISHED if event.result.outcome.has_values else FAILED
-        self._end(run, how, {"outcome": told["outcome"], "reason": told["reason"]})
+
+def _metrics(network: NetworkResult) -> dict[str, float]:
+    """A network's figures by name."""
+    accuracy, figures = network.accuracy, network.figures
+    numbers = {
+        **{name: getattr(accuracy, name) for name in ("map50", "map50_95", "precision", "recall", "f1", "confidence")},
+        **{
+            name: getattr(figures, name) for name in ("gflops", "params", "bytes", "channels_removed", "params_removed")
+        },
+        "violation": figures.violation,
+        **{f"latency_ms/{target}": latency.ms for target, latency in figures.latencies.items()},
+    }
+    return {name: value for name, value in numbers.items() if value is not None}

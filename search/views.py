@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from rich.console import Console
 
-from prunetune.results.entries import FOUND, ROUND_OF, found_text, rounds_text
-from prunetune.results.tables import ms_text
+from prunetune.results.study_network import StudyNetwork, recipe_text
+from prunetune.results.tables import latencies_text, ms_text
 from prunetune.search.events import (
     EpochEnded,
     Event,
-    Listener,
+    FrontMember,
+    Message,
     NetworkReady,
-    RoundEnded,
-    Said,
-    Standing,
+    StudyProgress,
+    TaskStarted,
     TrialEnded,
-    WorkBegun,
 )
 
 PLAIN_SECONDS = 20.0
 """Without a terminal, a line of what goes on at most this often."""
-
-
-def view_of(console: Console) -> Listener:
-    """The view that fits a console."""
-    if console.is_terminal and not console.is_dumb_terminal:
-        from prunetune.search.live_view import LiveView
-
-        return LiveView(console)
-    return PlainView(console)
 
 
 class PlainView:
@@ -49,7 +37,7 @@ class PlainView:
 
     def hear(self, event: Event) -> None:
         """Writes the event's lines, if it has some."""
-        passing = event.what if isinstance(event, WorkBegun) else None
+        passing = event.what if isinstance(event, TaskStarted) else None
         if isinstance(event, EpochEnded):
             passing = epoch_text(event)
         if passing is not None and time.monotonic() - self._said_at >= PLAIN_SECONDS:
@@ -65,24 +53,22 @@ class PlainView:
 
 def lines(event: Event) -> list[str]:
     """What stays on the screen of an event."""
-    if isinstance(event, Said):
+    if isinstance(event, Message):
         return [event.text]
     if isinstance(event, TrialEnded):
-        return [trial_text(event)]
-    if isinstance(event, RoundEnded):
-        return [round_text(event)]
+        return [trial_text(event), *map(round_text, event.networks[:-1])]
     if isinstance(event, NetworkReady):
         return [network_text(event)]
-    if isinstance(event, Standing) and event.is_due:
-        members = [f"trial {item['trial']}: {member_text(item)}" for item in event.front]
-        front = "front: " + ("; ".join(members) or "no trial meets the budget yet")
-        return [front, *([event.remaining.text(datetime.now())] if event.remaining else [])]
+    if isinstance(event, StudyProgress) and event.is_due:
+        members = "; ".join(f"{member.title}: {member_text(member)}" for member in event.front)
+        remaining = [] if event.remaining is None else [event.remaining.text(datetime.now())]
+        return [f"front: {members or 'no trial meets the budget yet'}", *remaining]
     return []
 
 
-def member_text(member: Mapping[str, Any]) -> str:
+def member_text(member: FrontMember) -> str:
     """A member of the front."""
-    return f"{member['map50_95']:.3f} at {member['latency_ms']:.2f} ms"
+    return f"{member.map50_95:.3f}" + ("" if member.latency_ms is None else f" at {member.latency_ms:.2f} ms")
 
 
 def epoch_text(event: EpochEnded) -> str:
@@ -109,33 +95,28 @@ def network_text(event: NetworkReady) -> str:
 
 
 def trial_text(event: TrialEnded) -> str:
-    """How a trial ended."""
-    result, values = event.result, event.result.attributes
-    figures = ""
-    if result.outcome.has_values:
-        stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
-        predicted = " predicted" if any(told.get("predicted") for told in values["latencies"].values()) else ""
-        figures = (
-            f"map50_95 {values['accuracy']['map50_95']:.3f}  {ms_text(stated)}{predicted}  "
-            f"{values['gflops']:.2f} GFLOPs  {values['params'] / 1e6:.2f}M  "
-        )
-    reason = f" ({result.reason})" if result.reason else ""
-    reason += f", equals trial {values['equals']}" if "equals" in values else ""
-    reused = values["epochs"]["reused"]
+    """How a trial ended, with the figures of its last network."""
+    record, networks = event.record, event.networks
+    figures, recipe = "", recipe_text(record.recipe, record.thresholds)
+    if networks:
+        last = networks[-1]
+        recipe = last.recipe_text
+        figures = f"{_figures_text(last)}  {last.figures.gflops:.2f} GFLOPs  {last.figures.params / 1e6:.2f}M  "
+    reason = f" ({record.reason})" if record.reason else ""
+    reason += "" if record.duplicate_of is None else f", duplicate of trial {record.duplicate_of}"
+    reused = record.cost.epochs_reused
     count = f"{event.finished}/{event.trials}" if event.trials else f"{event.finished}"
-    return (
-        f"trial {result.number} [{count}] {result.outcome.value}{reason}  {figures}"
-        f"{result.recipe}{found_text(values.get(FOUND))}{rounds_text(values)}  {result.seconds:.0f} s"
-        + (f", {reused} {'epoch' if reused == 1 else 'epochs'} reused" if reused else "")
+    return f"trial {event.trial} [{count}] {record.outcome}{reason}  {figures}{recipe}  {record.cost.total_s:.0f} s" + (
+        f", {reused} {'epoch' if reused == 1 else 'epochs'} reused" if reused else ""
     )
 
 
-def round_text(event: RoundEnded) -> str:
-    """What became of an earlier round."""
-    result, values = event.result, event.result.attributes
-    which = rounds_text({**result.recipe.as_dict(), ROUND_OF: event.round_of})
-    stated = {target: told["latency_ms"] for target, told in values["latencies"].items()}
-    return (
-        f"trial {result.number}{which}: {result.outcome.value}  map50_95 {values['accuracy']['map50_95']:.3f}  "
-        f"{ms_text(stated)}"
-    )
+def round_text(network: StudyNetwork) -> str:
+    """What a trial had after an earlier round."""
+    over = "" if network.figures.feasible else ", over the budget"
+    return f"{network.title}: {_figures_text(network)}{over}"
+
+
+def _figures_text(network: StudyNetwork) -> str:
+    predicted = " predicted" if network.figures.predicted else ""
+    return f"map50_95 {network.map50_95:.3f}  {latencies_text(network)}{predicted}"

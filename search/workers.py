@@ -7,28 +7,20 @@ store has what was finished. A result that comes after that is refused by the st
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.pruning.processes import is_alive as is_alive
 from prunetune.pruning.processes import this_process
-from prunetune.results.entries import RETRY_OF, outcome
-from prunetune.search.heartbeat import fail_silent_trials, silent_trials
-from prunetune.search.outcome import Outcome
-from prunetune.search.storage import history, is_running
-
-MOST_LOOKED_AT = 8
-"""So many others a worker looks at before it takes a trial. Where more run, there are more to look."""
-
-DRIVER = "driver"
-"""A trial's attribute with the process that has a cluster carry it out, and has it done again when a worker dies."""
+from prunetune.results.record import TrialRecord
+from prunetune.search.heartbeat import fail_silent_trials
+from prunetune.search.storage import history, is_running, set_attributes
+from prunetune.spaces import Outcome
 
 
-def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
+def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, object]:
     """This process and what it trains on, as a trial names them.
 
     Args:
@@ -38,31 +30,16 @@ def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, Any]:
     return {**this_process(), "device": device, **({"ahead_s": round(ahead_s)} if ahead_s else {})}
 
 
-def is_near(worker: Mapping[str, Any]) -> bool:
+def is_near(worker: Mapping[str, object]) -> bool:
     """Whether a worker is on this host, so that its death would be seen at once."""
     here = this_process()
     return all(worker.get(key) == here[key] for key in ("host", "namespace"))
 
 
-def responsible(trial: FrozenTrial) -> dict[str, Any] | None:
+def responsible(trial: FrozenTrial) -> Mapping[str, object] | None:
     """Whose death ends a trial: its worker's, or its driver's where the worker is one of a cluster's."""
-    return trial.user_attrs.get(DRIVER) or trial.user_attrs.get("worker")
-
-
-def is_to_reap(study: optuna.Study, trials: Sequence[FrozenTrial], running: Sequence[FrozenTrial]) -> bool:
-    """Whether `reap` has something to do, as far as a quick look shows: where many run, it sees some of them.
-
-    Args:
-        study: The study.
-        trials: All of its trials.
-        running: Those of them that run.
-    """
-    seen = random.sample(running, min(len(running), MOST_LOOKED_AT))
-    return (
-        not all((process := responsible(trial)) and is_alive(process) for trial in seen)
-        or bool(history(study).not_retried(trials))
-        or (random.random() * len(running) < MOST_LOOKED_AT and bool(running and silent_trials(study)))
-    )
+    record = TrialRecord.from_trial(trial)
+    return record.driver or record.worker
 
 
 def reap(study: optuna.Study) -> list[int]:
@@ -75,26 +52,32 @@ def reap(study: optuna.Study) -> list[int]:
     fail_silent_trials(study)
     trials = study.get_trials(deepcopy=False)
     after = [trials[trial.number] for trial in before]
-    reaped = [trial.number for trial in after if outcome(trial) == Outcome.WORKER_DIED.value]
+    reaped = [trial.number for trial in after if TrialRecord.from_trial(trial).outcome is Outcome.WORKER_DIED]
+    gone = TrialRecord(outcome=Outcome.WORKER_DIED, reason="the process that carried it out is gone")
     for trial in after:
         if trial.state != TrialState.RUNNING:
             continue
         worker = responsible(trial)
         # A trial without a worker died between being asked for and being signed, which is one act.
         is_gone = worker is None or not is_alive(worker)
-        if is_gone and give_back(study, trial, Outcome.WORKER_DIED, "the process that carried it out is gone"):
+        if is_gone and give_back(study, trial, gone):
             reaped.append(trial.number)
     requeue(study)
     return sorted(reaped)
 
 
-def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str) -> bool:
-    """Fails a trial that is to be carried out again, unless it has ended. Call it while no other process does."""
+def give_back(study: optuna.Study, trial: FrozenTrial, record: TrialRecord) -> bool:
+    """Fails a trial that is to be carried out again, unless it has ended. Call it while no other process does.
+
+    Args:
+        study: The study.
+        trial: The trial.
+        record: Why, and what was spent on it.
+    """
     if not is_running(study, trial):
         return False  # its worker told its end a moment ago
     live = optuna.trial.Trial(study, trial._trial_id)
-    live.set_user_attr("outcome", why.value)
-    live.set_user_attr("reason", reason)
+    set_attributes(live, record.to_attrs())
     study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     return True
 
@@ -102,4 +85,4 @@ def give_back(study: optuna.Study, trial: FrozenTrial, why: Outcome, reason: str
 def requeue(study: optuna.Study) -> None:
     """Enqueues every given-back recipe that no later trial carries: also after a death in between."""
     for number, params in history(study).not_retried(study.get_trials(deepcopy=False)):
-        study.enqueue_trial(params, user_attrs={RETRY_OF: number})
+        study.enqueue_trial(params, user_attrs=TrialRecord(retry_of=number).to_attrs())

@@ -6,7 +6,10 @@ The room also holds what every other room stands on: channel alignment, the tree
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from prunetune.spaces.accuracy import Accuracy, Choice
 from prunetune.spaces.alignment import Alignment, LayerKind
+from prunetune.spaces.cost import Cost, StageUse
+from prunetune.spaces.deployment import Deployment
 from prunetune.spaces.errors import (
     ConfigError,
     DatasetError,
@@ -18,6 +21,7 @@ from prunetune.spaces.errors import (
     StoreError,
     TargetError,
 )
+from prunetune.spaces.outcome import Outcome
 from prunetune.spaces.presets import PRESETS
 from prunetune.spaces.recipe import LatencyShare, Recipe, Region, SparsityUnit, Threshold
 from prunetune.spaces.splice import Splice
@@ -35,10 +39,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS",
+    "Accuracy",
     "Alignment",
+    "Choice",
     "ChoiceParameter",
     "ConfigError",
+    "Cost",
     "DatasetError",
+    "Deployment",
     "FixedParameter",
     "FloatParameter",
     "IntParameter",
@@ -47,6 +55,7 @@ __all__ = [
     "MeasurementError",
     "MissingExtraError",
     "ModelError",
+    "Outcome",
     "Parameter",
     "PrunetuneError",
     "Recipe",
@@ -56,6 +65,7 @@ __all__ = [
     "SparsityUnit",
     "SpecChangedError",
     "Splice",
+    "StageUse",
     "StoreError",
     "SuggestingTrial",
     "TargetError",

@@ -20,13 +20,6 @@ Shrinkage: TypeAlias = Literal["proximal", "subgradient"]
 """How the penalty acts: a soft-threshold step beside the optimizer's, or `lambda * sign(gamma)` in the gradient, which
 only an optimizer such as SGD takes for what it is: Adam divides by its size."""
 
-Penalty: TypeAlias = Literal["gamma", "group"]
-"""What is penalised: each gamma by its absolute value, or the gammas of a channel that additions tie together, by
-their norm (group lasso): a tied channel goes only as a whole."""
-
-PenaltyWeights: TypeAlias = Literal["uniform", "latency"]
-"""Whether all layers are pulled alike, or each by the time that one of its channels takes on the target."""
-
 Start: TypeAlias = Literal["current", "rewind", "scratch"]
 """The weights that a recovery starts from: those after the surgery, those of an early checkpoint of the dense training
 (Lottery Ticket, arXiv 1903.01611), or new ones (Rethinking the Value of Network Pruning, arXiv 1810.05270)."""
@@ -127,8 +120,6 @@ class Recipe:
     later_thresholds: tuple[Threshold, ...] = ()
     """The thresholds of the rounds from the second on. Rounds without one have that of the round before."""
     shrinkage: Shrinkage = "proximal"
-    penalty: Penalty = "gamma"
-    penalty_weights: PenaltyWeights = "uniform"
     importance: Importance = "gamma"
     planner: Planner = "threshold"
     floor: float = 0.0

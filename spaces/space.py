@@ -32,8 +32,6 @@ from prunetune.spaces.recipe import (
     OPTIONS,
     Importance,
     LatencyShare,
-    Penalty,
-    PenaltyWeights,
     Planner,
     Recipe,
     Region,
@@ -112,8 +110,6 @@ _REAL = ("latency", "balance", "floor", "recovery_lr", "distillation", "sparse_d
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "shrinkage": get_args(Shrinkage),
-    "penalty": get_args(Penalty),
-    "penalty_weights": get_args(PenaltyWeights),
     "importance": get_args(Importance),
     "planner": get_args(Planner),
     "start": get_args(Start),
@@ -150,8 +146,6 @@ class SearchSpace(BaseModel):
     rounds: Parameter = FixedParameter(value=1)
     recovery_epochs: Parameter
     shrinkage: Parameter | None = None
-    penalty: Parameter | None = None
-    penalty_weights: Parameter | None = None
     importance: Parameter | None = None
     planner: Parameter | None = None
     floor: Parameter | None = None
@@ -166,6 +160,8 @@ class SearchSpace(BaseModel):
         if not isinstance(values, Mapping):
             return values
         given = dict(values)
+        if gone := [name for name in ("penalty", "penalty_weights") if name in given]:
+            raise ValueError(f"{gone[0]}: brought no gain and is gone since prunetune 0.2; remove it")
         name = given.pop("preset", None)
         if name is not None:
             if not isinstance(name, str) or name not in PRESETS:

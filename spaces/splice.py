@@ -12,7 +12,7 @@ class Splice:
     """A network whose backbone has one network's widths, and whose neck and head have another's."""
 
     backbone_from: str
-    """A trial's number, or a control's name."""
+    """A network's name: `7`, `7.1` after the first of several rounds, or a control's."""
     head_from: str
     """As above."""
     recovery_epochs: int
@@ -40,7 +40,13 @@ class Splice:
         return (*parts, "--recover", str(self.recovery_epochs))
 
     def __str__(self) -> str:
-        backbone, head = (
-            f"trial {name}" if name.isdecimal() else name for name in (self.backbone_from, self.head_from)
-        )
+        backbone, head = map(title_of_network, (self.backbone_from, self.head_from))
         return f"backbone of {backbone}, head of {head}, recover {self.recovery_epochs}"
+
+
+def title_of_network(name: str) -> str:
+    """What a network is called by its name: `trial 7` for `7`, `trial 7, round 1` for `7.1`, a control as it is."""
+    number, _, round_number = name.partition(".")
+    if not number.isdecimal() or (round_number and not round_number.isdecimal()):
+        return name
+    return f"trial {number}" + (f", round {round_number}" if round_number else "")

@@ -6,17 +6,18 @@ Importing this room loads neither torch nor a runtime; the first use of a target
 from prunetune.targets.alignment_probe import AlignmentProbe, probe_alignment
 from prunetune.targets.budget import Budget
 from prunetune.targets.command_target import CommandTarget
+from prunetune.targets.conv_graph import ConvGraph
 from prunetune.targets.create import create_predictor, create_target
-from prunetune.targets.latency import Latency
+from prunetune.targets.device_lock import exclusive, shared
+from prunetune.targets.latency import Latency, NormalizedLatency
 from prunetune.targets.measurement import InterleavedTarget
 from prunetune.targets.network import Form, Images, Network
-from prunetune.targets.occupancy import exclusive, shared
+from prunetune.targets.onnx_graph import read_conv_graph
 from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
 from prunetune.targets.openvino_target import OpenVinoTarget
 from prunetune.targets.profiling import profile
 from prunetune.targets.protocol import Backend, Pace, Predictor, Runner, Target
 from prunetune.targets.quantisation import Quantisation, quantise
-from prunetune.targets.skeleton import Skeleton
 from prunetune.targets.spec import (
     TARGET_KINDS,
     CommandSpec,
@@ -41,12 +42,14 @@ __all__ = [
     "Budget",
     "CommandSpec",
     "CommandTarget",
+    "ConvGraph",
     "Form",
     "Images",
     "InterleavedTarget",
     "Latency",
     "LatencyTable",
     "Network",
+    "NormalizedLatency",
     "OnnxRuntimeSpec",
     "OnnxRuntimeTarget",
     "OpenVinoSpec",
@@ -57,7 +60,6 @@ __all__ = [
     "Quantisation",
     "Runner",
     "RuntimeSpec",
-    "Skeleton",
     "TableSpec",
     "TableTarget",
     "Target",
@@ -73,5 +75,6 @@ __all__ = [
     "probe_alignment",
     "profile",
     "quantise",
+    "read_conv_graph",
     "shared",
 ]

@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
+from prunetune.targets.alignment_curve import LOWEST, WIDTHS, AlignmentCurve, LatencyCurve, find_alignment_curve
 from prunetune.targets.convolution import Convolution
 from prunetune.targets.protocol import Target
-from prunetune.targets.staircase import LOWEST, WIDTHS, Curve, Staircase, find_staircase
 
 Role: TypeAlias = Literal["outputs", "inputs", "first", "depthwise"]
 """Which channels are varied: those that a convolution writes; those that it reads; those that one on the image
@@ -29,12 +29,12 @@ _FIXED = 64
 class AlignmentProbe:
     """What a probe measured, and what follows."""
 
-    curves: Mapping[Role, tuple[Curve, ...]]
+    curves: Mapping[Role, tuple[LatencyCurve, ...]]
     fingerprint: Mapping[str, str]
     """Hardware, runtime and settings."""
     imgsz: int
     """Side of the detector's input that the convolutions are taken from, in px."""
-    staircases: Mapping[Role, Staircase]
+    alignment_curves: Mapping[Role, AlignmentCurve]
 
     @property
     def alignment(self) -> Alignment:
@@ -43,14 +43,14 @@ class AlignmentProbe:
         A channel is written by one layer and read by the next, so `default` suits both: it is the least common
         multiple of what outputs and inputs want. Where the first layer or depthwise ones tell nothing, they follow it.
         """
-        wanted = {role: staircase.multiple for role, staircase in self.staircases.items()}
+        wanted = {role: curve.multiple for role, curve in self.alignment_curves.items()}
         default = math.lcm(wanted["outputs"] or 1, wanted["inputs"] or 1)
         return Alignment(default, wanted["first"] or default, wanted["depthwise"] or default)
 
     @property
     def uncertain(self) -> tuple[Role, ...]:
         """Whose steps the measurement leaves in doubt."""
-        return tuple(role for role in ROLES if not self.staircases[role].certain)
+        return tuple(role for role in ROLES if not self.alignment_curves[role].certain)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the median of each point in ms."""
@@ -61,8 +61,8 @@ class AlignmentProbe:
             "target": dict(self.fingerprint),
             "roles": {
                 role: {
-                    "multiple": self.staircases[role].multiple,
-                    "costs": [cost.as_dict() for cost in self.staircases[role].costs],
+                    "multiple": self.alignment_curves[role].multiple,
+                    "costs": [cost.as_dict() for cost in self.alignment_curves[role].costs],
                     "curves": [curve.as_dict() for curve in self.curves[role]],
                 }
                 for role in ROLES
@@ -95,14 +95,16 @@ def probe_alignment(target: Target, imgsz: int) -> AlignmentProbe:
         times[role, name] = {width: measured[network.name].samples_ms for width, network in networks.items()}
     if not all(all(rounds.values()) for rounds in times.values()):
         raise TargetError(f"target {target.name!r}: gives no times of single rounds, which a probe needs")
-    curves = {role: tuple(Curve(name, rounds) for (of, name), rounds in times.items() if of == role) for role in ROLES}
-    staircases = {role: find_staircase(curves[role]) for role in ROLES}
-    if staircases["outputs"].multiple is None:
+    curves = {
+        role: tuple(LatencyCurve(name, rounds) for (of, name), rounds in times.items() if of == role) for role in ROLES
+    }
+    alignment_curves = {role: find_alignment_curve(curves[role]) for role in ROLES}
+    if alignment_curves["outputs"].multiple is None:
         raise TargetError(
             f"target {target.name!r}: at imgsz {imgsz}, latency does not follow the number of channels (from "
             f"{WIDTHS[0]} to {WIDTHS[-1]} it grows by {curves['outputs'][0].growth:.0%}); give a larger imgsz"
         )
-    return AlignmentProbe(curves, target.fingerprint(), imgsz, staircases)
+    return AlignmentProbe(curves, target.fingerprint(), imgsz, alignment_curves)
 
 
 def _shapes(imgsz: int) -> dict[tuple[Role, str], dict[int, Convolution]]:

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from prunetune.spaces.errors import MeasurementError, TargetError
 from prunetune.targets import onnx_file
+from prunetune.targets.device_lock import exclusive
 from prunetune.targets.network import Form, Network
-from prunetune.targets.occupancy import exclusive
 from prunetune.targets.program import Output, require_program, run_program
 from prunetune.targets.protocol import Pace, Runner
 from prunetune.targets.reading import read_latency

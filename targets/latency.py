@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
+from prunetune.spaces.fields import mapping, number
 from prunetune.targets.spec import MINIMUM_ROUNDS
 
 
@@ -80,20 +81,23 @@ class Latency:
             return math.inf
         return (self.ratio_high - self.ratio_low) / 2 / self.ratio
 
-    def stated_ms(self, reference_ms: float) -> float:
-        """The latency to state in a study: the ratio times the reference's time, fixed at the study's start.
+    def normalized(self, reference_ms: float, dense_ms: float, *, predicted: bool = False) -> NormalizedLatency:
+        """The latency by which networks of one study compare: the ratio times the reference's time.
 
         Args:
             reference_ms: The reference's latency at the study's start, in ms.
-
-        Returns:
-            Milliseconds that compare with every other stated latency of the study.
+            dense_ms: The dense network's, then.
+            predicted: Whether a table stood in for a device that could be measured.
         """
-        return self.ratio * reference_ms
-
-    def stated_low_ms(self, reference_ms: float) -> float | None:
-        """The lower end of the 95 % interval of `stated_ms`; None of predictions and few rounds: they have none."""
-        return self.ratio_low * reference_ms if self.runs >= MINIMUM_ROUNDS else None
+        ms = self.ratio * reference_ms
+        return NormalizedLatency(
+            ms=ms,
+            ratio_to_dense=ms / dense_ms,
+            low_ms=self.ratio_low * reference_ms if self.runs >= MINIMUM_ROUNDS else None,
+            spread_ms=self.ratio_spread * reference_ms,
+            uncertainty=self.uncertainty if math.isfinite(self.uncertainty) else None,
+            predicted=predicted,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON and trial attributes, without the samples."""
@@ -121,6 +125,38 @@ class Latency:
             ratio_high=float(values["ratio_high"]),
             outliers=int(values["outliers"]),
         )
+
+
+@dataclass(frozen=True)
+class NormalizedLatency:
+    """A network's latency on one target of a study, which compares with every other of that study."""
+
+    ms: float
+    """The ratio to the reference, times the reference's median latency at the study's start."""
+    ratio_to_dense: float | None = None
+    """In multiples of the dense network's."""
+    low_ms: float | None = None
+    """Lower end of its 95 % confidence interval; None where there is none, as of a prediction."""
+    spread_ms: float | None = None
+    """Interquartile range."""
+    uncertainty: float | None = None
+    """How far it may be off, as a share of it: half of its 95 % confidence interval."""
+    predicted: bool = False
+    """Whether a table stood in for a device that could be measured."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without what is not known."""
+        return {name: value for name, value in vars(self).items() if value is not None and value is not False}
+
+    @classmethod
+    def parse(cls, stored: Any) -> NormalizedLatency | None:
+        """The latency that `as_dict` wrote; None for anything else."""
+        told = mapping(stored)
+        ms = number(told.get("ms"))
+        if ms is None or ms <= 0:
+            return None
+        known = {name: number(told.get(name)) for name in ("ratio_to_dense", "low_ms", "spread_ms", "uncertainty")}
+        return cls(ms, **known, predicted=told.get("predicted") is True)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -13,9 +13,9 @@ from difflib import get_close_matches
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
 from prunetune.spaces.garbage import no_garbage_collection
+from prunetune.targets.device_lock import exclusive
 from prunetune.targets.latency import Latency
 from prunetune.targets.network import Form, Network
-from prunetune.targets.occupancy import exclusive
 from prunetune.targets.protocol import Backend, Pace, Runner
 
 logger = logging.getLogger(__name__)

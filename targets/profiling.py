@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy
 
 from prunetune.spaces.errors import TargetError
+from prunetune.targets.conv_graph import ConvGraph, ConvShape, Layer, layer_of, width_of
 from prunetune.targets.network import Network
+from prunetune.targets.onnx_graph import read_conv_graph
 from prunetune.targets.protocol import Target
-from prunetune.targets.skeleton import ConvShape, Layer, Skeleton, layer_of, width_of
 from prunetune.targets.synthesis import COPIES, IMAGE, write_layer, write_resized
 from prunetune.targets.table import FEATURES, Array, FeatureModel, Grid, LatencyTable
 
@@ -77,21 +78,21 @@ def profile(
         raise TargetError(
             f"target {target.name!r}: a latency table needs a target that runs ONNX files: onnxruntime or openvino"
         )
-    skeleton = Skeleton.read(file)
+    graph = read_conv_graph(file)
     with tempfile.TemporaryDirectory(prefix="prunetune-profile-") as name:
         folder = Path(name)
-        anchor = Network(ANCHOR, (1, IMAGE, *skeleton.size), onnx=folder / "anchor.onnx")
-        write_resized(file, folder / "anchor.onnx", skeleton, anchor_widths(skeleton, target.alignment.default))
+        anchor = Network(ANCHOR, (1, IMAGE, *graph.size), onnx=folder / "anchor.onnx")
+        write_resized(file, folder / "anchor.onnx", graph, anchor_widths(graph, target.alignment.default))
         measuring = _Measuring(target, anchor, folder, random.Random(seed), progress or _tell_nobody)
-        grids = measuring.grids(skeleton, blocks)
-        drawn = random_widths(skeleton, target.alignment.default, networks, seed)
-        ratios = measuring.whole(file, skeleton, drawn)
-    model = FeatureModel(skeleton, grids)
+        grids = measuring.grids(graph, blocks)
+        drawn = random_widths(graph, target.alignment.default, networks, seed)
+        ratios = measuring.whole(file, graph, drawn)
+    model = FeatureModel(graph, grids)
     widths = numpy.array([list(chosen.values()) for chosen in drawn])
     found = fit(model.features(widths), numpy.array(ratios))
     return LatencyTable(
         fingerprint=target.fingerprint(),
-        skeleton=skeleton,
+        graph=graph,
         grids=grids,
         coefficients=found.coefficients,
         anchor_ms=statistics.median(measuring.anchor_ms),
@@ -101,25 +102,25 @@ def profile(
     )
 
 
-def anchor_widths(skeleton: Skeleton, alignment: int) -> dict[str, int]:
+def anchor_widths(graph: ConvGraph, alignment: int) -> dict[str, int]:
     """Half of each width that is free. Nearer to what is predicted than the widest, and slowed by the same load."""
-    return _scaled(skeleton, alignment, lambda group: 0.5)
+    return _scaled(graph, alignment, lambda group: 0.5)
 
 
-def random_widths(skeleton: Skeleton, alignment: int, count: int, seed: int) -> list[dict[str, int]]:
+def random_widths(graph: ConvGraph, alignment: int, count: int, seed: int) -> list[dict[str, int]]:
     """Aligned networks from the narrowest to the widest, some even and some uneven from layer to layer."""
     chance = random.Random(seed)
     drawn = []
     for _ in range(count):
         share, spread = chance.uniform(0.1, 1), chance.uniform(0, 0.4)
-        drawn.append(_scaled(skeleton, alignment, lambda group: share + chance.uniform(-spread, spread)))  # noqa: B023
+        drawn.append(_scaled(graph, alignment, lambda group: share + chance.uniform(-spread, spread)))  # noqa: B023
     return drawn
 
 
-def _scaled(skeleton: Skeleton, alignment: int, share: Callable[[Sequence[str]], float]) -> dict[str, int]:
-    widths = skeleton.widths
-    for group in skeleton.groups:
-        dense, multiple = width_of(group[0], skeleton.widths), skeleton.multiple(group)
+def _scaled(graph: ConvGraph, alignment: int, share: Callable[[Sequence[str]], float]) -> dict[str, int]:
+    widths = graph.widths
+    for group in graph.groups:
+        dense, multiple = width_of(group[0], graph.widths), graph.multiple(group)
         block = math.lcm(alignment, multiple)
         width = min(block * max(1, round(dense * share(group) / block)), dense)
         if dense % multiple:  # it is read in groups with others, whose seams are within these groups
@@ -177,10 +178,10 @@ class _Measuring:
         self._chance, self._progress = chance, progress
         self.anchor_ms: list[float] = []
 
-    def grids(self, skeleton: Skeleton, blocks: Sequence[int]) -> tuple[Grid, ...]:
+    def grids(self, graph: ConvGraph, blocks: Sequence[int]) -> tuple[Grid, ...]:
         """The times of each kind of layer over its widths."""
-        shapes = list(dict.fromkeys(layer.shape for layer in skeleton.layers))
-        axes = {shape: _axes(skeleton, shape, blocks, self._target.alignment.default) for shape in shapes}
+        shapes = list(dict.fromkeys(layer.shape for layer in graph.layers))
+        axes = {shape: _axes(graph, shape, blocks, self._target.alignment.default) for shape in shapes}
         points = [
             (shape, inputs, outputs)
             for shape, (reads, writes) in axes.items()
@@ -207,13 +208,13 @@ class _Measuring:
             for shape, (reads, writes) in axes.items()
         )
 
-    def whole(self, file: Path, skeleton: Skeleton, drawn: Sequence[Mapping[str, int]]) -> list[float]:
+    def whole(self, file: Path, graph: ConvGraph, drawn: Sequence[Mapping[str, int]]) -> list[float]:
         """The ratios of whole networks, each the median of several measurements at different times."""
         networks = []
         for number, widths in enumerate(drawn):
             path = self._folder / f"network-{number}.onnx"
-            write_resized(file, path, skeleton, widths)
-            networks.append(Network(str(number), (1, IMAGE, *skeleton.size), onnx=path))
+            write_resized(file, path, graph, widths)
+            networks.append(Network(str(number), (1, IMAGE, *graph.size), onnx=path))
         passes = [self._measure("networks", self._shuffled(networks)) for _ in range(PASSES)]
         return [statistics.median(measured[network.name].ratio for measured in passes) for network in networks]
 
@@ -233,12 +234,12 @@ class _Measuring:
 
 
 def _axes(
-    skeleton: Skeleton, shape: ConvShape, blocks: Sequence[int], alignment: int
+    graph: ConvGraph, shape: ConvShape, blocks: Sequence[int], alignment: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Input and output channels at which a kind of layer is timed. A depthwise one reads what it writes."""
-    free = skeleton.free
-    dense = skeleton.widths
-    layers: list[Layer] = [layer for layer in skeleton.layers if layer.shape == shape]
+    free = graph.free
+    dense = graph.widths
+    layers: list[Layer] = [layer for layer in graph.layers if layer.shape == shape]
     reads = {layer.reads.width(dense): bool(free & set(map(layer_of, layer.reads.layers))) for layer in layers}
     writes = {layer.width: layer.name in free for layer in layers}
 

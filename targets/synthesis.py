@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy
 
-from prunetune.targets.skeleton import Channels, ConvShape, Skeleton
-from prunetune.targets.skeleton_reader import SkeletonReader
+from prunetune.targets.conv_graph import Channels, ConvGraph, ConvShape
+from prunetune.targets.onnx_graph import OnnxGraphReader
 
 COPIES = 4
 """Convolutions in a network that times one."""
@@ -79,28 +79,30 @@ def write_layer(path: Path, shape: ConvShape, inputs: int, outputs: int, copies:
     _save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
-def write_resized(source: Path, path: Path, skeleton: Skeleton, widths: Mapping[str, int]) -> None:
+def write_resized(source: Path, path: Path, graph: ConvGraph, widths: Mapping[str, int]) -> None:
     """Writes a network of the same family with other widths.
 
     Args:
-        source: The ONNX file that the skeleton was read from.
+        source: The ONNX file that the graph was read from.
         path: Where to.
-        skeleton: Its skeleton.
+        graph: What `read_conv_graph` gives of it.
         widths: Output channels of each layer.
     """
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(source)
-    graph = model.graph
-    layers = {f"{layer.name}.weight": layer for layer in skeleton.layers}
+    onnx_graph = model.graph
+    layers = {f"{layer.name}.weight": layer for layer in graph.layers}
     scales = {
-        item.name: item for item in graph.initializer if len(item.dims) == 4 and item.dims[1] == math.prod(item.dims)
+        item.name: item
+        for item in onnx_graph.initializer
+        if len(item.dims) == 4 and item.dims[1] == math.prod(item.dims)
     }
-    reader = SkeletonReader(source)
-    reader.skeleton()
+    reader = OnnxGraphReader(source)
+    reader.read()
     resized: dict[str, Any] = {}
-    for node in graph.node:
+    for node in onnx_graph.node:
         if node.op_type == "Split":
             resized |= _resized_split(node, [reader.channels_of(name) for name in node.output], widths)
         elif node.op_type == "Mul" and (scale := next((name for name in node.input if name in scales), None)):
@@ -116,9 +118,9 @@ def write_resized(source: Path, path: Path, skeleton: Skeleton, widths: Mapping[
         if len(node.input) > 2:  # exporters let layers of equal biases share one
             node.input[2] = f"{layer.name}.resized.bias"
             resized[node.input[2]] = _random(node.input[2], (outputs,))
-    kept = [item for item in graph.initializer if item.name not in resized]
-    del graph.initializer[:], graph.value_info[:]
-    graph.initializer.extend([*kept, *(numpy_helper.from_array(value, name) for name, value in resized.items())])
+    kept = [item for item in onnx_graph.initializer if item.name not in resized]
+    del onnx_graph.initializer[:], onnx_graph.value_info[:]
+    onnx_graph.initializer.extend([*kept, *(numpy_helper.from_array(value, name) for name, value in resized.items())])
     _save(model, path)
 
 

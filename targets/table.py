@@ -18,8 +18,8 @@ import numpy
 
 from prunetune.spaces.errors import TargetError
 from prunetune.spaces.files import write_text
+from prunetune.targets.conv_graph import ConvGraph, ConvShape, layer_of, shape_from_dict
 from prunetune.targets.latency import Latency
-from prunetune.targets.skeleton import ConvShape, Skeleton, layer_of, shape_from_dict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class LatencyTable:
 
     fingerprint: Mapping[str, str]
     """Of the target that it was measured on."""
-    skeleton: Skeleton
+    graph: ConvGraph
     grids: tuple[Grid, ...]
     coefficients: Mapping[str, float]
     """For each of `FEATURES`, how much of the ratio to the anchor it brings."""
@@ -88,7 +88,7 @@ class LatencyTable:
         """The latency of one network.
 
         Args:
-            widths: Layer name to output channels, such as a `ChannelConfig`. Layers that the skeleton does not have,
+            widths: Layer name to output channels, such as a `ChannelConfig`. Layers that the graph does not have,
                 because their time never changes, are ignored.
 
         Raises:
@@ -118,7 +118,7 @@ class LatencyTable:
         """Ratios to the anchor of many networks at once.
 
         Args:
-            widths: Networks by layers: output channels, in the order of `skeleton.layers`; as `as_array` gives.
+            widths: Networks by layers: output channels, in the order of `graph.layers`; as `as_array` gives.
 
         Raises:
             TargetError: A layer is wider than in the network that the table was made for.
@@ -134,7 +134,7 @@ class LatencyTable:
             TargetError: A layer is missing.
         """
         try:
-            return numpy.array([[widths[layer.name] for layer in self.skeleton.layers] for widths in networks])
+            return numpy.array([[widths[layer.name] for layer in self.graph.layers] for widths in networks])
         except KeyError as error:
             raise TargetError(
                 f"layer {error.args[0]}: the network has none of this name, so it is not of the family that the "
@@ -143,11 +143,11 @@ class LatencyTable:
 
     @cached_property
     def _model(self) -> FeatureModel:
-        return FeatureModel(self.skeleton, self.grids)
+        return FeatureModel(self.graph, self.grids)
 
-    def has_layers_of(self, network: Skeleton) -> bool:
+    def has_layers_of(self, network: ConvGraph) -> bool:
         """Whether a network, at its input size, is of the family that the table was made for. Widths may differ."""
-        there, here = ([(layer.name, layer.shape) for layer in item.layers] for item in (network, self.skeleton))
+        there, here = ([(layer.name, layer.shape) for layer in item.layers] for item in (network, self.graph))
         return there == here
 
     def require_device(self, fingerprint: Mapping[str, str]) -> None:
@@ -175,7 +175,8 @@ class LatencyTable:
         Raises:
             StoreError: The folder cannot be written.
         """
-        values = {"version": VERSION, **asdict(self), "skeleton": self.skeleton.as_dict()}
+        values = {"version": VERSION, **asdict(self)}
+        values["skeleton"] = values.pop("graph")  # its name in files of this version
         write_text(path, json.dumps(values, allow_nan=False) + "\n")
 
     @classmethod
@@ -191,9 +192,9 @@ class LatencyTable:
             version = values.pop("version")
             if version != VERSION:
                 raise TargetError(f"{path}: a latency table of version {version}, not {VERSION}; {again}")
-            skeleton = Skeleton.from_dict(values.pop("skeleton"))
+            graph = ConvGraph.from_dict(values.pop("skeleton"))
             grids = tuple(_grid_from_dict(item) for item in values.pop("grids"))
-            table = cls(skeleton=skeleton, grids=grids, **values)
+            table = cls(graph=graph, grids=grids, **values)
             _ = table._model
         except OSError as error:
             raise TargetError(f"{path}: cannot be read ({error.strerror}); {again}") from error
@@ -215,23 +216,23 @@ class FeatureModel:
     """From widths to `FEATURES`, for many networks at once by a few operations on arrays.
 
     Args:
-        skeleton: The family.
+        graph: The family.
         grids: The times of each kind of layer that it has.
     """
 
-    def __init__(self, skeleton: Skeleton, grids: Sequence[Grid]) -> None:
-        self._names = [layer.name for layer in skeleton.layers]
-        self._dense = numpy.array([layer.width for layer in skeleton.layers])
-        reads = [layer.reads for layer in skeleton.layers]
-        parts = [part for transfer in skeleton.transfers for part in transfer.parts]
+    def __init__(self, graph: ConvGraph, grids: Sequence[Grid]) -> None:
+        self._names = [layer.name for layer in graph.layers]
+        self._dense = numpy.array([layer.width for layer in graph.layers])
+        reads = [layer.reads for layer in graph.layers]
+        parts = [part for transfer in graph.transfers for part in transfer.parts]
         self._origins = self._count([channels.layers for channels in (*reads, *parts)])
         self._constants = numpy.array([channels.constant for channels in (*reads, *parts)])
-        self._kernels = numpy.array([math.prod(layer.shape.kernel) for layer in skeleton.layers]) / 1e6
-        self._depthwise = numpy.array([layer.shape.depthwise for layer in skeleton.layers])
-        self._groups = numpy.array([layer.shape.groups for layer in skeleton.layers])
+        self._kernels = numpy.array([math.prod(layer.shape.kernel) for layer in graph.layers]) / 1e6
+        self._depthwise = numpy.array([layer.shape.depthwise for layer in graph.layers])
+        self._groups = numpy.array([layer.shape.groups for layer in graph.layers])
 
         number_of = {grid.shape: number for number, grid in enumerate(grids)}
-        self._grid = numpy.array([number_of[layer.shape] for layer in skeleton.layers])
+        self._grid = numpy.array([number_of[layer.shape] for layer in graph.layers])
         widest = int(self._read(self._dense[None, :])[:, : len(reads)].max())
         every = numpy.arange(max(widest, int(self._dense.max())) + 1)
         self._rows = numpy.array([_positions(every, grid.inputs) for grid in grids])
@@ -249,11 +250,11 @@ class FeatureModel:
         self._times = numpy.concatenate([table.ravel() for table in padded])
         self._offsets = self._grid * height * self._stride
 
-        owner = [number for number, transfer in enumerate(skeleton.transfers) for _ in transfer.parts]
-        self._owner = numpy.eye(len(skeleton.transfers))[owner].reshape(len(owner), len(skeleton.transfers))
-        operations = [transfer.operation for transfer in skeleton.transfers]
+        owner = [number for number, transfer in enumerate(graph.transfers) for _ in transfer.parts]
+        self._owner = numpy.eye(len(graph.transfers))[owner].reshape(len(owner), len(graph.transfers))
+        operations = [transfer.operation for transfer in graph.transfers]
         self._operation = {name: numpy.array([name == other for other in operations], float) for name in FEATURES[3:]}
-        self._pixels = numpy.array([transfer.pixels for transfer in skeleton.transfers]) / 1e6
+        self._pixels = numpy.array([transfer.pixels for transfer in graph.transfers]) / 1e6
 
     def input_widths(self, widths: Array) -> Array:
         """Input channels of each layer, networks by layers."""
@@ -267,7 +268,7 @@ class FeatureModel:
             widths: Networks by layers: output channels.
 
         Raises:
-            TargetError: A layer is wider than in the skeleton.
+            TargetError: A layer is wider than in the graph.
         """
         if (wider := widths > self._dense).any():
             row, column = numpy.argwhere(wider)[0]

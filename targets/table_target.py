@@ -13,7 +13,7 @@ from prunetune.targets import onnx_file
 from prunetune.targets.latency import Latency
 from prunetune.targets.measurement import check_networks
 from prunetune.targets.network import Form, Network
-from prunetune.targets.skeleton import Skeleton
+from prunetune.targets.onnx_graph import read_conv_graph
 from prunetune.targets.spec import TableSpec
 from prunetune.targets.table import LatencyTable, Prediction
 
@@ -78,7 +78,7 @@ class TableTarget:
     def _predict(self, network: Network) -> Prediction:
         onnx_file.input_name(network)
         assert network.onnx is not None  # it has an input
-        found, family = Skeleton.read(network.onnx), self.table.skeleton
+        found, family = read_conv_graph(network.onnx), self.table.graph
         images, _, *size = network.input_shape
         if images != 1 or tuple(size) != family.size:
             made = onnx_file.shape_text((1, 3, *family.size))

@@ -206,24 +206,28 @@ def opened(browser: Any) -> Callable[[Path], Page]:
 
 @pytest.fixture(scope="session")
 def nondominated() -> Callable[[Path], set[tuple[float, float]]]:
-    """The (map50_95, latency) points of a study's front, found by comparing all trials with each other."""
+    """The (map50_95, latency) points of a study's front, found by comparing all its recovered networks."""
+    from prunetune.results.record import StudyRecord, TrialRecord
+    from prunetune.results.study_network import networks_of
     from prunetune.search.study import find_study
 
     def points_of(folder: Path) -> set[tuple[float, float]]:
         study, _ = find_study(str(folder))
-        confirmed = study.user_attrs["confirmed"]
-        trials = [trial for trial in study.trials if trial.user_attrs["outcome"] == "OK"]
-        widths = {trial.number: json.dumps(trial.user_attrs["channels"]) for trial in trials}
-        again = {widths[number]: confirmed[str(number)] for number in widths if str(number) in confirmed}
-        points = [
-            (
-                trial.user_attrs["accuracy"]["map50_95"],
-                confirmed.get(str(trial.number), again.get(widths[trial.number], trial.user_attrs["latencies"]))["cpu"][
-                    "latency_ms"
-                ],
-            )
-            for trial in trials
+        confirmed = StudyRecord.of(study).confirmed
+        records = {trial.number: TrialRecord.from_trial(trial) for trial in study.trials}
+        networks = [
+            network
+            for number, record in records.items()
+            if record.outcome is not None and record.outcome.counts  # who was given back has a successor with the same
+            for network in networks_of(number, record)
+            if network.result.recovered
         ]
+        widths = {network.name: json.dumps(dict(network.figures.channels)) for network in networks}
+        again = {widths[name]: confirmed[name] for name in widths if name in confirmed}
+        points = []
+        for network in networks:
+            last = confirmed.get(network.name, again.get(widths[network.name], network.latencies))
+            points.append((network.map50_95, last["cpu"].ms))
         return {
             (accuracy, latency)
             for accuracy, latency in points

@@ -22,11 +22,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prunetune.pruning import Pruned, Recovered
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
-from prunetune.search.workspace import Workspace
+from prunetune.search.study_setup import check_study, prepare_study
+from prunetune.search.trial import TrialContext
 from prunetune.spaces import Recipe, Threshold
 from prunetune.targets.hardware import cpu_model
 
@@ -43,16 +45,16 @@ def main() -> None:
     parser.add_argument("data", help="the data set's yaml")
     parser.add_argument("--part", default="0/1", help="which of how many parts of the grid to train, such as 0/2")
     options = parser.parse_args()
-    workspace = open_workspace(options.data)
+    context = prepared(options.data)
     if options.step == "train":
         part, parts = map(int, options.part.split("/"))
-        train(workspace, SPARSITIES[part::parts])
+        train(context, SPARSITIES[part::parts])
     else:
-        TABLE.write_text(json.dumps(measured_table(workspace), indent=None, separators=(",", ":")) + "\n")
+        TABLE.write_text(json.dumps(measured_table(context), indent=None, separators=(",", ":")) + "\n")
         print(f"{TABLE}: {TABLE.stat().st_size} bytes")
 
 
-def open_workspace(data: str) -> Workspace:
+def prepared(data: str) -> TrialContext:
     """The recording is a study whose recipes nobody proposes."""
     spec = StudySpec.parse(
         {
@@ -72,15 +74,13 @@ def open_workspace(data: str) -> Workspace:
             },
         }
     )
-    workspace = Workspace(spec)
-    workspace.prepare(open_study(spec))
-    return workspace
+    return prepare_study(open_study(spec), check_study(spec)).context
 
 
-def train(workspace: Workspace, sparsities: tuple[float, ...]) -> None:
+def train(context: TrialContext, sparsities: tuple[float, ...]) -> None:
     """Carries out all recipes of some sparsities; the longest sparse phase first, for it leaves the shorter ones."""
     for recipe in recipes(sparsities):
-        last = list(workspace.pipeline.run(recipe))[-1]
+        *_, last = context.pipeline.run(recipe)
         print(recipe, f"map50_95 {last.accuracy.map50_95:.3f}", flush=True)
 
 
@@ -90,18 +90,20 @@ def recipes(sparsities: tuple[float, ...]) -> Iterator[Recipe]:
         yield Recipe(sparsity, epochs, Threshold.everywhere(threshold), 1, RECOVERY_EPOCHS)
 
 
-def measured_table(workspace: Workspace) -> dict[str, Any]:
+def measured_table(context: TrialContext) -> dict[str, Any]:
     """Everything a replay needs, read back from the store; latencies are measured now where they were not before."""
     rows, curves, networks = [], {}, {}
     sparse_s: list[float] = []
     for recipe in recipes(SPARSITIES):
-        pruned, recovered = workspace.pipeline.run(recipe)
+        pruned, recovered = context.pipeline.run(recipe)
+        assert isinstance(pruned, Pruned)
+        assert isinstance(recovered, Recovered)
         channels = pruned.plan.channels.digest()
         if channels not in networks:
             detector = pruned.load()
             networks[channels] = {
-                "latency": round(workspace.measure(detector)[workspace.spec.targets[0].name].ratio, 5),
-                "gflops": round(detector.gflops(workspace.spec.imgsz), 5),
+                "latency": round(context.meter.measure(detector)[context.spec.targets[0].name].ratio, 5),
+                "gflops": round(detector.gflops(context.spec.imgsz), 5),
                 "params": detector.params,
             }
         if pruned.stage.digest not in curves:
@@ -109,14 +111,15 @@ def measured_table(workspace: Workspace) -> dict[str, Any]:
             curves[pruned.stage.digest] = {
                 "channels": channels,
                 "recalibrated": round(pruned.accuracy.map50_95, 5),
-                "recovery": [round(record["accuracy"]["map50_95"], 5) for record in history],
-                "epoch_s": round(statistics.median(r["train_s"] + r["validate_s"] for r in history), 3),
+                "recovery": [round(map50_95, 5) for map50_95 in recovered.curve],
+                "epoch_s": round(statistics.median(epoch.train_s + epoch.validate_s for epoch in history), 3),
             }
-        sparse = workspace.store.find(pruned.stage.record["parent"])
+        sparse = context.store.find(pruned.stage.parent)
         assert sparse is not None
-        sparse_s += [record["train_s"] for record in read_history(sparse)]
+        sparse_s += [epoch.train_s for epoch in read_history(sparse)]
         rows.append([recipe.sparsity, recipe.sparse_epochs, recipe.threshold.backbone, pruned.stage.digest])
-    original = workspace.pipeline.original()
+    original = context.pipeline.original()
+    assert original.accuracy is not None
     dense = Detector.load(original.file(CHECKPOINT))
     short = {name: index for index, name in enumerate(curves)}
     return {
@@ -124,11 +127,11 @@ def measured_table(workspace: Workspace) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "machine": f"{cpu_model()}, {platform.platform()}",
         "versions": {name: version(name) for name in ("torch", "ultralytics", "onnxruntime")},
-        "images": {"train": workspace.stages.loaders.steps_per_epoch * workspace.spec.batch},
-        "spec": workspace.spec.model_dump(mode="json", exclude={"runs", "data", "targets"}),
+        "images": {"train": context.stages.loaders.steps_per_epoch * context.spec.batch},
+        "spec": context.spec.model_dump(mode="json", exclude={"runs", "data", "targets"}),
         "dense": {
-            "map50_95": original.record["accuracy"]["map50_95"],
-            "latency": round(workspace.measure(dense)[workspace.spec.targets[0].name].ratio, 5),
+            "map50_95": original.accuracy.map50_95,
+            "latency": round(context.meter.measure(dense)[context.spec.targets[0].name].ratio, 5),
         },
         "sparse_epoch_s": round(statistics.median(sparse_s), 3),
         "networks": networks,

@@ -12,12 +12,14 @@ from typing import Any
 import optuna
 
 from prunetune.results.pareto import hypervolume, nondominated
+from prunetune.results.record import TrialRecord
 from prunetune.search.cost_aware import EXPONENT
-from prunetune.search.outcome import Outcome
-from prunetune.search.rungs import UNFINISHED, judge, rungs_of
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import EarlyStopping, SamplerName, StudySpec
-from prunetune.spaces import LatencyShare, Recipe
+from prunetune.search.storage import set_attributes
+from prunetune.search.trial.early_stopping import judge, rungs_of
+from prunetune.search.trial.objective import UNFINISHED
+from prunetune.spaces import Cost, LatencyShare, Outcome, Recipe, StageUse
 
 TABLE = Path(__file__).with_name("table.json")
 
@@ -185,8 +187,8 @@ class Simulation:
         outcome = Outcome.OVER_BUDGET if over else Outcome.STOPPED_EARLY if stopped else Outcome.OK
         if outcome is Outcome.OK:
             self.finished.append(candidate)
-        for key, value in (("outcome", outcome.value), ("stages", [{"kind": "sparse"}, {"kind": "pruning"}])):
-            trial.set_user_attr(key, value)
+        stages = (StageUse("sparse", "-"), StageUse("pruning", "-"))
+        set_attributes(trial, TrialRecord(recipe, outcome, cost=Cost(stages=stages)).to_attrs())
         trial.set_constraint("latency", candidate.latency - 1)
         if self.strategy.early_stopping:
             trial.set_constraint(UNFINISHED, float(stopped))

@@ -14,7 +14,9 @@ import yaml
 from commands.command import Command
 from optuna.trial import FrozenTrial
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
+from prunetune.spaces import Outcome
 
 STUDY: dict[str, Any] = {
     "name": "killed",
@@ -118,13 +120,14 @@ def test_a_study_survives_sigkill_at_any_moment(
     # Exactly the trials that were asked for, and each recipe of a dead worker carried out once.
     trials = place.trials()
     assert all(trial.state.is_finished() for trial in trials)
-    outcomes = [trial.user_attrs["outcome"] for trial in trials]
-    assert outcomes.count("OK") == 3
-    assert set(outcomes) == {"OK", "WORKER_DIED"}
-    assert outcomes.count("WORKER_DIED") == 5, "the kills from `taken` to `recovery`"
+    records = [TrialRecord.from_trial(trial) for trial in trials]
+    outcomes = [record.outcome for record in records]
+    assert outcomes.count(Outcome.OK) == 3
+    assert set(outcomes) == {Outcome.OK, Outcome.WORKER_DIED}
+    assert outcomes.count(Outcome.WORKER_DIED) == 5, "the kills from `taken` to `recovery`"
     for trial in trials:
-        repeated = [other for other in trials if other.user_attrs.get("retry_of") == trial.number]
-        assert [other.params for other in repeated] == ([] if outcomes[trial.number] == "OK" else [trial.params])
+        repeated = [other for other in trials if records[other.number].retry_of == trial.number]
+        assert [other.params for other in repeated] == ([] if outcomes[trial.number] is Outcome.OK else [trial.params])
 
     # A kill costs one epoch at most: a training goes on with the epoch that the last process was in.
     epochs = [[(kind, int(number)) for kind, number in EPOCH.findall(run.said)] for run in starts]
@@ -135,10 +138,9 @@ def test_a_study_survives_sigkill_at_any_moment(
     # What an undisturbed study trains is what the stages say.
     needed = sum(record["epochs"] for record in place.records())
     assert needed - len(MOMENTS) <= sum(map(len, epochs)) <= needed + len(MOMENTS)
-    for trial in trials:
-        if trial.user_attrs["outcome"] == "OK":
-            spent = trial.user_attrs["epochs"]
-            assert spent["trained"] + spent["reused"] == 2 + 3
+    for record in records:
+        if record.outcome is Outcome.OK:
+            assert record.cost.epochs_trained + record.cost.epochs_reused == 2 + 3
 
     document = json.loads((place.folder / "front.json").read_text(encoding="utf-8"))
     assert {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]} == nondominated(place.folder)

@@ -14,8 +14,11 @@ import yaml
 from commands.command import Command
 from commands.disk import mounted
 
+from prunetune.results.record import TrialRecord
+from prunetune.search.history import History
 from prunetune.search.limits import spent
 from prunetune.search.study import find_study
+from prunetune.spaces import Outcome
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +64,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     found.cleanup()
 
 
-def outcomes(file: Path) -> list[str]:
-    return [trial.user_attrs.get("outcome", trial.state.name) for trial in find_study(str(file))[0].get_trials()]
+def records(file: Path) -> list[TrialRecord]:
+    return [TrialRecord.from_trial(trial) for trial in find_study(str(file))[0].get_trials()]
+
+
+def outcomes(file: Path) -> list[Outcome | None]:
+    """How its trials ended; None for one that waits."""
+    return [record.outcome for record in records(file)]
 
 
 def test_a_data_base_that_is_away_for_a_while_is_waited_for(
@@ -79,7 +87,7 @@ def test_a_data_base_that_is_away_for_a_while_is_waited_for(
         worker.until(lambda said=worker: "cannot be reached" in said.said)
     server.start()
     assert [worker.wait() for worker in workers] == [0, 0], [worker.said for worker in workers]
-    assert outcomes(file) == ["OK"] * 4, "no trial was lost or begun anew"
+    assert outcomes(file) == [Outcome.OK] * 4, "no trial was lost or begun anew"
     for worker in workers:
         assert "trying again for 10 min" in worker.said
         assert "is there again" in worker.said
@@ -100,7 +108,7 @@ def test_a_stop_does_not_wait_for_the_data_base(server: Any, write: Callable[...
     server.start()
     again = start("run", file)
     assert again.wait() == 0, again.said
-    assert sorted(outcomes(file)) == ["OK"] * 2 + ["WORKER_DIED"]
+    assert sorted(map(str, outcomes(file))) == ["OK"] * 2 + ["WORKER_DIED"]
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
@@ -121,17 +129,16 @@ def test_a_shared_folder_that_cannot_be_written_ends_the_run_and_loses_nothing(
         assert worker.wait() == 2, worker.said
         assert ("disk is full" if fault == "full" else "not writable") in worker.said
         assert "Traceback" not in worker.said
-        assert outcomes(file)[-2:] == ["INTERRUPTED", "WAITING"], "the trial was given back"
+        assert outcomes(file)[-2:] == [Outcome.INTERRUPTED, None], "the trial was given back"
         if fault == "full":
             filler.unlink()
         else:
             remount("rw")
         again = start("run", file)
         assert again.wait() == 0, again.said
-        found = find_study(str(file))[0].get_trials()
-        assert sorted(trial.user_attrs["outcome"] for trial in found) == ["INTERRUPTED"] + ["OK"] * 2
-        (retry,) = (trial for trial in found if "retry_of" in trial.user_attrs)
-        assert retry.user_attrs["epochs"]["reused"] >= 1, "what was kept is not trained again"
+        assert sorted(map(str, outcomes(file))) == ["INTERRUPTED"] + ["OK"] * 2
+        (retry,) = (record for record in records(file) if record.retry_of is not None)
+        assert retry.cost.epochs_reused >= 1, "what was kept is not trained again"
         verified = start("store", "verify", "--runs", tmp_path / "runs")
         assert verified.wait() == 0, verified.said
 
@@ -170,8 +177,8 @@ def test_a_worker_whose_clock_is_an_hour_off_does_no_harm(
     assert [worker.wait() for worker in workers] == [0, 0], [worker.said for worker in workers]
     study, _ = find_study(str(file))
     trials = study.get_trials()
-    assert [trial.user_attrs["outcome"] for trial in trials] == ["OK"] * 4, "nobody was taken for dead"
-    ahead = [trial.user_attrs["worker"].get("ahead_s", 0) for trial in trials]
+    assert outcomes(file) == [Outcome.OK] * 4, "nobody was taken for dead"
+    ahead = [(record.worker or {}).get("ahead_s", 0) for record in records(file)]
     assert {round(seconds, -2) for seconds in ahead} == {0, 3600}
-    assert spent(trials, time.time()).hours < 0.5
+    assert spent(History().records(trials), time.time()).hours < 0.5
     assert not any("waiting for a sign of life" in worker.said for worker in workers)

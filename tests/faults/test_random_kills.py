@@ -21,9 +21,9 @@ from faults.moments import Moment
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.pruning.store import StageStore
-from prunetune.results.entries import is_asked_for
+from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
-from prunetune.spaces import StoreError
+from prunetune.spaces import Outcome, StoreError
 
 pytestmark = pytest.mark.slow
 
@@ -159,8 +159,8 @@ class Study:
 
     def _at_work(self, driver: Command) -> list[int]:
         """The processes that carry out a driver's trials."""
-        running = [trial.user_attrs for trial in self.trials() if trial.state == TrialState.RUNNING]
-        mine = [told["worker"]["pid"] for told in running if told.get("driver", {}).get("pid") == driver.pid]
+        running = [TrialRecord.from_trial(trial) for trial in self.trials() if trial.state == TrialState.RUNNING]
+        mine = [(record.worker or {})["pid"] for record in running if (record.driver or {}).get("pid") == driver.pid]
         return [pid for pid in mine if pid != driver.pid and psutil.pid_exists(pid)]
 
     def _note(self, moment: str) -> None:
@@ -219,20 +219,19 @@ def test_a_study_survives_kills_at_random_moments(
 
     # Each network that a trial had on its way is there once, whoever carried out the rest.
     trials = study.trials()
-    rounds = [trial.user_attrs["stages"][-1]["digest"] for trial in trials if not is_asked_for(trial)]
+    assert all(trial.state.is_finished() for trial in trials)
+    found = [TrialRecord.from_trial(trial) for trial in trials]
+    done = [record for record in found if record.outcome is Outcome.OK]
+    rounds = [network.stage for record in done for network in record.networks[:-1]]
     assert len(set(rounds)) == len(rounds)
     recoveries = {stage for stage in study.stages if stage.startswith("recovery-")}
-    known = {trial.user_attrs["stages"][-1]["digest"] for trial in trials if trial.state == TrialState.COMPLETE}
-    assert recoveries <= known
+    assert recoveries <= {network.stage for record in done for network in record.networks}
 
     # As many trials as were asked for, and each recipe of a dead worker carried out in the end, once.
-    trials = list(filter(is_asked_for, trials))
-    outcomes = [trial.user_attrs.get("outcome", "") for trial in trials]
-    assert all(trial.state.is_finished() for trial in trials)
-    assert outcomes.count("OK") == study.trials_wanted
-    for trial, outcome in zip(trials, outcomes, strict=True):
-        again = [other for other in trials if other.user_attrs.get("retry_of") == trial.number]
-        if outcome == "OK" or not asked(trial):  # who died before he chose a recipe left nothing to repeat
+    assert len(done) == study.trials_wanted
+    for trial, record in zip(trials, found, strict=True):
+        again = [other for other in trials if found[other.number].retry_of == trial.number]
+        if record.outcome is Outcome.OK or not asked(trial):  # who died before he chose a recipe left nothing to repeat
             assert again == []
         else:
             assert [asked(other) for other in again] == [asked(trial)]
@@ -252,7 +251,7 @@ def test_a_study_survives_kills_at_random_moments(
     assert verified.wait() == 0, verified.said
     assert list((study.store / "drafts").iterdir()) == []
     # Who died between storing a stage and giving up its claim left a file that nobody will ask for.
-    claimed = [json.loads(item.read_text())["stage"] for item in (study.store / "claims").iterdir()]
+    claimed = [json.loads(item.read_text().splitlines()[0])["stage"] for item in (study.store / "claims").iterdir()]
     begun = [item.name.split(".")[0] for item in (study.store / "progress").iterdir()]
     assert {*claimed, *begun} <= set(study.stages)
     document = json.loads((study.folder / "front.json").read_text(encoding="utf-8"))

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from prunetune.pruning.training import Accuracy, EpochRecord
+from prunetune.pruning.training import EpochRecord
+from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, TrialRecord
 from prunetune.search.events import (
     EpochEnded,
     Event,
+    FrontMember,
+    Message,
     NetworkReady,
-    RoundEnded,
-    Said,
     StageBegun,
-    Standing,
     StudyEnded,
+    StudyProgress,
     StudyStarted,
+    TaskEnded,
+    TaskStarted,
     TrialBegun,
     TrialEnded,
-    WorkBegun,
-    WorkEnded,
 )
 from prunetune.search.limits import Forecast
-from prunetune.search.outcome import Outcome, TrialResult
-from prunetune.spaces import Recipe
+from prunetune.spaces import Accuracy, Cost, Deployment, Outcome, Recipe, StageUse, Threshold
+from prunetune.targets import NormalizedLatency
 
-RECIPE = Recipe.from_dict(
-    {
-        "sparsity": 0.3,
-        "sparsity_unit": "pull",
-        "sparse_epochs": 4,
-        "threshold": 0.5,
-        "rounds": 1,
-        "recovery_epochs": 10,
-    }
+RECIPE = Recipe(0.3, 4, Threshold.everywhere(0.5), rounds=2, recovery_epochs=10)
+NETWORK = NetworkResult(
+    deployment=Deployment(160),
+    figures=NetworkFigures(
+        channels={"model.0.conv": 16},
+        params=400_000,
+        gflops=0.105,
+        bytes=800_000,
+        channels_removed=0.5,
+        params_removed=0.8,
+        latencies={"cpu": NormalizedLatency(1.01, 0.46)},
+        violations={"cpu": -0.1},
+    ),
+    accuracy=Accuracy(0.6, 0.411, 0.5, 0.5, 0.5),
+    round=2,
+    files=NetworkFiles("candidates/trial-3.pt"),
 )
-FIGURES = {
-    "accuracy": {"map50": 0.6, "map50_95": 0.411, "precision": 0.5, "recall": 0.5, "f1": 0.5},
-    "latencies": {"cpu": {"latency_ms": 1.01, "latency_ratio": 0.46}},
-    "gflops": 0.105,
-    "params": 400_000,
-    "bytes": 800_000,
-    "channels_removed": 0.5,
-    "params_removed": 0.8,
-    "feasible": True,
-    "violation": -0.1,
-    "checkpoint": "candidates/trial-3.pt",
-    "threshold_found": [0.5],
-    "unseparated": ["nothing separates"],
-    "rounds_asked": 2,
-    "epochs": {"trained": 10, "reused": 4},
-    "channels": {"model.0.conv": 16},
-}
+EARLIER = replace(NETWORK, round=1, accuracy=Accuracy(0.7, 0.5, 0.5, 0.5, 0.5))
+RECORD = TrialRecord(
+    recipe=RECIPE,
+    outcome=Outcome.OK,
+    networks=(EARLIER, NETWORK),
+    cost=Cost({"train": 30.0, "measure": 1.4}, (StageUse("recovery", "recovery-0", 10, 4),)),
+    thresholds=(Threshold.everywhere(0.4), Threshold.everywhere(0.5)),
+    warnings=("nothing separates",),
+)
 
 
 def epoch(number: int, map50_95: float | None = None) -> EpochEnded:
@@ -59,26 +59,26 @@ def epoch(number: int, map50_95: float | None = None) -> EpochEnded:
     return EpochEnded("trial 3", 3, "recovery", 10, record)
 
 
-def member(trial: int, map50_95: float, latency_ms: float) -> dict[str, Any]:
-    return {"trial": trial, "map50_95": map50_95, "latency_ms": latency_ms}
+def member(trial: int, map50_95: float, latency_ms: float) -> FrontMember:
+    return FrontMember(str(trial), f"trial {trial}", map50_95, latency_ms)
 
 
 STARTED = StudyStarted("barcodes", "runs/barcodes", 10, None, None, ("map50_95", "latency"), "local")
-STANDING = Standing(4, 10, 60, 40, [member(2, 0.3, 0.9), member(1, 0.411, 1.01)], Forecast(6, 60, 0.2, "trials"), False)
-ENDED = TrialEnded(TrialResult(3, RECIPE, Outcome.OK, "", FIGURES, 31.4), 4, 10)
-ROUND = RoundEnded(TrialResult(4, RECIPE, Outcome.OK, "", {**FIGURES, "round_of": 3}, 0.0), 3)
+PROGRESS = StudyProgress(
+    4, 10, 60, 40, (member(2, 0.3, 0.9), member(1, 0.411, 1.01)), Forecast(6, 60, 0.2, "trials"), False
+)
+ENDED = TrialEnded(3, RECORD, 4, 10)
 EVENTS: list[Event] = [
     STARTED,
-    WorkBegun("measuring the reference networks"),
-    WorkEnded(),
+    TaskStarted("measuring the reference networks"),
+    TaskEnded(),
     NetworkReady("dense network", 0.7, {"cpu": 2.2}, 0.449, 2_500_000, True),
-    WorkBegun("trial 3"),
+    TaskStarted("trial 3"),
     TrialBegun(3, RECIPE),
     StageBegun("trial 3", 3, "recovery", 10, 2),
     epoch(3, 0.4),
     ENDED,
-    ROUND,
-    STANDING,
-    Said("going on"),
+    PROGRESS,
+    Message("going on"),
     StudyEnded("failed", "the disk is full"),
 ]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from prunetune.pruning.evaluation import accuracy_from
 from prunetune.pruning.loaders import arguments
-from prunetune.pruning.training import Accuracy, TrainingSetup
+from prunetune.pruning.training import TrainingSetup
+from prunetune.spaces.accuracy import Accuracy
 
 SHARE = st.floats(0.01, 1)
 

@@ -58,7 +58,7 @@ def same_state(one: TrainingState, other: TrainingState) -> bool:
         and not unequal(one.ema, other.ema)
         and not unequal(one.projections, other.projections)
         and not any(unequal(moments[0][index], moments[1][index]) for index in moments[0])
-        and [record["losses"] for record in one.history] == [record["losses"] for record in other.history]
+        and [record.losses for record in one.history] == [record.losses for record in other.history]
     )
 
 
@@ -114,8 +114,8 @@ def test_a_weight_of_zero_is_the_training_without_a_teacher(
     assert untaught.projections == {}
     _, taught = train(student, phase.taught(WEIGHT, "original-0"), setup, loaders, teacher=teacher)
     assert unequal(alone.model, taught.model) != []
-    assert "dis_loss" in taught.history[-1]["losses"]
-    assert "dis_loss" not in alone.history[-1]["losses"]
+    assert "dis_loss" in taught.history[-1].losses
+    assert "dis_loss" not in alone.history[-1].losses
 
 
 class Watched:
@@ -175,7 +175,7 @@ def test_the_teacher_is_approached(
     student: Detector, teacher: Detector, setup: TrainingSetup, loaders: DataLoaders
 ) -> None:
     _, end = train(student, recovery_phase(8, "last").taught(WEIGHT, "original-0"), setup, loaders, teacher=teacher)
-    distances = [record["losses"]["dis_loss"] for record in end.history]
+    distances = [record.losses["dis_loss"] for record in end.history]
     assert distances[-1] < 0.5 * distances[0]
 
 

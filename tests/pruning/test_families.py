@@ -22,12 +22,13 @@ from prunetune.pruning.batchnorm import recalibrate
 from prunetune.pruning.blocks import split_halves, splits
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.evaluation import evaluate
-from prunetune.pruning.groups import first_channel, module_of
-from prunetune.pruning.layers import is_depthwise
+from prunetune.pruning.groups import ChannelGroup, first_channel, module_of
+from prunetune.pruning.layers import channel_config, is_depthwise
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.plan import PruningPlan, plan_pruning
 from prunetune.pruning.sparsity import Sparsity, sparse_phase
-from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_config, channel_groups
+from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
 from prunetune.spaces import ModelError, Threshold

@@ -17,19 +17,18 @@ from torch import Tensor, nn
 from torch.nn.functional import softmax
 
 from prunetune.pruning.area_attention import join_attention
-from prunetune.pruning.channel_costs import penalty_weights
-from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.descriptions import width_multiples
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.groups import ChannelGroup, first_of_parts
 from prunetune.pruning.importance import create_judge
 from prunetune.pruning.knapsack import KnapsackLadder, MultiplyAdds
-from prunetune.pruning.layers import convolutions, is_depthwise, is_grouped
+from prunetune.pruning.layers import channel_config, convolutions, is_depthwise, is_grouped
 from prunetune.pruning.plan import PruningPlan, Scores, plan_pruning
 from prunetune.pruning.restarts import renew
 from prunetune.pruning.splicing import Donor, compose, splice
-from prunetune.pruning.surgery import apply_plan, channel_config, channel_groups
+from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.threshold_search import PlanLadder
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces import Alignment, ModelError, Threshold
 
 NAMES = ("square", "disc")
@@ -330,21 +329,6 @@ def test_all_judges_score_every_channel(importance: Any) -> None:
     assert all(len(item.scores) == item.group.width and item.scores.isfinite().all() for item in scores.groups)
     plan = scores.plan(Threshold.everywhere(0.9))
     assert channel_config(apply_plan(detector.model, plan, groups=groups)) == plan.channels
-
-
-def test_costs_of_half_a_layer_are_those_of_a_network_that_can_be() -> None:
-    detector, groups = built("grouped.yaml")
-    asked: list[ChannelConfig] = []
-
-    class Costs:
-        def time(self, channels: ChannelConfig) -> float:
-            asked.append(channels)
-            return float(sum(channels.values()))
-
-    weights = dict(penalty_weights(groups, detector.channels, Costs(), 0.01))
-    assert {"model.0.bn", "model.1.bn", "model.3.bn"} <= set(weights)
-    grouped = {name: layer.groups for name, layer in convolutions(detector.model) if is_grouped(layer)}
-    assert all(channels[name] % count == 0 for channels in asked for name, count in grouped.items())
 
 
 def test_a_network_with_new_weights_has_its_groups() -> None:

@@ -203,4 +203,4 @@ def test_classes_are_weighted_under_a_teacher_too(setup: TrainingSetup, dense: D
         train(dense, phase, told, DataLoaders(told), teacher=dense)[1]
         for told in (setup, replace(setup, hyperparameters={"cls_pw": 1.0}))
     ]
-    assert ends[0].history[0]["losses"]["cls_loss"] != ends[1].history[0]["losses"]["cls_loss"]
+    assert ends[0].history[0].losses["cls_loss"] != ends[1].history[0].losses["cls_loss"]

@@ -19,12 +19,13 @@ from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, fin
 from prunetune.pruning import knapsack as module
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import read_description
+from prunetune.pruning.groups import ChannelGroup, Reader
 from prunetune.pruning.knapsack import MOST_BLOCKS, KnapsackLadder, MultiplyAdds
 from prunetune.pruning.plan import ScoredGroup, Scores
-from prunetune.pruning.surgery import ChannelGroup, Reader, channel_groups
 from prunetune.pruning.threshold_search import CLOSE, first_within
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces import Alignment, ConfigError
-from prunetune.targets import Skeleton
+from prunetune.targets import read_conv_graph
 
 Groups = tuple[ChannelGroup, ...]
 
@@ -284,7 +285,7 @@ def test_work_is_what_the_exported_network_does(
 ) -> None:
     file = tmp_path / "dense.onnx"
     detector.export_onnx(file, 64)
-    skeleton = Skeleton.read(file)
+    skeleton = read_conv_graph(file)
     for index in (0, len(ladder) // 2, len(ladder) - 1):
         channels = ladder.plan(index).channels
         # The fixed decoder of boxes is counted here and not there: its inputs are no features.

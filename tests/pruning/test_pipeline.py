@@ -14,22 +14,22 @@ import pytest
 import torch
 from PIL import Image
 
-from prunetune.pruning import Candidate, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
-from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning import Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.evaluation import evaluate, evaluate_predictor
-from prunetune.pruning.ledger import Ledger
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.pipeline import mismatch
+from prunetune.pruning.pipeline import Pruned, Recovered, Trained, accuracy_curve, mismatch
 from prunetune.pruning.sparsity import sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_history
 from prunetune.pruning.stages import training_stage, trunk
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import Accuracy, EpochRecord, RecoveryProgress, RecoveryStoppedError, recovery_phase
-from prunetune.spaces import ConfigError, ModelError, Recipe, StoreError, Threshold
+from prunetune.pruning.training import EpochRecord, recovery_phase
+from prunetune.spaces import Cost, ModelError, Recipe, StageUse, StoreError, Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 
 pytestmark = pytest.mark.slow
+
+NetworkStep = Pruned | Recovered
 
 NAMES = ("square", "disc")
 RECIPE = Recipe(0.3, 1, Threshold.everywhere(2.0), rounds=1, recovery_epochs=2)
@@ -49,15 +49,16 @@ def new_pipeline(
     return Pipeline(source, stages, alignment=8, longest_sparse_epochs=longest_sparse_epochs)
 
 
-def carry_out(pipeline: Pipeline, recipe: Recipe) -> tuple[list[Candidate], Ledger]:
-    """The candidates of a recipe, and what only they took."""
+def carry_out(pipeline: Pipeline, recipe: Recipe) -> tuple[list[NetworkStep], Cost]:
+    """The networks of a recipe, and what only they took."""
     pipeline.original()
-    pipeline.stages.ledger = Ledger()
-    return list(pipeline.run(recipe)), pipeline.stages.ledger
+    before = pipeline.stages.meter.reading()
+    networks = [step for step in pipeline.run(recipe) if not isinstance(step, Trained)]
+    return networks, pipeline.stages.meter.reading() - before
 
 
 def parent_of(stage: StoredStage, store: StageStore) -> StoredStage:
-    parent = store.find(stage.record["parent"])
+    parent = store.find(stage.parent)
     assert parent is not None
     return parent
 
@@ -73,66 +74,66 @@ def pipeline(setup: TrainingSetup, store: StageStore) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def candidates(pipeline: Pipeline) -> list[Candidate]:
+def candidates(pipeline: Pipeline) -> list[NetworkStep]:
     return carry_out(pipeline, RECIPE)[0]
 
 
 # What is reused
 
 
-def test_a_repeated_recipe_is_read_back(candidates: list[Candidate], setup: TrainingSetup, store: StageStore) -> None:
-    again, ledger = carry_out(new_pipeline(setup, StageStore(store.root)), RECIPE)
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (0, 3)
+def test_a_repeated_recipe_is_read_back(candidates: list[NetworkStep], setup: TrainingSetup, store: StageStore) -> None:
+    again, cost = carry_out(new_pipeline(setup, StageStore(store.root)), RECIPE)
+    assert (cost.epochs_trained, cost.epochs_reused) == (0, 3)
     assert [item.stage.digest for item in again] == [item.stage.digest for item in candidates]
     assert [item.accuracy for item in again] == [item.accuracy for item in candidates]
     assert [item.plan for item in again] == [item.plan for item in candidates]
     assert all(item.stage.reused for item in again)
-    assert [stage["reused"] for stage in ledger.stages] == [True, True, True]
-    assert ledger.clock.seconds.get("train", 0.0) == 0.0
+    assert [use.was_stored for use in cost.stages] == [True, True, True]
+    assert cost.seconds.get("train", 0.0) == 0.0
 
 
-def test_two_thresholds_with_one_plan_share_their_recovery(pipeline: Pipeline, candidates: list[Candidate]) -> None:
+def test_two_thresholds_with_one_plan_share_their_recovery(pipeline: Pipeline, candidates: list[NetworkStep]) -> None:
     nearly = replace(RECIPE, threshold=Threshold.everywhere(2.0 + 1e-9))
-    others, ledger = carry_out(pipeline, nearly)
+    others, cost = carry_out(pipeline, nearly)
     assert others[0].plan.keep == candidates[0].plan.keep
     assert [item.stage.digest for item in others] == [item.stage.digest for item in candidates]
-    assert ledger.epochs_trained == 0
+    assert cost.epochs_trained == 0
 
 
-def test_another_threshold_shares_the_sparse_phase(pipeline: Pipeline, candidates: list[Candidate]) -> None:
-    (pruned, _), ledger = carry_out(pipeline, replace(RECIPE, threshold=Threshold.everywhere(0.0), recovery_epochs=0))
-    assert pruned.stage.record["parent"] == candidates[0].stage.record["parent"]
-    assert ledger.epochs_trained == 0
+def test_another_threshold_shares_the_sparse_phase(pipeline: Pipeline, candidates: list[NetworkStep]) -> None:
+    (pruned, _), cost = carry_out(pipeline, replace(RECIPE, threshold=Threshold.everywhere(0.0), recovery_epochs=0))
+    assert pruned.stage.parent == candidates[0].stage.parent
+    assert cost.epochs_trained == 0
     assert pruned.stage.digest != candidates[0].stage.digest
-    assert pruned.stage.record["params"] == Detector.load("yolov5n.yaml", NAMES).params, "nothing is below 0"
+    assert pruned.stage.params == Detector.load("yolov5n.yaml", NAMES).params, "nothing is below 0"
 
 
 def test_a_longer_sparse_phase_extends_a_shorter_one(
-    pipeline: Pipeline, candidates: list[Candidate], setup: TrainingSetup, store: StageStore, tmp_path: Path
+    pipeline: Pipeline, candidates: list[NetworkStep], setup: TrainingSetup, store: StageStore, tmp_path: Path
 ) -> None:
     longer = replace(RECIPE, sparse_epochs=3, recovery_epochs=0)
-    (extended, _), ledger = carry_out(pipeline, longer)
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (2, 1)
+    (extended, _), cost = carry_out(pipeline, longer)
+    assert (cost.epochs_trained, cost.epochs_reused) == (2, 1)
     other = StageStore(tmp_path)
-    at_once, ledger = carry_out(new_pipeline(setup, other, checkpoints=frozenset({2})), longer)
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (3, 0)
+    at_once, cost = carry_out(new_pipeline(setup, other, checkpoints=frozenset({2})), longer)
+    assert (cost.epochs_trained, cost.epochs_reused) == (3, 0)
     assert at_once[0].stage.digest == extended.stage.digest
     one, two = parent_of(extended.stage, store), parent_of(at_once[0].stage, other)
     assert same_weights(one.file(CHECKPOINT), two.file(CHECKPOINT))
     # On its way it left a stage for recipes that stop there.
-    _, ledger = carry_out(new_pipeline(setup, other), replace(longer, sparse_epochs=2))
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (0, 2)
+    _, cost = carry_out(new_pipeline(setup, other), replace(longer, sparse_epochs=2))
+    assert (cost.epochs_trained, cost.epochs_reused) == (0, 2)
 
 
 def test_the_second_round_starts_from_the_first_ones_recovery(pipeline: Pipeline, store: StageStore) -> None:
     recipe = replace(RECIPE, rounds=2, recovery_epochs=1)
-    (first, recovered, second, final), ledger = carry_out(pipeline, recipe)
-    assert parent_of(second.stage, store).record["parent"] == recovered.stage.digest
+    (first, recovered, second, final), cost = carry_out(pipeline, recipe)
+    assert parent_of(second.stage, store).parent == recovered.stage.digest
     assert [item.round for item in (first, recovered, second, final)] == [1, 1, 2, 2]
     assert [item.last for item in (first, recovered, second, final)] == [False, False, True, True]
-    assert [item.recovered for item in (first, recovered, second, final)] == [False, True, False, True]
-    assert second.stage.record["params"] <= first.stage.record["params"]
-    assert ledger.epochs_trained + ledger.epochs_reused == recipe.epochs
+    assert [isinstance(item, Recovered) for item in (first, recovered, second, final)] == [False, True, False, True]
+    assert second.stage.params <= first.stage.params
+    assert cost.epochs_trained + cost.epochs_reused == recipe.epochs
 
 
 def test_what_others_left_in_the_store_changes_no_result(setup: TrainingSetup, tmp_path: Path) -> None:
@@ -145,8 +146,9 @@ def test_what_others_left_in_the_store_changes_no_result(setup: TrainingSetup, t
     ):
         carry_out(used, other)
     used.original()
-    with pytest.raises(RecoveryStoppedError):
-        list(used.run(recipe, lambda progress: False))  # and the recovery has begun
+    pruned = next(used.run(recipe))
+    assert isinstance(pruned, Pruned)
+    used.stages.advance("recovery", pruned.stage, recovery_phase(2, "map50_95"), 1)
     after_others, saved = carry_out(used, recipe)
     alone, paid = carry_out(new_pipeline(setup, StageStore(tmp_path / "empty")), recipe)
 
@@ -162,53 +164,83 @@ def test_what_others_left_in_the_store_changes_no_result(setup: TrainingSetup, t
 def test_whoever_stops_asking_pays_for_no_recovery(pipeline: Pipeline) -> None:
     over_budget = replace(RECIPE, threshold=Threshold(0.0, 2.0))
     pipeline.original()
-    pipeline.stages.ledger = Ledger()
-    candidate = next(pipeline.run(over_budget))
-    assert not candidate.recovered
-    assert [stage["kind"] for stage in pipeline.stages.ledger.stages] == ["sparse", "pruning"]
+    before = pipeline.stages.meter.reading()
+    assert isinstance(next(pipeline.run(over_budget)), Pruned)
+    assert [use.kind for use in (pipeline.stages.meter.reading() - before).stages] == ["sparse", "pruning"]
 
 
 class KilledError(Exception):
     pass
 
 
-def test_a_stopped_recovery_goes_on_where_it_was(
-    candidates: list[Candidate], setup: TrainingSetup, store: StageStore, tmp_path: Path
+def up_to_rung(pipeline: Pipeline, recipe: Recipe, rung: int) -> tuple[Trained, Cost]:
+    """The first step at a rung, after which nobody asks for more, and what it took."""
+    pipeline.original()
+    before = pipeline.stages.meter.reading()
+    trained = next(step for step in pipeline.run(recipe, {rung}) if isinstance(step, Trained))
+    return trained, pipeline.stages.meter.reading() - before
+
+
+def test_a_recovery_that_was_dropped_at_a_rung_goes_on_from_there(
+    candidates: list[NetworkStep], setup: TrainingSetup, store: StageStore, tmp_path: Path
 ) -> None:
     pruned, recovered = candidates
     elsewhere = StageStore(tmp_path / "store")
     for stage in (*store.root.glob("stages/original-*"), *store.root.glob("stages/sparse-*"), pruned.stage.folder):
         shutil.copytree(stage, elsewhere.root / "stages" / stage.name)
-    heard: list[RecoveryProgress] = []
+    me, first = new_pipeline(setup, elsewhere), read_history(recovered.stage)[0].accuracy
+    assert first is not None
+    trained, cost = up_to_rung(me, RECIPE, 1)
+    assert trained == Trained(1, 1, 2, first, (first.map50_95,), is_whole=False)
+    assert cost.stages[-1] == StageUse("recovery", recovered.stage.digest, trained=1)
+    assert cost.seconds["train"] > 0
 
-    def stop(progress: RecoveryProgress) -> bool:
-        heard.append(progress)
-        return False
-
-    stopping = new_pipeline(setup, elsewhere)
-    with pytest.raises(RecoveryStoppedError) as stopped:
-        list(stopping.run(RECIPE, stop))
-    curve = [record["accuracy"] for record in read_history(recovered.stage)]
-    assert heard == [stopped.value.progress]
-    assert stopped.value.curve == (curve[0]["map50_95"],)
-    assert heard[0] == RecoveryProgress(1, 1, 2, Accuracy.from_dict(curve[0]))
-    assert (stopping.stages.ledger.epochs_trained, stopping.stages.ledger.stages[-1]["epochs"]) == (1, 1)
-    assert stopping.stages.ledger.clock.seconds["train"] > 0
-
-    with pytest.raises(RecoveryStoppedError):  # the same answer to the epoch that is there, without training
-        list(stopping.run(RECIPE, stop))
-    assert stopping.stages.ledger.epochs_trained == 1
-    whole, ledger = carry_out(stopping, RECIPE)
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 2)
+    again, cost = up_to_rung(me, RECIPE, 1)
+    assert (again, cost.epochs_trained, cost.epochs_reused) == (trained, 0, 2)
+    whole, cost = carry_out(me, RECIPE)
+    assert (cost.epochs_trained, cost.epochs_reused) == (1, 2)
     assert whole[-1].accuracy == recovered.accuracy
     assert same_weights(whole[-1].checkpoint, recovered.checkpoint)
 
 
-def test_whoever_asks_hears_of_a_recovery_that_is_read_back(pipeline: Pipeline, candidates: list[Candidate]) -> None:
-    heard: list[RecoveryProgress] = []
-    again = list(pipeline.run(RECIPE, lambda progress: bool(heard.append(progress))))
-    assert again[-1].accuracy == candidates[-1].accuracy, "what is there costs nothing, and is not given up"
-    assert [progress.epoch for progress in heard] == [1]
+def test_rungs_change_no_result_and_count_no_epoch_twice(
+    pipeline: Pipeline, setup: TrainingSetup, store: StageStore, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, rounds=2, recovery_epochs=3)
+    at_once, _ = carry_out(pipeline, recipe)
+    elsewhere = StageStore(tmp_path / "store")
+    for stage in store.root.glob("stages/original-*"):
+        shutil.copytree(stage, elsewhere.root / "stages" / stage.name)
+    me = new_pipeline(setup, elsewhere)
+    me.original()
+    before = me.stages.meter.reading()
+    steps = list(me.run(recipe, [2, 1, 2, 0, 3, 9]))
+    cost = me.stages.meter.reading() - before
+    assert (cost.epochs_trained, cost.epochs_reused) == (recipe.epochs, 0)
+    assert [type(step).__name__ for step in steps] == [
+        "Pruned", "Recovered", "Pruned", "Trained", "Trained", "Recovered"
+    ]  # fmt: skip
+    rungs, final = [step for step in steps if isinstance(step, Trained)], steps[-1]
+    assert isinstance(final, Recovered)
+    assert [(step.round, step.epoch, step.epochs) for step in rungs] == [(2, 1, 3), (2, 2, 3)]
+    assert [step.curve for step in rungs] == [final.curve[:1], final.curve[:2]]
+    assert [step.accuracy.map50_95 for step in rungs] == [max(step.curve) for step in rungs]
+    assert same_weights(final.checkpoint, at_once[-1].checkpoint)
+    assert final.accuracy == at_once[-1].accuracy
+
+
+def test_a_recovery_that_is_there_costs_nothing_at_a_rung(pipeline: Pipeline, candidates: list[NetworkStep]) -> None:
+    pipeline.original()
+    before = pipeline.stages.meter.reading()
+    *_, trained, recovered = pipeline.run(RECIPE, {1})
+    assert isinstance(trained, Trained)
+    assert isinstance(recovered, Recovered)
+    assert (trained.epoch, trained.is_whole) == (1, True)
+    assert recovered.accuracy == candidates[-1].accuracy
+    assert recovered.curve == accuracy_curve(read_history(recovered.stage))
+    cost = pipeline.stages.meter.reading() - before
+    assert cost.stages[-1] == StageUse("recovery", recovered.stage.digest, reused=2, was_stored=True)
+    assert (cost.epochs_trained, cost.epochs_reused) == (0, 3)
 
 
 def test_who_stops_at_every_safe_point_trains_no_epoch_twice(setup: TrainingSetup, tmp_path: Path) -> None:
@@ -253,10 +285,10 @@ def test_an_interrupted_recipe_loses_its_last_epoch_at_most(setup: TrainingSetup
     for dies in (("sparse", 1), ("recovery", 1), ("recovery", 2)):
         with pytest.raises(KilledError):
             carry_out(pipeline(StageStore(tmp_path / "cut"), dies), recipe)
-    survivor, ledger = carry_out(pipeline(StageStore(tmp_path / "cut")), recipe)
+    survivor, cost = carry_out(pipeline(StageStore(tmp_path / "cut")), recipe)
     epochs = [("original", 1), ("sparse", 1), ("sparse", 2), ("recovery", 1), ("recovery", 2), ("recovery", 3)]
     assert heard == epochs, "no epoch was trained twice"
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 4)
+    assert (cost.epochs_trained, cost.epochs_reused) == (1, 4)
     assert list((tmp_path / "cut" / "progress").iterdir()) == []
 
     whole, _ = carry_out(pipeline(StageStore(tmp_path / "whole")), recipe)
@@ -265,15 +297,15 @@ def test_an_interrupted_recipe_loses_its_last_epoch_at_most(setup: TrainingSetup
 
 
 def test_a_damaged_stage_or_progress_is_trained_again(
-    pipeline: Pipeline, candidates: list[Candidate], setup: TrainingSetup, store: StageStore
+    pipeline: Pipeline, candidates: list[NetworkStep], setup: TrainingSetup, store: StageStore
 ) -> None:
     before = Detector.load(candidates[-1].checkpoint).model.state_dict()
     content = candidates[-1].checkpoint.read_bytes()
     candidates[-1].checkpoint.write_bytes(content[:1000])
     for digest in [path.name for path in (store.root / "stages").iterdir()]:
         store.save_progress(digest, lambda path: path.write_bytes(b"damaged") and None)
-    again, ledger = carry_out(new_pipeline(setup, store), RECIPE)
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (2, 1)
+    again, cost = carry_out(new_pipeline(setup, store), RECIPE)
+    assert (cost.epochs_trained, cost.epochs_reused) == (2, 1)
     after = Detector.load(again[-1].checkpoint).model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
 
@@ -282,7 +314,7 @@ def test_a_damaged_stage_or_progress_is_trained_again(
 
 
 def test_a_damaged_checkpoint_of_a_stage_says_how_to_go_on(
-    candidates: list[Candidate], setup: TrainingSetup, store: StageStore, tmp_path: Path
+    candidates: list[NetworkStep], setup: TrainingSetup, store: StageStore, tmp_path: Path
 ) -> None:
     damaged = StageStore(tmp_path / "store")
     for stage in (*store.root.glob("stages/original-*"), *store.root.glob("stages/sparse-*")):
@@ -335,8 +367,8 @@ def test_a_stage_that_was_published_before_the_claim_is_read_back(
                 next(new_pipeline(setup, store).run(recipe))
             return super().claim(trunk, digest, parent)
 
-    _, ledger = carry_out(new_pipeline(setup, Late(store.root)), recipe)
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (0, 1)
+    _, cost = carry_out(new_pipeline(setup, Late(store.root)), recipe)
+    assert (cost.epochs_trained, cost.epochs_reused) == (0, 1)
 
 
 def test_a_process_that_lost_its_claim_stops_after_the_epoch(
@@ -373,16 +405,19 @@ def test_a_recipe_that_was_put_aside_counts_each_epoch_once(
     recipe = replace(RECIPE, sparsity=0.08)
     pipeline.original()
     me = new_pipeline(setup, StageStore(store.root))
-    me.stages.ledger = Ledger()
-    candidates = me.run(recipe)
-    pruned = next(candidates).stage
-    base = training_stage("recovery", pruned.digest, setup, recovery_phase(2, "map50_95")).digest
-    with store.claim(base, base, pruned.digest), pytest.raises(StageClaimedError):
-        next(candidates)
-    me.stages.ledger.begin_attempt()
+    me.original()
+    start = me.stages.meter.reading()
+    steps = me.run(recipe)
+    pruned = next(steps)
+    assert isinstance(pruned, Pruned)
+    base = training_stage("recovery", pruned.stage.digest, setup, recovery_phase(2, "map50_95")).digest
+    with store.claim(base, base, pruned.stage.digest), pytest.raises(StageClaimedError):
+        next(steps)
+    first = me.stages.meter.reading()
     list(me.run(recipe))
-    assert (me.stages.ledger.epochs_trained, me.stages.ledger.epochs_reused) == (3, 0)
-    assert [(stage["kind"], stage["reused"]) for stage in me.stages.ledger.stages] == [
+    cost = (first - start).then(me.stages.meter.reading() - first)
+    assert (cost.epochs_trained, cost.epochs_reused) == (3, 0)
+    assert [(use.kind, use.was_stored) for use in cost.stages] == [
         ("sparse", False),
         ("pruning", False),
         ("recovery", False),
@@ -392,24 +427,24 @@ def test_a_recipe_that_was_put_aside_counts_each_epoch_once(
 # Under a teacher
 
 
-def test_the_dense_original_teaches(pipeline: Pipeline, candidates: list[Candidate], store: StageStore) -> None:
+def test_the_dense_original_teaches(pipeline: Pipeline, candidates: list[NetworkStep], store: StageStore) -> None:
     original = pipeline.original().digest
-    taught, ledger = carry_out(pipeline, replace(RECIPE, distillation=6.0))
-    assert [stage["kind"] for stage in ledger.stages] == ["sparse", "pruning", "recovery"]
+    taught, cost = carry_out(pipeline, replace(RECIPE, distillation=6.0))
+    assert [use.kind for use in cost.stages] == ["sparse", "pruning", "recovery"]
     assert taught[0].stage.digest == candidates[0].stage.digest, "the sparse phase is the other recipe's"
     assert taught[-1].stage.digest != candidates[-1].stage.digest
     phase = taught[-1].stage.record["settings"]["phase"]
     assert (phase["distillation"], phase["teacher"]) == (6.0, original)
     assert "distillation" not in candidates[-1].stage.record["settings"]["phase"]
-    assert "dis_loss" in read_history(taught[-1].stage)[-1]["losses"]
+    assert "dis_loss" in read_history(taught[-1].stage)[-1].losses
     assert not same_weights(taught[-1].checkpoint, candidates[-1].checkpoint)
 
 
 def test_a_sparse_phase_under_a_teacher_goes_on_from_a_shorter_one(pipeline: Pipeline, store: StageStore) -> None:
     recipe = replace(RECIPE, sparse_distillation=2.0, recovery_epochs=0)
     carry_out(pipeline, recipe)
-    longer, ledger = carry_out(pipeline, replace(recipe, sparse_epochs=2))
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 1)
+    longer, cost = carry_out(pipeline, replace(recipe, sparse_epochs=2))
+    assert (cost.epochs_trained, cost.epochs_reused) == (1, 1)
     phase = parent_of(longer[0].stage, store).record["settings"]["phase"]
     assert (phase["distillation"], phase["teacher"]) == (2.0, pipeline.original().digest)
 
@@ -427,77 +462,57 @@ def test_a_teacher_that_is_gone_is_missed_at_once(
 # How gammas are penalised
 
 
-class Widths:
-    """Costs by which each channel of the first layer takes as long as a hundred others."""
-
-    def time(self, channels: ChannelConfig) -> float:
-        return float(sum(channels.values()) + 100 * channels["model.0.conv"])
-
-
-def test_the_recipe_says_how_gammas_are_penalised(setup: TrainingSetup, store: StageStore) -> None:
-    source, stages = Source("yolov5n.yaml", NAMES, dense_epochs=1), StageRunner(setup, store)
-    pipeline = Pipeline(source, stages, alignment=8, longest_sparse_epochs=3, costs=Widths())
-    recipe = replace(
-        RECIPE, sparsity=0.02, recovery_epochs=0, shrinkage="subgradient", penalty="group", penalty_weights="latency"
-    )
+def test_the_recipe_says_how_gammas_are_penalised(pipeline: Pipeline, store: StageStore) -> None:
+    recipe = replace(RECIPE, sparsity=0.02, recovery_epochs=0, shrinkage="subgradient")
     candidates, _ = carry_out(pipeline, recipe)
-    phase = parent_of(candidates[0].stage, store).record["settings"]["phase"]
-    assert (phase["shrinkage"], phase["tied"]) == ("subgradient", True)
-    assert max(phase["weights"], key=phase["weights"].get) == "model.0.bn"
-    again, ledger = carry_out(pipeline, recipe)
-    assert again[0].stage.digest == candidates[0].stage.digest
-    assert ledger.epochs_trained == 0
-
-
-def test_layers_cannot_be_weighed_without_costs(pipeline: Pipeline) -> None:
-    with pytest.raises(ConfigError, match="penalty_weights: latency needs to know what channels cost"):
-        carry_out(pipeline, replace(RECIPE, penalty_weights="latency"))
+    assert parent_of(candidates[0].stage, store).record["settings"]["phase"]["shrinkage"] == "subgradient"
 
 
 # What is recorded
 
 
-def test_a_stage_records_what_it_is(candidates: list[Candidate], store: StageStore) -> None:
+def test_a_stage_records_what_it_is(candidates: list[NetworkStep], store: StageStore) -> None:
     pruned, recovered = (item.stage for item in candidates)
     sparse = parent_of(pruned, store)
     original = parent_of(sparse, store)
-    kinds = [stage.record["kind"] for stage in (original, sparse, pruned, recovered)]
+    kinds = [stage.kind for stage in (original, sparse, pruned, recovered)]
     assert kinds == ["original", "sparse", "pruning", "recovery"]
     detector = candidates[-1].load()
     for stage in (pruned, recovered):
-        assert stage.record["channels"] == candidates[0].plan.channels.as_dict() == detector.channels.as_dict()
-        assert stage.record["params"] == detector.params
-        assert stage.record["gflops"] == pytest.approx(detector.gflops(64))
-    dense = original.record["channels"]
-    kept = [(width, dense[name]) for name, width in recovered.record["channels"].items()]
+        assert stage.channels == candidates[0].plan.channels.as_dict() == detector.channels.as_dict()
+        assert stage.params == detector.params
+        assert stage.gflops == pytest.approx(detector.gflops(64))
+    dense = original.channels
+    kept = [(width, dense[name]) for name, width in recovered.channels.items()]
     assert all(width % 8 == 0 or width == before for width, before in kept)
     assert sum(width for width, _ in kept) < sum(before for _, before in kept)
     assert set(recovered.record["versions"]) == {"prunetune", "torch", "ultralytics", "torch-pruning"}
     stored = torch.load(recovered.file(CHECKPOINT), weights_only=False)["prunetune"]
-    assert stored["channels"] == recovered.record["channels"], "the checkpoint alone says what it is"
+    assert stored["channels"] == recovered.channels, "the checkpoint alone says what it is"
 
 
 def test_a_sparse_stage_keeps_what_an_extension_and_a_report_need(
-    pipeline: Pipeline, candidates: list[Candidate], store: StageStore
+    pipeline: Pipeline, candidates: list[NetworkStep], store: StageStore
 ) -> None:
     sparse = parent_of(candidates[0].stage, store)
     assert sparse.file(STATE).is_file()
     (record,) = read_history(sparse)
     expected = pipeline.sparsity(RECIPE).coefficient
     assert sparse.record["settings"]["phase"]["penalty"] == pytest.approx(expected, rel=1e-6)
-    assert record["losses"]["sl_loss"] > 0
-    assert sum(record["gammas"]["counts"]["backbone"]) > 0
+    assert record.losses["sl_loss"] > 0
+    assert record.gammas is not None
+    assert sum(record.gammas.counts["backbone"]) > 0
     recovered = candidates[-1].stage
     assert not recovered.file(STATE).exists(), "optimizer states of finished recoveries would fill the disk"
     assert recovered.file(HISTORY).is_file()
-    assert [item["epoch"] for item in read_history(recovered)] == [1, 2]
-    assert recovered.record["best_epoch"] in (1, 2)
+    assert [item.epoch for item in read_history(recovered)] == [1, 2]
+    assert recovered.best_epoch in (1, 2)
 
 
 def test_time_is_counted_by_part(setup: TrainingSetup, tmp_path: Path) -> None:
     pipeline = new_pipeline(setup, StageStore(tmp_path))
     list(pipeline.run(replace(RECIPE, recovery_epochs=1)))
-    seconds = pipeline.stages.ledger.clock.seconds
+    seconds = pipeline.stages.meter.reading().seconds
     assert {"load", "train", "validate", "surgery", "recalibrate", "store", "setup"} <= set(seconds)
     assert all(value >= 0 for value in seconds.values())
 
@@ -511,11 +526,11 @@ def test_a_checkpoint_is_taken_as_it_is(pipeline: Pipeline, setup: TrainingSetup
     taken = new_pipeline(setup, StageStore(tmp_path), source)
     original = taken.original()
     assert same_weights(original.file(CHECKPOINT), trained.file(CHECKPOINT))
-    assert original.record["accuracy"] == trained.record["accuracy"]
-    assert (taken.stages.ledger.epochs_trained, original.record["epochs"]) == (0, 0)
-    (pruned, _), ledger = carry_out(taken, replace(RECIPE, recovery_epochs=0))
-    assert ledger.epochs_trained == 1
-    assert pruned.stage.record["params"] < original.record["params"]
+    assert original.accuracy == trained.accuracy
+    assert (taken.stages.meter.reading().epochs_trained, original.epochs) == (0, 0)
+    (pruned, _), cost = carry_out(taken, replace(RECIPE, recovery_epochs=0))
+    assert cost.epochs_trained == 1
+    assert pruned.stage.params < original.params
 
 
 def test_a_checkpoint_for_other_classes(pipeline: Pipeline, setup: TrainingSetup, tmp_path: Path) -> None:
@@ -547,14 +562,14 @@ def test_a_damaged_checkpoint_leaves_nothing(setup: TrainingSetup, tmp_path: Pat
 def test_controls(pipeline: Pipeline) -> None:
     original = pipeline.original()
     dense = pipeline.control("dense", 1)
-    assert dense.record["parent"] == original.digest
-    assert (dense.record["channels"], dense.record["epochs"]) == (original.record["channels"], 1)
+    assert dense.parent == original.digest
+    assert (dense.channels, dense.epochs) == (original.channels, 1)
     half = pipeline.control("half-width", 1)
-    assert half.record["epochs"] == 1 + 1, "the original's epochs and as many as the recipes"
-    body = {name: width for name, width in original.record["channels"].items() if not name.startswith("model.24")}
-    assert {name: half.record["channels"][name] for name in body} == {name: width // 2 for name, width in body.items()}
+    assert half.epochs == 1 + 1, "the original's epochs and as many as the recipes"
+    body = {name: width for name, width in original.channels.items() if not name.startswith("model.24")}
+    assert {name: half.channels[name] for name in body} == {name: width // 2 for name, width in body.items()}
     assert pipeline.control("half-width", 1).reused
-    quarter = Detector.build(pipeline.description("quarter-width"), NAMES)
+    quarter = Detector.build(pipeline.source.description("quarter-width"), NAMES)
     # ultralytics rounds narrow layers up to a multiple of 8
     assert sum(quarter.channels[name] for name in body) == pytest.approx(sum(body.values()) / 4, rel=0.05)
 
@@ -563,16 +578,16 @@ def test_controls_of_a_checkpoint_have_its_architecture(
     pipeline: Pipeline, setup: TrainingSetup, tmp_path: Path
 ) -> None:
     source = Source(str(pipeline.original().file(CHECKPOINT)), NAMES, dense_epochs=1)
-    narrow = new_pipeline(setup, StageStore(tmp_path), source).description("half-width")
-    expected = pipeline.description("half-width")
+    narrow = source.description("half-width")
+    expected = pipeline.source.description("half-width")
     assert Detector.build(narrow, NAMES).channels == Detector.build(expected, NAMES).channels
 
 
 def test_a_detector_with_deconvolution_goes_all_the_way(setup: TrainingSetup, tmp_path: Path) -> None:
     source = Source("yolov5n-deconv.yaml", NAMES, dense_epochs=1)
     recipe = replace(RECIPE, rounds=2, recovery_epochs=1)
-    candidates, ledger = carry_out(new_pipeline(setup, StageStore(tmp_path), source), recipe)
-    assert ledger.epochs_trained == recipe.epochs
+    candidates, cost = carry_out(new_pipeline(setup, StageStore(tmp_path), source), recipe)
+    assert cost.epochs_trained == recipe.epochs
     small, dense = candidates[-1].load(), Detector.load("yolov5n-deconv.yaml", NAMES)
     assert small.params < dense.params
     upsampling = [m for m in small.model.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
@@ -588,7 +603,7 @@ LEARNT = 0.1
 @pytest.fixture(scope="module")
 def learnt(
     write_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Candidate, TrainingSetup]:
+) -> tuple[NetworkStep, TrainingSetup]:
     """A pruned detector whose map50_95 is clearly above 0, so that comparing it shows something."""
     data = write_data(tmp_path_factory.mktemp("learnable"), {"train": 32, "val": 16})
     easy = {"lr0": 0.003, "mosaic": 0.0, "translate": 0.0, "scale": 0.0}
@@ -596,20 +611,24 @@ def learnt(
     store = StageStore(tmp_path_factory.mktemp("learnt"))
     pipeline = new_pipeline(setup, store, Source("yolov5n.yaml", NAMES, dense_epochs=10))
     recipe = replace(RECIPE, sparsity=0.1, threshold=Threshold.everywhere(0.0), recovery_epochs=0)
-    sparse = parent_of(next(pipeline.run(recipe)).stage, store)
-    low = read_history(sparse)[-1]["gammas"]["quantiles"]["25"]
+    pruned = next(pipeline.run(recipe))
+    assert isinstance(pruned, Pruned)
+    assert pruned.sparse is not None
+    gammas = read_history(pruned.sparse)[-1].gammas
+    assert gammas is not None
+    low = gammas.quantiles["25"]
     for epochs in (8, 16, 32, 64):  # how soon it learns depends on the processor: the last digits are its own
         (*_, recovered), _ = carry_out(
             pipeline, replace(recipe, threshold=Threshold.everywhere(low), recovery_epochs=epochs)
         )
         if recovered.accuracy.map50_95 > LEARNT:
             break
-    assert recovered.stage.record["params"] < 0.8 * pipeline.original().record["params"]
+    assert recovered.stage.params < 0.8 * pipeline.original().params
     assert recovered.accuracy.map50_95 > LEARNT
     return recovered, setup
 
 
-def test_the_recorded_accuracy_is_what_evaluating_gives(learnt: tuple[Candidate, TrainingSetup]) -> None:
+def test_the_recorded_accuracy_is_what_evaluating_gives(learnt: tuple[NetworkStep, TrainingSetup]) -> None:
     candidate, setup = learnt
     assert evaluate(candidate.load(), setup, DataLoaders(setup)) == candidate.accuracy
     classes = candidate.accuracy.classes
@@ -618,12 +637,12 @@ def test_the_recorded_accuracy_is_what_evaluating_gives(learnt: tuple[Candidate,
     for name in ("map50", "map50_95"):
         mean = sum(figures[name] for figures in classes.values()) / 2
         assert mean == pytest.approx(getattr(candidate.accuracy, name), abs=1e-4)
-    best = max(record["accuracy"]["map50_95"] for record in read_history(candidate.stage))
+    best = max(accuracy_curve(read_history(candidate.stage)))
     assert candidate.accuracy.map50_95 == pytest.approx(best, abs=1e-4), "the best epoch was kept"
 
 
 def test_stock_ultralytics_gets_the_recorded_accuracy(
-    learnt: tuple[Candidate, TrainingSetup], stock_ultralytics: Callable[..., dict[str, Any]]
+    learnt: tuple[NetworkStep, TrainingSetup], stock_ultralytics: Callable[..., dict[str, Any]]
 ) -> None:
     candidate, setup = learnt
     stock = stock_ultralytics("val", candidate.checkpoint, setup.data, setup.imgsz, setup.batch)
@@ -639,7 +658,7 @@ def test_stock_ultralytics_gets_the_recorded_accuracy(
 
 
 def test_a_runtime_gets_the_accuracy_that_stock_ultralytics_gets_from_the_file(
-    learnt: tuple[Candidate, TrainingSetup], stock_ultralytics: Callable[..., dict[str, Any]], tmp_path: Path
+    learnt: tuple[NetworkStep, TrainingSetup], stock_ultralytics: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     candidate, setup = learnt
     detector, loaders = candidate.load(), DataLoaders(setup)
@@ -660,7 +679,7 @@ def test_a_runtime_gets_the_accuracy_that_stock_ultralytics_gets_from_the_file(
 
 
 def test_onnx_computes_what_the_checkpoint_does_to_a_thousandth(
-    learnt: tuple[Candidate, TrainingSetup], tmp_path: Path
+    learnt: tuple[NetworkStep, TrainingSetup], tmp_path: Path
 ) -> None:
     candidate, setup = learnt
     detector = candidate.load()

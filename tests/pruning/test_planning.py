@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 
-from prunetune.pruning import Candidate, Detector, Pipeline, PruningPlan, Source, StageRunner, StageStore, TrainingSetup
+from prunetune.pruning import Detector, Pipeline, Pruned, PruningPlan, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.spaces import ConfigError, LatencyShare, Recipe, Threshold
@@ -70,17 +70,20 @@ def pipeline(stages: StageRunner) -> Callable[..., Pipeline]:
 
 
 @pytest.fixture(scope="module")
-def dense(pipeline: Callable[..., Pipeline]) -> dict[str, int]:
-    found: dict[str, int] = pipeline().original().record["channels"]
-    return found
+def dense(pipeline: Callable[..., Pipeline]) -> ChannelConfig:
+    return pipeline().original().channels
 
 
-def pruned(pipeline: Pipeline, recipe: Recipe) -> Candidate:
-    """The candidate right after the last surgery."""
-    return [item for item in pipeline.run(recipe) if not item.recovered][-1]
+def surgeries(pipeline: Pipeline, recipe: Recipe) -> list[Pruned]:
+    return [step for step in pipeline.run(recipe) if isinstance(step, Pruned)]
 
 
-def judged(candidate: Candidate, dense: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+def pruned(pipeline: Pipeline, recipe: Recipe) -> Pruned:
+    """The network right after the last surgery."""
+    return surgeries(pipeline, recipe)[-1]
+
+
+def judged(candidate: Pruned, dense: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     """The channels now and before, of the groups that lost some."""
     return {root: (candidate.plan.channels[root], dense[root]) for root, _ in candidate.plan.keep}
 
@@ -90,7 +93,7 @@ def test_each_importance_cuts_its_own_channels(importance: Importance, pipeline:
     by_gamma = pruned(pipeline(), RECIPE)
     recipe = replace(RECIPE, importance=importance, threshold=Threshold.everywhere(1.0))
     candidate = pruned(pipeline(), recipe)
-    assert candidate.stage.record["parent"] == by_gamma.stage.record["parent"], "the sparse phase is shared"
+    assert candidate.stage.parent == by_gamma.stage.parent, "the sparse phase is shared"
     assert candidate.plan.keep not in ((), by_gamma.plan.keep)
     stored = candidate.stage.record["plan"]
     assert stored["importance"] == importance
@@ -107,21 +110,21 @@ def test_a_default_recipe_stores_what_it_did_before_there_were_choices(pipeline:
 
 
 def test_every_layer_keeps_the_floor_of_what_the_first_round_began_with(
-    pipeline: Callable[..., Pipeline], dense: dict[str, int]
+    pipeline: Callable[..., Pipeline], dense: ChannelConfig
 ) -> None:
     strong = replace(RECIPE, threshold=Threshold.everywhere(9.0), floor=0.5, rounds=2)
     found = judged(pruned(pipeline(), strong), dense)
-    first = judged(next(pipeline().run(strong)), dense)
+    first = judged(surgeries(pipeline(), strong)[0], dense)
     assert found == {}, "the second round has nothing to remove"
     assert first
-    ends = [item.at_floor for item in pipeline().run(strong) if not item.recovered]
+    ends = [item.at_floor for item in surgeries(pipeline(), strong)]
     assert ends == [True, True], "already the first round left nothing to the second"
     assert all(kept == min(before, max(8, -(-before // 16) * 8)) for kept, before in first.values())
 
 
 @pytest.mark.parametrize("is_predicted", [True, False])
 def test_the_knapsack_meets_the_latency(
-    pipeline: Callable[..., Pipeline], dense: dict[str, int], is_predicted: bool
+    pipeline: Callable[..., Pipeline], dense: ChannelConfig, is_predicted: bool
 ) -> None:
     recipe = replace(RECIPE, threshold=LatencyShare(0.9), planner="knapsack", importance="l2", floor=0.2)
     latencies = ByChannels(dense, is_predicted)
@@ -135,21 +138,21 @@ def test_the_knapsack_meets_the_latency(
     assert by_threshold.plan.channels != candidate.plan.channels
 
 
-def test_rounds_of_a_knapsack_come_nearer(pipeline: Callable[..., Pipeline], dense: dict[str, int]) -> None:
+def test_rounds_of_a_knapsack_come_nearer(pipeline: Callable[..., Pipeline], dense: ChannelConfig) -> None:
     recipe = replace(RECIPE, threshold=LatencyShare(0.5), planner="knapsack", rounds=2)
     latencies = ByChannels(dense)
-    shares = [latencies.share(item.plan.channels) for item in pipeline(latencies).run(recipe) if not item.recovered]
+    shares = [latencies.share(item.plan.channels) for item in surgeries(pipeline(latencies), recipe)]
     assert shares == pytest.approx([1.0, 0.5], rel=0.02)
     assert max(shares) <= 1.0
 
 
 def test_a_round_whose_goal_is_met_removes_nothing_and_is_not_at_its_end(
-    pipeline: Callable[..., Pipeline], dense: dict[str, int]
+    pipeline: Callable[..., Pipeline], dense: ChannelConfig
 ) -> None:
     latencies = ByChannels(dense)
     latencies.dense = 8.0  # the first of two rounds to 0.5 then aims at 2, where the network is
     recipe = replace(RECIPE, threshold=LatencyShare(0.5), importance="l2", rounds=2)
-    first, last = (item for item in pipeline(latencies).run(recipe) if not item.recovered)
+    first, last = surgeries(pipeline(latencies), recipe)
     assert (first.plan.keep, first.at_floor) == ((), False)
     assert latencies.share(last.plan.channels) <= 0.5
 
@@ -162,8 +165,7 @@ def test_a_knapsack_without_its_size_is_refused(pipeline: Callable[..., Pipeline
 
 
 def test_a_threshold_in_the_midst_of_the_gammas_is_told(pipeline: Callable[..., Pipeline]) -> None:
-    sparse = next(pipeline().run(RECIPE)).stage.record["parent"]
-    stage = pipeline().stages.store.find(sparse)
+    stage = pruned(pipeline(), RECIPE).sparse
     assert stage is not None
     norms = [
         layer.weight

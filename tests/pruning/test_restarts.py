@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from prunetune.pruning import Candidate, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
-from prunetune.pruning.ledger import Ledger
+from prunetune.pruning import Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
+from prunetune.pruning.pipeline import Pruned, Recovered, Trained
 from prunetune.pruning.restarts import Restarts, renew
 from prunetune.pruning.splicing import compose
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stages import training_stage
 from prunetune.pruning.store import StoredStage
-from prunetune.pruning.surgery import channel_groups
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import EARLY, early_phase, recovery_phase
-from prunetune.spaces import ConfigError, Recipe, Threshold
+from prunetune.spaces import ConfigError, Cost, Recipe, Threshold
 
 NAMES = ("square", "disc")
 RECIPE = Recipe(0.3, 1, Threshold.everywhere(2.0), recovery_epochs=1)
@@ -39,9 +39,10 @@ def pipeline(setup: TrainingSetup, store: StageStore) -> Pipeline:
     return found
 
 
-def carry_out(pipeline: Pipeline, recipe: Recipe) -> tuple[list[Candidate], Ledger]:
-    pipeline.stages.ledger = Ledger()
-    return list(pipeline.run(recipe)), pipeline.stages.ledger
+def carry_out(pipeline: Pipeline, recipe: Recipe) -> tuple[list[Pruned | Recovered], Cost]:
+    before = pipeline.stages.meter.reading()
+    networks = [step for step in pipeline.run(recipe) if not isinstance(step, Trained)]
+    return networks, pipeline.stages.meter.reading() - before
 
 
 def weights(stage: StoredStage) -> dict[str, torch.Tensor]:
@@ -64,13 +65,13 @@ def test_the_stages_of_default_recipes_keep_their_names() -> None:
 @pytest.mark.slow
 def test_a_recovery_of_current_weights_starts_from_the_surgery(pipeline: Pipeline) -> None:
     (pruned, recovered), _ = carry_out(pipeline, RECIPE)
-    assert recovered.stage.record["parent"] == pruned.stage.digest
+    assert recovered.stage.parent == pruned.stage.digest
     for start in ("rewind", "scratch"):
         others, _ = carry_out(pipeline, replace(RECIPE, start=start))
         assert others[0].stage.digest == pruned.stage.digest, "the gate sees the current weights"
         assert others[0].accuracy == pruned.accuracy
         assert others[1].stage.digest != recovered.stage.digest
-        assert others[1].stage.record["channels"] == recovered.stage.record["channels"]
+        assert others[1].stage.channels == recovered.stage.channels
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ def test_a_beginning_that_is_trained_again_is_the_one_that_was_passed(
     assert original.digest == pipeline.original().digest
     assert not list(tmp_path.glob("stages/early-*")), "no recipe asks for it"
     again = other.early()
-    assert (again.digest, again.reused, again.record["epochs"]) == (passed.digest, False, 1)
+    assert (again.digest, again.reused, again.epochs) == (passed.digest, False, 1)
     assert not list((tmp_path / "progress").iterdir())
     one, two, trained = weights(passed), weights(again), weights(original)
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -114,13 +115,13 @@ def test_a_beginning_that_is_trained_again_is_the_one_that_was_passed(
 @pytest.mark.slow
 def test_a_rewound_network_has_the_early_weights_of_what_both_rounds_left(pipeline: Pipeline) -> None:
     recipe = replace(RECIPE, threshold=Threshold.everywhere(0.9), later_thresholds=(Threshold.everywhere(2.0),))
-    found, ledger = carry_out(pipeline, replace(recipe, rounds=2, start="rewind"))
+    found, cost = carry_out(pipeline, replace(recipe, rounds=2, start="rewind"))
     assert [item.round for item in found] == [1, 1, 2, 2]
-    assert "early" not in [stage["kind"] for stage in ledger.stages], "it is no part of a recipe"
+    assert "early" not in [use.kind for use in cost.stages], "it is no part of a recipe"
 
     restarts = Restarts("rewind", pipeline.stages, pipeline.original(), pipeline.early)
     starts = [restarts.after(found[index].stage, found[index].plan) for index in (0, 2)]
-    assert [found[index].stage.record["parent"] for index in (1, 3)] == [start.digest for start in starts]
+    assert [found[index].stage.parent for index in (1, 3)] == [start.digest for start in starts]
     early = pipeline.stages.load(pipeline.early()).model
     groups = channel_groups(early)
     kept = compose(compose({}, found[0].plan, groups), found[2].plan, groups)
@@ -140,8 +141,11 @@ def test_a_checkpoint_has_no_beginning(setup: TrainingSetup, store: StageStore, 
     given = Pipeline(Source(str(file), NAMES, 2), StageRunner(setup, store), alignment=8, longest_sparse_epochs=1)
     with pytest.raises(ConfigError, match="start: rewind needs a model that is trained here"):
         list(given.run(replace(RECIPE, start="rewind")))
-    recovered = list(given.run(replace(RECIPE, start="scratch", sparse_epochs=0)))[-1]
-    assert recovered.recovered
+    pruned, recovered = given.run(replace(RECIPE, start="scratch", sparse_epochs=0))
+    assert isinstance(pruned, Pruned)
+    assert pruned.sparse is None
+    assert isinstance(recovered, Recovered)
+    assert len(recovered.curve) == 1
 
 
 # New weights
@@ -175,10 +179,10 @@ def test_new_weights_are_those_of_a_network_that_was_built() -> None:
 @pytest.mark.slow
 def test_prunings_of_equal_channels_share_a_recovery_from_scratch(pipeline: Pipeline) -> None:
     first, _ = carry_out(pipeline, replace(RECIPE, start="scratch"))
-    second, ledger = carry_out(pipeline, replace(RECIPE, start="scratch", sparsity=0.2))
+    second, cost = carry_out(pipeline, replace(RECIPE, start="scratch", sparsity=0.2))
     assert second[0].stage.digest != first[0].stage.digest
     assert second[1].stage.digest == first[1].stage.digest
-    assert (ledger.epochs_trained, ledger.epochs_reused) == (1, 1), "its own sparse epoch, and that recovery"
+    assert (cost.epochs_trained, cost.epochs_reused) == (1, 1), "its own sparse epoch, and that recovery"
 
 
 # Thresholds
@@ -188,6 +192,6 @@ def test_prunings_of_equal_channels_share_a_recovery_from_scratch(pipeline: Pipe
 def test_each_round_has_its_threshold(pipeline: Pipeline) -> None:
     recipe = replace(RECIPE, threshold=Threshold.everywhere(0.0), later_thresholds=(Threshold.everywhere(2.0),))
     found, _ = carry_out(pipeline, replace(recipe, rounds=3))
-    plans = [item.plan for item in found if not item.recovered]
+    plans = [item.plan for item in found if isinstance(item, Pruned)]
     assert [plan.threshold.backbone for plan in plans] == [0.0, 2.0, 2.0]
     assert [bool(plan.keep) for plan in plans] == [False, True, False], "one block is left after the second"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +11,11 @@ import torch
 
 from prunetune.pruning import trainer
 from prunetune.pruning.batchnorm import norm_layers
-from prunetune.pruning.channel_costs import penalty_weights
-from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector, scaled_width
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
-from prunetune.pruning.surgery import channel_groups
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
-from prunetune.targets import Skeleton
 
 pytestmark = pytest.mark.slow
 
@@ -47,9 +42,6 @@ def gammas_of(state: TrainingState) -> dict[str, torch.Tensor]:
 
 OPTIONS: dict[str, Callable[[Phase], Phase]] = {
     "subgradient": lambda phase: replace(phase, shrinkage="subgradient"),
-    "tied": lambda phase: replace(phase, tied=True),
-    "tied subgradient": lambda phase: replace(phase, tied=True, shrinkage="subgradient"),
-    "weights": lambda phase: replace(phase, weights=(("model.0.bn", 3.0), ("model.1.bn", 0.2))),
 }
 
 
@@ -64,67 +56,11 @@ def test_each_option_trains_and_a_shorter_phase_is_on_its_way(
     _, end = train(dense, phase, setup, loaders, on_state=states.append)
     _, short = train(dense, replace(phase, epochs=1), setup, loaders)
     assert same(short, states[0])
-    assert short.history[0]["losses"] == states[0].history[0]["losses"]
+    assert short.history[0].losses == states[0].history[0].losses
     _, other = train(dense, replace(plain, epochs=1), setup, loaders)
     assert not same(short, other), "it is not the training without the option"
-    penalties = [record["losses"]["sl_loss"] for record in end.history]
+    penalties = [record.losses["sl_loss"] for record in end.history]
     assert penalties[1] < penalties[0]
-
-
-def test_weights_say_where_gammas_go(
-    dense: Detector, sparsity: Sparsity, setup: TrainingSetup, loaders: DataLoaders
-) -> None:
-    phase = replace(sparse_phase(EPOCHS, sparsity), weights=(("model.0.bn", 3.0), ("model.1.bn", 0.2)))
-    found = gammas_of(train(dense, phase, setup, loaders)[1])
-    lost = {name: 1 - found[name].mean().item() for name in ("model.0.bn", "model.1.bn", "model.3.bn")}
-    assert lost["model.0.bn"] == pytest.approx(3 * sparsity.pull, rel=0.3)
-    assert lost["model.1.bn"] < lost["model.3.bn"] < lost["model.0.bn"]
-
-
-def test_tied_channels_go_as_a_whole(
-    dense: Detector, setup: TrainingSetup, loaders: DataLoaders, sparsity: Sparsity
-) -> None:
-    start = dense.copy()
-    norms = norm_layers(start.model)
-    one, other = norms["model.2.cv1.bn"].weight, norms["model.2.m.0.cv2.bn"].weight
-    with torch.no_grad():
-        one[0], other[0] = 0.04, 0.04
-        one[1], other[1] = 0.04, 1.0
-    tied, alone = (
-        gammas_of(train(start, replace(sparse_phase(EPOCHS, sparsity), gamma_lr=1e-4, **options), setup, loaders)[1])
-        for options in ({"tied": True, "penalty": 400.0}, {"tied": False, "penalty": 400.0})
-    )
-    for found in (tied, alone):
-        assert found["model.2.cv1.bn"][0] == found["model.2.m.0.cv2.bn"][0] == 0
-        assert found["model.2.m.0.cv2.bn"][1] > 0.5
-    assert alone["model.2.cv1.bn"][1] == 0, "a gamma alone goes, and its channel stays for the other one's sake"
-    assert tied["model.2.cv1.bn"][1] > 0
-
-
-def test_latency_weights_take_more_where_time_is_spent(
-    dense: Detector, setup: TrainingSetup, loaders: DataLoaders, tmp_path: Path
-) -> None:
-    dense.export_onnx(tmp_path / "dense.onnx", 64)
-    skeleton = Skeleton.read(tmp_path / "dense.onnx")
-
-    class Costs:
-        def time(self, channels: ChannelConfig) -> float:
-            return float(skeleton.multiply_adds(channels))
-
-    sparsity = resolve(0.01, "pull", EPOCHS, loaders.steps_per_epoch, 0.001)
-    weights = penalty_weights(channel_groups(dense.model), dense.channels, Costs(), sparsity.coefficient)
-    uniform, weighted = (
-        gammas_of(train(dense, sparse_phase(EPOCHS, sparsity, weights=given), setup, loaders)[1])
-        for given in ((), weights)
-    )
-    costly = [name for name, weight in weights if weight > 1.5]
-    cheap = [name for name, weight in weights if weight < 0.5]
-    assert len(costly) > 3
-    assert len(cheap) > 3
-    assert all(weighted[name].mean() < uniform[name].mean() for name in costly)
-    assert all(weighted[name].mean() > uniform[name].mean() for name in cheap)
-    lost = [1 - torch.cat(list(gammas.values())).mean().item() for gammas in (uniform, weighted)]
-    assert lost[1] == pytest.approx(lost[0], rel=0.3), "in all, about as much is pulled"
 
 
 # Mixed precision
@@ -188,8 +124,8 @@ def test_mixed_precision_trains_fp32_weights_as_well(
     stored = [*mixed.model.values(), *mixed.ema.values(), *mixed.projections.values()]
     assert {value.dtype for value in stored} <= {torch.float32, torch.int64}
     assert {weight.dtype for weight in trained.model.parameters()} == {torch.float32}
-    for name, loss in full.history[-1]["losses"].items():
-        assert mixed.history[-1]["losses"][name] == pytest.approx(loss, rel=0.1), name
+    for name, loss in full.history[-1].losses.items():
+        assert mixed.history[-1].losses[name] == pytest.approx(loss, rel=0.1), name
     if kind == "sparse":
         medians = [torch.cat(list(gammas_of(state).values())).median().item() for state in (full, mixed)]
         assert medians[1] == pytest.approx(medians[0], abs=0.01)

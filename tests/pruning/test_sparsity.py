@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prunetune.pruning.batchnorm import norm_layers
-from prunetune.pruning.penalty import Block, shrink
+from prunetune.pruning.penalty import Gammas, shrink
 from prunetune.pruning.sparsity import (
     MOST_GAMMA_LR,
     TRAVEL,
@@ -61,7 +61,7 @@ def test_a_gamma_without_gradient_shrinks_by_the_pull(pull: float, epochs: int, 
     gammas = torch.tensor([2.0, -2.0], dtype=torch.float64)
     for factor in ultralytics_factors(epochs, steps):
         assert phase.gamma_lr is not None
-        shrink([Block.of(gammas)], phase.penalty * phase.gamma_lr * factor)
+        shrink([Gammas(gammas)], phase.penalty * phase.gamma_lr * factor)
     assert gammas.tolist() == pytest.approx([2.0 - pull, pull - 2.0])
 
 

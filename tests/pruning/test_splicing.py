@@ -12,9 +12,12 @@ from torch import nn
 
 from prunetune.pruning.batchnorm import norm_layers
 from prunetune.pruning.detector import Detector, scaled_width
+from prunetune.pruning.groups import ChannelGroup
+from prunetune.pruning.layers import channel_config, layer_regions
 from prunetune.pruning.plan import PruningPlan, plan_pruning
 from prunetune.pruning.splicing import Donor, compose, splice
-from prunetune.pruning.surgery import ChannelGroup, apply_plan, channel_config, channel_groups, layer_regions
+from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces import ModelError, Threshold
 
 NAMES = ("square", "disc")

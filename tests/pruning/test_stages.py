@@ -38,10 +38,8 @@ def test_the_name_holds_weight_and_teacher(changes: dict[str, Any]) -> None:
     assert len({digest(RECOVERY), digest(taught), digest(replace(taught, **changes))}) == 3
 
 
-@pytest.mark.parametrize(
-    "option", [{"shrinkage": "subgradient"}, {"tied": True}, {"weights": (("model.0.bn", 2.0),)}], ids=str
-)
-def test_the_name_holds_how_gammas_are_penalised(option: dict[str, Any]) -> None:
+def test_the_name_holds_how_gammas_are_penalised() -> None:
+    option: dict[str, Any] = {"shrinkage": "subgradient"}
     assert digest(replace(SPARSE, **option)) != digest(SPARSE)
     unpenalised = replace(SPARSE, penalty=0.0)
     assert digest(replace(unpenalised, **option)) == digest(unpenalised), "there is nothing that it changes"

@@ -81,11 +81,12 @@ def test_scores_are_those_of_stock_ultralytics(model: str, imgsz: int, channels:
     setup = TrainingSetup(str(data), "mixed", imgsz, batch=6, hyperparameters={"mosaic": 0.0, "lr0": 0.004})
     untrained = Untrained({**read_description(model), "channels": channels}, NAMES, seed=0)
     stages = StageRunner(setup, StageStore(tmp_path / "store"))
-    learnt = Detector.load(stages.train("sparse", untrained, recovery_phase(EPOCHS, "last")).file(CHECKPOINT))
+    learnt = Detector.load(stages.train("sparse", untrained, recovery_phase(EPOCHS, "last")).stage.file(CHECKPOINT))
     stages.recalibrate(learnt)  # after so few steps its statistics are still the first ones
-    stage = stages.make(Stage("pruned", "", {}), lambda: learnt)
+    stage = stages.make(Stage("pruned", "", {}), lambda: learnt).stage
     checkpoint, onnx = stage.file(CHECKPOINT), tmp_path / "model.onnx"
-    scores = {6: stage.record["accuracy"]["map50_95"]}
+    assert stage.accuracy is not None
+    scores = {6: stage.accuracy.map50_95}
     assert scores[6] > 0.05
 
     detector = Detector.load(checkpoint)

@@ -392,46 +392,28 @@ def test_the_sum_of_a_file(tmp_path: Path) -> None:
 # Who uses a stage, and who trains it
 
 
-def marks(store: StageStore) -> set[str]:
-    return {path.name for path in (store.root / "studies" / "mine").glob("*")}
+def test_a_stage_is_touched_when_it_is_used(store: StageStore) -> None:
+    folder = store.publish(STAGE, {}, {}).folder
+    for use in (lambda: store.find(STAGE), lambda: store.publish(STAGE, {}, {}), lambda: store.touch(STAGE)):
+        os.utime(folder, (1.0, 1.0))
+        assert use()
+        assert folder.stat().st_mtime > 1.0
+    assert not store.touch("sparse-none")
 
 
-def test_a_study_notes_what_it_finds_publishes_and_trains(store: StageStore) -> None:
-    store.publish("sparse-a", {}, {})
-    mine = StageStore(store.root, owner="mine")
-    assert mine.find("sparse-a") is not None
-    assert mine.find("sparse-none") is None
-    mine.publish("sparse-b", {}, {})
-    mine.claim("sparse-trunk", "sparse-c", "sparse-b").release()
-    assert marks(store) == {"sparse-a", "sparse-b", "sparse-trunk"}
-    assert not (store.root / "studies" / "other").exists()
+def test_a_stage_in_a_store_that_may_only_be_read(store: StageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    store.publish(STAGE, {}, {})
+    monkeypatch.setattr(os, "utime", refuse)
+    assert store.find(STAGE) is not None
 
 
-def test_a_stage_that_comes_into_use_while_it_is_removed_stays_or_is_missed(
-    store: StageStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever finds a stage that nobody used before can rely on it."""
-    mine = StageStore(store.root, owner="mine")
-
-    def noted() -> bool:
-        return bool(marks(store))
-
-    store.publish("sparse-a", {}, {"checkpoint.pt": writes("weights")})
-    assert not store.discard("sparse-a", unless=lambda: mine.use("sparse-a") and noted()), "noted in between"
-    found = mine.find("sparse-a")
-    assert found is not None
-    assert found.file("checkpoint.pt").read_text() == "weights"
-    assert drafts(store) == []
-
-    store.publish("sparse-b", {}, {})
-    original = mine.use
-
-    def removed_before_it_is_noted(digest: str) -> bool:
-        store.discard(digest, unless=lambda: False)
-        return original(digest)
-
-    monkeypatch.setattr(mine, "use", removed_before_it_is_noted)
-    assert mine.find("sparse-b") is None
+def test_a_stage_that_is_removed_during_a_look_is_missed(store: StageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.publish(STAGE, {}, {})
+    monkeypatch.setattr(os, "utime", lambda folder: store.discard(STAGE))
+    assert store.find(STAGE) is None
 
 
 def claimed_elsewhere(store: StageStore) -> StageClaimedError:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_histogram, gammas, norm_layers, recalibrate
+from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_distribution, gammas, norm_layers, recalibrate
 from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.training import GammaDistribution
 from prunetune.spaces.errors import DatasetError, ModelError
 
 
@@ -85,31 +86,32 @@ def test_the_histogram_counts_every_gamma_once(detector: Any) -> None:
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.constant_(norm.weight, 1.01)
     detector.model[0].bn.weight.data[:8] = torch.tensor([0.0, 5e-4, 0.005, 0.05, -0.05, 2.49, 2.5, 30.0])
-    histogram = json.loads(json.dumps(gamma_histogram(detector)))
+    histogram = gamma_distribution(detector)
+    assert GammaDistribution.parse(json.loads(json.dumps(histogram.as_dict()))) == histogram
     total = sum(map(len, gammas(detector).values()))
-    backbone, neck, head = (histogram["counts"][region] for region in ("backbone", "neck", "head"))
-    assert len(histogram["edges"]) == 101
-    assert (histogram["edges"][0], histogram["edges"][-1]) == (0.0, 2.5)
+    backbone, neck, head = (histogram.counts[region] for region in ("backbone", "neck", "head"))
+    assert len(histogram.edges) == 101
+    assert (histogram.edges[0], histogram.edges[-1]) == (0.0, 2.5)
     assert sum(backbone) + sum(neck) + sum(head) == total
     assert (backbone[0], backbone[2], backbone[-1]) == (3, 2, 3)
     assert neck[40] == sum(neck) > 0
     assert head[40] == sum(head) > 0
-    assert histogram["quantiles"] == pytest.approx(dict.fromkeys(("5", "25", "50", "75", "95"), 1.01))
-    assert histogram["below"] == pytest.approx({"0.001": 2 / total, "0.01": 3 / total, "0.1": 5 / total})
+    assert histogram.quantiles == pytest.approx(dict.fromkeys(("5", "25", "50", "75", "95"), 1.01))
+    assert histogram.below == pytest.approx({"0.001": 2 / total, "0.01": 3 / total, "0.1": 5 / total})
 
 
 def test_a_diverged_detector_still_has_a_histogram(detector: Any) -> None:
     for norm in detector.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.constant_(norm.weight, float("nan"))
-    histogram = gamma_histogram(detector)
-    assert (histogram["quantiles"], histogram["below"]) == ({}, {})
-    assert sum(histogram["counts"]["head"]) == 0
+    histogram = gamma_distribution(detector)
+    assert (histogram.quantiles, histogram.below) == ({}, {})
+    assert sum(histogram.counts["head"]) == 0
 
 
 def test_a_detector_without_batchnorm_is_refused(detector: Any) -> None:
     detector.eval().fuse(verbose=False)
-    for act in (gammas, gamma_histogram):
+    for act in (gammas, gamma_distribution):
         with pytest.raises(ModelError, match="no BatchNorm"):
             act(detector)
     with pytest.raises(ModelError, match="no BatchNorm"):

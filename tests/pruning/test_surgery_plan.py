@@ -22,9 +22,12 @@ from torch import Tensor, nn
 
 from prunetune.pruning import surgery
 from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.groups import ChannelGroup, Reader
+from prunetune.pruning.layers import channel_config, layer_regions
 from prunetune.pruning.plan import PruningPlan, group_alignment, layer_kinds, plan_pruning
 from prunetune.pruning.stages import Stage
-from prunetune.pruning.surgery import ChannelGroup, Reader, apply_plan, channel_config, channel_groups, layer_regions
+from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import TrainingSetup
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError, ModelError

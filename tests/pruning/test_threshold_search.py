@@ -16,9 +16,10 @@ from torch import nn
 
 from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, find_plan, plan_pruning
 from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.plan import Scores
-from prunetune.pruning.surgery import ChannelGroup, channel_groups
 from prunetune.pruning.threshold_search import CLOSE, first_within, round_goal
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces import Alignment, ConfigError
 
 Groups = tuple[ChannelGroup, ...]

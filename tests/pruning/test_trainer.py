@@ -19,13 +19,13 @@ from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import evaluate
 from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.penalty import Block, shrink
+from prunetune.pruning.penalty import Gammas, shrink
+from prunetune.pruning.pipeline import accuracy_curve
 from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.trainer import TrainingState, train
 from prunetune.pruning.training import (
-    Accuracy,
     EpochRecord,
     Phase,
     TrainingFailureError,
@@ -35,6 +35,7 @@ from prunetune.pruning.training import (
     recovery_phase,
 )
 from prunetune.spaces import Threshold
+from prunetune.spaces.accuracy import Accuracy
 
 prepare_ultralytics()
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
@@ -63,7 +64,7 @@ class Sparse:
         self.steps: list[float] = []
         self.groups: list[dict[str, Any]] = []
 
-        def shrinking(blocks: list[Block], step: float) -> None:
+        def shrinking(blocks: list[Gammas], step: float) -> None:
             self.steps.append(step)
             shrink(blocks, step)
 
@@ -175,7 +176,7 @@ def test_every_epoch_is_handed_over(sparse: Sparse) -> None:
     assert [state.epoch for state in sparse.states] == [1, 2, 3]
     assert [record.epoch for record in sparse.epochs] == [1, 2, 3]
     assert [len(state.history) for state in sparse.states] == [1, 2, 3]
-    assert sparse.end.history == [record.as_dict() for record in sparse.epochs]
+    assert sparse.end.history == tuple(sparse.epochs)
     assert all(record.train_s > 0 for record in sparse.epochs)
 
 
@@ -268,7 +269,7 @@ def test_an_epoch_leaves_a_detector_that_has_converged_as_good_as_it_was(
     for rate in ({}, {"lr0": 0.01}):
         own = replace(setup, hyperparameters={**setup.hyperparameters, **rate})
         _, state = train(detector, phase, own, DataLoaders(own))
-        after[rate.get("lr0")] = state.history[-1]["accuracy"]["map50_95"]
+        (after[rate.get("lr0")],) = accuracy_curve(state.history)
     assert after[None] > 0.9 * given
     assert after[None] > after[0.01], "it is the rate"
 
@@ -279,10 +280,10 @@ def test_every_sparse_epoch_records_penalty_and_histogram(sparse: Sparse, sparsi
         assert record.losses["sl_loss"] == pytest.approx(sparsity.coefficient * gammas.abs().sum().item(), rel=1e-4)
         assert {"box_loss", "cls_loss", "dfl_loss", "sl_loss"} <= record.losses.keys()
         assert record.gammas is not None
-        assert record.gammas["quantiles"]["50"] == pytest.approx(gammas.abs().median().item(), abs=1e-3)
-        counted = sum(sum(counts) for counts in record.gammas["counts"].values())
+        assert record.gammas.quantiles["50"] == pytest.approx(gammas.abs().median().item(), abs=1e-3)
+        counted = sum(sum(counts) for counts in record.gammas.counts.values())
         assert counted == len(gammas)
-    medians = [record.gammas["quantiles"]["50"] for record in sparse.epochs if record.gammas]
+    medians = [record.gammas.quantiles["50"] for record in sparse.epochs if record.gammas]
     assert medians == sorted(medians, reverse=True)
 
 
@@ -377,7 +378,7 @@ def test_the_best_epoch_is_kept(
 def test_the_last_epoch_is_kept_without_validation(dense: Detector, setup: TrainingSetup, loaders: DataLoaders) -> None:
     trained, end = train(dense, recovery_phase(1, "last"), setup, loaders)
     assert end.best is None
-    assert end.history[0]["accuracy"] is None
+    assert end.history[0].accuracy is None
     assert differences(trained.model.state_dict(), end.model) == []
     assert differences(end.model, end.ema) != []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,17 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from prunetune.results.place import sqlite_url
-from prunetune.spaces import Recipe, Threshold
+from prunetune.results.record import (
+    Baseline,
+    NetworkFigures,
+    NetworkFiles,
+    NetworkResult,
+    StudiedTarget,
+    StudyRecord,
+    TrialRecord,
+)
+from prunetune.spaces import Accuracy, Alignment, Cost, Deployment, Outcome, Recipe, StageUse, Threshold
+from prunetune.targets import NormalizedLatency
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -23,70 +33,128 @@ DENSE = {layer: 16 * 2 ** min(4, index // 7) for index, layer in enumerate(LAYER
 REGIONS = {layer: "backbone" if index < 18 else "head" for index, layer in enumerate(LAYERS)}
 
 
-def measured(latencies: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Latencies in ms by target, as the search stores them. The dense network takes 2 ms everywhere."""
-    return {
-        target: {"latency_ms": value, "latency_ratio": value / 2, "latency_spread_ms": 0.01}
-        for target, value in latencies.items()
-    }
-
-
-def target(name: str = "cpu", limit: tuple[str, float] | None = ("<= half-width", 1.0), **told: Any) -> dict[str, Any]:
-    """A target as the search stores it."""
-    budget = None if limit is None else {"text": limit[0], "limit_ms": limit[1]}
-    usual = {"kind": "onnxruntime", "alignment": 8, "is_objective": True, "fingerprint": {"cpu": "x"}}
-    return {"name": name, **usual, "references": {"dense": 2.0, "half-width": 1.0}, "budget": budget, **told}
-
-
 class StudyBuilder:
-    """Adds trials and controls to a study in memory, as `prunetune run` stores them."""
+    """Adds trials and baselines to a study in memory, as `prunetune run` stores them."""
 
     def __init__(self, name: str = "barcodes", latencies: int = 1, storage: str | None = None) -> None:
         directions = ["maximize", *["minimize"] * latencies]
         self.study = optuna.create_study(directions=directions, study_name=name, storage=storage)
 
+    # Values
+
+    @staticmethod
+    def latencies(ms: Mapping[str, float | NormalizedLatency]) -> dict[str, NormalizedLatency]:
+        """Latencies by target, from ms. The dense network takes 2 ms everywhere."""
+        return {
+            target: value
+            if isinstance(value, NormalizedLatency)
+            else NormalizedLatency(value, ratio_to_dense=value / 2, spread_ms=0.01)
+            for target, value in ms.items()
+        }
+
+    @staticmethod
+    def accuracy(map50_95: float, **changes: Any) -> Accuracy:
+        """An accuracy whose map50 is its map50_95."""
+        return Accuracy(
+            **{"map50": map50_95, "map50_95": map50_95, "precision": 0.9, "recall": 0.8, "f1": 0.85} | changes
+        )
+
+    @classmethod
+    def network(
+        cls, accuracy: float | Accuracy, ms: float | Mapping[str, Any], files: str | None = None, **changes: Any
+    ) -> NetworkResult:
+        """A network by its accuracy and its latency on `cpu`, or on several targets; `files`: the folder of its files.
+
+        Further values go by their names to its figures or to itself.
+        """
+        figures: dict[str, Any] = {
+            "channels": {},
+            "params": 1_720_000,
+            "gflops": 3.6,
+            "bytes": 7_000_000,
+            "channels_removed": 0.5,
+            "params_removed": 0.726,
+            "latencies": cls.latencies(ms if isinstance(ms, Mapping) else {"cpu": ms}),
+        }
+        figures |= {name: changes.pop(name) for name in list(changes) if name in NetworkFigures.__dataclass_fields__}
+        return NetworkResult(
+            Deployment(160),
+            NetworkFigures(**figures),
+            accuracy if isinstance(accuracy, Accuracy) else cls.accuracy(accuracy),
+            files=NetworkFiles() if files is None else NetworkFiles(f"{files}/pruned.pt", f"{files}/pruned.onnx"),
+            **changes,
+        )
+
+    @classmethod
+    def baseline(
+        cls, accuracy: float | Accuracy, ms: float | Mapping[str, Any] = 2.0, epochs: int | None = None, **changes: Any
+    ) -> Baseline:
+        """A baseline; see `network`."""
+        return Baseline(cls.network(accuracy, ms, **changes), epochs)
+
+    @staticmethod
+    def target(
+        name: str = "cpu", limit: tuple[str, float] | None = ("<= half-width", 1.0), **changes: Any
+    ) -> StudiedTarget:
+        """A target with a budget."""
+        text, ms = limit or (None, None)
+        usual = {"kind": "onnxruntime", "alignment": Alignment.everywhere(8), "is_objective": True}
+        usual |= {"references": {"dense": 2.0, "half-width": 1.0}, "fingerprint": {"cpu": "x"}}
+        return StudiedTarget(name, budget_text=text, budget_ms=ms, **usual | changes)
+
+    # What is stored
+
     def trial(
         self,
-        map50_95: float | None,
-        latency_ms: float | None,
+        map50_95: float | Accuracy | None,
+        latency_ms: float | NormalizedLatency | None,
         *,
         outcome: str = "OK",
         state: TrialState = TrialState.COMPLETE,
-        violation: float = -0.1,
-        channels: dict[str, Any] | None = None,
+        violation: float | None = -0.1,
+        channels: dict[str, int] | None = None,
         further: dict[str, float] | None = None,
-        omit: tuple[str, ...] = (),
-        **attributes: Any,
+        rounds: Sequence[NetworkResult] = (),
+        network: dict[str, Any] | None = None,
+        seconds: dict[str, float] | None = None,
+        epochs: tuple[int, int] = (10, 4),
+        **fields: Any,
     ) -> int:
-        """Adds a trial and returns its number. What is None or named in `omit` is not stored."""
+        """Adds a trial and returns its number.
+
+        Args:
+            map50_95: Of the network that it came to; without it, or without a latency, it came to none.
+            latency_ms: On `cpu`; `further` are those on other targets.
+            rounds: The networks that it had on its way.
+            network: Further values of its network.
+            seconds: By part.
+            epochs: Trained and reused.
+            fields: Of its record; None is not stored.
+        """
         number = len(self.study.trials)
-        recipe = Recipe(0.3, 4, Threshold(0.1, 0.1 + number / 1000), rounds=1, recovery_epochs=6)
-        stored: dict[str, Any] = {
-            "recipe": recipe.as_dict(),
-            "outcome": outcome,
-            "reason": "",
-            "rung": 0 if outcome == "OVER_BUDGET" else 1,
-            "accuracy": {
-                "map50": map50_95, "map50_95": map50_95, "precision": 0.9, "recall": 0.8, "f1": 0.85,
-            },
-            "latencies": measured({} if latency_ms is None else {"cpu": latency_ms, **(further or {})}),
-            "gflops": 3.6,
-            "params": 1_720_000,
-            "bytes": 7_000_000,
-            "channels": channels if channels is not None else {"model.0.conv": 8 + number},
-            "channels_removed": 0.5,
-            "params_removed": 0.726,
-            "checkpoint": f"trials/{number}/pruned.pt",
-            "onnx": f"trials/{number}/pruned.onnx",
-            "feasible": violation <= 0,
-            "violation": violation,
-            "seconds": {"train": 90.5, "validate": 8.0, "measure": 3.0, "surgery": 0.5, "other": 1.0},
-            "epochs": {"trained": 10, "reused": 4},
+        networks = list(rounds)
+        ms = {"cpu": latency_ms, **(further or {})}
+        if map50_95 is not None and latency_ms is not None:
+            told: dict[str, Any] = {
+                "channels": {"model.0.conv": 8 + number} if channels is None else channels,
+                "violations": {} if violation is None else {"cpu": violation},
+                "recovered": outcome == "OK",
+                "round": len(rounds) + 1,
+                "files": f"trials/{number}",
+            }
+            networks.append(self.network(map50_95, ms, **told | (network or {})))
+        usual: dict[str, Any] = {
+            "recipe": Recipe(
+                0.3, 4, Threshold(0.1, 0.1 + number / 1000), rounds=max(1, len(networks)), recovery_epochs=6
+            ),
+            "outcome": Outcome(outcome) if outcome else None,
+            "networks": tuple(networks),
+            "cost": cost(SECONDS if seconds is None else seconds, *epochs),
             "worker": {"host": "localhost", "pid": 7},
-        }  # fmt: skip
-        stored.update(attributes)
-        stored = {key: value for key, value in stored.items() if value is not None and key not in omit}
-        values = [map50_95, latency_ms, *(further or {}).values()][: len(self.study.directions)]
+        }
+        record = TrialRecord(**{name: value for name, value in {**usual, **fields}.items() if value is not None})
+        objectives = [getattr(map50_95, "map50_95", map50_95), *(getattr(value, "ms", value) for value in ms.values())]
+        values = [0.0 if value is None else value for value in objectives][: len(self.study.directions)]
         self.study.add_trial(
             create_trial(
                 state=state,
@@ -96,31 +164,45 @@ class StudyBuilder:
                     "sparsity": optuna.distributions.FloatDistribution(0.1, 1.0),
                     "rounds": optuna.distributions.IntDistribution(1, 3),
                 },
-                user_attrs=stored,
-                constraints={"latency": violation},
+                user_attrs=record.to_attrs(),
+                constraints={"latency": violation or 0.0},
             )
         )
         return number
 
-    def context(self, **attributes: Any) -> None:
-        """Sets the study's attributes: controls, budget, target and more; given ones replace the usual."""
-        control = {"precision": 0.9, "recall": 0.8, "f1": 0.85, "bytes": 1, "channels_removed": 0.0}
+    def context(self, **fields: Any) -> None:
+        """Stores the study's record: baselines, targets and more; given fields replace the usual."""
         usual: dict[str, Any] = {
             "spec": {"model": "yolov5n.yaml", "data": "data/barcodes/data.yaml", "imgsz": 160},
-            "version": "0.1.0",
-            "targets": [target()],
-            "controls": {
-                "dense": {**control, "map50": 0.993, "map50_95": 0.940, "latencies": measured({"cpu": 2.0}),
-                          "gflops": 17.5, "params": 14_300_000, "params_removed": 0.0},
-                "half-width": {**control, "map50": 0.986, "map50_95": 0.875, "latencies": measured({"cpu": 1.0}),
-                               "gflops": 4.4, "params": 3_900_000, "params_removed": 0.73},
+            "version": "0.2.0",
+            "targets": [self.target()],
+            "baselines": {
+                "dense": self.baseline(self.accuracy(0.940, map50=0.993), 2.0, gflops=17.5, params=14_300_000,
+                                       channels_removed=0.0, params_removed=0.0),
+                "half-width": self.baseline(self.accuracy(0.875, map50=0.986), 1.0, gflops=4.4, params=3_900_000,
+                                            channels_removed=0.0, params_removed=0.73),
             },
             "channels_dense": DENSE,
             "channels_half": {layer: max(8, width // 2) for layer, width in DENSE.items()},
             "regions": REGIONS,
         }  # fmt: skip
-        for name, value in {**usual, **attributes}.items():
-            self.study.set_user_attr(name, value)
+        self.store(**{**usual, **fields})
+
+    def store(self, **fields: Any) -> None:
+        """Stores fields of the study's record."""
+        StudyRecord.store(self.study, **fields)
+
+    def confirm(self, ms: Mapping[str, float | NormalizedLatency]) -> None:
+        """Stores a last measurement: the latency on `cpu`, by network."""
+        self.store(confirmed={name: self.latencies({"cpu": value}) for name, value in ms.items()})
+
+
+SECONDS = {"train": 90.5, "validate": 8.0, "measure": 3.0, "surgery": 0.5, "other": 1.0}
+
+
+def cost(seconds: Mapping[str, float], trained: int, reused: int) -> Cost:
+    """A cost with one stage, or none without epochs."""
+    return Cost(seconds, (StageUse("recovery", "0a", trained, reused),) if trained or reused else ())
 
 
 @pytest.fixture
@@ -131,11 +213,6 @@ def builder() -> StudyBuilder:
 @pytest.fixture(scope="session")
 def make_builder() -> Callable[..., StudyBuilder]:
     return StudyBuilder
-
-
-@pytest.fixture(scope="session")
-def make_target() -> Callable[..., dict[str, Any]]:
-    return target
 
 
 @pytest.fixture
@@ -189,5 +266,5 @@ def fill(builder: StudyBuilder, folder: Path) -> StudyBuilder:
     builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3, reason="1.30 ms, the limit is 1.00 ms")
     builder.trial(0.1, 1.1, outcome="OVER_BUDGET", violation=0.1, reason="1.10 ms, the limit is 1.00 ms")
     builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason="loss is NaN in epoch 3")
-    builder.trial(None, None, state=TrialState.RUNNING, outcome="", seconds=None)
+    builder.trial(None, None, state=TrialState.RUNNING, outcome="", seconds={}, epochs=(0, 0))
     return builder

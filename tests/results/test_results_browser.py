@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
-from prunetune.results import write_report
+from prunetune.results import RungDecision, StudyRecord, write_report
 
 Builder = Any
 Open = Callable[[Path], Any]
@@ -19,29 +20,29 @@ Open = Callable[[Path], Any]
 ODD = "<img src=x onerror=document.title='hacked'>\"'</script> 条码"
 
 
-def classes(value: float) -> dict[str, Any]:
-    told = {"code": {"map50": value, "map50_95": value}, ODD: {"map50": 0.5, "map50_95": 0.5}}
-    return {"map50_95": value, "classes": told}
+def classes(value: float) -> dict[str, dict[str, float]]:
+    return {"code": {"map50": value, "map50_95": value}, ODD: {"map50": 0.5, "map50_95": 0.5}}
 
 
 @pytest.fixture
 def rich(filled: Builder, tmp_path: Path) -> Path:
     """The report of a study in which every panel has something to show."""
-    study = filled.study
-    pruned = {layer: max(8, width // 2) for layer, width in study.user_attrs["channels_dense"].items()}
-    rungs = [{"rung": 1, "epochs": 2, "values": [0.3, 0.6], "goes_on": True, "reason": "among the best"}]
+    study = StudyRecord.of(filled.study)
+    pruned = {layer: max(8, width // 2) for layer, width in study.channels_dense.items()}
+    rung = RungDecision(1, 2, (0.3, 0.6), 0, 3, goes_on=True)
     (tmp_path / "curves.json").write_text(json.dumps([{"round": 1, "map50_95": [0.1, 0.3, 0.5, 0.6]}]))
     for number in range(6):
+        value = 0.6 + number / 50
         filled.trial(
-            0.6 + number / 50, 0.60 - number / 50, channels=pruned, curves="curves.json", rungs=rungs,
-            accuracy=classes(0.6 + number / 50), gammas="stages/gammas-0.json",
+            filled.accuracy(value, classes=classes(value)), 0.60 - number / 50, channels=pruned, curves="curves.json",
+            decisions=(rung,), gammas="stages/gammas-0.json",
         )  # fmt: skip
-    filled.trial(0.2, 0.9, outcome="STOPPED_EARLY", rungs=[{**rungs[0], "goes_on": False}], reason=ODD)
-    filled.trial(None, None, outcome="ERROR", state=TrialState.FAIL, reason=ODD, accuracy=None, latency=None)
-    controls = study.user_attrs["controls"]
-    controls["half-width"] |= {"channels": study.user_attrs["channels_half"], **classes(0.5)}
-    study.set_user_attr("controls", controls)
-    return write_report(study, tmp_path, tmp_path / "report.html", trial=7)
+    filled.trial(0.2, 0.9, outcome="STOPPED_EARLY", decisions=(replace(rung, goes_on=False),), reason=ODD)
+    filled.trial(None, None, outcome="ERROR", state=TrialState.FAIL, reason=ODD)
+    filled.trial(0.1, 0.4, rounds=[filled.network(0.9, 0.95, channels=pruned)])
+    half = filled.baseline(filled.accuracy(0.5, classes=classes(0.5)), 1.0, channels=study.channels_half)
+    filled.store(baselines={**study.baselines, "half-width": half})
+    return write_report(filled.study, tmp_path, tmp_path / "report.html", trial=7)
 
 
 def test_every_panel_has_data_and_nothing_is_loaded(rich: Path, opened: Open) -> None:
@@ -97,7 +98,7 @@ def test_a_row_and_the_list_select_too(rich: Path, opened: Open) -> None:
 def test_the_gammas_are_played(rich: Path, opened: Open) -> None:
     page = opened(rich)
     page.look_through()
-    assert page.words("#moment") == "round 2, epoch 8"
+    assert page.words("#moment") == "round 1, epoch 8", "those of its own round and of the ones before"
     last = page.data("figure-gammas")[0]["y"]
     page.run(
         "const frame = document.getElementById('frame'); frame.value = 2; frame.dispatchEvent(new Event('input'));"
@@ -142,11 +143,11 @@ def test_the_report_prints_with_all_its_figures(rich: Path, opened: Open) -> Non
 
 @pytest.mark.parametrize("content", ["empty", "one", "failed"])
 def test_reports_of_little_make_no_error(builder: Builder, tmp_path: Path, opened: Open, content: str) -> None:
-    builder.context(controls={})
+    builder.context(baselines={})
     if content == "one":
         builder.trial(0.9, 0.8)
     if content == "failed":
-        builder.trial(None, None, outcome="ERROR", state=TrialState.FAIL, reason=ODD, accuracy=None)
+        builder.trial(None, None, outcome="ERROR", state=TrialState.FAIL, reason=ODD)
     page = opened(write_report(builder.study, tmp_path, tmp_path / "report.html"))
     page.look_through()
     assert page.empty == []

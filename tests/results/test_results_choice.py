@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from prunetune.results.choice import find_trial, no_network, spans
+from prunetune.results.choice import find_network, find_trial, no_network, spans
 from prunetune.results.findings import Findings
 from prunetune.spaces import ConfigError
 
@@ -26,10 +26,11 @@ def test_a_trial_by_its_number(builder: Builder) -> None:
 
 @pytest.mark.parametrize("name", [4, "4", -1, "-1", "two", "", 1.0, "\N{SUPERSCRIPT TWO}"])
 def test_no_such_trial(builder: Builder, name: Any) -> None:
+    builder.context(baselines={"dense": builder.baseline(0.94)})
     for _ in range(3):
         builder.trial(0.9, 0.8)
     with pytest.raises(ConfigError) as caught:
-        find_trial(Findings.of(builder.study), name, ["dense"])
+        find_trial(Findings.of(builder.study), name, or_baseline=True)
     assert str(caught.value) == f"{name}: is no trial of this study (there are 0 to 2), and no control (dense)"
 
 
@@ -42,11 +43,26 @@ def test_no_network_of_it(builder: Builder) -> None:
     builder.context()
     for _ in range(3):
         builder.trial(0.9, 0.8)
-    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, omit=("checkpoint",))
+    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL)
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.9, 0.9, files="trials/4/round-1")])
     found = Findings.of(builder.study)
-    told = str(no_network(found, 3))
-    assert told == "3: no network was kept of it (DIVERGED); networks were kept of 0 to 2"
-    assert str(no_network(found, "dense")) == "dense: no network was kept of it; networks were kept of 0 to 2"
+    kept = "networks were kept of 0 to 2, 4, 4.1"
+    assert str(no_network(found, 3)) == f"3: no network was kept of it (DIVERGED); {kept}"
+    assert str(no_network(found, "dense")) == f"dense: no network was kept of it; {kept}"
+    assert str(no_network(found, "4.2")) == f"4.2: no network was kept of it; {kept}"
+    with pytest.raises(ConfigError, match=r"^9\.1: is no|^9: is no trial of this study"):
+        no_network(found, "9.1")
+
+
+def test_a_network_by_its_name(builder: Builder) -> None:
+    builder.context(baselines={"dense": builder.baseline(0.94, files="baselines/dense")})
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.9, 0.9, files="trials/0/round-1")])
+    found = Findings.of(builder.study)
+    told = {name: find_network(found, name).checkpoint for name in (0, "0", "0.1", "dense")}
+    assert told == {
+        0: "trials/0/pruned.pt", "0": "trials/0/pruned.pt", "0.1": "trials/0/round-1/pruned.pt",
+        "dense": "baselines/dense/pruned.pt",
+    }  # fmt: skip
 
 
 @given(st.sets(st.integers(0, 60)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +12,8 @@ from optuna.trial import TrialState, create_trial
 from prunetune.results.cost_figures import BARS, progress_figure, time_figure
 from prunetune.results.costs import Costs, Progress, progress
 from prunetune.results.findings import Findings
+from prunetune.results.record import StudyRecord, TrialRecord
+from prunetune.spaces import Cost, StageUse
 
 Builder = Any
 NOON = datetime(2026, 1, 1, 12)
@@ -23,15 +24,15 @@ def at(study: optuna.Study, hours: list[tuple[float, float]]) -> Findings:
     trials = study.get_trials()
     for trial, (start, end) in zip(trials, hours, strict=False):
         trial.datetime_start, trial.datetime_complete = NOON + timedelta(hours=start), NOON + timedelta(hours=end)
-    return Findings(study.study_name, tuple(trials), study.user_attrs)
+    return Findings(study.study_name, tuple(trials), StudyRecord.of(study))
 
 
 def test_hypervolume_grows_with_epochs_and_hours(builder: Builder) -> None:
     builder.context()
-    builder.trial(0.5, 1.0, epochs={"trained": 10, "reused": 0})
-    builder.trial(0.4, 1.5, epochs={"trained": 20, "reused": 5})
-    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, epochs={"trained": 3})
-    builder.trial(0.9, 0.5, epochs={"trained": 4, "reused": 6})
+    builder.trial(0.5, 1.0, epochs=(10, 0))
+    builder.trial(0.4, 1.5, epochs=(20, 5))
+    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, epochs=(3, 0))
+    builder.trial(0.9, 0.5, epochs=(4, 6))
     builder.trial(None, None, outcome="", state=TrialState.RUNNING)
     found = at(builder.study, [(0, 1), (0.5, 2), (5, 6), (6, 7)])
     steps = progress(found)
@@ -43,13 +44,22 @@ def test_hypervolume_grows_with_epochs_and_hours(builder: Builder) -> None:
     assert steps[-1].hypervolume == pytest.approx(found.hypervolume)
 
 
+def test_rounds_count_when_their_trial_ends(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.6, 0.5, rounds=[builder.network(0.9, 1.0)])
+    found = at(builder.study, [(0, 1)])
+    (step,) = progress(found)
+    assert step.hypervolume == pytest.approx(found.hypervolume)
+    assert step.hypervolume == pytest.approx(0.9 * 0.5 + 0.6 * 0.25)
+
+
 def test_without_the_dense_network_there_is_no_hypervolume(builder: Builder) -> None:
     builder.trial(0.5, 1.0)
     assert progress(builder.study) == []
 
 
 def test_only_growth_is_drawn() -> None:
-    steps = [Progress(number, 10.0 * number, 0.1 * number, 0.1 * (number // 3)) for number in range(9)]
+    steps = [Progress(number, str(number), 10 * number, 0.1 * number, 0.1 * (number // 3)) for number in range(9)]
     figure = progress_figure(steps, "epochs")
     assert figure is not None
     line, marks = figure.data
@@ -64,11 +74,11 @@ def test_only_growth_is_drawn() -> None:
 
 
 def test_time_is_told_by_what_a_study_is_for(builder: Builder) -> None:
-    builder.trial(0.5, 1.0, seconds={"train": 60.0, "validate": 20, "measure": 5, "store": 1}, epochs={"trained": 8})
-    builder.trial(0.5, 1.0, seconds={"measure": 5.0, "load": 2}, epochs={"trained": 0, "reused": 6})
+    builder.trial(0.5, 1.0, seconds={"train": 60.0, "validate": 20, "measure": 5, "store": 1}, epochs=(8, 0))
+    builder.trial(0.5, 1.0, seconds={"measure": 5.0, "load": 2}, epochs=(0, 6))
     costs = Costs.of(builder.study)
     assert [cost.overhead for cost in costs.trials] == [1, 2]
-    assert (costs.trained, costs.reused, costs.epoch_s) == (8, 6, 10)
+    assert (costs.total.epochs_trained, costs.total.epochs_reused, costs.epoch_s) == (8, 6, 10)
     figure = time_figure(costs)
     assert figure is not None
     bars = {trace.name: list(trace.y) for trace in figure.data}
@@ -77,12 +87,11 @@ def test_time_is_told_by_what_a_study_is_for(builder: Builder) -> None:
     assert bars["saved by reuse, estimated"] == [0, 60]
 
 
-def test_many_trials_share_bars(make_builder: Callable[..., Builder]) -> None:
+def test_many_trials_share_bars() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
-    seconds = {"train": 2.0, "other": 1.0}
-    study.add_trials(
-        create_trial(values=[0.5, 1.0], user_attrs={"seconds": seconds, "epochs": {"trained": 1}}) for _ in range(2050)
-    )
+    cost = Cost({"train": 2.0, "other": 1.0}, (StageUse("sparse", "0a", 1),))
+    attrs = TrialRecord(cost=cost).to_attrs()
+    study.add_trials(create_trial(values=[0.5, 1.0], user_attrs=attrs) for _ in range(2050))
     figure = time_figure(Costs.of(study))
     assert figure is not None
     train = next(trace for trace in figure.data if trace.name == "train")
@@ -92,6 +101,6 @@ def test_many_trials_share_bars(make_builder: Callable[..., Builder]) -> None:
 
 
 def test_a_study_that_recorded_nothing_has_no_time(builder: Builder) -> None:
-    builder.trial(0.5, 1.0, seconds=None, epochs=None)
+    builder.trial(0.5, 1.0, seconds={}, epochs=(0, 0))
     assert Costs.of(builder.study).trials == ()
     assert time_figure(Costs.of(builder.study)) is None

@@ -19,11 +19,12 @@ from PIL import Image
 from prunetune.results import dashboard_storage
 from prunetune.results.dashboard_app import dashboard_app
 from prunetune.results.dashboard_storage import DashboardStorage, ReadOnlyError
+from prunetune.results.record import RungDecision
 from prunetune.spaces import MissingExtraError
 
 pytest.importorskip("optuna_dashboard")
 
-RUNG = {"rung": 1, "epochs": 2, "values": [0.3, 0.8], "goes_on": True, "reason": "among the best"}
+RUNG = RungDecision(1, 2, (0.3, 0.8), 0, 3, goes_on=True)
 
 
 class Client:
@@ -81,11 +82,11 @@ def build(make_builder: Callable[..., Any], tmp_path: Path) -> Any:
     """A stored study with one trial of each kind."""
     made = make_builder(storage=f"sqlite:///{tmp_path / 'study.db'}")
     made.context()
-    made.trial(0.8, 0.9, rungs=[RUNG])
+    made.trial(0.8, 0.9, decisions=(RUNG,))
     made.trial(0.7, 0.7)
     made.trial(0.95, 1.4, outcome="OVER_BUDGET", violation=0.4)
-    made.trial(0.7, 0.7, equals=1, channels={"model.0.conv": 9})
-    made.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, channels={}, reason="<b>no</b>")
+    made.trial(0.7, 0.7, duplicate_of=1, channels={"model.0.conv": 9})
+    made.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason="<b>no</b>")
     return made
 
 
@@ -108,9 +109,9 @@ def test_a_trial_s_note_has_recipe_figures_budget_and_the_trial_that_it_equals(c
     assert "Recipe: pull 0.3" in notes[0]
     assert "within the budget, 10.0 % below 0.900 ms" not in notes[0]
     assert "within the budget, 10.0 % below 1.00 ms" in notes[0]
-    assert "goes on at mAP50-95 0.300: among the best" in notes[0]
+    assert "goes on at mAP50-95 0.300: after 2 epochs of recovery among the best: 0 of 3 are ahead" in notes[0]
     assert "over the budget, 40.0 % above 1.00 ms" in notes[2]
-    assert f"equals [trial 1](/dashboard/studies/{client.study._study_id}/trials?numbers=1)" in notes[3]
+    assert f"duplicate of [trial 1](/dashboard/studies/{client.study._study_id}/trials?numbers=1)" in notes[3]
     assert notes[4].startswith("**diverged**")
     assert "<b>" not in notes[4]
 
@@ -128,9 +129,26 @@ def test_its_best_trials_are_our_front(client: Client) -> None:
     assert [trial["number"] for trial in later["best_trials"]] == [1, 0]
 
 
-def test_a_recipe_that_ended_after_fewer_rounds_is_a_best_trial_too(client: Client, build: Any) -> None:
-    build.trial(0.85, 0.6, rounds_asked=2, violation=1.0, feasible=True)  # for samplers its constraint is violated
-    assert [trial["number"] for trial in client.detail()["best_trials"]] == [5]
+def test_a_trial_with_a_round_on_the_front_is_a_best_trial_too(client: Client, build: Any) -> None:
+    # For samplers the constraint of a recipe that ended before its last round may be violated.
+    build.trial(0.3, 1.2, outcome="OVER_BUDGET", violation=0.2, rounds=[build.network(0.85, 0.6)])
+    found = client.detail()
+    assert [trial["number"] for trial in found["best_trials"]] == [5]
+    shown = found["trials"][5]
+    assert max(shown["constraints"]) <= 0
+    note = shown["note"]["body"]
+    assert note.startswith("**over budget**, round 1 on the front")
+    assert "| trial 5, round 1 | 0.850 |" in note
+    assert "| trial 5 | 0.300 |" in note
+    assert f"[trial 5, round 1](/dashboard/studies/{client.study._study_id}/trials?numbers=5)" in found["note"]["body"]
+
+
+def test_each_round_has_a_picture_of_its_channels(client: Client, build: Any) -> None:
+    number = build.trial(0.3, 0.5, rounds=[build.network(0.85, 0.6, channels={"model.0.conv": 12})])
+    drawn = {item["filename"]: item for item in client.detail()["trials"][number]["artifacts"]}
+    assert set(drawn) == {"channels.png", "channels-round-1.png"}
+    pictures = [client.file(item, trial=number) for item in drawn.values()]
+    assert pictures[0] != pictures[1]
 
 
 def test_a_page_that_was_opened_before_the_server_started_has_them_too(build: Any, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def build(write_study: Callable[..., Any]) -> Any:
     made.context()
     made.trial(0.8, 0.9)
     made.trial(0.95, 1.4, outcome="OVER_BUDGET", violation=0.4)
-    made.trial(0.8, 0.9, equals=0, channels={"model.0.conv": 8})
+    made.trial(0.8, 0.9, duplicate_of=0, channels={"model.0.conv": 8})
     return made
 
 
@@ -84,7 +84,7 @@ def test_a_browser_shows_front_trials_notes_and_pictures(online: Any, address: s
     wait(online, "document.querySelectorAll('table tr').length >= 4", "the note has no table")
 
     online.get(f"{address}/trials?numbers=2")
-    wait_for_text(online, "Trial 2", "parameters removed", "equals trial 0", "channels.png")
+    wait_for_text(online, "Trial 2", "parameters removed", "duplicate of trial 0", "channels.png")
     loaded = "[...document.querySelectorAll('img')].some((image) => image.naturalWidth > 500)"
     wait(online, loaded, "no picture was drawn")
     online.execute_script("[...document.querySelectorAll('a')].find((a) => a.textContent === 'trial 0').click()")

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -15,26 +15,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from prunetune.results import Entry, Findings, best, entry, front, front_document, hypervolume, nearest
-from prunetune.results.entries import recipe_text
+from prunetune.results import Findings, StudyNetwork, best, front, front_document, hypervolume, nearest
 from prunetune.results.headline import summary
 from prunetune.results.notes import trial_note
+from prunetune.results.record import StudiedTarget
 from prunetune.results.standing import standing
 from prunetune.results.table_formats import markdown
 from prunetune.results.tables import edge_text
 from prunetune.results.trials import trial_table
+from prunetune.targets import NormalizedLatency
 
 FIELDS = [
-    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence", "latency_ms", "latency_ratio",
-    "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+    "network", "trial", "round", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
+    "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed",
+    "checkpoint", "onnx",
 ]  # fmt: skip
 
 Builder = Any
 """`conftest.StudyBuilder`."""
 
 
-def numbers(entries: list[Entry]) -> list[int | None]:
-    return [item.trial for item in entries]
+def numbers(networks: list[StudyNetwork]) -> list[int | None]:
+    return [network.trial for network in networks]
+
+
+def names(networks: list[StudyNetwork]) -> list[str]:
+    return [network.name for network in networks]
 
 
 def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
@@ -72,69 +78,162 @@ def test_front_is_the_feasible_nondominated_set(
         assert winner.map50_95 == max(accuracy for accuracy, _ in feasible_points)
 
 
-def test_entry_has_the_fields_of_the_documented_json_in_order(filled: Builder) -> None:
-    assert [item.name for item in fields(Entry)] == FIELDS
-    item = entry(filled.study.trials[0])
-    assert list(item.as_dict()) == FIELDS
-    assert (item.trial, item.map50_95, item.latency_ms, item.params) == (0, 0.905, 0.8, 1_720_000)
-    assert item.recipe is not None
-    assert item.recipe["sparsity"] == 0.3
-    assert isinstance(hash(item), int)
+def test_a_network_has_the_fields_of_the_documented_json_in_order(filled: Builder) -> None:
+    network = Findings.of(filled.study).network("0")
+    assert network is not None
+    assert list(network.as_dict()) == FIELDS
+    assert (network.trial, network.map50_95, network.latency_ms) == (0, 0.905, 0.8)
+    assert network.as_dict()["recipe"]["sparsity"] == 0.3
+    assert isinstance(hash(network), int)
 
 
-def test_a_round_belongs_to_the_attempt_that_came_to_its_end(builder: Builder) -> None:
+# A trial has networks
+
+
+def test_an_earlier_round_may_stand_on_the_front(builder: Builder) -> None:
     builder.context()
-    lost = builder.trial(None, None, outcome="WORKER_DIED", state=TrialState.FAIL)
-    builder.trial(0.6, 0.9, round_of=lost)
-    stopped = builder.trial(None, None, outcome="INTERRUPTED", state=TrialState.FAIL, retry_of=lost)
-    last = builder.trial(0.7, 0.8, retry_of=stopped)
+    first = builder.network(0.9, 0.95, round=1, files="trials/0/round-1")
+    builder.trial(0.6, 0.7, rounds=[first])
+    builder.trial(0.7, 0.8)
     found = Findings.of(builder.study)
-    assert found.whole_of(found.trials[1]) == last
-    assert recipe_text(found.entry(found.trials[1]).recipe).endswith(f"round 1 of trial {last}")
-    assert found.whole_of(found.trials[last]) is None
-    note = trial_note(found, found.trials[last], "#{}".format)
-    assert "on its way to [trial 1](#1)" in note
+    assert names(found.front) == ["0", "1", "0.1"]
+    assert [network.title for network in found.front] == ["trial 0", "trial 1", "trial 0, round 1"]
+    assert found.best is not None
+    assert found.best.recipe_text.endswith("after round 1 of 2")
+    assert found.counts["complete"] == 2, "a trial is what was asked"
+    assert found.counts["rounds"] == 1
+    told = [(item["network"], item["trial"], item["round"]) for item in front_document(found)["front"]]
+    assert told == [("0", 0, 2), ("1", 1, 1), ("0.1", 0, 1)]
+    assert "is trial 0, round 1: mAP50-95 0.900 at 0.950 ms" in summary(found).verdict
+    assert "2 trials and 1 earlier round over" in summary(found).searched
+    assert "| trial 0, round 1 |" in markdown(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(found=points, data=st.data())
+def test_the_front_does_not_ask_whose_a_network_is(
+    make_builder: Callable[[], Builder], found: list[tuple[float, float, bool]], data: st.DataObject
+) -> None:
+    alone, together = make_builder(), make_builder()
+    for accuracy, latency, feasible in found:
+        alone.trial(accuracy, latency, violation=-0.1 if feasible else 0.1, channels={})
+    rest = list(found)
+    while rest:
+        count = data.draw(st.integers(1, 3))
+        networks = tuple(
+            together.network(accuracy, latency, round=place, violations={"cpu": -0.1 if feasible else 0.1})
+            for place, (accuracy, latency, feasible) in enumerate(rest[:count], start=1)
+        )
+        together.trial(None, None, networks=networks)
+        rest = rest[count:]
+    drawn = [[(network.map50_95, network.latency_ms) for network in front(item.study)] for item in (alone, together)]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_dominated_round_is_not_on_the_front(builder: Builder) -> None:
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.6, 0.9)])
+    assert names(front(builder.study)) == ["0"]
+
+
+def test_a_network_is_found_by_its_name(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.9, 0.9)])
+    cut_short = builder.network(0.5, 0.6)
+    builder.trial(None, None, networks=(cut_short,), recipe=Findings.of(builder.study).records[0].recipe)
+    found = Findings.of(builder.study)
+    expected = {"0": 0.6, "0.1": 0.9, "1": 0.5, "1.1": 0.5, "dense": 0.94}
+    assert {name: network.map50_95 for name in expected if (network := found.network(name))} == expected
+    assert [found.network(name) for name in ("0.2", "2", "tense", "", "-1")] == [None] * 5
+    assert (found.key(0), found.key(1)) == ("0", "1.1")
+
+
+def test_a_round_over_the_budget_may_be_the_nearest(builder: Builder) -> None:
+    builder.context()
+    first = builder.network(0.9, 1.05, violations={"cpu": 0.05})
+    builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3)
+    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, networks=(first,), rounds=())
+    found = Findings.of(builder.study)
+    assert found.front == []
+    assert found.nearest is not None
+    assert (found.nearest.trial, found.nearest.map50_95) == (1, 0.9)
+
+
+def test_what_a_failed_trial_had_recovered_before_counts(builder: Builder) -> None:
+    builder.context()
+    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, networks=(builder.network(0.9, 0.9),))
+    builder.trial(None, None, outcome="", state=TrialState.RUNNING, networks=(builder.network(0.8, 0.8),))
+    assert numbers(front(builder.study)) == [1, 0]
+
+
+@pytest.mark.parametrize("outcome", ["WORKER_DIED", "INTERRUPTED"])
+def test_who_took_a_recipe_up_has_its_networks(builder: Builder, outcome: str) -> None:
+    builder.context()
+    first = builder.network(0.9, 0.9)
+    lost = builder.trial(None, None, outcome=outcome, state=TrialState.FAIL, networks=(first,))
+    last = builder.trial(0.6, 0.7, rounds=[first], retry_of=lost)
+    found = Findings.of(builder.study)
+    assert names(found.front) == [str(last), f"{last}.1"]
+    assert found.networks_of(lost) == []
+    assert f"takes up the recipe of [trial {lost}](#{lost})" in trial_note(found, found.trials[last], "#{}".format)
+
+
+def test_a_round_is_confirmed_and_tested_by_its_name(builder: Builder) -> None:
+    builder.context(
+        confirmed={"0.1": builder.latencies({"cpu": 0.97})},
+        test={"0.1": builder.accuracy(0.88)},
+        exports={"0.1": "trials/0/round-1.onnx"},
+    )
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.9, 0.95, channels={"a": 16})])
+    found = Findings.of(builder.study)
+    last, first = found.front
+    assert (last.latency_ms, first.latency_ms) == (0.7, 0.97)
+    assert (found.is_confirmed(last), found.is_confirmed(first)) == (False, True)
+    assert first.onnx == "trials/0/round-1.onnx"
+    assert found.test_accuracy("0.1") == builder.accuracy(0.88)
+    assert "| 0.880 | 0.880 |" in markdown(found).splitlines()[-1]
+    assert "trial 0." in summary(found).cautions[-1]
+
+
+def test_a_twin_of_another_trials_round_shares_its_measurement(builder: Builder) -> None:
+    builder.context(confirmed={"0.1": builder.latencies({"cpu": 0.97})})
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.9, 0.9, channels={"a": 16})])
+    builder.trial(0.9, 0.9, channels={"a": 16})
+    found = Findings.of(builder.study)
+    assert [(network.name, network.latency_ms) for network in found.front] == [("0", 0.7), ("0.1", 0.97)]
+    twin = found.network("1")
+    assert twin is not None
+    assert found.is_confirmed(twin)
+    assert twin.latency_ms == 0.97
 
 
 def test_twins_appear_once_and_other_networks_of_equal_score_stay(builder: Builder) -> None:
     builder.trial(0.9, 0.8, channels={"a": 8})
-    builder.trial(0.9, 0.8, channels={"a": 8}, equals=0)
+    builder.trial(0.9, 0.8, channels={"a": 8}, duplicate_of=0)
     builder.trial(0.9, 0.8, channels={"a": 16})
     assert numbers(front(builder.study)) == [0, 2]
 
 
 @pytest.mark.parametrize(
-    "attributes",
+    "told",
     [
-        {"outcome": "OVER_BUDGET"},
+        {"outcome": "OVER_BUDGET", "violation": 0.2},
         {"outcome": "STOPPED_EARLY"},
         {"outcome": "DIVERGED", "state": TrialState.FAIL},
-        {"state": TrialState.RUNNING},
-        {"rung": 0},
+        {"state": TrialState.RUNNING, "network": {"recovered": False}},
+        {"network": {"recovered": False}},
         {"violation": 0.2},
-        {"feasible": False},
     ],
     ids=str,
 )
-def test_only_recovered_feasible_complete_trials_can_be_members(builder: Builder, attributes: dict[str, Any]) -> None:
-    builder.trial(0.99, 0.1, **attributes)
+def test_only_recovered_feasible_networks_can_be_members(builder: Builder, told: dict[str, Any]) -> None:
+    builder.trial(0.99, 0.1, **told)
     builder.trial(0.5, 0.9)
     assert numbers(front(builder.study)) == [1]
 
 
-def test_constraints_decide_where_no_verdict_is_stored(builder: Builder) -> None:
-    builder.trial(0.9, 0.8, violation=0.5, omit=("feasible",))
-    builder.trial(0.5, 0.9, violation=-0.5, omit=("feasible",))
-    assert numbers(front(builder.study)) == [1]
-
-
 def test_confirmed_latency_replaces_the_first_one(builder: Builder) -> None:
-    builder.context(
-        confirmed={
-            "0": {"cpu": {"latency_ms": 0.95, "latency_ratio": 0.475, "latency_spread_ms": 0.02}},
-            "half-width": {"cpu": {"latency_ms": 1.05, "latency_ratio": 0.525}},
-        }
-    )
+    builder.context()
+    builder.confirm({"0": 0.95, "half-width": 1.05})
     builder.trial(0.9, 0.8)
     builder.trial(0.9, 0.9)
     document = front_document(builder.study)
@@ -145,7 +244,8 @@ def test_confirmed_latency_replaces_the_first_one(builder: Builder) -> None:
 
 
 def test_ratios_are_those_to_the_dense_network_as_it_was_last_measured(builder: Builder) -> None:
-    builder.context(confirmed={"0": {"cpu": {"latency_ms": 0.5}}, "dense": {"cpu": {"latency_ms": 1.6}}})
+    builder.context()
+    builder.confirm({"0": 0.5, "dense": 1.6})
     builder.trial(0.9, 0.8)
     builder.trial(0.95, 0.8)
     document = front_document(builder.study)
@@ -154,7 +254,8 @@ def test_ratios_are_those_to_the_dense_network_as_it_was_last_measured(builder: 
 
 
 def test_a_twin_that_was_not_measured_again_cannot_beat_the_one_that_was(builder: Builder) -> None:
-    builder.context(confirmed={"0": {"cpu": {"latency_ms": 0.95, "latency_ratio": 0.475}}})
+    builder.context()
+    builder.confirm({"0": 0.95})
     builder.trial(0.9, 0.8, channels={"a": 8})
     builder.trial(0.9, 0.8, channels={"a": 8})
     assert [(item.trial, item.latency_ms) for item in front(builder.study)] == [(0, 0.95)]
@@ -174,13 +275,13 @@ def test_single_objective_study_has_a_front_too(make_builder: Callable[..., Buil
 
 
 @pytest.fixture
-def two(make_target: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+def two(builder: Builder) -> list[StudiedTarget]:
     """A study's targets, both of them objectives."""
-    return [make_target("cpu"), make_target("board", ("<= 3 ms", 3.0), references={"dense": 4.0})]
+    return [builder.target("cpu"), builder.target("board", ("<= 3 ms", 3.0), references={"dense": 4.0})]
 
 
 def test_a_member_of_the_front_may_be_ahead_on_one_target_only(
-    make_builder: Callable[..., Builder], two: list[dict[str, Any]]
+    make_builder: Callable[..., Builder], two: list[StudiedTarget]
 ) -> None:
     builder = make_builder(latencies=2)
     builder.context(targets=two)
@@ -191,21 +292,21 @@ def test_a_member_of_the_front_may_be_ahead_on_one_target_only(
     document = front_document(builder.study)
     assert document["front"][1]["latencies"]["board"] == {
         "latency_ms": 1.0, "latency_ratio": 0.25, "latency_uncertainty": None,
-        "latency_low_ms": None,
+        "latency_low_ms": None, "latency_spread_ms": 0.01, "predicted": False,
     }  # fmt: skip
     # Boxes of (0.9, 1 - 0.4, 1 - 0.5) and (0.9, 1 - 0.45, 1 - 0.25), of which the first two thirds overlap.
     assert document["hypervolume"] == pytest.approx(0.9 * (0.6 * 0.5 + 0.55 * 0.75 - 0.55 * 0.5))
 
 
-def test_a_target_that_is_only_a_limit_does_not_dominate(builder: Builder, two: list[dict[str, Any]]) -> None:
-    builder.context(targets=[two[0], {**two[1], "is_objective": False}])
+def test_a_target_that_is_only_a_limit_does_not_dominate(builder: Builder, two: list[StudiedTarget]) -> None:
+    builder.context(targets=[two[0], replace(two[1], is_objective=False)])
     builder.trial(0.9, 0.8, further={"board": 2.0})
     builder.trial(0.9, 0.9, further={"board": 1.0})
     assert numbers(front(builder.study)) == [0]
 
 
-def test_the_main_target_is_the_first_that_is_an_objective(builder: Builder, two: list[dict[str, Any]]) -> None:
-    builder.context(targets=[{**two[0], "is_objective": False}, two[1]])
+def test_the_main_target_is_the_first_that_is_an_objective(builder: Builder, two: list[StudiedTarget]) -> None:
+    builder.context(targets=[replace(two[0], is_objective=False), two[1]])
     builder.trial(0.9, 0.8, further={"board": 2.0})
     builder.trial(0.8, 0.9, further={"board": 1.0})
     assert [(item.trial, item.latency_ms) for item in front(builder.study)] == [(1, 1.0), (0, 2.0)]
@@ -213,12 +314,12 @@ def test_the_main_target_is_the_first_that_is_an_objective(builder: Builder, two
 
 @pytest.mark.parametrize("late", ["cpu", "board"])
 def test_a_member_keeps_the_budgets_of_all_targets(
-    make_builder: Callable[..., Builder], late: str, two: list[dict[str, Any]]
+    make_builder: Callable[..., Builder], late: str, two: list[StudiedTarget]
 ) -> None:
     builder = make_builder(latencies=2)
-    again = {"cpu": {"latency_ms": 0.9}, "board": {"latency_ms": 2.9}}
-    again[late]["latency_ms"] += 0.2
-    builder.context(targets=two, confirmed={"0": again})
+    again = {"cpu": 0.9, "board": 2.9}
+    again[late] += 0.2
+    builder.context(targets=two, confirmed={"0": builder.latencies(again)})
     builder.trial(0.9, 0.8, further={"board": 2.0})
     assert front(builder.study) == []
     near = nearest(builder.study)
@@ -245,7 +346,6 @@ def test_document_of_a_study_that_no_trial_satisfied(builder: Builder) -> None:
 
 
 def test_document_of_a_full_study_is_strict_json(filled: Builder) -> None:
-    filled.study.set_user_attr("targets", [{**filled.study.user_attrs["targets"][0], "noise": float("nan")}])
     document = front_document(filled.study)
     again = json.loads(json.dumps(document, allow_nan=False))
     assert again == document
@@ -254,7 +354,6 @@ def test_document_of_a_full_study_is_strict_json(filled: Builder) -> None:
     assert list(document["controls"]) == ["dense", "half-width"]
     assert list(document["front"][0]) == [*FIELDS, "on_edge"]
     assert document["targets"][0]["budget"] == {"text": "<= half-width", "limit_ms": 1.0}
-    assert document["targets"][0]["noise"] is None
     expected = {
         "complete": 3,
         "over_budget": 2,
@@ -277,19 +376,13 @@ def test_document_of_an_empty_study(builder: Builder) -> None:
     assert document["nearest"] is None
 
 
-def test_damaged_attributes_are_missing_values(builder: Builder) -> None:
-    builder.context(
-        controls={"dense": "lost"},
-        confirmed=[1],
-        targets=[{"name": "cpu", "budget": 3, "references": {"dense": "2"}}, 7],
-    )
-    builder.trial(0.9, 0.8, accuracy="lost", omit=("latencies",), params="many", channels={"a": "x"}, recipe=3)
-    builder.trial(0.8, 0.5, accuracy={"map50_95": float("inf")}, gflops=float("nan"))
+def test_a_damaged_network_is_missing_whole(builder: Builder) -> None:
+    builder.trial(0.9, 0.8, network={"params": "many"})
+    builder.trial(builder.accuracy(float("inf")), 0.5)
+    builder.trial(0.8, 0.5, network={"latencies": {}})
+    builder.trial(0.7, 0.6, recipe=None)
     members = front(builder.study)
-    assert [(item.map50_95, item.latency_ms) for item in members] == [(0.8, 0.5), (0.9, 0.8)]
-    assert members[1].params is None
-    assert members[1].recipe is None
-    assert members[0].gflops is None
+    assert [(network.name, network.recipe) for network in members] == [("3", None)]
     json.dumps(front_document(builder.study), allow_nan=False)
 
 
@@ -345,46 +438,47 @@ def test_reading_a_front_imports_nothing_heavy() -> None:
 
 
 def test_a_predicted_latency_never_enters_the_front(builder: Builder) -> None:
-    predicted = {"cpu": {"latency_ms": 0.1, "latency_ratio": 0.05, "predicted": True}}
+    predicted = NormalizedLatency(0.1, 0.05, predicted=True)
     builder.trial(0.9, 0.8)
-    builder.trial(0.99, 0.1, latencies=predicted)
-    builder.trial(0.7, 0.1, latencies=predicted, outcome="OVER_BUDGET", violation=0.3)
+    builder.trial(0.99, predicted)
+    builder.trial(0.7, predicted, outcome="OVER_BUDGET", violation=0.3)
     assert numbers(front(builder.study)) == [0]
 
 
 def test_latencies_are_multiples_of_the_dense_network_as_it_is_shown(builder: Builder) -> None:
     """Nothing was confirmed where no trial met the budget; the control was measured after the reference."""
-    measured = {"cpu": {"latency_ms": 1.9, "latency_ratio": 0.95}}
-    builder.context(controls={"dense": {"map50_95": 0.9, "latencies": measured}})
+    builder.context(baselines={"dense": builder.baseline(0.9, 1.9)})
     builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3)
     found = Findings.of(builder.study)
-    assert found.controls["dense"].latency_ratio == 1
-    assert found.entry(found.trials[0]).latency_ratio == pytest.approx(1.3 / 1.9)
+    ratios = [
+        network.latency and network.latency.ratio_to_dense for network in map(found.network, ("dense", "0")) if network
+    ]
+    assert ratios == [1, pytest.approx(1.3 / 1.9)]
 
 
-def reading(latency_ms: float, **told: float | None) -> dict[str, Any]:
-    return {"latency_ms": latency_ms, **told}
+def latency(ms: float, low_ms: float | None = None, uncertainty: float | None = None) -> NormalizedLatency:
+    return NormalizedLatency(ms, low_ms=low_ms, uncertainty=uncertainty)
 
 
 @pytest.mark.parametrize(
     ("again", "stays", "on_edge"),
     [
-        (reading(0.99, latency_low_ms=0.98, latency_uncertainty=0.01), True, False),
-        (reading(1.02, latency_low_ms=0.995, latency_uncertainty=0.02), True, True),
-        (reading(1.001, latency_low_ms=1.0, latency_uncertainty=0.001), True, True),
-        (reading(1.02, latency_low_ms=1.001, latency_uncertainty=0.02), False, False),
-        (reading(1.02, latency_uncertainty=0.03), True, True),  # an older version told no ends
-        (reading(1.02, latency_uncertainty=0.01), False, False),
-        (reading(1.001), False, False),
-        (reading(1.001, latency_low_ms=None, latency_uncertainty=0.1), False, False),
-        (reading(1.2, latency_low_ms=0.3, latency_uncertainty=0.8), False, False),  # so noisy that it says nothing
-        (reading(1.05, latency_low_ms=0.3, latency_uncertainty=0.8), True, True),
+        (latency(0.99, 0.98, 0.01), True, False),
+        (latency(1.02, 0.995, 0.02), True, True),
+        (latency(1.001, 1.0, 0.001), True, True),
+        (latency(1.02, 1.001, 0.02), False, False),
+        (latency(1.02, None, 0.01), False, False),
+        (latency(1.001), False, False),
+        (latency(1.001, None, 0.1), False, False),
+        (latency(1.2, 0.3, 0.8), False, False),  # so noisy that it says nothing
+        (latency(1.05, 0.3, 0.8), True, True),
     ],
 )
 def test_only_a_surely_slower_measurement_puts_a_member_over_the_budget(
-    builder: Builder, again: dict[str, Any], stays: bool, on_edge: bool
+    builder: Builder, again: NormalizedLatency, stays: bool, on_edge: bool
 ) -> None:
-    builder.context(confirmed={"0": {"cpu": again}})
+    builder.context()
+    builder.confirm({"0": again})
     builder.trial(0.9, 0.99)
     found = Findings.of(builder.study)
     (item,) = found.front if stays else found.fallen
@@ -407,13 +501,12 @@ def test_only_a_surely_slower_measurement_puts_a_member_over_the_budget(
 
 @pytest.mark.parametrize(("slow", "edges"), [("cpu", ["cpu"]), ("board", ["board"]), ("both", ["cpu", "board"])])
 def test_a_member_may_be_on_the_edge_on_some_targets(
-    make_builder: Callable[..., Builder], two: list[dict[str, Any]], slow: str, edges: list[str]
+    make_builder: Callable[..., Builder], two: list[StudiedTarget], slow: str, edges: list[str]
 ) -> None:
     builder = make_builder(latencies=2)
     limits = {"cpu": 1.0, "board": 3.0}
     again = {
-        name: reading(limit * (1.01 if slow in (name, "both") else 0.9), latency_low_ms=limit * 0.89)
-        for name, limit in limits.items()
+        name: latency(limit * (1.01 if slow in (name, "both") else 0.9), limit * 0.89) for name, limit in limits.items()
     }
     builder.context(targets=two, confirmed={"0": again})
     builder.trial(0.9, 0.8, further={"board": 2.0})

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from prunetune.results import Confirmation, ConfirmedNetwork, Interval
-from prunetune.results.certainty import CONFIRMATION
 from prunetune.results.front_image import DPI, SIZE, write_front_image
 from prunetune.results.style import CONTROL, FRONT, INK, LIMIT
 from prunetune.spaces import StoreError
@@ -37,8 +36,15 @@ def test_the_picture_has_the_intervals_of_a_confirmation(filled: Builder, tmp_pa
     assert rgb(INK) not in colours(write_front_image(filled.study, tmp_path / "before.png"))
     network = ConfirmedNetwork(None, Interval(0.6, 0.55, 0.64), {"cpu": Interval(1.2, 1.1, 1.3)}, {})
     told = Confirmation("test", 72, 1000, 0, 0.95, "2026-01-01T00:00:00", 0.01, {"0": network})
-    filled.study.set_user_attr(CONFIRMATION, told.as_dict())
+    filled.store(confirmation=told)
     assert rgb(INK) in colours(write_front_image(filled.study, tmp_path / "after.png"))
+
+
+def test_earlier_rounds_are_drawn(builder: Builder, tmp_path: Path) -> None:
+    builder.context()
+    slow = builder.network(0.95, 1.3, violations={"cpu": 0.3})
+    builder.trial(0.6, 0.7, rounds=[slow, builder.network(0.9, 0.9, round=2)])
+    assert rgb(FRONT) in colours(write_front_image(builder.study, tmp_path / "front.png"))
 
 
 def test_a_study_without_anything_has_an_empty_picture(builder: Builder, tmp_path: Path) -> None:
@@ -48,8 +54,11 @@ def test_a_study_without_anything_has_an_empty_picture(builder: Builder, tmp_pat
 def test_names_are_no_formulas(builder: Builder, tmp_path: Path) -> None:
     odd = r"$\nonsense{$ 条码"
     builder.context(
-        controls={odd: {"map50_95": 0.9, "latencies": {odd: {"latency_ms": 1.0}}}},
-        targets=[{"name": odd, "budget": {"text": odd, "limit_ms": 1.0}}, {"name": "other"}],
+        baselines={odd: builder.baseline(0.9, {odd: 1.0})},
+        targets=[
+            builder.target(odd, (odd, 1.0), is_objective=False),
+            builder.target("other", None, is_objective=False),
+        ],
     )
     assert rgb(CONTROL) in colours(write_front_image(builder.study, tmp_path / "front.png"))
 

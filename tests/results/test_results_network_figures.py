@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prunetune.results.findings import Findings
-from prunetune.results.histories import read_gammas
+from prunetune.results.histories import GammaHistogram, read_gammas
 from prunetune.results.network_figures import channels_figure, gamma_figures
+from prunetune.results.record import TrialRecord
+from prunetune.results.study_network import StudyNetwork
+from prunetune.spaces import LatencyShare, Recipe, Splice, Threshold
 
 Builder = Any
 
 
+RECIPE = Recipe(0.3, 4, Threshold(0.1, 0.2))
+BY_LATENCY = Recipe(0.3, 4, LatencyShare(0.8), rounds=2)
+
+
+def network(study: Any, name: str) -> StudyNetwork:
+    found = Findings.of(study).network(name)
+    assert found is not None
+    return found
+
+
+def histograms(builder: Builder, folder: Path) -> tuple[GammaHistogram, ...]:
+    return read_gammas(Findings.of(builder.study).records[0], folder)
+
+
 def test_channels_figure_shows_every_layer_and_the_removed_share(filled: Builder) -> None:
-    found = Findings.of(filled.study)
-    figure = channels_figure(filled.study, found.trials[0])
+    figure = channels_figure(filled.study, network(filled.study, "0"))
     assert figure is not None
     traces = {trace.name: trace for trace in figure.data}
     backbone, head = (next(t for name, t in traces.items() if name.startswith(r)) for r in ("backbone", "head"))
-    assert list(backbone.y) + list(head.y) == list(found.dense_channels)
+    assert list(backbone.y) + list(head.y) == list(Findings.of(filled.study).study.channels_dense)
     assert head.name == "head kept (75.0 % removed)"
     assert set(head.x) == {25.0}
     assert backbone.customdata[0] == "8 of 16"
-    assert channels_figure(filled.study, found.trials[1]) is not None
-    assert channels_figure(filled.study, found.trials[5]) is not None
+    assert channels_figure(filled.study, network(filled.study, "1")) is not None
 
 
 def test_channels_figure_needs_widths(builder: Builder) -> None:
     builder.trial(0.9, 0.8)
-    assert channels_figure(builder.study, builder.study.trials[0]) is None
+    assert channels_figure(builder.study, network(builder.study, "0")) is None
 
 
 def test_gamma_figures_end_with_the_last_epoch_and_mark_the_threshold(filled: Builder, tmp_path: Path) -> None:
-    histograms = read_gammas(filled.study.trials[0], tmp_path)
-    assert len(histograms) == 16
-    figures = gamma_figures(histograms, {"threshold": {"backbone": 0.1, "head": 0.2}})
+    read = histograms(filled, tmp_path)
+    assert len(read) == 16
+    figures = gamma_figures(read, TrialRecord(RECIPE))
     assert list(figures) == [(1, "backbone"), (1, "head"), (2, "backbone"), (2, "head")]
     head = figures[2, "head"]
     assert [head.data[0].name, head.data[-1].name] == ["epoch 1", "epoch 8"]
@@ -46,15 +62,15 @@ def test_gamma_figures_end_with_the_last_epoch_and_mark_the_threshold(filled: Bu
 
 
 def test_only_gammas_have_a_threshold_among_gammas(filled: Builder, tmp_path: Path) -> None:
-    histograms = read_gammas(filled.study.trials[0], tmp_path)
-    recipes = [{"threshold": 0.1, "importance": "l1"}, {"latency": 0.8, "planner": "knapsack"}]
-    for recipe in recipes:
-        assert all(not figure.layout.shapes for figure in gamma_figures(histograms, recipe).values())
-    assert all(figure.layout.shapes for figure in gamma_figures(histograms, {"threshold": 0.1}).values())
+    read = histograms(filled, tmp_path)
+    without = [replace(RECIPE, importance="l1"), replace(BY_LATENCY, planner="knapsack"), Splice("0", "1", 4), None]
+    for recipe in without:
+        assert all(not figure.layout.shapes for figure in gamma_figures(read, TrialRecord(recipe)).values())
+    assert all(figure.layout.shapes for figure in gamma_figures(read, TrialRecord(RECIPE)).values())
 
 
 def test_gamma_figures_mark_what_was_found_in_each_round(filled: Builder, tmp_path: Path) -> None:
-    histograms = read_gammas(filled.study.trials[0], tmp_path)
-    figures = gamma_figures(histograms, {"latency": 0.8, "threshold_found": [0.1, {"backbone": 0.2, "head": 0.3}]})
+    record = TrialRecord(BY_LATENCY, thresholds=(Threshold.everywhere(0.1), Threshold(0.2, 0.3)))
+    figures = gamma_figures(histograms(filled, tmp_path), record)
     marks = {place: figure.layout.shapes[0].x0 for place, figure in figures.items()}
     assert marks == {(1, "backbone"): 0.1, (1, "head"): 0.1, (2, "backbone"): 0.2, (2, "head"): 0.3}

@@ -14,6 +14,10 @@ from optuna.trial import TrialState, create_trial
 
 from prunetune.results.parameter_figures import SLICED, importances_figure, parallel_figure, slice_figure
 from prunetune.results.parameters import FEWEST, Parameters
+from prunetune.results.record import StudyRecord, TrialRecord
+from prunetune.spaces import Outcome
+
+Builder = Any
 
 SPACE = {
     "sparsity": FloatDistribution(1e-4, 1e-2, log=True),
@@ -25,11 +29,11 @@ SPACE = {
 }
 
 
-def study_of(trials: int, outcome: str = "OK") -> optuna.Study:
+def study_of(builder: Builder, trials: int, outcome: Outcome = Outcome.OK) -> optuna.Study:
     """Accuracy follows the sparsity, latency the share that is asked for; the rest is chance."""
     chance = random.Random(0)
     study = optuna.create_study(directions=["maximize", "minimize"])
-    study.set_user_attr("targets", [{"name": "cpu", "is_objective": True, "references": {"dense": 2.0}}])
+    StudyRecord.store(study, targets=[builder.target()])
     made = []
     for _ in range(trials):
         params: dict[str, Any] = {
@@ -38,18 +42,17 @@ def study_of(trials: int, outcome: str = "OK") -> optuna.Study:
             "start": chance.choice(["<dense>", "rewound"]), "balance": 1.0,
         }  # fmt: skip
         values = [0.9 + 0.1 * math.log10(params["sparsity"]), params["latency"]]
-        stored = {
-            "outcome": outcome, "accuracy": {"map50_95": values[0]}, "latencies": {"cpu": {"latency_ms": values[1]}},
-        }  # fmt: skip
-        made.append(create_trial(values=values, params=params, distributions=SPACE, user_attrs=stored))
+        network = builder.network(*values, recovered=outcome is Outcome.OK)
+        attrs = TrialRecord(outcome=outcome, networks=(network,)).to_attrs()
+        made.append(create_trial(values=values, params=params, distributions=SPACE, user_attrs=attrs))
     study.add_trials(made)
     return study
 
 
-def test_what_decides_is_important() -> None:
+def test_what_decides_is_important(builder: Builder) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        parameters = Parameters(study_of(120))
+        parameters = Parameters(study_of(builder, 120))
         shares = parameters.importances()
     assert max(shares["mAP50-95"], key=lambda name: shares["mAP50-95"][name]) == "sparsity"
     assert max(shares["latency"], key=lambda name: shares["latency"][name]) == "latency"
@@ -61,28 +64,28 @@ def test_what_decides_is_important() -> None:
     assert figure.data[1].y[-1] == "latency asked for"
 
 
-def test_few_trials_have_no_importances() -> None:
-    assert Parameters(study_of(FEWEST - 1)).importances() == {}
-    assert Parameters(study_of(0)).importances() == {}
+def test_few_trials_have_no_importances(builder: Builder) -> None:
+    assert Parameters(study_of(builder, FEWEST - 1)).importances() == {}
+    assert Parameters(study_of(builder, 0)).importances() == {}
     assert importances_figure([], {}) is None
 
 
-def test_accuracy_before_recovery_is_no_accuracy() -> None:
-    parameters = Parameters(study_of(20, outcome="OVER_BUDGET"))
+def test_accuracy_before_recovery_is_no_accuracy(builder: Builder) -> None:
+    parameters = Parameters(study_of(builder, 20, Outcome.OVER_BUDGET))
     assert list(parameters.importances()) == ["latency"]
     assert parallel_figure(parameters.varied, parameters.tried) is None
     assert slice_figure(parameters.varied[0], parameters.tried) is None
 
 
-def test_failed_trials_are_left_out() -> None:
-    study = study_of(3)
+def test_failed_trials_are_left_out(builder: Builder) -> None:
+    study = study_of(builder, 3)
     params = {"sparsity": 1e-3}
     study.add_trial(create_trial(state=TrialState.FAIL, params=params, distributions={"sparsity": SPACE["sparsity"]}))
-    assert [item.trial for item in Parameters(study).tried] == [0, 1, 2]
+    assert [point.network.trial for point in Parameters(study).tried] == [0, 1, 2]
 
 
-def test_a_line_goes_through_every_parameter() -> None:
-    parameters = Parameters(study_of(30))
+def test_a_line_goes_through_every_parameter(builder: Builder) -> None:
+    parameters = Parameters(study_of(builder, 30))
     figure = parallel_figure(parameters.varied, parameters.tried)
     assert figure is not None
     (lines,) = figure.data
@@ -96,8 +99,8 @@ def test_a_line_goes_through_every_parameter() -> None:
     assert list(lines.dimensions[4].ticktext) == ["&lt;dense&gt;", "rewound"]
 
 
-def test_a_slice_shows_one_parameter() -> None:
-    parameters = Parameters(study_of(30))
+def test_a_slice_shows_one_parameter(builder: Builder) -> None:
+    parameters = Parameters(study_of(builder, 30))
     by_name = {parameter.name: slice_figure(parameter, parameters.tried) for parameter in parameters.varied}
     sparsity, start = by_name["sparsity"], by_name["start"]
     assert sparsity is not None
@@ -108,8 +111,8 @@ def test_a_slice_shows_one_parameter() -> None:
     assert [told[1] for told in sparsity.data[0].customdata] == [str(number) for number in range(30)]
 
 
-def test_a_slice_of_many_trials_is_thinned() -> None:
-    parameters = Parameters(study_of(SLICED + 1))
+def test_a_slice_of_many_trials_is_thinned(builder: Builder) -> None:
+    parameters = Parameters(study_of(builder, SLICED + 1))
     figure = slice_figure(parameters.varied[0], parameters.tried)
     assert figure is not None
     assert SLICED / 2 < len(figure.data[0].x) <= SLICED

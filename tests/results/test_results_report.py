@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,14 +26,16 @@ from prunetune.results import (
     nearest,
     write_report,
 )
-from prunetune.results.certainty import CONFIRMATION
 from prunetune.results.findings import Findings
 from prunetune.results.histories import GammaHistogram, read_curves, read_gammas
-from prunetune.results.networks import ANIMATED, FRAMES, Networks, animation
+from prunetune.results.networks import ANIMATED, FRAMES, Networks, animation_document
 from prunetune.results.notes import trial_note
-from prunetune.spaces import ConfigError, StoreError
+from prunetune.results.record import RungDecision, TrialRecord
+from prunetune.spaces import Alignment, ConfigError, LatencyShare, Recipe, StoreError, Threshold
+from prunetune.targets import NormalizedLatency
 
 Builder = Any
+RECIPE = Recipe(0.3, 4, Threshold(0.1, 0.2))
 SECTIONS = [
     "front", "table", "network", "progress", "recoveries", "parameters", "time", "failures", "trials", "origins",
 ]  # fmt: skip
@@ -81,14 +84,14 @@ class Page(HTMLParser):
             self.words += data
 
 
-def report(study: Any, folder: Path, trial: int | None = None) -> Page:
+def report(study: Any, folder: Path, trial: int | str | None = None) -> Page:
     path = write_report(study, folder, folder / "report.html", trial)
     assert path == folder / "report.html"
     return Page(path.read_text(encoding="utf-8"))
 
 
 def test_full_report_has_every_section_and_loads_nothing(filled: Builder, tmp_path: Path) -> None:
-    filled.study.set_user_attr("test", {"0": {"map50_95": 0.897}, "half-width": {"map50_95": 0.868}})
+    filled.store(test={"0": filled.accuracy(0.897), "half-width": filled.accuracy(0.868)})
     page = report(filled.study, tmp_path)
     assert page.sections == SECTIONS
     assert page.addresses == []
@@ -104,19 +107,22 @@ def test_full_report_has_every_section_and_loads_nothing(filled: Builder, tmp_pa
     assert "loss is NaN in epoch 3" in page.words
     assert "10 min 18 s in all: train 88 %, validate 8 %, measure 3 %, other 1 %, surgery under 1 %." in page.words
     assert "all but training, validating and measuring: 1.5 %." in page.words
-    assert "70 epochs were trained, 28 were reused from earlier trials, which saved about 3 min 56 s." in page.words
+    assert "60 epochs were trained, 24 were reused from earlier trials, which saved about 3 min 56 s." in page.words
 
 
 @pytest.mark.parametrize(
-    ("stored", "told"),
+    ("alignment", "told"),
     [
-        (8, "target cpu (onnxruntime, channels in multiples of 8)"),
-        ({"default": 16, "first": 8}, "target cpu (onnxruntime, channels in multiples of 16 (first: 8))"),
+        (Alignment.everywhere(8), "target cpu (onnxruntime, channels in multiples of 8)"),
+        (
+            Alignment.parse({"default": 16, "first": 8}),
+            "target cpu (onnxruntime, channels in multiples of 16 (first: 8))",
+        ),
         (None, "target cpu (onnxruntime)"),
     ],
 )
-def test_the_alignment_is_told(filled: Builder, tmp_path: Path, stored: Any, told: str) -> None:
-    filled.study.set_user_attr("targets", [{"name": "cpu", "kind": "onnxruntime", "alignment": stored}])
+def test_the_alignment_is_told(filled: Builder, tmp_path: Path, alignment: Alignment | None, told: str) -> None:
+    filled.store(targets=[filled.target("cpu", None, alignment=alignment)])
     assert told in report(filled.study, tmp_path).words
 
 
@@ -140,11 +146,13 @@ def test_another_trial_can_be_chosen(filled: Builder, tmp_path: Path) -> None:
 )
 def test_odd_names_are_text(make_builder: Callable[..., Builder], tmp_path: Path, odd: str) -> None:
     builder = make_builder(odd)
-    accuracy = {"map50_95": 0.9, "classes": {odd: {"map50": 0.9, "map50_95": 0.9}}}
+    accuracy = builder.accuracy(0.9, classes={odd: {"map50": 0.9, "map50_95": 0.9}})
+    target = builder.target(
+        odd, (odd, 1.0), kind=odd, alignment=None, fingerprint={odd: odd}, references={"dense": 2.0}
+    )
     builder.context(
-        controls={odd: {**accuracy, "latencies": {"cpu": {"latency_ms": 1.0}}, "channels": {odd: 8}}},
-        targets=[{"name": odd, "kind": odd, "budget": {"text": odd, "limit_ms": 1.0}, "fingerprint": {odd: odd},
-                  "references": {"dense": 2.0}, "is_objective": True}],
+        baselines={odd: builder.baseline(accuracy, {"cpu": 1.0}, channels={odd: 8})},
+        targets=[target],
         spec={"model": odd, "data": odd, odd: odd},
         channels_dense={odd: 16},
         channels_half={odd: 8},
@@ -152,10 +160,10 @@ def test_odd_names_are_text(make_builder: Callable[..., Builder], tmp_path: Path
         version=odd,
         versions={odd: odd},
         data_fingerprint=odd,
-    )  # fmt: skip
-    latencies = {odd: {"latency_ms": 0.8}}
-    builder.trial(0.9, 0.8, reason=odd, channels={odd: 8}, recipe={odd: odd}, seconds={odd: 3.0}, accuracy=accuracy,
-                  latencies=latencies, checkpoint=odd, worker={"host": odd})  # fmt: skip
+    )
+    network = {"latencies": {odd: NormalizedLatency(0.8)}, "files": odd}
+    builder.trial(accuracy, 0.8, reason=odd, channels={odd: 8}, recipe=replace(RECIPE, importance=odd),
+                  seconds={odd: 3.0}, network=network, warnings=(odd,), worker={"host": odd})  # fmt: skip
     builder.trial(None, None, outcome="ERROR", state=TrialState.FAIL, reason=odd)
     page = report(builder.study, tmp_path)
     assert page.sections == SECTIONS
@@ -184,7 +192,7 @@ def test_report_of_a_study_without_trials(builder: Builder, tmp_path: Path, cont
 def test_report_of_a_study_that_only_runs_or_fails(builder: Builder, tmp_path: Path) -> None:
     builder.trial(None, None, outcome="", state=TrialState.RUNNING)
     assert "No trial has finished yet" in report(builder.study, tmp_path).words
-    builder.trial(None, None, outcome="OUT_OF_MEMORY", state=TrialState.FAIL, accuracy=None, seconds=None)
+    builder.trial(None, None, outcome="OUT_OF_MEMORY", state=TrialState.FAIL)
     words = report(builder.study, tmp_path).words
     assert "No trial gave a network: 1 failed." in words
     assert "out of memory" in words
@@ -200,7 +208,8 @@ def test_report_names_the_nearest_miss(builder: Builder, tmp_path: Path) -> None
 
 
 def test_report_warns_of_members_that_are_late_when_measured_again(builder: Builder, tmp_path: Path) -> None:
-    builder.context(confirmed={"0": {"cpu": {"latency_ms": 1.04, "latency_ratio": 0.52}}})
+    builder.context()
+    builder.confirm({"0": 1.04})
     builder.trial(0.9, 0.99)
     builder.trial(0.8, 0.9)
     assert [item.trial for item in front(builder.study)] == [1]
@@ -209,7 +218,8 @@ def test_report_warns_of_members_that_are_late_when_measured_again(builder: Buil
 
 
 def test_a_front_that_falls_over_the_budget_leaves_its_nearest(builder: Builder, tmp_path: Path) -> None:
-    builder.context(confirmed={"0": {"cpu": {"latency_ms": 1.04, "latency_ratio": 0.52}}})
+    builder.context()
+    builder.confirm({"0": 1.04})
     builder.trial(0.9, 0.99)
     assert front(builder.study) == []
     missed = nearest(builder.study)
@@ -241,12 +251,13 @@ def networks(builder: Builder, folder: Path) -> dict[str, Any]:
 
 
 def test_panels_know_every_layer_and_the_removed_share(filled: Builder, tmp_path: Path) -> None:
-    filled.study.set_user_attr("controls", {"half-width": {"channels": {"model.0.conv": 8}, "epochs": 90}})
+    half = filled.baseline(0.875, channels={"model.0.conv": 8}, epochs=90)
+    filled.store(baselines={"half-width": half})
     told = networks(filled, tmp_path)
-    found = Findings.of(filled.study)
-    assert told["layers"] == list(found.dense_channels)
-    assert told["dense"] == list(found.dense_channels.values())
-    assert told["half"] == list(found.half_channels.values())
+    study = Findings.of(filled.study).study
+    assert told["layers"] == list(study.channels_dense)
+    assert told["dense"] == list(study.channels_dense.values())
+    assert told["half"] == list(study.channels_half.values())
     assert set(told["regions"]) == {"backbone", "head"}
     first = told["networks"]["0"]
     assert first["removed"] == {"backbone": "50.0 %", "head": "75.0 %"}
@@ -257,9 +268,9 @@ def test_panels_know_every_layer_and_the_removed_share(filled: Builder, tmp_path
 
 
 def test_panels_and_notes_tell_where_a_threshold_separates_nothing(builder: Builder, tmp_path: Path) -> None:
-    told = ["round 1: nothing separates at threshold 0.5: 20% of the gammas are within 0.1 of it 0 ▁█|█▁ 1"]
+    told = ("round 1: nothing separates at threshold 0.5: 20% of the gammas are within 0.1 of it 0 ▁█|█▁ 1",)
     builder.context()
-    builder.trial(0.9, 0.8, unseparated=told)
+    builder.trial(0.9, 0.8, warnings=told)
     builder.trial(0.9, 0.8)
     shown = networks(builder, tmp_path)["networks"]
     assert shown["0"]["facts"]["warning"] == told[0]
@@ -278,10 +289,10 @@ def test_panels_need_no_widths(builder: Builder, tmp_path: Path) -> None:
 
 
 def test_panels_show_accuracy_per_class_where_it_is_known(filled: Builder, tmp_path: Path) -> None:
-    classes = {"RBC": {"map50": 0.9, "map50_95": 0.6}, "WBC": {"map50": None, "map50_95": float("nan")}}
-    dense = {"map50_95": 0.94, "classes": {"RBC": {"map50_95": 0.7}, "Platelets": {"map50_95": 0.2}}}
-    filled.study.set_user_attr("controls", {"dense": dense})
-    number = filled.trial(0.5, 0.5, accuracy={"map50_95": 0.5, "classes": classes})
+    dense = filled.accuracy(0.94, classes={"RBC": {"map50_95": 0.7}, "Platelets": {"map50_95": 0.2}})
+    filled.store(baselines={"dense": filled.baseline(dense)})
+    own = filled.accuracy(0.5, classes={"RBC": {"map50": 0.9, "map50_95": 0.6}, "WBC": {"map50": None}})
+    number = filled.trial(own, 0.5)
     page = networks(filled, tmp_path)
     assert page["classes"] == ["RBC", "Platelets"]
     told = page["networks"]
@@ -290,10 +301,14 @@ def test_panels_show_accuracy_per_class_where_it_is_known(filled: Builder, tmp_p
     assert "classes" not in told["0"]
 
 
+def histograms(builder: Builder, folder: Path) -> tuple[GammaHistogram, ...]:
+    return read_gammas(Findings.of(builder.study).records[0], folder)
+
+
 def test_gammas_move_and_end_with_the_last_epoch_and_the_threshold(filled: Builder, tmp_path: Path) -> None:
-    histograms = read_gammas(filled.study.trials[0], tmp_path)
-    assert len(histograms) == 16
-    moving = animation(histograms, {"threshold": {"backbone": 0.1, "head": 0.2}})
+    read = histograms(filled, tmp_path)
+    assert len(read) == 16
+    moving = animation_document(read, TrialRecord(RECIPE))
     assert moving is not None
     assert moving["regions"] == ["backbone", "head"]
     assert [(frame["round"], frame["epoch"]) for frame in moving["frames"]] == [
@@ -306,8 +321,9 @@ def test_gammas_move_and_end_with_the_last_epoch_and_the_threshold(filled: Build
 
 
 def test_gammas_have_the_threshold_that_was_found_in_each_round(filled: Builder, tmp_path: Path) -> None:
-    histograms = read_gammas(filled.study.trials[0], tmp_path)
-    moving = animation(histograms, {"latency": 0.8, "threshold_found": [0.1, {"backbone": 0.2, "head": 0.3}]})
+    recipe = replace(RECIPE, threshold=LatencyShare(0.8), rounds=2)
+    record = TrialRecord(recipe, thresholds=(Threshold.everywhere(0.1), Threshold(0.2, 0.3)))
+    moving = animation_document(histograms(filled, tmp_path), record)
     assert moving is not None
     marks = {frame["round"]: frame["thresholds"] for frame in moving["frames"]}
     assert marks == {1: {"backbone": 0.1, "head": 0.1}, 2: {"backbone": 0.2, "head": 0.3}}
@@ -315,12 +331,56 @@ def test_gammas_have_the_threshold_that_was_found_in_each_round(filled: Builder,
 
 def test_long_animations_are_thinned_but_keep_what_surgery_saw() -> None:
     epochs = [(number, epoch) for number in (1, 2, 3) for epoch in range(1, 601)]
-    moving = animation([GammaHistogram(*place, (0.0, 1.0), {"head": (5.0,)}) for place in epochs], None)
+    moving = animation_document(
+        [GammaHistogram(*place, (0.0, 1.0), {"head": (5.0,)}) for place in epochs], TrialRecord()
+    )
     assert moving is not None
     drawn = [(frame["round"], frame["epoch"]) for frame in moving["frames"]]
     assert len(drawn) <= FRAMES + 3
     assert {(1, 600), (2, 600), (3, 600)} <= set(drawn)
     assert drawn == sorted(drawn)
+
+
+def test_a_round_has_a_panel_of_its_own(builder: Builder, tmp_path: Path) -> None:
+    builder.context(test={"0.1": builder.accuracy(0.88)})
+    write_gammas = [
+        {"round": number, "epoch": 1, "histogram": {"edges": [0, 1], "counts": {"head": [3]}}} for number in (1, 2)
+    ]
+    (tmp_path / "gammas.json").write_text(json.dumps(write_gammas))
+    curves = [{"round": 1, "map50_95": [0.1, 0.2]}, {"round": 2, "map50_95": [0.2, 0.3, 0.25]}]
+    (tmp_path / "curves.json").write_text(json.dumps(curves))
+    first = builder.network(0.9, 0.95, channels={"model.0.conv": 12}, files="trials/0/round-1")
+    builder.trial(0.6, 0.7, rounds=[first], gammas="gammas.json", curves="curves.json", reason="why")
+    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason="loss is NaN")
+    page = report(builder.study, tmp_path)
+    told = page.networks
+    assert list(told["networks"]) == ["dense", "half-width", "0.1", "0", "1"]
+    assert (told["first"], told["front"], list(told["gammas"])) == ("0.1", ["0", "0.1"], ["0.1", "0"])
+    panel, last = told["networks"]["0.1"], told["networks"]["0"]
+    assert (panel["title"], panel["kept"][0], panel["curve"]) == ("trial 0, round 1", 12, [[1, 0.1], [2, 0.2]])
+    assert panel["facts"]["recipe"].endswith("after round 1 of 2")
+    assert panel["facts"]["mAP50-95 on test"] == "0.880"
+    assert panel["facts"]["file"] == "trials/0/round-1/pruned.pt"
+    assert "reason" not in panel["facts"]
+    assert (last["facts"]["reason"], last["curve"][-1]) == ("why", [3, 0.25])
+    assert [len(told["gammas"][name]["frames"]) for name in ("0.1", "0")] == [1, 2]
+    assert told["networks"]["1"]["facts"]["reason"] == "loss is NaN"
+    front = next(trace for trace in page.figures["figure-front"]["data"] if trace["name"] == "front")
+    assert (front["text"], [values[1] for values in front["customdata"]]) == (["0", "0.1"], ["0", "0.1"])
+    assert "ok, on the front, round 1 on the front" in page.words
+    assert report(builder.study, tmp_path, "0").networks["first"] == "0"
+    assert report(builder.study, tmp_path, 1).networks["first"] == "1"
+    assert report(builder.study, tmp_path, "dense").networks["first"] == "dense"
+
+
+def test_a_round_over_the_budget_is_recovered(builder: Builder, tmp_path: Path) -> None:
+    builder.context()
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.9, 1.3, violations={"cpu": 0.3})])
+    traces = {trace.name: trace for trace in front_figure(builder.study).data}
+    slow = traces["over budget after an earlier round"]
+    assert (list(slow.x), list(slow.y), slow.yaxis) == ([1.3], [0.9], "y")
+    assert [values[1] for values in slow.customdata] == ["0.1"]
+    assert report(builder.study, tmp_path).networks["networks"]["0.1"]["facts"]["ended"] == "recovered, and pruned on"
 
 
 def test_only_some_networks_have_their_gammas_in_the_report(builder: Builder, tmp_path: Path) -> None:
@@ -338,12 +398,12 @@ def test_curves_of_recoveries_are_read_back(builder: Builder, tmp_path: Path) ->
     builder.context()
     told = [{"round": 1, "map50_95": [0.1, 0.2]}, {"round": 2, "map50_95": [0.2, 0.3, 0.25]}, {"round": "x"}]
     (tmp_path / "curves.json").write_text(json.dumps(told))
-    rungs = [{"rung": 1, "epochs": 1, "values": [0.2, 0.8], "goes_on": True, "reason": "after 1 epochs <best>"}]
-    builder.trial(0.9, 0.8, curves="curves.json", rungs=rungs)
-    builder.trial(0.7, 0.9, rungs=rungs)
-    stopped = [{**rungs[0], "values": [0.05, 0.85], "goes_on": False}]
-    builder.trial(0.05, 0.85, outcome="STOPPED_EARLY", rungs=stopped)
-    assert read_curves(builder.study.trials[0], tmp_path) == {1: (0.1, 0.2), 2: (0.2, 0.3, 0.25)}
+    rung = RungDecision(1, 1, (0.2, 0.8), 0, 3, goes_on=True)
+    builder.trial(0.9, 0.8, curves="curves.json", decisions=(rung,))
+    builder.trial(0.7, 0.9, decisions=(rung,))
+    stopped = replace(rung, values=(0.05, 0.85), goes_on=False)
+    builder.trial(0.05, 0.85, outcome="STOPPED_EARLY", decisions=(stopped,))
+    assert read_curves(Findings.of(builder.study).records[0], tmp_path) == {1: (0.1, 0.2), 2: (0.2, 0.3, 0.25)}
     page = report(builder.study, tmp_path)
     traces = {trace["name"]: trace for trace in page.figures["figure-recoveries"]["data"]}
     assert traces["front"]["y"] == [0.2, 0.3, 0.25, None]
@@ -351,18 +411,17 @@ def test_curves_of_recoveries_are_read_back(builder: Builder, tmp_path: Path) ->
     assert traces["stopped early"]["y"] == [0.05, None]
     assert traces["ended at a rung"]["y"] == [0.05]
     assert len(traces["goes on from a rung"]["x"]) == 2
-    assert "&lt;best&gt;" in traces["goes on from a rung"]["customdata"][0][0]
+    assert "after 1 epoch of recovery among the best" in traces["goes on from a rung"]["customdata"][0][0]
     assert page.networks["networks"]["0"]["curve"] == [[1, 0.2], [2, 0.3], [3, 0.25]]
 
 
 def test_the_report_says_what_was_known_and_what_was_predicted(builder: Builder, tmp_path: Path) -> None:
     builder.context()
     builder.trial(0.9, 0.8)
-    builder.trial(0.9, 0.8, equals=0)
-    over = {"cpu": {"latency_ms": 1.5, "latency_ratio": 0.75, "predicted": True}}
-    builder.trial(0.2, 1.5, latencies=over, outcome="OVER_BUDGET", violation=0.5)
+    builder.trial(0.9, 0.8, duplicate_of=0)
+    builder.trial(0.2, NormalizedLatency(1.5, 0.75, predicted=True), outcome="OVER_BUDGET", violation=0.5)
     words = report(builder.study, tmp_path).words
-    assert "ok, equals trial 0" in words
+    assert "ok, duplicate of trial 0" in words
     assert "1.50 ms (0.75x) predicted" in words
 
 
@@ -380,11 +439,9 @@ def test_damaged_gamma_files_leave_the_report_whole(
     assert bool(caplog.records) == (content in (None, "{"))
 
 
-def test_each_of_several_targets_has_a_front(
-    make_builder: Callable[..., Builder], tmp_path: Path, make_target: Callable[..., dict[str, Any]]
-) -> None:
+def test_each_of_several_targets_has_a_front(make_builder: Callable[..., Builder], tmp_path: Path) -> None:
     builder = make_builder(latencies=2)
-    builder.context(targets=[make_target("cpu"), make_target("[b]oard", ("<= 3 ms", 3.0), kind="command")])
+    builder.context(targets=[builder.target("cpu"), builder.target("[b]oard", ("<= 3 ms", 3.0), kind="command")])
     builder.trial(0.9, 0.8, further={"[b]oard": 2.0})
     builder.trial(0.8, 0.9, further={"[b]oard": 1.0})
     builder.trial(0.7, 0.7, further={"[b]oard": 1.5})
@@ -402,10 +459,8 @@ def test_each_of_several_targets_has_a_front(
 
 
 def test_report_warns_of_a_busy_machine_and_of_networks_that_learnt_nothing(builder: Builder, tmp_path: Path) -> None:
-    dense = {"map50_95": 0.003, "latencies": {"cpu": {"latency_ms": 2.0, "latency_uncertainty": 0.02}}}
-    builder.context(
-        controls={"dense": dense}, confirmed={"0": {"cpu": {"latency_ms": 0.9, "latency_uncertainty": 0.198}}}
-    )
+    builder.context(baselines={"dense": builder.baseline(0.003)})
+    builder.confirm({"0": NormalizedLatency(0.9, uncertainty=0.198)})
     builder.trial(0.9, 0.8)
     page = report(builder.study, tmp_path)
     assert "that of trial 0 is known to 19.8 % only" in page.words
@@ -419,7 +474,7 @@ def test_report_warns_of_a_busy_machine_and_of_networks_that_learnt_nothing(buil
 )
 def test_reports_of_little_are_whole(builder: Builder, tmp_path: Path, content: str) -> None:
     if content != "nothing stored":
-        builder.context(controls={})
+        builder.context(baselines={})
     if content == "running":
         builder.trial(None, None, outcome="", state=TrialState.RUNNING)
     elif content == "one":
@@ -431,7 +486,7 @@ def test_reports_of_little_are_whole(builder: Builder, tmp_path: Path, content: 
             builder.trial(0.2, 1.5 + number, outcome="OVER_BUDGET", violation=0.5 + number)
     elif content == "failed only":
         for reason in ("loss is NaN", "loss is NaN", "loss is infinite"):
-            builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason=reason, accuracy=None)
+            builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason=reason)
     elif content == "interrupted only":
         builder.trial(None, None, outcome="INTERRUPTED", state=TrialState.FAIL, reason="the run was interrupted")
     elif content == "nothing stored":
@@ -464,7 +519,7 @@ def test_the_report_says_how_sure_it_is(filled: Builder, tmp_path: Path) -> None
     against = Comparison(None, Interval(0.03, -0.01, 0.07), {"cpu": Interval(0.8, 0.79, 0.82)})
     network = ConfirmedNetwork(None, Interval(0.9, 0.85, 0.94), {"cpu": latency}, {"half-width": against})
     told = Confirmation("test", 72, 1000, 0, 0.95, "2026-01-01T00:00:00", 0.01, {"0": network})
-    filled.study.set_user_attr(CONFIRMATION, told.as_dict())
+    filled.store(confirmation=told)
     page = report(filled.study, tmp_path)
     assert "On the 72 images of the test split, which chose nothing, it has 0.900 (95 % interval 0.850 to 0.940)" in (
         page.words
@@ -482,7 +537,7 @@ def test_the_report_says_how_sure_it_is(filled: Builder, tmp_path: Path) -> None
 
 def test_the_front_has_bars_of_what_is_known_of_latency(builder: Builder) -> None:
     builder.context()
-    builder.trial(0.9, 0.8, latencies={"cpu": {"latency_ms": 0.8, "latency_uncertainty": 0.05}})
+    builder.trial(0.9, NormalizedLatency(0.8, uncertainty=0.05))
     builder.trial(0.8, 0.7)
     (line,) = [trace for trace in front_figure(builder.study).data if trace.name == "front"]
     assert list(line.error_x.array) == [0, pytest.approx(0.04)]

@@ -12,7 +12,7 @@ Builder = Any
 
 def told(builder: Builder) -> list[str]:
     found = Findings.of(builder.study)
-    return [standing(found, found.entry(trial)) for trial in found.trials]
+    return [standing(found, network) for network in found.networks.values()]
 
 
 def test_of_each_kind(builder: Builder) -> None:
@@ -21,7 +21,7 @@ def test_of_each_kind(builder: Builder) -> None:
     builder.trial(0.8, 0.7)
     builder.trial(0.7, 0.75)
     builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3)
-    builder.trial(0.85, 0.72, outcome="STOPPED_EARLY", violation=0.0, constraints=1)
+    builder.trial(0.85, 0.72, outcome="STOPPED_EARLY")
     best, member, dominated, over, stopped = told(builder)
     assert best == "It is on the front of its study, the most accurate there."
     assert member == "It is on the front of its study."
@@ -31,10 +31,17 @@ def test_of_each_kind(builder: Builder) -> None:
     assert stopped == f"{off}its recovery was stopped early, so that its accuracy is not final."
 
 
-def test_a_round_over_the_budget_was_recovered(builder: Builder) -> None:
+def test_rounds(builder: Builder) -> None:
     builder.context()
-    builder.trial(0.3, 1.3, outcome="OVER_BUDGET", violation=0.3, round_of=7)
-    assert told(builder)[0].endswith("it is over the budget (budget <= half-width (1.00 ms)).")
+    builder.trial(
+        0.3, 0.7, rounds=[builder.network(0.9, 1.3, violations={"cpu": 0.3}), builder.network(0.8, 0.9, round=2)]
+    )
+    builder.trial(0.7, 0.95)
+    slow, member, last, other = told(builder)
+    assert slow.endswith("it is over the budget (budget <= half-width (1.00 ms)).")
+    assert member == "It is on the front of its study, the most accurate there."
+    assert last == "It is on the front of its study."
+    assert other.endswith(": trial 0, round 2 is at least as accurate and as fast.")
 
 
 def test_several_are_better(builder: Builder) -> None:
@@ -45,7 +52,8 @@ def test_several_are_better(builder: Builder) -> None:
 
 
 def test_what_the_last_measurement_moved(builder: Builder) -> None:
-    builder.context(confirmed={"0": {"cpu": {"latency_ms": 1.2, "latency_ratio": 0.6}}})
+    builder.context()
+    builder.confirm({"0": 1.2})
     builder.trial(0.9, 0.8)
     assert "the last measurement put it over the budget" in told(builder)[0]
 
@@ -53,4 +61,4 @@ def test_what_the_last_measurement_moved(builder: Builder) -> None:
 def test_a_control(builder: Builder) -> None:
     builder.context()
     found = Findings.of(builder.study)
-    assert standing(found, found.controls["dense"]) == "A control: the study compares its networks with it."
+    assert standing(found, found.baselines["dense"]) == "A control: the study compares its networks with it."

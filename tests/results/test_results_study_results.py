@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 
 from prunetune.results import load_study
 from prunetune.results.place import sqlite_url
+from prunetune.results.record import NetworkFiles
 from prunetune.spaces import ConfigError, ModelError, StoreError
 
 Builder = Any
@@ -27,9 +29,9 @@ def runs(write_study: WriteStudy, tmp_path: Path) -> Path:
     """The folder of a study with two members on its front."""
     builder = write_study()
     builder.context()
-    builder.trial(0.905, 0.8, gammas=None)
+    builder.trial(0.905, 0.8)
     builder.trial(0.873, 0.7)
-    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason="loss is NaN", checkpoint=None)
+    builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason="loss is NaN")
     return tmp_path / "runs"
 
 
@@ -75,7 +77,7 @@ def test_who_reads_is_not_told_of_a_run(runs: Path) -> None:
 def test_it_tells_what_the_study_found(runs: Path) -> None:
     study = load_study("barcodes", runs)
     assert list(study.frame()["outcome"]) == ["OK", "OK", "DIVERGED"]
-    assert list(study.controls) == ["dense", "half-width"]
+    assert list(study.baselines) == ["dense", "half-width"]
     # (0.873, 0.35) and (0.905, 0.4) of a unit square whose corner is (0, 1)
     assert study.hypervolume() == pytest.approx(0.905 * 0.6 + 0.873 * 0.05)
     assert study.confirmation is None
@@ -92,7 +94,7 @@ def test_it_stays_as_it_was_loaded(runs: Path) -> None:
 
 def test_its_figures_are_drawn(runs: Path) -> None:
     figures = load_study("barcodes", runs).figures
-    assert figures.front(trial=1).data
+    assert figures.front(1).data
     assert figures.time() is not None
     assert figures.progress() is not None
     assert figures.progress("hours") is None or figures.progress("hours").data
@@ -125,7 +127,7 @@ def test_a_network_is_loaded(runs: Path) -> None:
 
     study = load_study("barcodes", runs)
     candidate = study.candidate(0)
-    assert (candidate.entry.map50_95, candidate.channels) == (0.905, {"model.0.conv": 8})
+    assert (candidate.network.map50_95, candidate.channels) == (0.905, {"model.0.conv": 8})
     with pytest.raises(ModelError, match="no such file"):
         candidate.load()
     candidate.checkpoint.parent.mkdir(parents=True)
@@ -138,16 +140,38 @@ def test_a_network_is_loaded(runs: Path) -> None:
 
 
 def test_a_control_is_a_candidate_too(write_study: WriteStudy, tmp_path: Path) -> None:
-    write_study().context(controls={"dense": {"checkpoint": "candidates/dense.pt", "channels": {"a": 16}}})
+    builder = write_study()
+    dense = builder.baseline(0.94, channels={"a": 16})
+    builder.context(
+        baselines={"dense": replace(dense, network=replace(dense.network, files=NetworkFiles("candidates/dense.pt")))}
+    )
     candidate = load_study("barcodes", tmp_path / "runs").candidate("dense")
     assert candidate.checkpoint == tmp_path / "runs" / "barcodes" / "candidates" / "dense.pt"
     assert candidate.channels == {"a": 16}
     assert candidate.onnx is None
 
 
+def test_an_earlier_round_is_a_candidate_too(write_study: WriteStudy, tmp_path: Path) -> None:
+    builder = write_study()
+    builder.context()
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.9, 0.9, files="trials/0/round-1")])
+    study = load_study("barcodes", tmp_path / "runs")
+    first = study.candidate("0.1")
+    assert (first.name, first.network.map50_95) == ("0.1", 0.9)
+    assert first.checkpoint == study.folder / "trials" / "0" / "round-1" / "pruned.pt"
+    assert study.candidate(0).network.map50_95 == 0.6
+    assert study.figures.front("0.1").data
+
+
 def test_what_is_no_candidate_names_those_that_are(runs: Path) -> None:
     study = load_study("barcodes", runs)
-    for wrong, there in ((7, "there are 0 to 2"), (-1, "dense, half-width"), ("tense", "dense"), (2, "of 0 to 1")):
+    for wrong, there in (
+        (7, "there are 0 to 2"),
+        (-1, "dense, half-width"),
+        ("tense", "dense"),
+        (2, "of 0 to 1"),
+        ("0.2", "of 0 to 1"),
+    ):
         with pytest.raises(ConfigError, match=f"^{wrong}: .*{there}"):
             study.candidate(wrong)
 

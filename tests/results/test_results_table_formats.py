@@ -17,8 +17,19 @@ from markdown_it import MarkdownIt
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.results import csv_text, front_document, latex, markdown, rich_table, table_frame, trial_table
-from prunetune.results.certainty import CONFIRMATION
+from prunetune.results import (
+    Comparison,
+    Confirmation,
+    ConfirmedNetwork,
+    Interval,
+    csv_text,
+    front_document,
+    latex,
+    markdown,
+    rich_table,
+    table_frame,
+    trial_table,
+)
 from prunetune.results.escapes import latex_text, markdown_text, printable
 from prunetune.results.table_formats import write_parquet
 from prunetune.results.tables import caption
@@ -42,7 +53,7 @@ def never_started(builder: Builder) -> None:
 
 
 def empty(builder: Builder) -> None:
-    builder.context(controls={})
+    builder.context(baselines={})
 
 
 def one_trial(builder: Builder) -> None:
@@ -59,7 +70,7 @@ def nothing_feasible(builder: Builder) -> None:
 def failed_only(builder: Builder) -> None:
     builder.context()
     for reason in ("loss is NaN", "<b>no memory</b>"):
-        builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason=reason, violation=0.0)
+        builder.trial(None, None, outcome="DIVERGED", state=TrialState.FAIL, reason=reason)
 
 
 CASES: dict[Callable[[Builder], None], tuple[int, int, str]] = {
@@ -107,7 +118,7 @@ def test_frames_of_studies_without_a_front(builder: Builder) -> None:
 def test_a_name_stays_itself_in_every_format(make_builder: Any, tmp_path: Path, name: str) -> None:
     pyarrow = pytest.importorskip("pyarrow.parquet")
     builder = make_builder(name)
-    builder.context(controls={name: {"map50_95": 0.4, "latencies": {name: {"latency_ms": 2.0}}}})
+    builder.context(baselines={name: builder.baseline(0.4, {name: 2.0})})
     study = builder.study
     write_parquet(study, tmp_path / "front.parquet")
     (stored,) = pyarrow.read_table(tmp_path / "front.parquet").to_pylist()
@@ -170,7 +181,7 @@ def test_latex_has_no_markup_left(text: str) -> None:
 
 
 def test_names_are_readable_after_the_escapes(builder: Builder) -> None:
-    builder.context(controls={"量产 a_b": {"map50_95": 0.4}})
+    builder.context(baselines={"量产 a_b": builder.baseline(0.4)})
     assert "| 量产 a_b |" in markdown(builder.study)
     assert latex(builder.study).count("量产 a\\_b & ") == 1
     assert markdown_text("<= half-width & x86_64") == "<= half-width & x86_64"
@@ -178,18 +189,17 @@ def test_names_are_readable_after_the_escapes(builder: Builder) -> None:
 
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_a_confirmed_study_says_what_is_sure(filled: Builder, split: str) -> None:
-    sure, unsure = {"value": 0.03, "low": 0.01, "high": 0.05}, {"value": 0.01, "low": -0.01, "high": 0.03}
-    faster = {"cpu": {"value": 0.8, "low": 0.79, "high": 0.81}}
+    sure, unsure = Interval(0.03, 0.01, 0.05), Interval(0.01, -0.01, 0.03)
     against = {
-        "half-width": {"map50_95": sure, "latencies": faster},
-        "dense": {"map50_95": unsure, "latencies": {}},
-        "0": {"map50_95": sure, "latencies": {}},
+        "half-width": Comparison(None, sure, {"cpu": Interval(0.8, 0.79, 0.81)}),
+        "dense": Comparison(None, unsure, {}),
+        "0": Comparison(None, sure, {}),
     }
-    known = {"value": 0.897, "low": 0.88, "high": 0.91}
-    networks = {"1": {"map50": known, "map50_95": known, "latencies": {}, "against": against}}
-    told = {"split": split, "images": 72, "confidence": 0.95, "networks": networks}
-    filled.study.set_user_attr(CONFIRMATION, told)
-    filled.study.set_user_attr("test", {"1": {"map50": 0.897, "map50_95": 0.897}})
+    known = Interval(0.897, 0.88, 0.91)
+    networks = {"1": ConfirmedNetwork(known, known, {}, against)}
+    filled.store(
+        confirmation=Confirmation(split, 72, 1000, 0, 0.95, "", None, networks), test={"1": filled.accuracy(0.897)}
+    )
     member = markdown(filled.study).splitlines()[4]
     assert member.endswith(
         "recover 6; surely more accurate and faster than half-width; no sure difference from dense |"
@@ -205,10 +215,10 @@ def test_changes_are_against_the_dense_control(filled: Builder) -> None:
     assert frame.loc["trial 0", "map50_95_change"] == pytest.approx(0.905 - 0.940)
     assert frame.loc["half-width", "map50_change"] == pytest.approx(0.986 - 0.993)
     assert frame.loc["dense", ["map50_change", "map50_95_change"]].isna().all()
-    filled.context(controls={"half-width": {"map50_95": 0.875}})
+    filled.context(baselines={"half-width": filled.baseline(0.875)})
     assert table_frame(filled.study)["map50_95_change"].isna().all()
 
 
 def test_a_control_tells_its_epochs(builder: Builder) -> None:
-    builder.context(controls={"dense": {"map50_95": 0.9, "epochs": 62}})
+    builder.context(baselines={"dense": builder.baseline(0.9, epochs=62)})
     assert "trained for 62 epochs" in markdown(builder.study)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -12,9 +13,8 @@ import pytest
 from rich.console import Console
 
 from prunetune.results import csv_text, markdown, rich_table, trial_table
-from prunetune.results.entries import points_lost, trained_text
-from prunetune.results.tables import budget_text, significant, size
-from prunetune.spaces import LatencyShare, Recipe
+from prunetune.results.tables import budget_text, significant, size, trained_text
+from prunetune.spaces import LatencyShare, Recipe, Threshold
 
 Builder = Any
 
@@ -29,12 +29,12 @@ def test_markdown_lists_controls_then_front(filled: Builder) -> None:
 
 
 def test_tested_networks_get_further_columns(filled: Builder) -> None:
-    filled.study.set_user_attr("test", {"0": {"map50": 0.98, "map50_95": 0.897}, "dense": {"map50_95": 0.93}})
+    filled.store(test={"0": filled.accuracy(0.897, map50=0.98), "dense": filled.accuracy(0.93)})
     lines = markdown(filled.study).splitlines()
     assert "| test mAP50 | test mmAP | remarks |" in lines[0]
     assert "| 0.980 | 0.897 |" in lines[5]
     (first, *_) = csv.DictReader(io.StringIO(csv_text(filled.study)))
-    assert (first["model"], first["test_map50"], first["test_map50_95"]) == ("dense", "", "0.93")
+    assert (first["model"], first["test_map50"], first["test_map50_95"]) == ("dense", "0.93", "0.93")
 
 
 def test_csv_holds_plain_numbers(filled: Builder) -> None:
@@ -46,12 +46,12 @@ def test_csv_holds_plain_numbers(filled: Builder) -> None:
 
 
 def test_a_name_with_a_bar_stays_one_cell(builder: Builder) -> None:
-    builder.context(controls={"a|b": {"map50": 0.5}})
+    builder.context(baselines={"a|b": builder.baseline(0.5)})
     assert markdown(builder.study).splitlines()[2].startswith("| a\\|b | 0.500 |")
 
 
 def test_terminal_table_shows_every_row_and_no_markup(builder: Builder) -> None:
-    builder.context(controls={"[red]odd[/]": {"map50_95": 0.4, "latencies": {"cpu": {"latency_ms": 2.0}}}})
+    builder.context(baselines={"[red]odd[/]": builder.baseline(0.4)})
     builder.trial(0.905, 0.8)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(rich_table(builder.study))
@@ -65,7 +65,7 @@ def test_terminal_table_shows_every_row_and_no_markup(builder: Builder) -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 150, 190])
 def test_terminal_table_fits_and_cuts_nothing_off(filled: Builder, width: int) -> None:
-    filled.study.set_user_attr("test", {"0": {"map50": 0.98, "map50_95": 0.897}})
+    filled.store(test={"0": filled.accuracy(0.897, map50=0.98)})
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(rich_table(filled.study, width=width))
     shown = console.export_text()
@@ -111,34 +111,35 @@ def test_trial_table_has_a_row_for_every_trial(filled: Builder) -> None:
     assert table.loc[0, "seconds"] == pytest.approx(103.0)
     assert table.loc[0, "seconds_train"] == 90.5
     assert (table.loc[0, "epochs_trained"], table.loc[0, "host"]) == (10, "localhost")
-    assert list(table["feasible"][:6]) == [True, True, True, False, False, True]
+    assert list(table["feasible"]) == [True, True, True, False, False, None, None]
+    assert list(table["rung"][:5]) == [1, 1, 1, 0, 0]
 
 
-BY_LATENCY = Recipe(0.3, 4, LatencyShare(0.8, 1.5), rounds=2, recovery_epochs=6).as_dict()
+BY_LATENCY = Recipe(0.3, 4, LatencyShare(0.8, 1.5), rounds=2, recovery_epochs=6)
 
 
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        ([0.25, {"backbone": 0.4, "head": 0.6}], ", found thresholds 0.25, 0.4 / 0.6"),
-        ([0.25], ", found threshold 0.25"),
-        ([], ""),
+        ((Threshold.everywhere(0.25), Threshold(0.4, 0.6)), ", found thresholds 0.25, 0.4 / 0.6"),
+        ((Threshold.everywhere(0.25),), ", found threshold 0.25"),
+        ((), ""),
     ],
 )
-def test_a_found_threshold_stands_beside_its_recipe(builder: Builder, found: list[Any], told: str) -> None:
+def test_a_found_threshold_stands_beside_its_recipe(builder: Builder, found: tuple[Threshold, ...], told: str) -> None:
     builder.context()
-    builder.trial(0.9, 0.8, recipe=BY_LATENCY, threshold_found=found)
+    builder.trial(0.9, 0.8, recipe=BY_LATENCY, thresholds=found, network={"round": 2})
     recipe = "2 x (pull 0.3 for 4 epochs, latency 0.8 x budget, balance 1.5, recover 6)"
     assert markdown(builder.study).splitlines()[-1].endswith(f"| {recipe}{told} |")
     row = trial_table(builder.study).iloc[0]
     assert (row["recipe_latency"], row["recipe_balance"]) == (0.8, 1.5)
-    assert row["recipe_threshold_found"] == found
+    assert row.get("recipe_threshold_found", []) == [threshold.as_json() for threshold in found]
 
 
 def test_where_it_was_pruned_stands_in_tables(builder: Builder) -> None:
     builder.context()
     recipe = Recipe(0.3, 4, LatencyShare(0.8), recovery_epochs=6, importance="taylor", planner="knapsack", floor=0.25)
-    builder.trial(0.9, 0.8, recipe=recipe.as_dict())
+    builder.trial(0.9, 0.8, recipe=recipe)
     builder.trial(0.8, 0.7)
     told = "latency 0.8 x budget, recover 6, importance taylor, planner knapsack, floor 0.25"
     assert any(told in line for line in markdown(builder.study).splitlines())
@@ -156,12 +157,19 @@ def test_where_it_was_pruned_stands_in_tables(builder: Builder) -> None:
 def test_trial_table_says_what_was_known_before(builder: Builder) -> None:
     builder.context()
     builder.trial(0.9, 0.8)
-    builder.trial(0.9, 0.8, equals=0)
+    builder.trial(0.9, 0.8, duplicate_of=0)
     builder.trial(0.8, 0.8, latency_from=0)
     table = trial_table(builder.study)
-    assert table["equals"].fillna(-1).tolist() == [-1, 0, -1]
+    assert table["duplicate_of"].fillna(-1).tolist() == [-1, 0, -1]
     assert table["latency_from"].fillna(-1).tolist() == [-1, -1, 0]
     assert not table["latency_predicted"].any()
+
+
+def test_a_trial_with_several_rounds_is_one_row(builder: Builder) -> None:
+    builder.context()
+    builder.trial(0.6, 0.7, rounds=[builder.network(0.9, 0.9)])
+    (row,) = trial_table(builder.study).to_dict("records")
+    assert (row["trial"], row["rounds"], row["map50_95"], row["latency_ms"], row["on_front"]) == (0, 2, 0.6, 0.7, True)
 
 
 def test_trial_table_of_an_empty_or_foreign_study(builder: Builder) -> None:
@@ -174,11 +182,9 @@ def test_trial_table_of_an_empty_or_foreign_study(builder: Builder) -> None:
     assert not table["on_front"].any()
 
 
-def test_each_of_several_targets_has_a_column(
-    make_builder: Callable[..., Builder], make_target: Callable[..., dict[str, Any]]
-) -> None:
+def test_each_of_several_targets_has_a_column(make_builder: Callable[..., Builder]) -> None:
     builder = make_builder(latencies=2)
-    builder.context(targets=[make_target("cpu"), make_target("board", ("<= 3 ms", 3.0))])
+    builder.context(targets=[builder.target("cpu"), builder.target("board", ("<= 3 ms", 3.0))])
     builder.trial(0.9, 0.8, further={"board": 2.0})
     head, _, _, _, member = markdown(builder.study).splitlines()
     assert "| latency@cpu | latency@board |" in head
@@ -190,19 +196,20 @@ def test_each_of_several_targets_has_a_column(
     assert (frame["latency_ms"][0], frame["latency_ms@board"][0], frame["latency_spread_ms"][0]) == (0.8, 2.0, 0.01)
 
 
-def test_how_long_a_control_was_trained() -> None:
-    assert trained_text({"epochs": 34}) == "trained for 34 epochs"
-    assert trained_text({"epochs": 1, "trained_on": True}) == "trained on for 1 epoch"
-    given = {"epochs": 8, "trained_on": True, "map50_95_given": 0.2094, "map50_95_trained_on": 0.21}
+def test_how_long_a_baseline_was_trained(builder: Builder) -> None:
+    plain = builder.baseline(0.9)
+    assert trained_text(plain) == ""
+    assert trained_text(replace(plain, epochs=34)) == "trained for 34 epochs"
+    given = replace(plain, epochs=8, map50_95_given=0.2094, map50_95_trained_on=0.21)
     assert trained_text(given) == "trained on for 8 epochs from 0.209"
-    assert trained_text({**given, "map50_95_trained_on": 0.2}) == "as given, since 8 epochs of training on gave 0.200"
-    assert trained_text({}) == ""
+    worse = replace(given, epochs=1, map50_95_trained_on=0.2)
+    assert trained_text(worse) == "as given, since 1 epoch of training on gave 0.200"
 
 
 @pytest.mark.parametrize(
     ("given", "now", "lost"),
     [(0.4, 0.38, 2.0), (0.4, 0.4, None), (0.4, 0.41, None), (None, 0.1, None), (0.4, None, None)],
 )
-def test_what_training_on_cost(given: float | None, now: float | None, lost: float | None) -> None:
-    control = {"map50_95_given": given, "map50_95_trained_on": now}
-    assert points_lost(control) == (None if lost is None else pytest.approx(lost))
+def test_what_training_on_cost(builder: Builder, given: float | None, now: float | None, lost: float | None) -> None:
+    baseline = replace(builder.baseline(0.9), map50_95_given=given, map50_95_trained_on=now)
+    assert baseline.points_lost == (None if lost is None else pytest.approx(lost))

@@ -75,6 +75,12 @@ space: {preset: yolov5-slimming}
 """
 
 
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Any]:
+    """`TINY`, to be changed at will."""
+    return copy.deepcopy(TINY)
+
+
 @pytest.fixture
 def make_spec(tmp_path: Path) -> Callable[..., StudySpec]:
     """Makes a description below `tmp_path`; keyword arguments replace keys."""

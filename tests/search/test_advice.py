@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from prunetune.results.record import StudyRecord
 from prunetune.search.advice import advice
 from prunetune.search.engine import half_is_no_smaller
 from prunetune.search.spec import StudySpec
@@ -49,6 +50,6 @@ def test_how_long_a_checkpoint_was_trained_is_asked_for(make_spec: MakeSpec) -> 
 
 def test_half_of_the_family_is_no_half_of_a_network_that_was_pruned_before() -> None:
     half = {"stem": 8, "head": 16}
-    assert half_is_no_smaller({"channels_dense": {"stem": 8, "head": 8}, "channels_half": half})
-    assert not half_is_no_smaller({"channels_dense": {"stem": 16, "head": 32}, "channels_half": half})
-    assert not half_is_no_smaller({"channels_dense": half})
+    assert half_is_no_smaller(StudyRecord(channels_dense={"stem": 8, "head": 8}, channels_half=half))
+    assert not half_is_no_smaller(StudyRecord(channels_dense={"stem": 16, "head": 32}, channels_half=half))
+    assert not half_is_no_smaller(StudyRecord(channels_dense=half))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from prunetune.results import confirmation, front, load_study
+from prunetune.results import StudyRecord, front, load_study
 from prunetune.search.confirm_study import _interval, _ratio
 from prunetune.search.study import find_study, open_study
-from prunetune.targets import Latency
+from prunetune.targets import Latency, NormalizedLatency
 
 Prunetune = Callable[..., Any]
 
@@ -23,7 +23,7 @@ def study(finished_study: Path, tmp_path: Path) -> Path:
     """A copy of a finished study in another place, from where its description's data is not to be seen."""
     folder = Path(shutil.copytree(finished_study, tmp_path / "moved" / finished_study.name))
     found, _ = find_study(str(folder))
-    found.set_user_attr("spec", {**found.user_attrs["spec"], "data": "data/data.yaml", "runs": "runs"})
+    StudyRecord.store(found, spec={**StudyRecord.of(found).spec, "data": "data/data.yaml", "runs": "runs"})
     return folder
 
 
@@ -36,15 +36,16 @@ def test_the_front_is_confirmed(study: Path, prunetune: Prunetune) -> None:
     assert sure is not None
     assert json.loads(answer.out) == sure.as_dict()
     assert (sure.split, sure.images, sure.resamples, sure.seed) == ("test", 8, 200, 0)
-    members = [str(item.trial) for item in found.front()]
+    members = [network.name for network in found.front()]
     assert list(sure.networks) == ["dense", "half-width", *members]
     for name, network in sure.networks.items():
         tested = found.findings.test_accuracy(name)
+        assert tested is not None
         assert network.map50_95 is not None
-        assert network.map50_95.value == pytest.approx(tested["map50_95"], abs=1e-6)
+        assert network.map50_95.value == pytest.approx(tested.map50_95, abs=1e-6)
         assert 0 <= network.map50_95.low <= network.map50_95.high <= 1
         latency = network.latencies["cpu"]
-        assert latency.value == found.findings.confirmed[name]["cpu"]["latency_ms"]
+        assert latency.value == found.findings.study.confirmed[name]["cpu"].ms
         assert latency.low <= latency.value <= latency.high
         others = {"dense", "half-width", *members[members.index(name) + 1 :][:1]} if name in members else set()
         assert set(network.against) == (others or {"dense", "half-width"} - {name})
@@ -81,17 +82,17 @@ def test_a_second_confirmation_measures_again_and_evaluates_nothing(study: Path,
 @pytest.mark.slow
 def test_who_comes_up_when_the_front_is_measured_is_measured_too(study: Path, prunetune: Prunetune) -> None:
     found, _ = find_study(str(study))
-    accurate = max(front(found), key=lambda item: item.map50_95 or 0.0)
+    accurate = max(front(found), key=lambda network: network.map50_95)
     # So fast, it seems, that no other trial is on the front.
-    found.set_user_attr("confirmed", {str(accurate.trial): {"cpu": {"latency_ms": 1e-6}}})
-    assert [item.trial for item in front(found)] == [accurate.trial]
+    StudyRecord.store(found, confirmed={accurate.name: {"cpu": NormalizedLatency(1e-6)}})
+    assert [network.name for network in front(found)] == [accurate.name]
     assert prunetune("confirm", study, "--resamples", 100).code == 0
     again = load_study(study)
     assert again.confirmation is not None
-    members = {str(item.trial) for item in again.front()}
+    members = {network.name for network in again.front()}
     assert members == set(again.confirmation.networks) - {"dense", "half-width"}
-    assert members <= set(again.findings.confirmed)
-    assert all(item.latency_ms > 1e-3 for item in again.front())
+    assert members <= set(again.findings.study.confirmed)
+    assert all(network.latency_ms > 1e-3 for network in again.front())
 
 
 @pytest.mark.slow
@@ -120,8 +121,8 @@ def test_pictures_show_what_all_networks_find(study: Path, shapes: Path, tmp_pat
     from PIL import Image
 
     out = tmp_path / "pictures"
-    trial = load_study(study).front()[0].trial
-    arguments = ("--trial", trial, "--out", out, "--images", 3, "--confidence", 0.001)
+    name = load_study(study).front()[0].name
+    arguments = ("--trial", name, "--out", out, "--images", 3, "--confidence", 0.001)
     answer = prunetune("pictures", study, *arguments)
     assert answer.code == 0, answer.err
     files = [Path(line) for line in answer.out.splitlines()]
@@ -138,12 +139,12 @@ def test_pictures_show_what_all_networks_find(study: Path, shapes: Path, tmp_pat
 @pytest.mark.slow
 def test_data_that_have_changed_are_told(study: Path, tmp_path: Path, prunetune: Prunetune) -> None:
     folder = Path(shutil.copytree(study, tmp_path / study.name))
-    trial = load_study(study).front()[0].trial
-    arguments = ("--trial", trial, "--out", tmp_path / "pictures", "--images", 1)
+    name = load_study(study).front()[0].name
+    arguments = ("--trial", name, "--out", tmp_path / "pictures", "--images", 1)
     assert "note:" not in prunetune("pictures", folder, *arguments).err
-    find_study(str(folder))[0].set_user_attr("data_fingerprint", "of other images")
+    StudyRecord.store(find_study(str(folder))[0], data_fingerprint="of other images")
     assert "note: these images or labels are others" in prunetune("pictures", folder, *arguments).err
-    assert "has changed since the study began" in prunetune("export", folder, "--trial", trial, "--int8").complaint
+    assert "has changed since the study began" in prunetune("export", folder, "--trial", name, "--int8").complaint
     assert "has changed since the study began" in prunetune("confirm", folder).complaint
 
 
@@ -199,7 +200,7 @@ def test_a_study_without_networks_has_nothing_to_confirm(
     file = write_study(data=str(shapes))
     study = open_study(StudySpec.read(file))
     assert "nothing to confirm" in prunetune("confirm", file).complaint
-    assert confirmation(study) is None
+    assert StudyRecord.of(study).confirmation is None
 
 
 def latency(median: float, rounds: tuple[float, ...], spread: float = 0.1) -> Latency:

@@ -15,17 +15,21 @@ import pytest
 from rich.console import Console
 
 from prunetune.pruning.claims import StageClaim, StageClaimedError
+from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.store import StageStore
+from prunetune.results.record import TrialRecord
 from prunetune.search import local_engine
 from prunetune.search.aside import MOST_ASIDE, Aside, patiently
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import Interruption
-from prunetune.search.local_engine import LocalEngine
-from prunetune.search.outcome import Outcome, TrialResult
+from prunetune.search.local_engine import carry_out_trials
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import set_attributes
 from prunetune.search.study import open_study
-from prunetune.spaces import PrunetuneError, StoreError
+from prunetune.search.trial.files import StudyFiles
+from prunetune.search.trial.objective import AskedTrial
+from prunetune.spaces import Outcome, PrunetuneError, StageUse, StoreError
 
 MakeSpec = Callable[..., StudySpec]
 THIS = f"{socket.gethostname()}:{os.getpid()}"
@@ -41,6 +45,8 @@ class Scene:
         self.progress = Progress(Console(file=self.out, width=200), spec.trials)
         self.claims: dict[int, StageClaim] = {}
         self.told: list[int] = []
+        self.meter = CostMeter()
+        self.spent: dict[int, int] = {}
         self.waits: list[str] = []
         self.on_wait: Callable[[], None] = lambda: None
         begin = self.progress.begin
@@ -52,23 +58,31 @@ class Scene:
                 self.on_wait()
 
         monkeypatch.setattr(self.progress, "begin", listen)
-        monkeypatch.setattr(local_engine, "carry_out", self.carry_out)
+        monkeypatch.setattr(local_engine, "run_and_tell", self.objective)
 
     def claim(self, number: int) -> None:
         """Lets another process train what a trial needs."""
         self.claims[number] = self.store.claim(f"sparse-{number}", f"sparse-{number}", "")
 
-    def carry_out(self, study: optuna.Study, trial: optuna.Trial, recipe: Any, *_: Any) -> TrialResult:
-        self.store.claim(f"sparse-{trial.number}", f"sparse-{trial.number}", "").release()
-        self.told.append(trial.number)
-        trial.set_user_attr("outcome", Outcome.ERROR.value)
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return TrialResult(trial.number, recipe, Outcome.ERROR, "", {"epochs": {"reused": 0}}, 0.1)
+    def objective(self, study: optuna.Study, asked: AskedTrial, _: Any) -> TrialRecord:
+        """An epoch, and then the stage that another process may be training."""
+        self.meter.count(StageUse("sparse", f"trunk-{asked.number}", trained=1))
+        self.store.claim(f"sparse-{asked.number}", f"sparse-{asked.number}", "").release()
+        self.told.append(asked.number)
+        self.spent[asked.number] = asked.spent.epochs_trained
+        record = TrialRecord(asked.recipe, Outcome.ERROR)
+        set_attributes(asked.trial, record.to_attrs())
+        study.tell(asked.trial, state=optuna.trial.TrialState.FAIL)
+        return record
 
     def run(self) -> None:
-        workspace: Any = SimpleNamespace(spec=self.spec, store=self.store)
+        files = StudyFiles(self.spec.folder)
+        context: Any = SimpleNamespace(spec=self.spec, store=self.store, cost_meter=self.meter, files=files)
         with Interruption(), Heartbeat(self.study) as heartbeat:
-            LocalEngine(self.spec, self.progress, workspace).all_trials(self.study, heartbeat)
+            carry_out_trials(self.study, context, heartbeat, self.progress)
+
+    def records(self) -> list[TrialRecord]:
+        return [TrialRecord.from_trial(trial) for trial in self.study.trials]
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.study.trials]
@@ -86,6 +100,7 @@ def test_other_trials_come_first_and_then_the_one_that_waited(make_scene: Callab
     scene.run()
     assert scene.told == [1, 2, 0]
     assert scene.states() == ["FAIL"] * 3, "it stayed this process's all the while"
+    assert scene.spent == {0: 1, 1: 0, 2: 0}, "what it had cost before it waited is not forgotten"
     assert scene.waits == [f"waiting for sparse-0 on {THIS}"]
     assert f"trial 0: put aside, waiting for sparse-0 on {THIS}" in scene.out.getvalue()
 
@@ -93,14 +108,13 @@ def test_other_trials_come_first_and_then_the_one_that_waited(make_scene: Callab
 def test_who_waited_comes_before_new_trials(make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_scene(trials=4)
     scene.claim(0)
-    tell = scene.carry_out
 
-    def release_then_tell(study: optuna.Study, trial: optuna.Trial, *rest: Any) -> TrialResult:
-        if trial.number == 1:
+    def release_then_tell(study: optuna.Study, asked: AskedTrial, context: Any) -> TrialRecord:
+        if asked.number == 1:
             scene.claims[0].release()
-        return tell(study, trial, *rest)
+        return scene.objective(study, asked, context)
 
-    monkeypatch.setattr(local_engine, "carry_out", release_then_tell)
+    monkeypatch.setattr(local_engine, "run_and_tell", release_then_tell)
     scene.run()
     assert scene.told == [1, 0, 2, 3]
     assert scene.waits == []
@@ -142,8 +156,10 @@ def test_trials_that_wait_are_given_back_when_the_run_ends(make_scene: Callable[
     with pytest.raises((KeyboardInterrupt, PrunetuneError)):
         scene.run()
     assert scene.states() == ["FAIL", "FAIL", "WAITING", "WAITING"]
-    assert [trial.user_attrs["outcome"] for trial in scene.study.trials[:2]] == ["INTERRUPTED"] * 2
-    assert [trial.user_attrs["retry_of"] for trial in scene.study.trials[2:]] == [0, 1]
+    given_back, waiting = scene.records()[:2], scene.records()[2:]
+    assert [record.outcome for record in given_back] == [Outcome.INTERRUPTED] * 2
+    assert [record.cost.epochs_trained for record in given_back] == [1, 1], "it counts in the study's limits"
+    assert [record.retry_of for record in waiting] == [0, 1]
 
 
 def test_a_trial_that_runs_when_the_run_ends_does_not_lose_those_that_wait(
@@ -151,14 +167,13 @@ def test_a_trial_that_runs_when_the_run_ends_does_not_lose_those_that_wait(
 ) -> None:
     scene = make_scene(trials=3)
     scene.claim(0)
-    tell = scene.carry_out
 
-    def interrupt(study: optuna.Study, trial: optuna.Trial, *rest: Any) -> TrialResult:
-        if trial.number == 1:
+    def interrupt(study: optuna.Study, asked: AskedTrial, context: Any) -> TrialRecord:
+        if asked.number == 1:
             raise KeyboardInterrupt
-        return tell(study, trial, *rest)
+        return scene.objective(study, asked, context)
 
-    monkeypatch.setattr(local_engine, "carry_out", interrupt)
+    monkeypatch.setattr(local_engine, "run_and_tell", interrupt)
     with pytest.raises(KeyboardInterrupt):
         scene.run()
     assert sorted(scene.states()) == ["FAIL", "FAIL", "WAITING", "WAITING"]

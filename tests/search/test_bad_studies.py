@@ -16,8 +16,8 @@ import torch
 from prunetune.pruning.detector import Detector
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
+from prunetune.search.study_setup import check_study, prepare_study
 from prunetune.search.taking import next_trial
-from prunetune.search.workspace import Workspace
 
 Prunetune = Callable[..., Any]
 WriteStudy = Callable[..., Path]
@@ -75,7 +75,7 @@ def test_another_model_under_the_same_name_is_refused(
     write_model(0)
     file = write_study(data=str(data), model=str(tmp_path / "mine.pt"), trust=True)
     spec = StudySpec.read(file)
-    Workspace(spec).prepare(open_study(spec))
+    prepare_study(open_study(spec), check_study(spec))
     write_model(1)
     message = prunetune("run", file, "trials=2").complaint
     assert message.startswith(f"model: {tmp_path / 'mine.pt'} is another file than when the study began")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from prunetune.search.study import find_study
-from prunetune.search.yardstick import Yardstick, violations
+from prunetune.results import load_study
+from prunetune.search.latency.study_target import StudyTarget, violations
+from prunetune.spaces import Outcome
 from prunetune.targets import Latency, OnnxRuntimeSpec
 
 Prunetune = Callable[..., Any]
@@ -76,10 +78,10 @@ def test_noise_puts_nothing_over_the_budget(
     answer = measure(first, again)
     assert answer.code == 0, answer.err
     folder = tmp_path / "runs" / "edge"
-    (trial,) = find_study(str(folder))[0].get_trials()
-    assert trial.user_attrs["outcome"] == "OK"
-    assert trial.user_attrs["feasible"] is True
-    assert trial.constraints["latency"] <= 0
+    found = load_study(folder).findings
+    assert found.records[0].outcome is Outcome.OK
+    assert found.networks["0"].figures.feasible
+    assert found.trials[0].constraints["latency"] <= 0
     (member,) = json.loads(prunetune("front", folder, "--json").out)["front"]
     assert member["on_edge"] == edges
     for shown in (answer.out, prunetune("front", folder).out, (folder / "report.html").read_text(encoding="utf-8")):
@@ -89,17 +91,18 @@ def test_noise_puts_nothing_over_the_budget(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("first", "again", "outcome"), [(WITHIN, OVER, "OK"), (OVER, WITHIN, "OVER_BUDGET"), (WILD, WITHIN, "OVER_BUDGET")]
+    ("first", "again", "outcome"),
+    [(WITHIN, OVER, Outcome.OK), (OVER, WITHIN, Outcome.OVER_BUDGET), (WILD, WITHIN, Outcome.OVER_BUDGET)],
 )
 def test_what_is_surely_over_is_over(
-    measure: Callable[[str, str], Any], tmp_path: Path, first: str, again: str, outcome: str
+    measure: Callable[[str, str], Any], tmp_path: Path, first: str, again: str, outcome: Outcome
 ) -> None:
     answer = measure(first, again)
     assert answer.code == 2
     assert "no recipe met the budget <= 1 ms" in answer.err
-    (trial,) = find_study(str(tmp_path / "runs" / "edge"))[0].get_trials()
-    assert trial.user_attrs["outcome"] == outcome
-    assert (trial.constraints["latency"] > 0) == (outcome == "OVER_BUDGET")
+    found = load_study(tmp_path / "runs" / "edge").findings
+    assert found.records[0].outcome is outcome
+    assert (found.trials[0].constraints["latency"] > 0) == (outcome is Outcome.OVER_BUDGET)
 
 
 @pytest.mark.parametrize(
@@ -116,13 +119,12 @@ def test_what_is_surely_over_is_over(
     ],
 )
 def test_a_measurement_against_a_share_of_each_limit(times: list[float], share: float, found: float) -> None:
-    told, yardsticks = {}, []
+    latencies, targets = {}, []
     for name, budget in (("cpu", "<= dense"), ("board", "<= 2 x dense"), ("free", None)):
-        yardstick = Yardstick(OnnxRuntimeSpec(name=name), budget, [], is_objective=True)
-        yardstick.references["dense"] = 4.0
-        told[name] = yardstick.stated(Latency.from_samples(times, [1.0] * len(times)))
-        yardsticks.append(yardstick)
-    over = violations(yardsticks, told, share)
+        target = StudyTarget.create(OnnxRuntimeSpec(name=name), budget, [], is_objective=True)
+        targets.append(replace(target, references_ms={"dense": 4.0}))
+        latencies[name] = targets[-1].normalized(Latency.from_samples(times, [1.0] * len(times)))
+    over = violations(targets, latencies, share)
     assert set(over) == {"cpu", "board"}
     assert over["cpu"] == pytest.approx(found)
     assert over["board"] < 0

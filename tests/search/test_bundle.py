@@ -23,6 +23,7 @@ from prunetune.results import bundle as bundles
 from prunetune.results import verify
 from prunetune.results.bundle import require_place
 from prunetune.results.escapes import markdown_text
+from prunetune.results.findings import Findings
 from prunetune.search.recover import RecoverySpec
 from prunetune.search.study import find_study
 from prunetune.spaces import ConfigError
@@ -155,14 +156,14 @@ def test_stock_ultralytics_finds_what_the_card_states(bundle: Path, finished_stu
 
 def test_the_card_tells_all(bundle: Path, finished_study: Path) -> None:
     card = (bundle / "model-card.md").read_text(encoding="utf-8")
-    study, _ = find_study(str(finished_study))
-    trial = study.get_trials()[1].user_attrs
-    tested = study.user_attrs["test"]["1"]
-    for value in (trial["accuracy"]["map50_95"], tested["map50"], tested["f1"]):
+    found = Findings.of(find_study(str(finished_study))[0])
+    network, tested = found.networks["1"], found.test_accuracy("1")
+    assert tested is not None
+    for value in (network.map50_95, tested.map50, tested.f1):
         assert f"{value:.4f}" in card
     for words in (
         "shipped, trial 1", "| dense |", "onnxruntime", "ultralytics 8",
-        study.user_attrs["data_fingerprint"], "sha256sum -c SHA256SUMS", "prunetune run study.yaml", "threshold 0.",
+        found.study.data_fingerprint, "sha256sum -c SHA256SUMS", "prunetune run study.yaml", "threshold 0.",
     ):  # fmt: skip
         assert words in card, words
     assert "It is on the front of its study" in card or "It is not on the front of its study: trial 0 is" in card
@@ -182,8 +183,8 @@ def test_its_commands_make_the_same_network(
     _, alone, export = (shlex.split(line, comments=True)[1:] for line in lines)
     answer = prunetune(*alone, f"runs={runs}", "controls=[]")
     assert answer.code == 0, answer.err
-    made = find_study(str(runs / "shipped-1"))[0].get_trials()[0].user_attrs
-    assert made["epochs"] == {"trained": 0, "reused": 9}, "the very stages of the recipe"
+    made = Findings.of(find_study(str(runs / "shipped-1"))[0]).records[0].cost
+    assert (made.epochs_trained, made.epochs_reused) == (0, 9), "the very stages of the recipe"
     assert prunetune(*export, "--runs", runs).code == 0
     again = runs / "shipped-1" / "export" / "trial-0"
     layers = [json.loads((folder / "channels.json").read_text())["layers"] for folder in (bundle, again)]

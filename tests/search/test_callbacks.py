@@ -12,15 +12,13 @@ from typing import Any
 import pytest
 from heard.events import ENDED, EVENTS, RECIPE, STARTED, epoch
 
+from prunetune.results.record import TrialRecord
 from prunetune.search import StudyCallback
 from prunetune.search.callbacks import create_callback
 from prunetune.search.events import Event, Listener, StudyEnded, TrialBegun, TrialEnded
-from prunetune.search.outcome import Outcome, TrialResult
-from prunetune.spaces import ConfigError, MissingExtraError
+from prunetune.spaces import ConfigError, MissingExtraError, Outcome
 
-FAILED = TrialEnded(
-    TrialResult(4, RECIPE, Outcome.DIVERGED, "box_loss", {"epochs": {"trained": 1, "reused": 0}}, 2.0), 5, 10
-)
+FAILED = TrialEnded(4, TrialRecord(RECIPE, Outcome.DIVERGED, "box_loss"), 5, 10)
 
 
 def tell(listener: Listener, *events: Event) -> None:
@@ -30,7 +28,7 @@ def tell(listener: Listener, *events: Event) -> None:
 
 def test_a_callback_has_a_hook_for_every_event_but_the_end_of_work() -> None:
     hooks = {name for name in vars(StudyCallback) if not name.startswith("_")} - {"hear"}
-    assert hooks == {kind.name for kind in Event.__subclasses__()} - {"work_ended"}
+    assert hooks == {kind.name for kind in Event.__subclasses__()} - {"task_ended"}
     tell(StudyCallback(), *EVENTS)
 
 
@@ -48,6 +46,7 @@ def test_a_hook_hears_its_event() -> None:
 
 
 MINE = """
+from prunetune.results.record import TrialRecord
 from prunetune.search import StudyCallback
 
 
@@ -146,13 +145,14 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
 def test_mlflow_gets_a_run_for_each_trial(mlflow: FakeMlflow) -> None:
     tell(create_callback("mlflow"), *EVENTS)
     assert mlflow.experiments == {"barcodes": "id of barcodes"}
-    assert set(mlflow.runs) == {"dense network", "trial 3", "trial 4"}
-    assert mlflow.runs["trial 4"].status == "FINISHED", "a round of trial 3"
+    assert set(mlflow.runs) == {"dense network", "trial 3"}
     run = mlflow.runs["trial 3"]
     assert run.experiment == "id of barcodes"
     assert run.parameters == RECIPE.as_dict()
     assert ("recovery/map50_95", 0.4, 1) in run.metrics
     assert ("map50_95", 0.411, 0) in run.metrics
+    assert ("round 1/map50_95", 0.5, 0) in run.metrics
+    assert ("epochs_reused", 4, 0) in run.metrics
     assert ("latency_ms/cpu", 1.01, 0) in run.metrics
     assert (run.status, run.tags["prunetune.outcome"]) == ("FINISHED", "OK")
 
@@ -200,11 +200,11 @@ def test_wandb_gets_a_run_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> Non
         create_callback("wandb"),
         *EVENTS[:-1],
         TrialBegun(5, RECIPE),
-        replace(FAILED, result=replace(FAILED.result, number=5)),
+        replace(FAILED, trial=5),
         StudyEnded("finished"),
     )
     ended = {name: run.code for name, run in runs.items()}
-    assert ended == {"dense network": 0, "trial 3": 0, "trial 4": 0, "trial 5": 1}
+    assert ended == {"dense network": 0, "trial 3": 0, "trial 5": 1}
     run = runs["trial 3"]
     assert (run.project, run.group) == ("prunetune", "barcodes")
     assert run.config["sparse_epochs"] == RECIPE.sparse_epochs

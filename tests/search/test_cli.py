@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from prunetune.pruning.store import StageStore
+from prunetune.results.record import StudiedTarget, StudyRecord
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
 
@@ -20,7 +21,7 @@ Prunetune = Callable[..., Any]
 def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec]) -> None:
     spec = make_spec()
     study = open_study(spec)
-    study.set_user_attr("targets", [{"name": "cpu", "budget": {"text": "<= dense", "limit_ms": 1.0}}])
+    StudyRecord.store(study, targets=(StudiedTarget("cpu", budget_text="<= dense", budget_ms=1.0),))
     folder, runs = str(spec.folder), str(spec.folder.parent)
     StageStore(spec.folder.parent / ".store")
     commands = [
@@ -35,7 +36,7 @@ def test_what_only_reads_starts_without_torch(make_spec: Callable[..., StudySpec
         ["table", folder, "--out", f"{folder}/front.csv"],
         ["report", folder],
         ["store", "ls", "--runs", runs],
-        ["store", "gc", "--dry-run", "--runs", runs],
+        ["store", "gc", "--max-gb", "1", "--dry-run", "--runs", runs],
         ["store", "verify", "--runs", runs],
     ]
     code = f"""

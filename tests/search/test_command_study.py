@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 import yaml
 from board.board import Board
 
-from prunetune.search.study import find_study
+from prunetune.results import Findings, load_study
+from prunetune.spaces import Outcome
 from prunetune.targets import CommandTarget, create
 
 Prunetune = Callable[..., Any]
@@ -62,8 +62,11 @@ class Studies:
         file.write_text(yaml.safe_dump(values))
         return file
 
-    def trials(self, name: str) -> list[Any]:
-        return find_study(str(self.folder / "runs" / name))[0].get_trials()
+    def found(self, name: str) -> Findings:
+        return load_study(self.folder / "runs" / name).findings
+
+    def outcomes(self, name: str) -> list[Outcome | None]:
+        return [record.outcome for record in self.found(name).records.values()]
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +94,11 @@ def test_a_study_on_a_failing_board_loses_no_trial(
     answer = prunetune("run", file)
     assert answer.code == 0, answer.err
     assert board.faults_left == []
-    trials = studies.trials("failing")
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * len(FAULTS)
-    assert Counter(trial.user_attrs["outcome"] for trial in trials) == {"OK": len(FAULTS)}
-    assert all(trial.user_attrs["latencies"]["board"]["latency_ms"] > 0 for trial in trials)
+    found = studies.found("failing")
+    assert [trial.state.name for trial in found.trials] == ["COMPLETE"] * len(FAULTS)
+    assert studies.outcomes("failing") == [Outcome.OK] * len(FAULTS)
+    assert len(found.networks) == len(FAULTS)
+    assert all(network.latencies["board"].ms > 0 for network in found.networks.values())
     assert "does not answer" in caplog.text, "it was off when the study began"
     assert caplog.text.count("network 'candidate': attempt 1 of 5") == len(FAULTS)
     document = json.loads(prunetune("front", studies.folder / "runs" / "failing", "--json").out)
@@ -110,12 +114,12 @@ def test_a_fault_that_outlasts_the_retries_fails_its_trial_and_no_other(
     board.suffer(["fine candidate", *["crash candidate"] * 3])
     answer = prunetune("run", studies.write("refused", 3, retries=2))
     assert answer.code == 0, answer.err
-    trials = studies.trials("refused")
-    assert [trial.user_attrs["outcome"] for trial in trials] == ["OK", "NOT_MEASURED", "OK"]
-    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert trials[1].values is None
-    assert "no answer after 3 attempts" in trials[1].user_attrs["reason"]
-    assert "layer Conv_17: unsupported" in trials[1].user_attrs["reason"]
+    found = studies.found("refused")
+    assert studies.outcomes("refused") == [Outcome.OK, Outcome.NOT_MEASURED, Outcome.OK]
+    assert [trial.state.name for trial in found.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found.trials[1].values is None
+    assert "no answer after 3 attempts" in found.records[1].reason
+    assert "layer Conv_17: unsupported" in found.records[1].reason
     assert "trial 1 [2/3] NOT_MEASURED (target 'board': network 'candidate'" in answer.out
 
 
@@ -133,13 +137,13 @@ def test_a_board_that_is_gone_stops_the_study_and_loses_no_trial(
     assert "board: does not answer" in answer.err
     assert "the same command goes on" in answer.err
     assert answer.err.count("error: ") == 1
-    assert [trial.user_attrs.get("outcome") for trial in studies.trials("gone")] == ["OK", "INTERRUPTED", None]
+    assert studies.outcomes("gone") == [Outcome.OK, Outcome.INTERRUPTED, None]
     board.boot()
     studies.write("gone", 3, retries=5, timeout=100.0)
     answer = prunetune("run", file)
     assert answer.code == 0, answer.err
-    outcomes = [trial.user_attrs["outcome"] for trial in studies.trials("gone")]
-    assert outcomes == ["OK", "INTERRUPTED", "OK", "OK"], "the recipe was carried out after all"
+    done = [Outcome.OK, Outcome.INTERRUPTED, Outcome.OK, Outcome.OK]
+    assert studies.outcomes("gone") == done, "the recipe was carried out after all"
 
 
 def test_a_board_that_is_off_when_the_study_starts_is_an_error(
@@ -150,4 +154,4 @@ def test_a_board_that_is_off_when_the_study_starts_is_an_error(
     assert answer.code == 2
     assert answer.err.count("error: ") == 1
     assert "board: does not answer" in answer.err
-    assert studies.trials("off") == []
+    assert studies.outcomes("off") == []

@@ -56,8 +56,8 @@ def test_a_study_on_damaged_data(
     left_out = yaml.safe_load((folder / "data.yaml").read_text())["left_out"]
     assert {Path(image).name for image in left_out} == {"short.jpg", "001.png"}
     found = load_study(folder).findings
-    assert found.data.splits["train"].left_out == 2
-    (shared,) = found.data.shared
+    assert found.study.data.splits["train"].left_out == 2
+    (shared,) = found.study.data.shared
     assert (shared.first, shared.second, shared.images) == ("val", "test", 2)
     assert str(shared) in (folder / "report.html").read_text()
 

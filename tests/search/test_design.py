@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.design import first_recipe, spread, value_at
 from prunetune.search.samplers import startup_trials
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
-from prunetune.search.taking import Claim, next_trial
-from prunetune.spaces import FloatParameter, IntParameter, SearchSpace
+from prunetune.search.taking import next_trial
+from prunetune.search.trial.objective import AskedTrial
+from prunetune.search.workers import this_worker
+from prunetune.spaces import FloatParameter, IntParameter, Outcome, SearchSpace
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -125,9 +128,10 @@ def test_every_whole_number_gets_its_share() -> None:
 # In a study
 
 
-def end(study: Any, claim: Claim) -> None:
-    claim.trial.set_user_attr("outcome", "OK")
-    study.tell(claim.trial, [claim.recipe.threshold.backbone, claim.recipe.sparsity])
+def end(study: Any, asked: AskedTrial) -> None:
+    for name, value in TrialRecord(outcome=Outcome.OK).to_attrs().items():
+        asked.trial.set_user_attr(name, value)
+    study.tell(asked.trial, [asked.recipe.threshold.backbone, asked.recipe.sparsity])
 
 
 def test_the_first_trials_are_the_design_also_when_several_ask_and_go_on_later(make_spec: MakeSpec) -> None:
@@ -151,7 +155,7 @@ def test_a_retried_trial_takes_no_point_of_the_design(make_spec: MakeSpec) -> No
     study = open_study(spec)
     first = next_trial(study, spec)
     assert first is not None
-    first.trial.set_user_attr("worker", {**first.trial.user_attrs["worker"], "started": 1.0})  # it is gone
+    first.trial.set_user_attr("worker", {**this_worker("cpu"), "started": 1.0})  # it is gone
     study = open_study(spec)  # this process may believe for a second what it has read
     again, second = next_trial(study, spec), next_trial(study, spec)
     assert again is not None

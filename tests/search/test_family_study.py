@@ -27,12 +27,11 @@ def test_a_study_of_another_family(make_spec: Callable[..., StudySpec], shapes: 
     run_study(spec, Console(file=io.StringIO(), width=200))
 
     found = load_study(spec.folder)
-    half, untrained = found.controls["half-width"], Detector.load(model, ("square", "disc"))
+    half, untrained = found.baselines["half-width"].figures, Detector.load(model, ("square", "disc"))
     dense, pruned = untrained.channels, found.candidate(0).load().channels
     assert pruned.keys() == dense.keys()
     assert all(pruned[name] == width or pruned[name] % 8 == 0 for name, width in dense.items())
     assert pruned.removed(dense) > 0.1
-    assert half.params is not None
     assert 0 < half.params < untrained.params
     figure = found.figures.channels(0)
     assert figure is not None

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy
 from commands.command import Command
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
 
 pytestmark = pytest.mark.slow
@@ -62,13 +63,13 @@ def test_a_worker_that_wakes_too_late_changes_nothing(
     assert successor.wait() == 0, successor.said
     study, folder = find_study(str(file))
     before = study.get_trials()
-    assert [(trial.state.name, trial.user_attrs.get("retry_of")) for trial in before] == [
+    assert [(trial.state.name, TrialRecord.from_trial(trial).retry_of) for trial in before] == [
         ("FAIL", None),
         ("COMPLETE", 0),
         ("COMPLETE", None),
     ]
     assert before[1].params == before[0].params
-    assert before[1].user_attrs["epochs"]["reused"] >= 1 + 3, "it went on from the frozen one's last epoch"
+    assert TrialRecord.from_trial(before[1]).cost.epochs_reused >= 1 + 3, "it went on from the frozen one's last epoch"
     files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
     stages = sorted((runs / ".store" / "stages").iterdir())
 

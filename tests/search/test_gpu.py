@@ -10,7 +10,8 @@ import onnxruntime
 import pytest
 import torch
 
-from prunetune.search.study import find_study
+from prunetune.results import load_study
+from prunetune.spaces import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -37,7 +38,6 @@ def test_a_study_trains_and_measures_on_a_gpu(
             "sparse_epochs": 1,
             "threshold": {"low": 0.3, "high": 1.1},
             "recovery_epochs": 1,
-            "penalty": "group",
             "distillation": 6.0,
             "sparse_distillation": 2.0,
         },
@@ -51,9 +51,10 @@ def test_a_study_trains_and_measures_on_a_gpu(
     for trials in (2, 3):  # the second command goes on where the first ended
         done = prunetune("run", file, f"trials={trials}")
         assert done.code == 0, done.err
-        told = find_study(str(tmp_path / "runs" / "tiny"))[0].get_trials()
-        assert [trial.user_attrs["outcome"] for trial in told] == ["OK"] * trials, done.out
-    assert all(set(trial.user_attrs["latencies"]) == {target["name"] for target in TARGETS} for trial in told)
+        found = load_study(tmp_path / "runs" / "tiny").findings
+        assert [record.outcome for record in found.records.values()] == [Outcome.OK] * trials, done.out
+    names = {target["name"] for target in TARGETS}
+    assert all(set(network.latencies) == names for network in found.networks.values())
     for name in ("best.pt", "best.onnx", "front.json", "report.html"):
         assert (tmp_path / "runs" / "tiny" / name).stat().st_size > 0
     assert "graph" in prunetune("front", tmp_path / "runs" / "tiny").out

@@ -13,22 +13,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import yaml
 from rich.console import Console
 
 from prunetune.pruning import Detector, StageStore, stage_runner
-from prunetune.results import front
-from prunetune.search.objective import carry_out
+from prunetune.results import Findings
+from prunetune.results.record import NetworkResult, TrialRecord
+from prunetune.search.engine import prepare
+from prunetune.search.latency.meter import LatencyMeter
+from prunetune.search.latency.study_target import StudyTarget
+from prunetune.search.progress import Progress
 from prunetune.search.runner import run_study
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import find_study, open_study
+from prunetune.search.store_limit import STORE
+from prunetune.search.study_setup import check_study
 from prunetune.search.taking import next_trial
-from prunetune.search.workspace import STORE, Workspace
-from prunetune.search.yardstick import Yardstick
-from prunetune.spaces import Threshold
-from prunetune.targets import LatencyTable, OnnxRuntimeSpec, Skeleton, create_target
+from prunetune.search.trial.objective import run_and_tell
+from prunetune.spaces import LatencyShare, Outcome, Recipe
+from prunetune.targets import (
+    ConvGraph,
+    LatencyTable,
+    NormalizedLatency,
+    OnnxRuntimeSpec,
+    create_target,
+    read_conv_graph,
+)
 from prunetune.targets.table import FEATURES, Grid
 
 pytestmark = pytest.mark.slow
@@ -65,20 +75,18 @@ class Studies:
     def spec(self, name: str, **changes: Any) -> StudySpec:
         return StudySpec.parse(self._values(name, changes))
 
-    def run(self, name: str, **changes: Any) -> tuple[optuna.Study, str]:
-        """Runs a study; returns it, and what it said."""
+    def run(self, name: str, **changes: Any) -> tuple[Findings, str]:
+        """Runs a study; returns what it found, and what it said."""
         spec, out = self.spec(name, **changes), io.StringIO()
-        run_study(spec, Console(file=out, width=300))
-        return find_study(str(spec.folder))[0], out.getvalue()
+        return Findings.of(run_study(spec, Console(file=out, width=300))), out.getvalue()
 
-    def try_out(self, name: str, **changes: Any) -> optuna.Study:
+    def try_out(self, name: str, **changes: Any) -> Findings:
         """Carries out a study's trials and nothing after them: no second measurement, no export, no report."""
         spec = self.spec(name, **changes)
-        study, made = open_study(spec), Workspace(spec)
-        made.prepare(study)
-        while (claim := next_trial(study, spec)) is not None:
-            carry_out(study, claim.trial, claim.recipe, made)
-        return study
+        study, context = prepare(spec, Progress(None, spec.trials))
+        while (asked := next_trial(study, spec)) is not None:
+            run_and_tell(study, asked, context)
+        return Findings.of(study)
 
     def write(self, name: str, **changes: Any) -> Path:
         file = self.folder / f"{name}.yaml"
@@ -99,15 +107,15 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
     """A table of this machine by a law instead of measurements: 0.3, and 1 for each ten million multiply-adds."""
     file = tmp_path_factory.mktemp("dense") / "dense.onnx"
     Detector.load("yolov5n.yaml", names=("square", "disc")).export_onnx(file, IMGSZ)
-    skeleton = Skeleton.read(file)
+    conv_graph = read_conv_graph(file)
     grids = []
-    for shape in dict.fromkeys(layer.shape for layer in skeleton.layers):
-        pixels = next(layer.pixels for layer in skeleton.layers if layer.shape == shape)
+    for shape in dict.fromkeys(layer.shape for layer in conv_graph.layers):
+        pixels = next(layer.pixels for layer in conv_graph.layers if layer.shape == shape)
         cost, ends = math.prod(shape.kernel) * pixels / 1e7, (1, 2048)
         grids.append(Grid(shape, ends, ends, tuple(tuple(cost * a * b for b in ends) for a in ends)))
     return LatencyTable(
         fingerprint=create_target(OnnxRuntimeSpec.model_validate(CPU)).fingerprint(),
-        skeleton=skeleton,
+        graph=conv_graph,
         grids=tuple(grids),
         coefficients={**dict.fromkeys(FEATURES, 0.0), "fixed": 0.3, "layers": 1.0},
         anchor_ms=1.0,
@@ -127,77 +135,99 @@ def board(studies: Studies, table: LatencyTable) -> dict[str, Any]:
 def measurements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The candidates that are measured, one by one; those of the end are not among them."""
     measured: list[str] = []
-    whole = Yardstick.measure
+    whole = StudyTarget.measure
 
-    def measure(self: Yardstick, candidate: Any, anchor: Any) -> Any:
+    def measure(self: StudyTarget, candidate: Any, reference: Any) -> Any:
         measured.append(candidate.name)
-        return whole(self, candidate, anchor)
+        return whole(self, candidate, reference)
 
-    monkeypatch.setattr(Yardstick, "measure", measure)
+    monkeypatch.setattr(StudyTarget, "measure", measure)
     return measured
 
 
-def share_of(trial: Any, study: optuna.Study) -> float:
-    """A trial's latency as a share of the budget."""
-    (target,) = study.user_attrs["targets"]
-    latency: float = trial.user_attrs["latencies"][target["name"]]["latency_ms"]
-    return latency / target["budget"]["limit_ms"]
+def last(record: TrialRecord) -> NetworkResult:
+    """What a trial came to."""
+    assert record.network is not None
+    return record.network
+
+
+def latency_of(record: TrialRecord) -> NormalizedLatency:
+    """Its latency on the only target."""
+    (latency,) = last(record).figures.latencies.values()
+    return latency
+
+
+def share_of(record: TrialRecord, found: Findings) -> float:
+    """The same as a share of the budget."""
+    (target,) = found.targets
+    assert target.budget_ms is not None
+    return latency_of(record).ms / target.budget_ms
+
+
+def asked_of(record: TrialRecord) -> Recipe:
+    """The recipe of a trial."""
+    assert isinstance(record.recipe, Recipe)
+    return record.recipe
+
+
+def asked_share(record: TrialRecord) -> LatencyShare:
+    """The share of the budget that its recipe asks for."""
+    cut = asked_of(record).threshold
+    assert isinstance(cut, LatencyShare)
+    return cut
 
 
 # The threshold from the budget
 
 
 @pytest.fixture(scope="module")
-def searched(studies: Studies, board: dict[str, Any]) -> tuple[optuna.Study, str]:
+def searched(studies: Studies, board: dict[str, Any]) -> tuple[Findings, str]:
     space = {**STUDY["space"], "balance": {"low": 0.7, "high": 1.4, "log": True}}
     return studies.run("searched", targets=[board], space=space)
 
 
-def test_every_trial_just_meets_the_latency_that_it_asks_for(searched: tuple[optuna.Study, str]) -> None:
+def test_every_trial_just_meets_the_latency_that_it_asks_for(searched: tuple[Findings, str]) -> None:
     study, said = searched
-    for trial in study.trials:
-        recipe = trial.user_attrs["recipe"]
-        assert trial.user_attrs["outcome"] == "OK"
-        assert 0.85 * recipe["latency"] <= share_of(trial, study) <= recipe["latency"]
-        assert recipe["balance"] == trial.params["balance"] != 1
-        (found,) = trial.user_attrs["threshold_found"]
-        assert found["head"] == pytest.approx(recipe["balance"] * found["backbone"])
-        told = f"latency {recipe['latency']:.3g} x budget, balance {recipe['balance']:.3g}, recover 1)"
-        assert f"{told}, found threshold {Threshold.parse(found)}" in said
-    assert sum(trial.user_attrs["epochs"]["trained"] for trial in study.trials) <= 3, "the search trains nothing"
+    for number, record in study.records.items():
+        asked = asked_share(record)
+        assert record.outcome is Outcome.OK
+        assert 0.85 * asked.share <= share_of(record, study) <= asked.share
+        assert asked.balance == study.trials[number].params["balance"] != 1
+        (found,) = record.thresholds
+        assert found.head == pytest.approx(asked.balance * found.backbone)
+        told = f"latency {asked.share:.3g} x budget, balance {asked.balance:.3g}, recover 1, found threshold {found}"
+        assert told in said
+    assert sum(record.cost.epochs_trained for record in study.records.values()) <= 3, "the search trains nothing"
 
 
 def test_the_found_threshold_is_shown_and_does_it_again(
-    searched: tuple[optuna.Study, str], studies: Studies, board: dict[str, Any]
+    searched: tuple[Findings, str], studies: Studies, board: dict[str, Any]
 ) -> None:
     study, _ = searched
     text = (studies.runs / "searched" / "front.md").read_text(encoding="utf-8")
-    first = study.trials[0]
-    (found,) = first.user_attrs["threshold_found"]
-    assert any(f"found threshold {Threshold.parse(item.recipe['threshold_found'][0])}" in text for item in front(study))
-    again, _ = studies.run("again", targets=[board], space=by_threshold(found), trials=1)
-    (trial,) = again.trials
-    assert "threshold_found" not in trial.user_attrs
-    assert trial.user_attrs["channels"] == first.user_attrs["channels"]
-    assert trial.user_attrs["accuracy"] == first.user_attrs["accuracy"]
-    assert trial.user_attrs["epochs"]["trained"] == 0
+    first = study.records[0]
+    assert any(f"found threshold {network.thresholds[0]}" in text for network in study.front)
+    again, _ = studies.run("again", targets=[board], space=by_threshold(first.thresholds[0].as_json()), trials=1)
+    record = again.records[0]
+    assert record.thresholds == ()
+    assert last(record).figures.channels == last(first).figures.channels
+    assert last(record).accuracy == last(first).accuracy
+    assert record.cost.epochs_trained == 0
 
 
 def test_a_knapsack_fills_the_latency_that_it_is_given(studies: Studies, board: dict[str, Any]) -> None:
     space = {**STUDY["space"], "latency": 0.9, "planner": "knapsack", "importance": {"choices": ["gamma", "taylor"]}}
     study, said = studies.run("knapsack", targets=[board], space={**space, "floor": 0.1}, trials=4, sampler="random")
     kept = set()
-    for trial in study.trials:
-        attributes = trial.user_attrs
-        assert attributes["outcome"] == "OK"
-        assert 0.88 <= share_of(trial, study) <= 0.9, "the table is a law: no measurement is off"
-        assert attributes["recipe"]["planner"] == "knapsack"
-        assert "threshold_found" not in attributes
-        assert "unseparated" not in attributes, "no threshold cuts"
-        assert all(
-            width >= 0.1 * study.user_attrs["channels_dense"][name] for name, width in attributes["channels"].items()
-        )
-        kept.add((attributes["recipe"].get("importance", "gamma"), tuple(attributes["channels"].values())))
+    for record in study.records.values():
+        assert record.outcome is Outcome.OK
+        assert 0.88 <= share_of(record, study) <= 0.9, "the table is a law: no measurement is off"
+        assert asked_of(record).planner == "knapsack"
+        assert record.thresholds == ()
+        assert record.warnings == (), "no threshold cuts"
+        channels = last(record).figures.channels
+        assert all(width >= 0.1 * study.study.channels_dense[name] for name, width in channels.items())
+        kept.add((asked_of(record).importance, tuple(channels.values())))
     assert len(kept) == 2, "each importance keeps its own channels, and always the same"
     assert "planner knapsack, floor 0.1" in said
     page = (studies.runs / "knapsack" / "report.html").read_text(encoding="utf-8")
@@ -208,10 +238,10 @@ def test_a_threshold_that_separates_nothing_is_stored_and_said_once(
     studies: Studies, board: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     study, _ = studies.run("blurred", targets=[board], space=STUDY["space"], trials=2)
-    for trial in study.trials:
-        (told,) = trial.user_attrs["unseparated"]
+    for record in study.records.values():
+        (told,) = record.warnings
         assert told.startswith("nothing separates at threshold 0.")
-    said = [record.getMessage() for record in caplog.records if "nothing separates" in record.getMessage()]
+    said = [entry.getMessage() for entry in caplog.records if "nothing separates" in entry.getMessage()]
     assert len(said) == 1
     assert said[0].startswith("trial 0: ")
     assert said[0].endswith("train sparse for longer, or with more sparsity")
@@ -222,25 +252,27 @@ def test_a_threshold_that_separates_nothing_is_stored_and_said_once(
 def test_rounds_come_nearer_by_equal_factors(studies: Studies, board: dict[str, Any], table: LatencyTable) -> None:
     space = {**STUDY["space"], "latency": 0.9, "rounds": 2}
     study, said = studies.run("rounds", targets=[board], space=space, trials=1)
-    trial, halfway = study.trials
-    assert (halfway.user_attrs["round_of"], halfway.params) == (0, {})
-    assert halfway.user_attrs["outcome"] == "OVER_BUDGET"
-    assert [item.trial for item in front(study)] == [0]
-    assert len(trial.user_attrs["threshold_found"]) == 2
+    record = study.records[0]
+    halfway, whole = study.networks.values()
+    assert (halfway.name, halfway.title, whole.name) == ("0.1", "trial 0, round 1", "0")
+    assert not halfway.figures.feasible
+    assert halfway.result.recovered
+    assert study.front == [whole]
+    assert len(record.thresholds) == 2
     assert "found thresholds " in said
+    assert "trial 0, round 1: map50_95 " in said
     store = StageStore(studies.runs / STORE)
-    dense = table.predict(table.skeleton.widths).ratio
+    dense = table.predict(table.graph.widths).ratio
     shares = []
-    for stage in trial.user_attrs["stages"]:
-        if stage["kind"] == "pruning":
-            found = store.find(stage["digest"])
+    for use in record.cost.stages:
+        if use.kind == "pruning":
+            found = store.find(use.digest)
             assert found is not None
             shares.append(table.predict(found.record["channels"]).ratio / dense / 0.7)
-    first, last = shares
-    assert 0.85 * 0.9 < last <= 0.9
+    first, final = shares
+    assert 0.85 * 0.9 < final <= 0.9
     assert 0.85 < first / math.sqrt(0.9 / 0.7) <= 1, "halfway between 1 / 0.7, dense, and 0.9"
-    assert halfway.user_attrs["recipe"]["latency"] == pytest.approx(math.sqrt(0.9 / 0.7))
-    assert halfway.user_attrs["violation"] == pytest.approx(first - 1)
+    assert halfway.figures.violation == pytest.approx(first - 1)
 
 
 def test_a_share_that_no_pruning_meets_pays_for_no_recovery(studies: Studies, table: LatencyTable) -> None:
@@ -249,11 +281,11 @@ def test_a_share_that_no_pruning_meets_pays_for_no_recovery(studies: Studies, ta
     board = {"kind": "table", "name": "board", "file": str(studies.folder / "rigid.json"), "alignment": 8}
     space = {**STUDY["space"], "latency": 0.5}
     study = studies.try_out("rigid", targets=[board], space=space, budget={"latency": "<= dense"}, trials=1)
-    (trial,) = study.trials
-    assert trial.user_attrs["outcome"] == "OVER_BUDGET"
-    assert trial.user_attrs["reason"].startswith("no pruning meets 0.5 of the budget, the strongest takes 0.9")
-    assert trial.user_attrs["epochs"]["trained"] <= 1, "the sparse phase"
-    assert trial.constraints["latency"] > 0.9, "twice the share"
+    record = study.records[0]
+    assert record.outcome is Outcome.OVER_BUDGET
+    assert record.reason.startswith("no pruning meets 0.5 of the budget, the strongest takes 0.9")
+    assert record.cost.epochs_trained <= 1, "the sparse phase"
+    assert study.trials[0].constraints["latency"] > 0.9, "twice the share"
 
 
 def test_a_share_that_no_recipe_meets_is_what_the_study_ends_with(
@@ -273,9 +305,9 @@ def test_a_share_that_no_recipe_meets_is_what_the_study_ends_with(
 
 def test_without_a_table_latencies_are_measured(studies: Studies, measurements: list[str]) -> None:
     study = studies.try_out("measured", targets=[CPU], trials=1)
-    (trial,) = study.trials
-    assert share_of(trial, study) <= trial.user_attrs["recipe"]["latency"]
-    assert trial.user_attrs["outcome"] == "OK"
+    record = study.records[0]
+    assert share_of(record, study) <= asked_share(record).share
+    assert record.outcome is Outcome.OK
     assert 1 <= len(measurements) <= 12, "a guess by multiply-adds comes near; noise may leave a rest to bisect"
     assert len(list((studies.runs / "measured" / "latencies").iterdir())) == len(measurements)
 
@@ -286,9 +318,9 @@ def test_a_tables_choice_is_held_against_a_measurement(
     table.save(studies.folder / "cpu.json")
     cpu = {**CPU, "table": str(studies.folder / "cpu.json")}
     study = studies.try_out("corrected", targets=[cpu], trials=1)
-    (trial,) = study.trials
-    assert share_of(trial, study) <= trial.user_attrs["recipe"]["latency"]
-    assert "predicted" not in trial.user_attrs["latencies"]["cpu"]
+    record = study.records[0]
+    assert share_of(record, study) <= asked_share(record).share
+    assert not latency_of(record).predicted
     assert measurements
 
 
@@ -302,19 +334,20 @@ def test_what_is_surely_too_slow_ends_by_the_table(
     cpu = {**CPU, "table": str(studies.folder / "sure.json")}
     options = {"targets": [cpu], "trials": 1, "budget": {"latency": "<= 0.9 x half-width"}}
     study, said = studies.run("too-slow", space=by_threshold(0.0), **options)
-    (trial,) = study.trials
+    record = study.records[0]
     assert measurements == []
-    assert trial.user_attrs["outcome"] == "OVER_BUDGET"
-    assert trial.user_attrs["latencies"]["cpu"]["predicted"] is True
-    half = table.predict(study.user_attrs["channels_half"]).ratio
-    assert trial.user_attrs["violation"] == pytest.approx(table.predict(table.skeleton.widths).ratio / half / 0.9 - 1)
-    assert trial.user_attrs["latencies"]["cpu"]["latency_uncertainty"] == pytest.approx(2**0.5 * table.error)
-    assert trial.user_attrs["reason"].startswith("nothing was removed: predicted ")
+    assert record.outcome is Outcome.OVER_BUDGET
+    assert latency_of(record).predicted
+    half = table.predict(study.study.channels_half).ratio
+    over = table.predict(table.graph.widths).ratio / half / 0.9 - 1
+    assert last(record).figures.violation == pytest.approx(over)
+    assert latency_of(record).uncertainty == pytest.approx(2**0.5 * table.error)
+    assert record.reason.startswith("nothing was removed: predicted ")
     assert " ms predicted  " in said
-    assert front(study) == []
+    assert study.front == []
     study = studies.try_out("fast", space=by_threshold(5.0), **options)
     assert measurements == ["candidate"], "what a table lets pass is measured"
-    assert "predicted" not in study.trials[0].user_attrs["latencies"]["cpu"]
+    assert not latency_of(study.records[0]).predicted
 
 
 def test_what_a_table_is_not_sure_of_is_measured(
@@ -325,16 +358,16 @@ def test_what_a_table_is_not_sure_of_is_measured(
     options = {"targets": [cpu], "trials": 1, "budget": {"latency": "<= 0.9 x half-width"}}
     study = studies.try_out("unsure", space=by_threshold(0.0), **options)
     assert measurements == ["candidate"]
-    assert "predicted" not in study.trials[0].user_attrs["latencies"]["cpu"]
+    assert not latency_of(study.records[0]).predicted
 
 
 def wrong(table: LatencyTable) -> dict[str, tuple[LatencyTable, list[str]]]:
-    renamed = json.dumps(table.skeleton.as_dict()).replace('"model.0.conv"', '"model.99.conv"')
-    other = Skeleton.from_dict(json.loads(renamed))
+    renamed = json.dumps(table.graph.as_dict()).replace('"model.0.conv"', '"model.99.conv"')
+    other = ConvGraph.from_dict(json.loads(renamed))
     return {
         "device": (replace(table, fingerprint={**table.fingerprint, "device": "stone"}), ["device: stone -> "]),
-        "size": (replace(table, skeleton=replace(table.skeleton, size=(96, 96))), ["96 x 96 px", "64 x 64 px"]),
-        "family": (replace(table, skeleton=other), ["another detector", "prunetune profile"]),
+        "size": (replace(table, graph=replace(table.graph, size=(96, 96))), ["96 x 96 px", "64 x 64 px"]),
+        "family": (replace(table, graph=other), ["another detector", "prunetune profile"]),
     }
 
 
@@ -365,12 +398,12 @@ def test_an_equal_network_copies_the_result_and_nothing_runs(
 ) -> None:
     options = {"targets": [CPU], "space": by_threshold({"low": 2.0, "high": 3.0}), "budget": {"latency": "<= dense"}}
     study, _ = studies.run("equal", **options, trials=1)
-    (first,) = study.trials
-    assert (first.user_attrs["outcome"], len(measurements)) == ("OK", 1)
-    assert "equals" not in first.user_attrs
-    recovery = first.user_attrs["stages"][-1]
-    assert recovery["kind"] == "recovery"
-    shutil.rmtree(studies.runs / STORE / "stages" / recovery["digest"])  # what reading back could not give any more
+    first = study.records[0]
+    assert (first.outcome, len(measurements)) == (Outcome.OK, 1)
+    assert first.duplicate_of is None
+    recovery = first.cost.stages[-1]
+    assert recovery.kind == "recovery"
+    shutil.rmtree(studies.runs / STORE / "stages" / recovery.digest)  # what reading back could not give any more
 
     def run(*_: Any, **__: Any) -> Any:
         raise AssertionError("a network is trained or evaluated")
@@ -379,68 +412,67 @@ def test_an_equal_network_copies_the_result_and_nothing_runs(
     monkeypatch.setattr(stage_runner, "evaluate", run)
     study, said = studies.run("equal", **options, trials=3)
     assert len(measurements) == 1
-    for trial in study.trials[1:]:
-        told = trial.user_attrs
-        assert (told["outcome"], told["equals"]) == ("OK", 0)
-        assert told["epochs"] == {"trained": 0, "reused": 2}
-        assert [stage["kind"] for stage in told["stages"]] == ["sparse", "pruning", "recovery"]
-        for key in ("accuracy", "latencies", "channels", "params", "bytes", "rung", "violation"):
-            assert told[key] == first.user_attrs[key], key
-        assert trial.values == first.values
-        assert told["recipe"]["threshold"] != first.user_attrs["recipe"]["threshold"]
-        files = [studies.runs / "equal" / item["checkpoint"] for item in (told, first.user_attrs)]
+    for number in (1, 2):
+        record = study.records[number]
+        assert (record.outcome, record.duplicate_of) == (Outcome.OK, 0)
+        assert (record.cost.epochs_trained, record.cost.epochs_reused) == (0, 2)
+        assert [use.kind for use in record.cost.stages] == ["sparse", "pruning", "recovery"]
+        mine, theirs = last(record), last(first)
+        assert replace(mine, files=theirs.files) == theirs
+        assert mine.figures.latencies == theirs.figures.latencies
+        assert study.trials[number].values == study.trials[0].values
+        assert asked_of(record).threshold != asked_of(first).threshold
+        files = [studies.runs / "equal" / str(network.files.checkpoint) for network in (mine, theirs)]
         assert files[0] != files[1]
         assert files[0].read_bytes() == files[1].read_bytes()
-        assert f"trial {trial.number} [{trial.number + 1}/3] OK, equals trial 0  map50_95" in said
-    assert [item.trial for item in front(study)] == [0]
-    assert "ok, equals trial 0" in (studies.runs / "equal" / "report.html").read_text(encoding="utf-8")
+        assert f"trial {number} [{number + 1}/3] OK, duplicate of trial 0  map50_95" in said
+    assert [network.name for network in study.front] == ["0"]
+    assert "ok, duplicate of trial 0" in (studies.runs / "equal" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_lost_checkpoint_is_made_again(studies: Studies) -> None:
     options = {"targets": [CPU], "space": by_threshold({"low": 2.0, "high": 3.0}), "budget": {"latency": "<= dense"}}
     spec = studies.spec("lost", **options)
-    study, made = open_study(spec), Workspace(spec)
-    made.prepare(study)
+    study, context = prepare(spec, Progress(None, spec.trials))
     for number in range(2):
-        claim = next_trial(study, spec)
-        assert claim is not None
-        told = carry_out(study, claim.trial, claim.recipe, made).attributes
-        assert (told["outcome"], told.get("equals")) == ("OK", 0 if number else None)
-        (spec.folder / told["checkpoint"]).unlink()
+        asked = next_trial(study, spec)
+        assert asked is not None
+        record = run_and_tell(study, asked, context)
+        assert (record.outcome, record.duplicate_of) == (Outcome.OK, 0 if number else None)
+        (spec.folder / str(last(record).files.checkpoint)).unlink()
 
 
 def test_a_network_over_the_budget_equals_an_earlier_one(studies: Studies, measurements: list[str]) -> None:
     options = {"targets": [CPU], "space": by_threshold({"low": 2.0, "high": 3.0})}
     study, said = studies.run("over", **options, budget={"latency": "<= 0.001 x dense"})
-    assert [trial.user_attrs["outcome"] for trial in study.trials] == ["OVER_BUDGET"] * 2
-    assert [trial.user_attrs.get("equals") for trial in study.trials] == [None, 0]
+    ends = [(record.outcome, record.duplicate_of) for record in study.records.values()]
+    assert ends == [(Outcome.OVER_BUDGET, None), (Outcome.OVER_BUDGET, 0)]
     assert len(measurements) == 1
-    assert "over the budget), equals trial 0" in said
+    assert "over the budget), duplicate of trial 0" in said
 
 
 def test_equal_channels_of_another_parent_share_the_latency_only(studies: Studies, measurements: list[str]) -> None:
     space = by_threshold(2.0, sparse_epochs={"choices": [1, 2]})
     options = {"targets": [CPU], "budget": {"latency": "<= dense"}}
-    study = studies.try_out("twins", space=space, trials=4, **options)
-    told = [trial.user_attrs for trial in study.trials]
-    assert {item["recipe"]["sparse_epochs"] for item in told} == {1, 2}
-    assert len({json.dumps(item["channels"]) for item in told}) == 1
+    records = studies.try_out("twins", space=space, trials=4, **options).records
+    assert {asked_of(record).sparse_epochs for record in records.values()} == {1, 2}
+    assert len({tuple(last(record).figures.channels.items()) for record in records.values()}) == 1
     assert len(measurements) == 1
     first: dict[int, int] = {}
-    for number, item in enumerate(told):
-        epochs = item["recipe"]["sparse_epochs"]
-        assert item.get("equals") == first.get(epochs)
-        assert item.get("latency_from") == (0 if first and epochs not in first else None)
+    for number, record in records.items():
+        epochs = asked_of(record).sparse_epochs
+        assert record.duplicate_of == first.get(epochs)
+        assert record.latency_from == (0 if first and epochs not in first else None)
         first.setdefault(epochs, number)
-    assert len({item["stages"][-1]["digest"] for item in told}) == 2, "two networks"
-    assert {item["latencies"]["cpu"]["latency_ms"] for item in told} == {told[0]["latencies"]["cpu"]["latency_ms"]}
+    assert len({last(record).stage for record in records.values()}) == 2, "two networks"
+    assert {latency_of(record) for record in records.values()} == {latency_of(records[0])}
 
 
 def test_predictions_are_quick_enough_for_a_search(studies: Studies, board: dict[str, Any]) -> None:
-    made = Workspace(studies.spec("quick", targets=[board]))
-    channels = made.reference_channels["dense"]
+    setup = check_study(studies.spec("quick", targets=[board]))
+    meter, channels = LatencyMeter(setup.targets, setup.networks), setup.networks.channels["dense"]
     seconds = []
-    for act in (lambda: Detector.load("yolov5n.yaml"), lambda: [made.predict(channels) for _ in range(20)]):
+    for act in (lambda: Detector.load("yolov5n.yaml"), lambda: [meter.predict(channels) for _ in range(20)]):
         start = time.process_time()
         act()
         seconds.append(time.process_time() - start)

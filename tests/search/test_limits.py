@@ -14,35 +14,46 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
+from prunetune.results.record import TrialRecord
+from prunetune.search.history import History, attempts_before
 from prunetune.search.limits import IDLE, Forecast, Limits, Spent, extrapolate, forecast, spent, union
 from prunetune.search.spec import StudySpec
 from prunetune.search.status import study_status, write_status
 from prunetune.search.study import open_study, stored_spec
 from prunetune.search.taking import next_trial
 from prunetune.search.workers import this_worker
-from prunetune.spaces import ConfigError
+from prunetune.spaces import ConfigError, Cost, Outcome, Recipe, Splice, StageUse
 
 MakeSpec = Callable[..., StudySpec]
 
 NOON = dt.datetime(2026, 6, 1, 12)
 
 
+def cost(trained: int, reused: int = 0) -> Cost:
+    return Cost(stages=(StageUse("recovery", "recovery-0", trained, reused),))
+
+
+Known = tuple[FrozenTrial, TrialRecord]
+
+
 def trial(
     begin: float = 0.0,
     hours: float | None = 1.0,
     trained: int = 10,
-    outcome: str = "OK",
+    outcome: Outcome = Outcome.OK,
     state: TrialState = TrialState.COMPLETE,
-) -> FrozenTrial:
+    recipe: Recipe | Splice | None = None,
+) -> Known:
     """A trial that began some hours after noon; without `hours` it still runs."""
+    record = TrialRecord(recipe) if hours is None else TrialRecord(recipe, outcome, cost=cost(trained, 3))
     made = create_trial(
         state=TrialState.RUNNING if hours is None else state,
         values=[0.5, 1.0] if hours is not None and state == TrialState.COMPLETE else None,
-        user_attrs={} if hours is None else {"outcome": outcome, "epochs": {"trained": trained, "reused": 3}},
+        user_attrs=record.to_attrs(),
     )
     made.datetime_start = NOON + dt.timedelta(hours=begin)
     made.datetime_complete = None if hours is None else made.datetime_start + dt.timedelta(hours=hours)
-    return made
+    return made, TrialRecord.from_trial(made)
 
 
 def at(hours: float) -> float:
@@ -78,7 +89,7 @@ def test_a_union_does_not_depend_on_when(intervals: list[tuple[int, int]], shift
 
 def test_nothing_is_spent_before_the_first_trial() -> None:
     assert spent([], at(5)) == Spent(begun=0, finished=0, epochs=0, hours=0.0)
-    assert spent([create_trial(state=TrialState.WAITING)], at(5)).begun == 0
+    assert spent(History().records([create_trial(state=TrialState.WAITING)]), at(5)).begun == 0
 
 
 def test_pauses_do_not_count_and_two_workers_count_once() -> None:
@@ -95,12 +106,26 @@ def test_a_running_trial_has_begun_and_counts_its_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "counted", "hours"), [("DIVERGED", 1, 1), ("INTERRUPTED", 0, 1), ("WORKER_DIED", 0, 0)]
+    ("outcome", "counted", "hours"),
+    [(Outcome.DIVERGED, 1, 1), (Outcome.INTERRUPTED, 0, 1), (Outcome.WORKER_DIED, 0, 0)],
 )
-def test_what_failed_took_time_where_its_end_is_known(outcome: str, counted: int, hours: float) -> None:
+def test_what_failed_took_time_where_its_end_is_known(outcome: Outcome, counted: int, hours: float) -> None:
     found = spent([trial(outcome=outcome, trained=4, state=TrialState.FAIL)], at(2))
     assert (found.begun, found.finished, found.epochs) == (counted, counted, 4)
     assert found.hours == pytest.approx(hours)
+
+
+def test_a_splice_counts_towards_no_limit() -> None:
+    spliced = trial(5, 1, recipe=Splice("0", "dense", 3))
+    assert spent([trial(), spliced], at(9)) == spent([trial()], at(9))
+    assert forecast(Limits(trials=9), [trial(), spliced], at(9)) == forecast(Limits(trials=9), [trial()], at(9))
+
+
+def test_the_record_of_an_ended_trial_is_read_once() -> None:
+    memory, ended, running = History(), trial()[0], trial(2, None)[0]
+    first, second = memory.records([ended, running]), memory.records([ended, running])
+    assert first == second == [(item, TrialRecord.from_trial(item)) for item in (ended, running)]
+    assert [before is after for (_, before), (_, after) in zip(first, second, strict=True)] == [True, False]
 
 
 # Limits
@@ -210,8 +235,8 @@ def test_a_forecast_reads_well() -> None:
 
 
 def finish(study: optuna.Study, claim: Any, trained: int) -> None:
-    claim.trial.set_user_attr("outcome", "OVER_BUDGET")
-    claim.trial.set_user_attr("epochs", {"trained": trained, "reused": 0})
+    for name, value in TrialRecord(outcome=Outcome.OVER_BUDGET, cost=cost(trained)).to_attrs().items():
+        claim.trial.set_user_attr(name, value)
     study.tell(claim.trial, [0.5, 1.0])
 
 
@@ -247,7 +272,7 @@ def test_epochs_alone_limit_a_study(make_spec: MakeSpec) -> None:
 def test_hours_limit_a_study(make_spec: MakeSpec) -> None:
     spec = make_spec(hours=1.0)
     study = open_study(spec)
-    long_ago = create_trial(values=[0.5, 1.0], user_attrs={"outcome": "OK"})
+    long_ago = create_trial(values=[0.5, 1.0], user_attrs=TrialRecord(outcome=Outcome.OK).to_attrs())
     assert long_ago.datetime_start is not None
     long_ago.datetime_start -= dt.timedelta(hours=2)
     study.add_trial(long_ago)
@@ -283,13 +308,13 @@ def written(study: optuna.Study, spec: StudySpec) -> str:
 def test_status_says_what_is_used_and_what_remains(make_spec: MakeSpec) -> None:
     spec = make_spec(trials=10, epochs=50, hours=8)
     study = open_study(spec)
-    status = study_status(study, spec.folder)
+    status = study_status(study, spec.folder).as_dict()
     assert (status["limits"], status["remaining"]) == ({"trials": 10, "epochs": 50, "hours": 8}, None)
     for _ in range(2):
         claim = next_trial(study, spec)
         assert claim is not None
         finish(study, claim, 10)
-    status = study_status(study, spec.folder)
+    status = study_status(study, spec.folder).as_dict()
     assert not status["done"]
     assert (status["remaining"]["trials"], status["remaining"]["limit"]) == (3, "epochs")
     text = written(study, spec)
@@ -315,9 +340,21 @@ def test_status_without_a_number_of_trials(make_spec: MakeSpec) -> None:
 def test_what_a_dead_worker_left_open_takes_no_time(make_spec: MakeSpec) -> None:
     spec = make_spec(hours=1)
     study = open_study(spec)
-    left = create_trial(state=TrialState.RUNNING, user_attrs={"worker": {**this_worker("cpu"), "started": 1.0}})
+    left = create_trial(
+        state=TrialState.RUNNING, user_attrs=TrialRecord(worker={**this_worker("cpu"), "started": 1.0}).to_attrs()
+    )
     assert left.datetime_start is not None
     left.datetime_start -= dt.timedelta(hours=5)
     study.add_trial(left)
-    assert study_status(study, spec.folder)["hours"] == 0
+    assert study_status(study, spec.folder).as_dict()["hours"] == 0
     assert next_trial(study, spec) is not None
+
+
+def test_attempts_lie_before_a_trial_whatever_an_attribute_says() -> None:
+    told = [None, 0, 1, 99, 3, -1, 7, 6]
+    trials = [
+        create_trial(state=TrialState.FAIL, user_attrs=TrialRecord(retry_of=before).to_attrs()) for before in told
+    ]
+    assert [attempts_before(trials, number) for number in range(8)] == [
+        set(), {0}, {0, 1}, set(), {3}, set(), set(), {6}
+    ]  # fmt: skip

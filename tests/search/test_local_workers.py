@@ -19,8 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.local_workers import Lines, Place, places
 from prunetune.search.study import find_study
+from prunetune.spaces import Outcome
 
 WriteStudy = Callable[..., Path]
 
@@ -138,11 +140,13 @@ def test_workers_share_a_study_and_stop_together(write_study: WriteStudy, shapes
     assert "Traceback" not in said
     trials = find_study(str(runs / "local"))[0].get_trials()
     first = [trial for trial in trials if trial.state.name == "FAIL"]
-    assert {trial.user_attrs["outcome"] for trial in first} == {"INTERRUPTED"}
-    assert {trial.user_attrs["worker"]["pid"] for trial in first} == set(pids(said))
-    assert {trial.user_attrs["worker"]["device"] for trial in first} == {"cpu"}
-    waiting = [trial.user_attrs["retry_of"] for trial in trials if trial.state.name == "WAITING"]
-    assert sorted(waiting) == [trial.number for trial in first], "each is carried out again, once"
+    records = [TrialRecord.from_trial(trial) for trial in first]
+    assert {record.outcome for record in records} == {Outcome.INTERRUPTED}
+    assert {(record.worker or {})["pid"] for record in records} == set(pids(said))
+    assert {(record.worker or {})["device"] for record in records} == {"cpu"}
+    waiting = {TrialRecord.from_trial(trial).retry_of for trial in trials if trial.state.name == "WAITING"}
+    assert waiting == {trial.number for trial in first}, "each is carried out again"
+    assert len(trials) == 2 * len(first), "and once"
     kept = list((runs / ".store" / "progress").glob("recovery-*"))
     assert len(kept) == 2, "their epochs are kept"
 

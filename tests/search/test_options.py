@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prunetune.results.record import StudiedTarget, StudyRecord
 from prunetune.search.options import named, require_file, require_folder
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
@@ -22,7 +23,7 @@ def study(make_spec: Callable[..., StudySpec]) -> Path:
     """The folder of a study without trials."""
     spec = make_spec()
     opened = open_study(spec)
-    opened.set_user_attr("targets", [{"name": "cpu", "budget": {"text": "<= dense", "limit_ms": 1.0}}])
+    StudyRecord.store(opened, targets=(StudiedTarget("cpu", budget_text="<= dense", budget_ms=1.0),))
     return spec.folder
 
 

@@ -41,3 +41,10 @@ def test_all_places_tell_the_same_python(pyproject: dict[str, Any]) -> None:
     assert pyproject["tool"]["mypy"]["python_version"] == f"{major}.{minor}"
     assert f"Python {major}.{minor} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"Python {major}.{minor} or newer" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_every_folder_is_installed(pyproject: dict[str, Any]) -> None:
+    setup = pyproject["tool"]["setuptools"]
+    rooms = setup["package-dir"].values()
+    folders = {file.parent.relative_to(ROOT) for room in rooms for file in (ROOT / room).rglob("__init__.py")}
+    assert sorted(setup["packages"]) == sorted(f"prunetune.{'.'.join(folder.parts)}" for folder in folders)

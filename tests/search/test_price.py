@@ -8,8 +8,9 @@ import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.price import Price
-from prunetune.spaces import SearchSpace
+from prunetune.spaces import Cost, Outcome, SearchSpace, StageUse
 
 
 def space(**changes: Any) -> SearchSpace:
@@ -33,13 +34,14 @@ def trial(
         name: IntDistribution(0, 1000) if isinstance(value, int) else FloatDistribution(0, 10)
         for name, value in params.items()
     }
-    ended = {"outcome": outcome, "stages": [{"kind": kind} for kind in stages.split()]}
+    uses = tuple(StageUse(kind, f"{kind}-{place}") for place, kind in enumerate(stages.split()))
+    ended = TrialRecord(outcome=Outcome(outcome), cost=Cost(stages=uses))
     return create_trial(
         state=state,
         values=[0.5, 1.0] if state == TrialState.COMPLETE else None,
         params=params,
         distributions=kinds,
-        user_attrs=ended if state.is_finished() else {},
+        user_attrs=ended.to_attrs() if state.is_finished() else {},
     )
 
 

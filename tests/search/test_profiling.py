@@ -18,7 +18,7 @@ from prunetune.pruning import Detector, apply_plan, plan_pruning
 from prunetune.pruning.surgery import ChannelGroup, channel_groups
 from prunetune.search import profiling, views
 from prunetune.spaces import Threshold
-from prunetune.targets import LatencyTable, Network, OnnxRuntimeSpec, Skeleton, create_target
+from prunetune.targets import LatencyTable, Network, OnnxRuntimeSpec, create_target, read_conv_graph
 from prunetune.targets.profiling import random_widths
 from prunetune.targets.synthesis import write_resized
 from prunetune.targets.table import FeatureModel, Grid
@@ -59,7 +59,7 @@ def pruned(detector: Detector, seed: int) -> Detector:
 
 def test_input_widths_are_those_of_the_pruned_network(dense: tuple[Detector, Path]) -> None:
     detector, file = dense
-    skeleton = Skeleton.read(file)
+    skeleton = read_conv_graph(file)
     left = {name for name in detector.channels if name not in skeleton.widths}
     # Beyond the skeleton are the decoder, whose width is fixed, and a head that is not exported.
     assert all(".dfl." in name or "one2one" in name for name in left)
@@ -75,7 +75,7 @@ def test_input_widths_are_those_of_the_pruned_network(dense: tuple[Detector, Pat
 
 def test_multiply_adds_are_those_that_a_counter_of_modules_finds(dense: tuple[Detector, Path]) -> None:
     detector, file = dense
-    skeleton, networks = Skeleton.read(file), [detector, *(pruned(detector, seed) for seed in range(4))]
+    skeleton, networks = read_conv_graph(file), [detector, *(pruned(detector, seed) for seed in range(4))]
     counted = [network.gflops(IMGSZ) * 1e9 / 2 for network in networks]  # with BatchNorm, and the decoder
     assert [skeleton.multiply_adds(network.channels) for network in networks] == pytest.approx(counted, rel=0.1)
 
@@ -91,17 +91,17 @@ def test_groups_are_those_that_surgery_ties(dense: tuple[Detector, Path]) -> Non
     ]
     traced = {frozenset(layer for group in tied for layer in group.layers) for tied in even}
     exported = {frozenset(layer for layer in tied if "one2one" not in layer) for tied in traced}
-    assert exported - {frozenset()} <= {frozenset(group) for group in Skeleton.read(file).groups}
+    assert exported - {frozenset()} <= {frozenset(group) for group in read_conv_graph(file).groups}
 
 
 def test_a_resized_network_is_the_export_of_a_pruned_one(dense: tuple[Detector, Path], tmp_path: Path) -> None:
     import onnx
 
     detector, file = dense
-    skeleton, network = Skeleton.read(file), pruned(detector, seed=5)
+    skeleton, network = read_conv_graph(file), pruned(detector, seed=5)
     network.export_onnx(tmp_path / "exported.onnx", IMGSZ)
     write_resized(file, tmp_path / "resized.onnx", skeleton, network.channels)
-    found, expected = (Skeleton.read(tmp_path / f"{name}.onnx") for name in ("resized", "exported"))
+    found, expected = (read_conv_graph(tmp_path / f"{name}.onnx") for name in ("resized", "exported"))
     assert found == expected
     operations = [
         sorted(node.op_type for node in onnx.load(tmp_path / f"{name}.onnx").graph.node)
@@ -127,8 +127,8 @@ def test_profile_writes_a_table_that_predicts(
     assert 0 <= told["mape"] <= told["error"]
     table = LatencyTable.load(out)
     table.require_device(create_target(OnnxRuntimeSpec()).fingerprint())
-    wide = table.predict(table.skeleton.widths)
-    narrow = table.predict(min(random_widths(table.skeleton, 8, 20, seed=0), key=lambda widths: sum(widths.values())))
+    wide = table.predict(table.graph.widths)
+    narrow = table.predict(min(random_widths(table.graph, 8, 20, seed=0), key=lambda widths: sum(widths.values())))
     assert 0 < narrow.latency_ms < wide.latency_ms
     assert wide.error_ms == pytest.approx(wide.latency_ms * told["error"])
 

@@ -8,11 +8,12 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from heard.events import ENDED, EVENTS, RECIPE, STANDING, STARTED, epoch, member
+from heard.events import ENDED, EVENTS, NETWORK, PROGRESS, RECIPE, RECORD, STARTED, epoch, member
 from rich.console import Console
 
 from prunetune.pruning.training import EpochRecord
@@ -20,19 +21,20 @@ from prunetune.search import views
 from prunetune.search.events import (
     EpochEnded,
     Event,
-    Said,
+    Message,
     StageBegun,
-    Standing,
     StudyEnded,
+    StudyProgress,
+    TaskStarted,
     TrialBegun,
-    WorkBegun,
+    TrialEnded,
 )
 from prunetune.search.json_lines import JsonLines
 from prunetune.search.live_view import LiveView
 from prunetune.search.output import ErrorsNow
-from prunetune.search.progress import Progress
-from prunetune.search.views import PlainView, view_of
-from prunetune.spaces import ConfigError, StoreError
+from prunetune.search.progress import Progress, view_of
+from prunetune.search.views import PlainView
+from prunetune.spaces import ConfigError, Outcome, Splice, StoreError
 
 
 class Heard:
@@ -59,19 +61,52 @@ def plain(*events: Event) -> list[str]:
 def test_plain_lines_tell_networks_trials_and_what_was_said() -> None:
     assert plain(*EVENTS) == [
         "dense network: map50_95 0.700  2.20 ms  0.45 GFLOPs  2.50M  (read back)",
-        f"trial 3 [4/10] OK  map50_95 0.411  1.01 ms  0.10 GFLOPs  0.40M  {RECIPE}, found threshold 0.5, "
-        "the first of 2 rounds  31 s, 4 epochs reused",
-        "trial 4, round 1 of trial 3: OK  map50_95 0.411  1.01 ms",
+        f"trial 3 [4/10] OK  map50_95 0.411  1.01 ms  0.10 GFLOPs  0.40M  {RECIPE}, found thresholds 0.4, 0.5  "
+        "31 s, 4 epochs reused",
+        "trial 3, round 1: map50_95 0.500  1.01 ms",
         "going on",
     ]
 
 
+def trial_lines(**changes: Any) -> list[str]:
+    return plain(TrialEnded(3, replace(RECORD, **changes), 4, None))
+
+
+def test_a_trial_that_ended_before_its_last_round_says_so() -> None:
+    (line,) = trial_lines(networks=(replace(NETWORK, round=1),), reason="its latency is met", thresholds=())
+    assert line.startswith("trial 3 [4] OK (its latency is met)  map50_95 0.411")
+    assert f"{RECIPE}, after round 1 of 2  31 s" in line
+
+
+def test_a_round_over_the_budget_and_a_predicted_latency_say_so() -> None:
+    latencies = {"cpu": replace(NETWORK.figures.latencies["cpu"], predicted=True)}
+    over = replace(NETWORK, figures=replace(NETWORK.figures, latencies=latencies, violations={"cpu": 0.1}))
+    line, earlier = trial_lines(networks=(replace(over, round=1), replace(over, recovered=False)), duplicate_of=1)
+    assert "OK, duplicate of trial 1  map50_95 0.411  1.01 ms predicted" in line
+    assert earlier == "trial 3, round 1: map50_95 0.411  1.01 ms predicted, over the budget"
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if not outcome.has_values])
+def test_a_failure_has_no_figures(outcome: Outcome) -> None:
+    event = TrialEnded(3, replace(RECORD, outcome=outcome), 4, 10)
+    assert event.networks == []
+    assert not {"accuracy", "latencies", "checkpoint", "rounds"} & set(event.as_dict())
+    (line,) = plain(event)
+    assert line.startswith(f"trial 3 [4/10] {outcome}  {RECIPE}")
+
+
+def test_a_splice_ends_like_any_trial() -> None:
+    record = replace(RECORD, recipe=Splice("1", "dense", 3), networks=(replace(NETWORK, round=1),), thresholds=())
+    (line,) = plain(TrialEnded(3, record, 4, 10))
+    assert "backbone of trial 1, head of dense, recover 3" in line
+
+
 def test_the_front_has_a_line_when_it_is_due() -> None:
-    due = Standing(5, 10, 60, 40, STANDING.front, STANDING.remaining)
+    due = StudyProgress(5, 10, 60, 40, PROGRESS.front, PROGRESS.remaining)
     front, remains = plain(due)
     assert front == "front: trial 2: 0.300 at 0.90 ms; trial 1: 0.411 at 1.01 ms"
     assert remains.startswith("about 6 trials, 60 epochs, 12 min remain (trials ends it), until ")
-    assert plain(Standing(5, None, 0, 0, [], None)) == ["front: no trial meets the budget yet"]
+    assert plain(StudyProgress(5, None, 0, 0, (), None)) == ["front: no trial meets the budget yet"]
 
 
 def test_an_epoch_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +130,7 @@ def seen(view: LiveView, width: int = 110) -> str:
 
 def test_a_terminal_shows_stage_epoch_end_front_and_share_reused() -> None:
     view = LiveView(terminal())
-    for event in (STARTED, STANDING, WorkBegun("trial 3"), TrialBegun(3, RECIPE), EVENTS[6], epoch(3), epoch(4, 0.4)):
+    for event in (STARTED, PROGRESS, TaskStarted("trial 3"), TrialBegun(3, RECIPE), EVENTS[6], epoch(3), epoch(4, 0.4)):
         view.hear(event)
     shown = seen(view)
     assert "barcodes  4 of 10 trials  60 epochs trained  40 reused (40 %)  about 12 min remain, until " in shown
@@ -107,7 +142,7 @@ def test_a_terminal_shows_stage_epoch_end_front_and_share_reused() -> None:
 
 def test_a_training_that_goes_on_begins_at_the_epochs_that_were_read_back() -> None:
     view = LiveView(terminal())
-    view.hear(WorkBegun("trial 3"))
+    view.hear(TaskStarted("trial 3"))
     view.hear(EVENTS[6])
     assert "epoch 2 of 10" in seen(view)
     view.hear(epoch(3))
@@ -116,7 +151,7 @@ def test_a_training_that_goes_on_begins_at_the_epochs_that_were_read_back() -> N
 
 def test_other_work_follows_a_training() -> None:
     view = LiveView(terminal())
-    for event in (WorkBegun("trial 3"), TrialBegun(3, RECIPE), EVENTS[6], epoch(3), WorkBegun("exporting")):
+    for event in (TaskStarted("trial 3"), TrialBegun(3, RECIPE), EVENTS[6], epoch(3), TaskStarted("exporting")):
         view.hear(event)
     shown = seen(view)
     assert "exporting" in shown
@@ -126,7 +161,7 @@ def test_other_work_follows_a_training() -> None:
 
 def test_a_long_front_shows_its_ends() -> None:
     view = LiveView(terminal())
-    view.hear(Standing(30, None, 1, 0, [member(n, 0.1 * n, n) for n in range(10)], None, False))
+    view.hear(StudyProgress(30, None, 1, 0, tuple(member(n, 0.1 * n, n) for n in range(10)), None, False))
     shown = seen(view)
     assert [n for n in range(10) if f"trial {n} " in shown] == [0, 1, 2, 7, 8, 9]
     assert "4 more" in shown
@@ -169,7 +204,7 @@ def test_warnings_do_not_cut_the_view(errors: io.StringIO, where: str, monkeypat
     monkeypatch.setattr(sys, "stderr", errors)
     console = terminal()
     view, handler = LiveView(console), ErrorsNow()
-    view.hear(WorkBegun("trial 3"))
+    view.hear(TaskStarted("trial 3"))
     handler.handle(logging.makeLogRecord({"msg": "the machine is too noisy"}))
     view.hear(StudyEnded("finished"))
     handler.handle(logging.makeLogRecord({"msg": "later"}))
@@ -192,11 +227,11 @@ def test_progress_tells_what_is_trained_for_which_trial() -> None:
     progress.epochs("original", 5, 0)(epoch(1).record)
     progress.begin_trial(3, RECIPE)
     progress.epochs("sparse", 4, 2)(epoch(3).record)
-    progress.trial(ENDED.result, 4)
+    progress.trial(3, RECORD, 4)
     names = [event.name for event in heard.events]
     assert names == [
-        "work_begun", "stage_begun", "epoch_ended", "work_begun", "trial_begun", "stage_begun", "epoch_ended",
-        "work_ended", "trial_ended",
+        "task_started", "stage_begun", "epoch_ended", "task_started", "trial_begun", "stage_begun", "epoch_ended",
+        "task_ended", "trial_ended",
     ]  # fmt: skip
     assert heard.events[1] == StageBegun("dense network", None, "original", 5, 0)
     assert heard.events[5] == StageBegun("trial 3", 3, "sparse", 4, 2)
@@ -214,8 +249,8 @@ def test_a_listener_that_raises_hears_no_more_and_nothing_else_ends(caplog: pyte
     with caplog.at_level(logging.WARNING):
         progress.say("one")
         progress.say("two")
-    assert broken.events == [Said("one")]
-    assert heard.events == [Said("one"), Said("two")]
+    assert broken.events == [Message("one")]
+    assert heard.events == [Message("one"), Message("two")]
     assert caplog.text.count("Broken is told nothing more") == 1
     assert "the server is away" in caplog.text
 
@@ -244,6 +279,9 @@ def test_each_event_is_a_line_of_json_with_its_origin(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     ended = next(line for line in lines if line["event"] == "trial_ended")
     assert ended["accuracy"]["map50_95"] == 0.411
+    assert ended["latencies"]["cpu"]["latency_ms"] == 1.01
+    assert [(item["round"], item["accuracy"]["map50_95"]) for item in ended["rounds"]] == [(1, 0.5)]
+    assert ended["epochs"] == {"trained": 10, "reused": 4}
     assert ended["recipe"] == RECIPE.as_dict()
     assert "channels" not in ended
 
@@ -266,7 +304,7 @@ def test_a_file_of_something_else_is_not_appended_to(tmp_path: Path) -> None:
         JsonLines(str(description))
     assert description.read_text() == "name: barcodes\n"
     for _ in range(2):
-        JsonLines(str(tmp_path / "run.jsonl")).hear(Said("on"))
+        JsonLines(str(tmp_path / "run.jsonl")).hear(Message("on"))
     assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 2
 
 
@@ -295,7 +333,7 @@ def test_a_study_tells_its_log_what_its_lines_tell(
     assert names[0] == "study_started"
     assert names[-1] == "study_ended"
     assert lines[-1]["state"] == "finished"
-    assert names.count("trial_begun") == names.count("trial_ended") == names.count("standing") == 2
+    assert names.count("trial_begun") == names.count("trial_ended") == names.count("study_progress") == 2
     for line in lines:
         if line["event"] == "trial_ended":
             assert f"trial {line['trial']} [{line['finished']}/2] {line['outcome']}" in first.out
@@ -309,7 +347,7 @@ def test_a_study_tells_its_log_what_its_lines_tell(
     assert piped.code == 0, piped.err
     again = [json.loads(line) for line in piped.out.splitlines()]
     assert {line["trial"] for line in again if line["event"] == "trial_ended"} == {2}
-    assert next(line for line in again if line["event"] == "standing")["finished"] == 2, "where it goes on"
+    assert next(line for line in again if line["event"] == "study_progress")["finished"] == 2, "where it goes on"
 
     silent = prunetune("run", study, "trials=4", "--quiet")
     assert (silent.code, silent.out) == (0, ""), silent.err

@@ -13,7 +13,9 @@ import pytest
 from commands.command import Command
 from optuna.trial import FrozenTrial, TrialState
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
+from prunetune.spaces import Outcome
 
 ray = pytest.importorskip("ray")
 
@@ -50,7 +52,7 @@ class Scene:
         if not any((self.store / "progress").glob("recovery-*")):
             return []
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
-        return [trial for trial in running if trial.user_attrs.get("worker", {}).get("pid") not in (None, self.driver)]
+        return [trial for trial in running if worker(trial) not in (None, self.driver)]
 
     driver: int | None = None
 
@@ -65,8 +67,18 @@ def scene(write_study: WriteStudy, shapes: Path, tmp_path: Path) -> Scene:
     return Scene(write_study(**STUDY, data=str(shapes), trials=3), tmp_path / "runs")
 
 
-def outcomes(trials: list[FrozenTrial]) -> list[str]:
-    return [trial.user_attrs.get("outcome", trial.state.name) for trial in trials]
+def worker(trial: FrozenTrial) -> int | None:
+    """The number of the process that carries a trial out."""
+    return (TrialRecord.from_trial(trial).worker or {}).get("pid")
+
+
+def driver(trial: FrozenTrial) -> int | None:
+    """The number of the process that has it carried out."""
+    return (TrialRecord.from_trial(trial).driver or {}).get("pid")
+
+
+def outcomes(trials: list[FrozenTrial]) -> list[Outcome | None]:
+    return [TrialRecord.from_trial(trial).outcome for trial in trials]
 
 
 @pytest.mark.slow
@@ -80,13 +92,15 @@ def test_a_study_outlives_its_workers_and_its_driver(scene: Scene, start: StartC
     scene.driver = run.pid
     run.until(lambda: bool(scene.training()))
     (first,) = scene.training()
-    os.kill(first.user_attrs["worker"]["pid"], signal.SIGKILL)
+    died = worker(first)
+    assert died is not None
+    os.kill(died, signal.SIGKILL)
     run.until(lambda: len(scene.trials()) == 2)
     done = scene.trials()[0]
-    assert outcomes([done]) == ["OK"], run.said
-    assert done.user_attrs["worker"]["pid"] != first.user_attrs["worker"]["pid"]
-    assert done.user_attrs["driver"]["pid"] == run.pid
-    assert done.user_attrs["epochs"]["trained"] < 9, "what the first one finished was read back"
+    assert outcomes([done]) == [Outcome.OK], run.said
+    assert worker(done) != died
+    assert driver(done) == run.pid
+    assert TrialRecord.from_trial(done).cost.epochs_trained < 9, "what the first one finished was read back"
     assert "trial 0: its process died; another one goes on with it" in run.said
     assert "Traceback" not in run.said, run.said
 
@@ -97,7 +111,7 @@ def test_a_study_outlives_its_workers_and_its_driver(scene: Scene, start: StartC
     run = start("run", scene.file, *ray_options)
     scene.driver = run.pid
     run.until(lambda: f"going on with Ray's experiment {experiment.name}, whose driver died" in run.said)
-    run.until(lambda: any(trial.user_attrs["driver"]["pid"] == run.pid for trial in scene.training()))
+    run.until(lambda: any(driver(trial) == run.pid for trial in scene.training()))
 
     # It is asked to stop: after the epoch the trial goes back to the study.
     os.kill(run.pid, signal.SIGTERM)
@@ -118,11 +132,11 @@ def test_a_study_outlives_its_workers_and_its_driver(scene: Scene, start: StartC
     last = start("run", scene.file, "engine=local")
     assert last.wait() == 0, last.said
     trials = scene.trials()
-    assert outcomes(trials).count("OK") == 3
-    assert set(outcomes(trials)) <= {"OK", "INTERRUPTED", "WORKER_DIED"}
-    for trial in trials:
-        again = [other for other in trials if other.user_attrs.get("retry_of") == trial.number]
-        assert [other.params for other in again] == ([] if trial.user_attrs["outcome"] == "OK" else [trial.params])
+    assert outcomes(trials).count(Outcome.OK) == 3
+    assert set(outcomes(trials)) <= {Outcome.OK, Outcome.INTERRUPTED, Outcome.WORKER_DIED}
+    for trial, outcome in zip(trials, outcomes(trials), strict=True):
+        again = [other for other in trials if TrialRecord.from_trial(other).retry_of == trial.number]
+        assert [other.params for other in again] == ([] if outcome is Outcome.OK else [trial.params])
     verified = start("store", "verify", "--runs", scene.folder.parent)
     assert verified.wait() == 0, verified.said
 
@@ -152,17 +166,17 @@ def test_a_study_outlives_one_of_two_nodes(
     run = start("run", scene.file, f"ray.address={cluster.address}", f"storage={storage}")
 
     def running() -> list[FrozenTrial]:
-        return [trial for trial in trials() if trial.user_attrs.get("worker") != trial.user_attrs.get("driver")]
+        return [trial for trial in trials() if worker(trial) != driver(trial)]
 
     def trials() -> list[FrozenTrial]:
         began = any(any((scene.store / place).glob("sparse-*")) for place in ("progress", "stages"))
         return find_storage_trials(storage) if began else []
 
-    run.until(lambda: len({trial.user_attrs["worker"]["pid"] for trial in running()}) == 2)
+    run.until(lambda: len({worker(trial) for trial in running()}) == 2)
     cluster.remove_node(second, allow_graceful=False)
     assert run.wait() == 0, run.said
     ended = find_storage_trials(storage)
-    assert outcomes(ended).count("OK") == 3
+    assert outcomes(ended).count(Outcome.OK) == 3
     assert "secret-word" not in run.said
     written = [path for path in (scene.folder / "ray").rglob("*") if path.is_file()]
     assert written

@@ -17,14 +17,16 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.processes import this_process
-from prunetune.pruning.training import Accuracy, EpochRecord
+from prunetune.pruning.training import EpochRecord
+from prunetune.results.record import TrialRecord
 from prunetune.search.events import EpochEnded, Event, TrialBegun
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import set_attributes
 from prunetune.search.study import find_study, open_study, stored_spec
 from prunetune.search.workers import reap
-from prunetune.spaces import ConfigError, Recipe
+from prunetune.spaces import Accuracy, ConfigError, Cost, Outcome, Recipe, StageUse
 
 pytest.importorskip("ray")
 
@@ -55,11 +57,22 @@ class Scene:
 
     def tell(self, number: int) -> None:
         """What a worker does at a trial's end."""
+        cost = Cost({"train": 1.0}, (StageUse("sparse", "sparse-0", trained=1),))
+        self.store(number, TrialRecord(outcome=Outcome.ERROR, cost=cost))
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def store(self, number: int, record: TrialRecord) -> None:
+        """Stores more of a trial that runs."""
         trial = optuna.trial.Trial(self.study, self.study.trials[number]._trial_id)
-        told = {"outcome": "ERROR", "reason": "", "seconds": {"train": 1.0}, "epochs": {"trained": 1, "reused": 0}}
-        for key, value in told.items():
-            trial.set_user_attr(key, value)
-        self.study.tell(trial, state=TrialState.FAIL)
+        set_attributes(trial, record.to_attrs())
+
+    def record(self, number: int) -> TrialRecord:
+        return TrialRecord.from_trial(self.study.trials[number])
+
+    def recipe(self, number: int) -> Recipe:
+        recipe = self.record(number).recipe
+        assert isinstance(recipe, Recipe)
+        return recipe
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.study.trials]
@@ -73,8 +86,8 @@ def make_scene(make_spec: MakeSpec) -> Callable[..., Scene]:
 def test_trials_are_the_studys_and_ray_knows_them_by_number(make_scene: Callable[..., Scene]) -> None:
     scene = make_scene(trials=2)
     first = scene.searcher.suggest("a")
-    assert first == {"trial": 0, "recipe": scene.study.trials[0].user_attrs["recipe"]}
-    assert scene.study.trials[0].user_attrs["driver"]["pid"] == this_process()["pid"]
+    assert first == {"trial": 0, "recipe": scene.recipe(0).as_dict()}
+    assert (scene.record(0).driver or {})["pid"] == this_process()["pid"]
     assert scene.searcher.suggest("b")["trial"] == 1
     assert scene.searcher.suggest("c") is None, "one of those that run may still be given back"
     scene.tell(0)
@@ -85,12 +98,12 @@ def test_trials_are_the_studys_and_ray_knows_them_by_number(make_scene: Callable
     assert "trial 1 [2/2] ERROR" in scene.out.getvalue()
 
 
-@pytest.mark.parametrize("accuracy", [None, Accuracy(0.6, 0.4, 0.7, 0.5, 0.55, {"disc": {"map50": 0.6}})])
+@pytest.mark.parametrize("accuracy", [None, Accuracy(0.6, 0.4, 0.7, 0.5, 0.55, None, {"disc": {"map50": 0.6}})])
 def test_listeners_hear_of_trials_and_their_epochs(make_scene: Callable[..., Scene], accuracy: Accuracy | None) -> None:
     scene = make_scene(trials=2)
     scene.searcher.suggest("a")
     (begun,) = scene.heard
-    assert begun == TrialBegun(0, Recipe.from_dict(scene.study.trials[0].user_attrs["recipe"]))
+    assert begun == TrialBegun(0, scene.recipe(0))
     record = EpochRecord(2, {"box_loss": 1.5, "sl_loss": 0.1}, 3.0, 1.0, accuracy, {"counts": [1]})
     reported = json.loads(json.dumps(epoch_figures("sparse", 4, record)))
     assert "gammas" not in reported
@@ -105,10 +118,9 @@ def test_listeners_hear_of_trials_and_their_epochs(make_scene: Callable[..., Sce
 def test_a_dead_worker_is_rays_to_replace_as_long_as_the_driver_lives(make_scene: Callable[..., Scene]) -> None:
     scene = make_scene(trials=2)
     scene.searcher.suggest("a")
-    trial = optuna.trial.Trial(scene.study, scene.study.trials[0]._trial_id)
-    trial.set_user_attr("worker", DEAD)
+    scene.store(0, TrialRecord(worker=DEAD))
     assert reap(scene.study) == []
-    trial.set_user_attr("driver", DEAD)
+    scene.store(0, TrialRecord(driver=DEAD))
     assert reap(scene.study) == [0]
 
 
@@ -122,7 +134,7 @@ def test_trials_whose_processes_die_too_often_go_back_and_end_the_run(make_scene
     assert MOST_GIVEN_UP == 3
     assert scene.states() == ["FAIL", "FAIL", "FAIL", "WAITING"]
     assert params[0] == params[1] == params[2], "the recipe comes again before any other"
-    assert scene.study.trials[0].user_attrs["reason"] == "its process died 2 times"
+    assert scene.record(0).reason == "its process died 2 times"
     assert scene.drive.stops
     assert scene.searcher.suggest("d") == FINISHED
 
@@ -133,7 +145,7 @@ def test_what_a_worker_cannot_go_on_for_ends_the_run(make_scene: Callable[..., S
     scene.searcher.on_trial_complete("a", {PROBLEM: "runs: No space left on device"})
     assert scene.drive.problem == "runs: No space left on device"
     assert scene.states() == ["FAIL", "WAITING"]
-    assert scene.study.trials[0].user_attrs["outcome"] == "INTERRUPTED"
+    assert scene.record(0).outcome is Outcome.INTERRUPTED
 
 
 def test_the_next_driver_adopts_the_trials_that_ran(make_scene: Callable[..., Scene], tmp_path: Path) -> None:
@@ -144,7 +156,7 @@ def test_the_next_driver_adopts_the_trials_that_ran(make_scene: Callable[..., Sc
     scene.tell(0)
     for number in (0, 1):
         if not scene.study.trials[number].state.is_finished():
-            optuna.trial.Trial(scene.study, scene.study.trials[number]._trial_id).set_user_attr("driver", DEAD)
+            scene.store(number, TrialRecord(driver=DEAD))
     after = Scene(scene.spec)
     after.searcher.restore(str(tmp_path / "state"))
     assert sorted(after.drive.trials) == ["b"], "the other one has ended"
@@ -159,9 +171,11 @@ def test_a_trial_that_ray_starts_again_after_its_end_stays_as_it_is(finished_stu
     stored = stored_spec(find_study(str(runs / finished_study.name))[0])
     desk = _Desk(stored.model_copy(update={"runs": str(runs)}))
     done = desk.study.trials[1]
-    kept = {path: path.read_bytes() for path in desk.workspace.folder.glob("*/trial-1.*")}
+    kept = {path: path.read_bytes() for path in desk.context.folder.glob("*/trial-1.*")}
     assert {path.parent.name for path in kept} == {"candidates", "curves", "gammas"}
-    assert desk.carry_out(1, Recipe.from_dict(done.user_attrs["recipe"])) is None
+    recipe = TrialRecord.from_trial(done).recipe
+    assert isinstance(recipe, Recipe)
+    assert desk.carry_out(1, recipe) is None
     assert {path: path.read_bytes() for path in kept if path.is_file()} == kept
     assert desk.study.trials[1] == done
 

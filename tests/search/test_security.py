@@ -17,10 +17,11 @@ import torch
 
 from prunetune.pruning.detector import Detector
 from prunetune.results.address import public_address
+from prunetune.results.record import StudyRecord
 from prunetune.search.spec import StudySpec
-from prunetune.search.study import SPEC, open_study, stored_spec
+from prunetune.search.study import open_study, stored_spec
+from prunetune.search.study_setup import check_study
 from prunetune.search.taking import next_trial
-from prunetune.search.workspace import Workspace
 from prunetune.spaces import ConfigError, PrunetuneError
 
 MakeSpec = Callable[..., StudySpec]
@@ -78,7 +79,7 @@ def test_the_dashboard_tells_no_password(write_study: WriteStudy, address: str, 
 def test_a_password_that_an_older_version_stored_is_removed(make_spec: MakeSpec, address: str) -> None:
     spec = make_spec(storage=address)
     study = open_study(spec)
-    study.set_user_attr(SPEC, {**study.user_attrs[SPEC], "storage": address})
+    StudyRecord.store(study, spec={**StudyRecord.of(study).spec, "storage": address})
     again = open_study(spec)
     assert SECRET not in json.dumps(again.user_attrs)
     assert stored_spec(again).trials == spec.trials
@@ -153,11 +154,11 @@ def test_no_code_of_a_checkpoint_runs_before_it_is_trusted(
     else:
         torch.save({"model": Bomb(mark)}, file, _use_new_zipfile_serialization=save == "zip")
     with pytest.raises(ConfigError, match=re.escape(f"model: {file}: ")) as caught:
-        Workspace(make_spec(model=str(file), data=str(shapes)))
+        check_study(make_spec(model=str(file), data=str(shapes)))
     assert "give trust: true" in str(caught.value)
     assert not mark.exists()
     with pytest.raises(PrunetuneError, match="cannot be read as an ultralytics checkpoint"):
-        Workspace(make_spec(model=str(file), data=str(shapes), trust=True))
+        check_study(make_spec(model=str(file), data=str(shapes), trust=True))
 
 
 def test_the_error_says_what_a_checkpoint_would_run(tmp_path: Path, mark: Path) -> None:
@@ -177,5 +178,5 @@ def test_a_trusted_checkpoint_is_loaded(make_spec: MakeSpec, shapes: Path, tmp_p
     file = tmp_path / "mine.pt"
     Detector.load("yolov5n.yaml", names=("square", "disc")).save(file, {}, {"task": "detect", "imgsz": 64})
     spec = make_spec(model=str(file), data=str(shapes), trust=True)
-    assert Workspace(spec).model_sha256
+    assert check_study(spec).model_sha256
     assert "trust" not in spec.frozen_part(), "it may change when the study is resumed"

@@ -13,9 +13,12 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.surgery import layer_regions
+from prunetune.pruning.layers import layer_regions
 from prunetune.results import load_study
+from prunetune.results.histories import read_curves
+from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.search.study import find_study
+from prunetune.spaces import Outcome, Recipe, Splice
 
 pytestmark = pytest.mark.slow
 
@@ -59,18 +62,21 @@ def widths(folder: Path, trial: int, part: str) -> dict[str, int]:
 
 def test_it_is_a_trial_with_a_mark(folder: Path, spliced: FrozenTrial) -> None:
     assert (spliced.number, spliced.state, spliced.params) == (2, TrialState.COMPLETE, {})
-    told = spliced.user_attrs
-    assert told["splice"] == told["recipe"] == {"backbone_from": "0", "head_from": "1", "recovery_epochs": 2}
-    assert (told["outcome"], told["rung"], told["feasible"]) == ("OK", 1, True)
-    assert [stage["kind"] for stage in told["stages"]] == ["splicing", "recovery"]
-    assert spliced.values == [told["accuracy"]["map50_95"], told["latencies"]["cpu"]["latency_ms"]]
-    (curve,) = json.loads((folder / told["curves"]).read_text())
-    assert len(curve["map50_95"]) == 2
-    assert spliced.constraints == {"latency": pytest.approx(told["violation"])}
+    record = TrialRecord.from_trial(spliced)
+    assert record.recipe == Splice("0", "1", 2)
+    assert (record.outcome, record.rung) == (Outcome.OK, 1)
+    assert [use.kind for use in record.cost.stages] == ["splicing", "recovery"]
+    (network,) = record.networks
+    assert network.is_candidate
+    assert [network.surgery, network.stage] == [use.digest for use in record.cost.stages]
+    assert spliced.values == [network.accuracy.map50_95, network.figures.latencies["cpu"].ms]
+    assert {number: len(curve) for number, curve in read_curves(record, folder).items()} == {1: 2}
+    assert spliced.constraints == {"latency": pytest.approx(network.figures.violation)}
 
 
 def test_after_a_death_its_stages_are_read_back(spliced: FrozenTrial) -> None:
-    assert spliced.user_attrs["epochs"] == {"trained": 0, "reused": 2}
+    cost = TrialRecord.from_trial(spliced).cost
+    assert (cost.epochs_trained, cost.epochs_reused) == (0, 2)
 
 
 def test_its_parts_have_their_donors_widths(folder: Path, spliced: FrozenTrial) -> None:
@@ -80,7 +86,7 @@ def test_its_parts_have_their_donors_widths(folder: Path, spliced: FrozenTrial) 
 
 def test_results_show_it_with_a_remark(folder: Path, spliced: FrozenTrial, prunetune: Prunetune) -> None:
     study = load_study(folder)
-    on_front = 2 in [item.trial for item in study.front()]
+    on_front = "2" in [network.name for network in study.front()]
     remark = "backbone of trial 0, head of trial 1, recover 2"
     assert (remark in prunetune("table", folder, "--format", "csv").out) == on_front
     assert (remark in (folder / "front.csv").read_text()) == on_front, "its end was written anew"
@@ -122,12 +128,12 @@ def test_the_search_goes_on_beside_it(folder: Path, spliced: FrozenTrial, prunet
     study, _ = find_study(str(folder))
     before = len(study.get_trials())
     described = tmp_path / "study.yaml"
-    described.write_text(json.dumps({**study.user_attrs["spec"], "runs": str(folder.parent), "trials": 3}))
+    described.write_text(json.dumps({**StudyRecord.of(study).spec, "runs": str(folder.parent), "trials": 3}))
     answer = prunetune("run", described)
     assert answer.code == 0, answer.err
     trials = find_study(str(folder))[0].get_trials()
     assert len(trials) == before + 1, "of three trials of the search one was left"
-    assert "sparsity" in trials[-1].user_attrs["recipe"]
+    assert isinstance(TrialRecord.from_trial(trials[-1]).recipe, Recipe)
 
 
 @pytest.mark.parametrize(

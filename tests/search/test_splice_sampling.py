@@ -11,14 +11,15 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import FrozenTrial, create_trial
 
-from prunetune.results.entries import SPLICE, recipe_text
+from prunetune.results.record import TrialRecord
+from prunetune.search.history import History
 from prunetune.search.limits import Limits, forecast, spent
 from prunetune.search.samplers import next_sampler
 from prunetune.search.search_trials import SearchTrialsSampler
 from prunetune.search.spec import StudySpec
-from prunetune.spaces import Splice
+from prunetune.spaces import Cost, Outcome, Splice, StageUse
 
-MARK = Splice("0", "dense", 3).as_dict()
+SPLICE = Splice("0", "dense", 3)
 
 
 class TestOptunasOwnSuite(BasicSamplerTestCase, RelativeSamplerTestCase):
@@ -35,8 +36,8 @@ def study_of(spec: StudySpec, *, spliced: bool) -> optuna.Study:
     source = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(6):
         if number == 3 and spliced:
-            attributes = {SPLICE: MARK, "recipe": MARK, "outcome": "OK", "epochs": {"trained": 3, "reused": 0}}
-            study.add_trial(create_trial(values=[0.9, 0.1], user_attrs=attributes))
+            record = TrialRecord(SPLICE, Outcome.OK, cost=Cost(stages=(StageUse("recovery", "recovery-0", 3),)))
+            study.add_trial(create_trial(values=[0.9, 0.1], user_attrs=record.to_attrs()))
         trial = source.ask()
         spec.space.suggest(trial)
         source.tell(trial, [0.1 * number, 1.0 + number])
@@ -71,7 +72,8 @@ def test_the_rest_is_still_sampled_together(make_spec: Callable[..., StudySpec])
 
 def test_no_limit_counts_it(make_spec: Callable[..., StudySpec]) -> None:
     spec = make_spec(trials=12)
-    with_it, without = (study_of(spec, spliced=spliced).get_trials() for spliced in (True, False))
+    studies = (study_of(spec, spliced=spliced) for spliced in (True, False))
+    with_it, without = (History().records(study.get_trials()) for study in studies)
     assert spent(with_it, 0.0).begun == spent(without, 0.0).begun == 6
     assert spent(with_it, 0.0).epochs == spent(without, 0.0).epochs
     expected, found = (forecast(Limits(trials=12), trials, 1e12) for trials in (without, with_it))
@@ -81,6 +83,7 @@ def test_no_limit_counts_it(make_spec: Callable[..., StudySpec]) -> None:
 
 
 def test_it_is_told_in_words() -> None:
-    assert recipe_text(MARK) == "backbone of trial 0, head of dense, recover 3"
-    assert Splice.from_dict(MARK) == Splice("0", "dense", 3)
+    assert str(SPLICE) == "backbone of trial 0, head of dense, recover 3"
+    assert str(Splice("7.1", "yolov5n.v2", 3)) == "backbone of trial 7, round 1, head of yolov5n.v2, recover 3"
+    assert Splice.from_dict(SPLICE.as_dict()) == SPLICE
     assert Splice.from_dict({"sparsity": 0.1, "recovery_epochs": 3}) is None

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from prunetune.results.entries import RETRY_OF
+from prunetune.results.record import RETRY_OF, TrialRecord
 from prunetune.search.heartbeat import ask, silent_trials
 from prunetune.search.history import History
 from prunetune.search.limits import spent
@@ -30,7 +30,8 @@ from prunetune.search.storage import (
     set_attributes,
     together,
 )
-from prunetune.search.workers import is_to_reap, reap, requeue, this_worker
+from prunetune.search.workers import reap, requeue, this_worker
+from prunetune.spaces import Cost, Outcome, StageUse
 
 
 def opened(storage: str) -> optuna.Study:
@@ -246,18 +247,19 @@ def test_what_follows_is_the_same_however_often_it_is_asked(storage: str) -> Non
     memory = History()
     for number in range(12):
         trial = ask(study)
-        set_attributes(trial, {"worker": this_worker("cpu"), SIGNED: {}, "epochs": {"trained": number % 3}})
+        cost = Cost({"train": 1.0}, (StageUse("sparse", f"sparse-{number}", trained=number % 3),))
+        set_attributes(trial, TrialRecord(worker=this_worker("cpu"), cost=cost).to_attrs() | {SIGNED: {}})
         trial.suggest_float("threshold", 0.0, 1.0)
         if number % 4 == 1:
-            set_attributes(trial, {"outcome": "WORKER_DIED"})
+            set_attributes(trial, TrialRecord(outcome=Outcome.WORKER_DIED).to_attrs())
             study.tell(trial, state=TrialState.FAIL)
         elif number % 4 != 2:
-            set_attributes(trial, {"outcome": "OK"})
+            set_attributes(trial, TrialRecord(outcome=Outcome.OK).to_attrs())
             study.tell(trial, [0.5, 1.0])
         trials = study.get_trials()
         now = trials[-1].datetime_start.timestamp() + 100  # type: ignore[union-attr]
         for found in (memory, history(study)):
-            assert found.spent(trials, now) == spent(trials, now)
+            assert found.spent(trials, now) == spent(History().records(trials), now)
             assert found.not_retried(trials) == History().not_retried(trials)
 
 
@@ -267,12 +269,9 @@ def test_a_given_back_recipe_is_enqueued_once(storage: str) -> None:
     for _ in range(2):
         requeue(study)
         assert [trial.user_attrs.get(RETRY_OF) for trial in study.get_trials()] == [None] * 4 + [1]
-    assert not is_to_reap(study, study.get_trials(), study.get_trials(states=(TrialState.RUNNING,)))
     trial = study.get_trials()[2]
     dead = {**this_worker("cpu"), "pid": 1 << 22}
     set_attributes(optuna.trial.Trial(study, trial._trial_id), {"worker": dead})
-    assert is_to_reap(study, study.get_trials(), study.get_trials(states=(TrialState.RUNNING,)))
     with alone(study):
         assert reap(study) == [2]
     assert [trial.user_attrs.get(RETRY_OF) for trial in study.get_trials()] == [None] * 4 + [1, 2]
-    assert not is_to_reap(study, study.get_trials(), study.get_trials(states=(TrialState.RUNNING,)))

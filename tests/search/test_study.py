@@ -14,34 +14,41 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from prunetune.search.outcome import Outcome
+from prunetune.results.record import StudiedTarget, StudyRecord, TrialRecord
 from prunetune.search.spec import SamplerName, StudySpec
 from prunetune.search.spec_change import flat
+from prunetune.search.storage import set_attributes
 from prunetune.search.study import find_study, open_study, stored_spec, study_exists
-from prunetune.search.taking import Claim, is_over, next_trial
+from prunetune.search.taking import is_over, next_trial
+from prunetune.search.trial.objective import AskedTrial
 from prunetune.search.workers import give_back, is_alive, reap, requeue, this_worker
-from prunetune.spaces import ConfigError, PrunetuneError, Recipe, SpecChangedError, StoreError
+from prunetune.spaces import ConfigError, Outcome, PrunetuneError, Recipe, SpecChangedError, StoreError
 
 MakeSpec = Callable[..., StudySpec]
 WriteStudy = Callable[..., Path]
 
 
-def finish(study: optuna.Study, claim: Claim, accuracy: float, latency: float, violation: float = -0.1) -> None:
-    """Ends a trial as `carry_out` does."""
-    claim.trial.set_user_attr("outcome", (Outcome.OK if violation <= 0 else Outcome.OVER_BUDGET).value)
-    claim.trial.set_constraint("latency", violation)
-    study.tell(claim.trial, [accuracy, latency][: len(study.directions)])
+def finish(study: optuna.Study, asked: AskedTrial, accuracy: float, latency: float, violation: float = -0.1) -> None:
+    """Ends a trial as `objective` does."""
+    outcome = Outcome.OK if violation <= 0 else Outcome.OVER_BUDGET
+    set_attributes(asked.trial, TrialRecord(outcome=outcome).to_attrs())
+    asked.trial.set_constraint("latency", violation)
+    study.tell(asked.trial, [accuracy, latency][: len(study.directions)])
 
 
-def take(study: optuna.Study, spec: StudySpec) -> Claim:
-    claim = next_trial(study, spec)
-    assert claim is not None
-    return claim
+def take(study: optuna.Study, spec: StudySpec) -> AskedTrial:
+    asked = next_trial(study, spec)
+    assert asked is not None
+    return asked
 
 
-def die(study: optuna.Study, claim: Claim, worker: dict[str, Any]) -> None:
+def die(asked: AskedTrial, worker: dict[str, Any]) -> None:
     """Leaves a trial as its worker's death leaves it."""
-    claim.trial.set_user_attr("worker", worker)
+    set_attributes(asked.trial, TrialRecord(worker=worker).to_attrs())
+
+
+def records(study: optuna.Study) -> list[TrialRecord]:
+    return [TrialRecord.from_trial(trial) for trial in study.trials]
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +115,9 @@ def test_several_processes_make_the_tables_of_a_data_base_at_once(make_spec: Mak
 
 def test_before_its_first_trial_a_study_takes_another_description(make_spec: MakeSpec) -> None:
     study = open_study(make_spec())
-    study.set_user_attr("targets", [{"name": "cpu"}])
+    StudyRecord.store(study, targets=(StudiedTarget("cpu"),))
     again = open_study(make_spec(imgsz=96, controls=["dense"]))
-    assert (stored_spec(again).imgsz, again.user_attrs["targets"]) == (96, []), "references are measured anew"
+    assert (stored_spec(again).imgsz, StudyRecord.of(again).targets) == (96, ()), "references are measured anew"
     study = open_study(make_spec(imgsz=96, controls=["dense"], trials=7))
     with pytest.raises(SpecChangedError, match="imgsz"):
         next_trial(study, make_spec())  # a process that began with the old one
@@ -282,11 +289,11 @@ def test_every_sampler_fills_a_study(make_spec: MakeSpec, sampler: str, objectiv
     spec = make_spec(sampler=sampler, objectives=objectives, trials=15)
     study = open_study(spec)
     recipes: list[Recipe] = []
-    while (claim := next_trial(study, spec)) is not None:
-        recipe = claim.recipe
+    while (asked := next_trial(study, spec)) is not None:
+        recipe = asked.recipe
         recipes.append(recipe)
         latency = 1.2 - recipe.threshold.backbone
-        finish(study, claim, 1 - abs(recipe.sparsity - 0.3), latency, violation=latency / 0.6 - 1)
+        finish(study, asked, 1 - abs(recipe.sparsity - 0.3), latency, violation=latency / 0.6 - 1)
         if len(recipes) == 7:
             study = open_study(spec)  # another process goes on
     assert len(recipes) == 15
@@ -303,9 +310,9 @@ def test_a_seed_gives_the_same_recipes_and_another_seed_others(make_spec: MakeSp
     def recipes(name: str, seed: int, reopen: bool) -> list[Recipe]:
         spec = make_spec(name=name, seed=seed, sampler="random", trials=6)
         study, found = open_study(spec), []
-        while (claim := next_trial(study, spec)) is not None:
-            found.append(claim.recipe)
-            finish(study, claim, 0.5, 1.0)
+        while (asked := next_trial(study, spec)) is not None:
+            found.append(asked.recipe)
+            finish(study, asked, 0.5, 1.0)
             if reopen:
                 study = open_study(spec)
         return found
@@ -371,16 +378,16 @@ def test_the_dead_ones_recipe_comes_before_new_ones_exactly_once(
     spec = make_spec(trials=3)
     study = open_study(spec)
     dead, alive = take(study, spec), take(study, spec)
-    die(study, dead, dead_worker)
+    die(dead, dead_worker)
     again = take(study, spec)
     assert again.recipe == dead.recipe
     assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING", "RUNNING"]
-    assert study.trials[0].user_attrs["outcome"] == "WORKER_DIED"
+    assert records(study)[0].outcome is Outcome.WORKER_DIED
     new = take(study, spec)
     assert new.recipe not in (dead.recipe, alive.recipe)
     assert next_trial(study, spec) is None, "the dead trial does not count, its repetition does"
-    for claim in (alive, again, new):
-        finish(study, claim, 0.5, 1.0)
+    for asked in (alive, again, new):
+        finish(study, asked, 0.5, 1.0)
     assert next_trial(study, spec) is None
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
 
@@ -392,7 +399,7 @@ def test_a_study_is_over_only_when_no_trial_is_left_to_take_up(
     study = open_study(spec)
     done, dead = take(study, spec), take(study, spec)
     finish(study, done, 0.5, 1.0)
-    die(study, dead, dead_worker)
+    die(dead, dead_worker)
     assert not is_over(study, spec), "the dead one's recipe is carried out again"
     again = take(study, spec)
     assert not is_over(study, spec)
@@ -403,7 +410,7 @@ def test_a_study_is_over_only_when_no_trial_is_left_to_take_up(
 def test_reaping_again_changes_nothing(make_spec: MakeSpec, dead_worker: dict[str, Any]) -> None:
     spec = make_spec()
     study = open_study(spec)
-    die(study, take(study, spec), dead_worker)
+    die(take(study, spec), dead_worker)
     assert reap(study) == [0]
     before = study.get_trials()
     assert [trial.state.name for trial in before] == ["FAIL", "WAITING"]
@@ -416,7 +423,7 @@ def test_a_death_between_giving_back_and_enqueuing_loses_no_recipe(make_spec: Ma
     spec = make_spec()
     study = open_study(spec)
     lost = take(study, spec)
-    give_back(study, study.trials[0], Outcome.INTERRUPTED, "stopped")
+    give_back(study, study.trials[0], TrialRecord(outcome=Outcome.INTERRUPTED, reason="stopped"))
     assert [trial.state.name for trial in study.trials] == ["FAIL"]
     assert take(open_study(spec), spec).recipe == lost.recipe
 
@@ -425,15 +432,15 @@ def test_a_recipe_survives_any_number_of_deaths(make_spec: MakeSpec, dead_worker
     spec = make_spec(trials=1)
     study = open_study(spec)
     first = take(study, spec)
-    die(study, first, dead_worker)
+    die(first, dead_worker)
     for _ in range(3):
-        claim = take(study, spec)
-        assert claim.recipe == first.recipe
-        die(study, claim, dead_worker)
-    claim = take(study, spec)
-    finish(study, claim, 0.5, 1.0)
+        asked = take(study, spec)
+        assert asked.recipe == first.recipe
+        die(asked, dead_worker)
+    asked = take(study, spec)
+    finish(study, asked, 0.5, 1.0)
     assert next_trial(study, spec) is None
-    assert [trial.user_attrs.get("retry_of") for trial in study.trials] == [None, 0, 1, 2, 3]
+    assert [record.retry_of for record in records(study)] == [None, 0, 1, 2, 3]
 
 
 def test_a_recipe_survives_a_death_right_after_it_was_taken_again(
@@ -442,7 +449,7 @@ def test_a_recipe_survives_a_death_right_after_it_was_taken_again(
     spec = make_spec(trials=2)
     study = open_study(spec)
     first = take(study, spec)
-    die(study, first, dead_worker)
+    die(first, dead_worker)
     reap(study)
     study.ask()  # a worker that dies before it has read one parameter
     assert take(study, spec).recipe == first.recipe
@@ -452,8 +459,8 @@ def test_a_trial_that_died_before_it_was_signed_is_given_back(make_spec: MakeSpe
     spec = make_spec(trials=1)
     study = open_study(spec)
     study.ask()
-    claim = take(study, spec)
-    finish(study, claim, 0.5, 1.0)
+    asked = take(study, spec)
+    finish(study, asked, 0.5, 1.0)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
 
 

@@ -1,4 +1,4 @@
-"""A real study whose space says how gammas are penalised and who teaches."""
+"""A real study whose space says who teaches."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from prunetune.pruning import StageStore
-from prunetune.search.study import find_study
-from prunetune.search.workspace import STORE
+from prunetune.results import load_study
+from prunetune.search.store_limit import STORE
+from prunetune.spaces import Outcome
 
 pytestmark = pytest.mark.slow
 
@@ -19,8 +20,6 @@ SPACE: dict[str, Any] = {
     "sparse_epochs": 1,
     "threshold": 2.0,
     "recovery_epochs": 1,
-    "penalty": "group",
-    "penalty_weights": "latency",
     "distillation": {"choices": [0.0, 6.0]},
     "sparse_distillation": 2.0,
 }
@@ -32,21 +31,19 @@ def test_a_study_searches_the_teachers_weight(
     file = write_study(data=str(shapes), space=SPACE, sampler="random", trials=6, early_stopping=False)
     done = prunetune("run", file)
     assert done.code == 0, done.err
-    study, _ = find_study(str(tmp_path / "runs" / "tiny"))
-    told = study.get_trials()
-    assert {trial.user_attrs["outcome"] for trial in told} == {"OK"}
+    found = load_study(tmp_path / "runs" / "tiny").findings
     store = StageStore(tmp_path / "runs" / STORE)
     ends: dict[float, set[str]] = {}
-    for trial in told:
-        stages = [store.find(stage["digest"]) for stage in trial.user_attrs["stages"]]
+    for number, record in found.records.items():
+        assert record.outcome is Outcome.OK
+        stages = [store.find(use.digest) for use in record.cost.stages]
         sparse, surgery, recovery = (stage for stage in stages if stage is not None)
-        penalised = sparse.record["settings"]["phase"]
-        assert (penalised["tied"], penalised["distillation"]) == (True, 2.0)
-        assert penalised["weights"]["model.0.bn"] > 2 > 0.5 > penalised["weights"]["model.9.cv2.bn"]
-        assert sparse.record["parent"] == penalised["teacher"]
+        taught = sparse.record["settings"]["phase"]
+        assert taught["distillation"] == 2.0
+        assert sparse.record["parent"] == taught["teacher"]
         assert recovery.record["parent"] == surgery.digest
-        weight = trial.params["distillation"]
+        weight = found.trials[number].params["distillation"]
         assert recovery.record["settings"]["phase"].get("distillation", 0.0) == weight
         ends.setdefault(weight, set()).add(recovery.digest)
-        assert 0 <= trial.user_attrs["accuracy"].get("confidence", 0) <= 1
+        assert 0 <= (found.networks[str(number)].accuracy.confidence or 0) <= 1
     assert {weight: len(digests) for weight, digests in ends.items()} == {0.0: 1, 6.0: 1}

@@ -11,7 +11,9 @@ import pytest
 import yaml
 from commands.command import Command
 
+from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
+from prunetune.spaces import Outcome
 
 pytestmark = pytest.mark.slow
 
@@ -58,17 +60,21 @@ def work(tmp_path: Path, shapes: Path, start: Start) -> Start:
     return run
 
 
+def records(folder: Path) -> list[TrialRecord]:
+    return [TrialRecord.from_trial(trial) for trial in find_study(str(folder))[0].get_trials()]
+
+
 def check_each_epoch_was_trained_once(runs: Path, studies: list[str]) -> None:
     """Every stage was trained by one trial, and the lengths of the trunk share their epochs."""
-    trials = [trial for name in studies for trial in find_study(str(runs / name))[0].get_trials()]
-    finished = [trial for trial in trials if trial.user_attrs["outcome"] == "OK"]
-    stages = [stage for trial in finished for stage in trial.user_attrs["stages"]]
-    assert {trial.user_attrs["outcome"] for trial in trials} <= {"OK", "WORKER_DIED"}
-    trained = [stage["digest"] for stage in stages if not stage["reused"] and stage["kind"] != "pruning"]
+    known = [record for name in studies for record in records(runs / name)]
+    finished = [record for record in known if record.outcome is Outcome.OK]
+    stages = [stage for record in finished for stage in record.cost.stages]
+    assert {record.outcome for record in known} <= {Outcome.OK, Outcome.WORKER_DIED}
+    trained = [stage.digest for stage in stages if not stage.was_stored and stage.kind != "pruning"]
     assert len(trained) == len(set(trained)), "no stage twice"
-    recoveries = {stage["digest"] for stage in stages if stage["kind"] == "recovery"}
-    longest = max(stage["epochs"] for stage in stages if stage["kind"] == "sparse")
-    assert sum(trial.user_attrs["epochs"]["trained"] for trial in finished) == longest + len(recoveries)
+    recoveries = {stage.digest for stage in stages if stage.kind == "recovery"}
+    longest = max(stage.epochs for stage in stages if stage.kind == "sparse")
+    assert sum(record.cost.epochs_trained for record in finished) == longest + len(recoveries)
     assert list((runs / ".store" / "claims").iterdir()) == []
     assert list((runs / ".store" / "progress").iterdir()) == []
 
@@ -86,20 +92,16 @@ def test_two_processes_of_one_study_train_a_shared_trunk_once(work: Start, tmp_p
     assert told == list(range(1, len(told) + 1)), "the trunk's epochs, each in one of the processes"
     dense = [epoch for worker in workers for epoch in epochs(worker, "original")]
     assert dense == [1, 2], "and so the dense network"
-    assert len(find_study(str(tmp_path / "runs" / "shared"))[0].get_trials()) == STUDY["trials"]
+    assert len(records(tmp_path / "runs" / "shared")) == STUDY["trials"]
 
 
 def test_two_studies_train_a_shared_trunk_once(work: Start, tmp_path: Path) -> None:
     workers = [work("one", trials=2), work("other", trials=2, seed=0)]
     assert [worker.wait() for worker in workers] == [0, 0], "\n".join(worker.said for worker in workers)
     runs = tmp_path / "runs"
-    trials = [trial for name in ("one", "other") for trial in find_study(str(runs / name))[0].get_trials()]
-    assert {trial.user_attrs["outcome"] for trial in trials} == {"OK"}
+    assert {record.outcome for name in ("one", "other") for record in records(runs / name)} == {Outcome.OK}
     told = sorted(epoch for worker in workers for epoch in epochs(worker, "sparse"))
     assert told == list(range(1, len(told) + 1))
-    original = next((runs / ".store" / "stages").glob("original-*")).name
-    for name in ("one", "other"):
-        assert (runs / ".store" / "studies" / name / original).is_file()
 
 
 def test_a_killed_worker_s_trunk_is_taken_over_from_its_last_epoch(work: Start, tmp_path: Path) -> None:
@@ -112,6 +114,6 @@ def test_a_killed_worker_s_trunk_is_taken_over_from_its_last_epoch(work: Start, 
     assert list((tmp_path / "runs" / ".store" / "claims").iterdir()) != []
     assert second.wait() == 0, second.said
     assert min(epochs(second, "sparse")) in (reached, reached + 1)
-    trials = find_study(str(tmp_path / "runs" / "killed"))[0].get_trials()
-    assert sorted(trial.user_attrs["outcome"] for trial in trials) == ["OK", "OK", "WORKER_DIED"]
+    outcomes = [record.outcome for record in records(tmp_path / "runs" / "killed")]
+    assert sorted(map(str, outcomes)) == ["OK", "OK", "WORKER_DIED"]
     assert list((tmp_path / "runs" / ".store" / "claims").iterdir()) == []

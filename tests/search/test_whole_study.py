@@ -17,8 +17,10 @@ import pytest
 import yaml
 from commands.command import Command
 
-from prunetune.results.entries import trained_text
+from prunetune.results.record import NetworkResult, StudyRecord, TrialRecord
+from prunetune.results.tables import trained_text
 from prunetune.search.study import find_study
+from prunetune.spaces import Outcome
 from prunetune.targets import OnnxRuntimeTarget, hardware
 
 pytestmark = pytest.mark.slow
@@ -27,8 +29,9 @@ Prunetune = Callable[..., Any]
 Points = Callable[[Path], set[tuple[float, float]]]
 
 FRONT_FIELDS = [
-    "trial", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence", "latency_ms", "latency_ratio",
-    "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+    "network", "trial", "round", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
+    "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed",
+    "checkpoint", "onnx",
 ]  # fmt: skip
 
 WHOLE: dict[str, Any] = {
@@ -92,8 +95,26 @@ def trials(folder: Path) -> list[Any]:
     return find_study(str(folder))[0].get_trials()
 
 
-def outcomes(folder: Path) -> Counter[str]:
-    return Counter(trial.user_attrs["outcome"] for trial in trials(folder))
+def records(folder: Path) -> list[TrialRecord]:
+    return [TrialRecord.from_trial(trial) for trial in trials(folder)]
+
+
+def study_record(folder: Path) -> StudyRecord:
+    return StudyRecord.of(find_study(str(folder))[0])
+
+
+def network(record: TrialRecord) -> NetworkResult:
+    """What a trial came to."""
+    assert record.network is not None
+    return record.network
+
+
+def channels(record: TrialRecord) -> str:
+    return json.dumps(dict(network(record).figures.channels))
+
+
+def outcomes(folder: Path) -> Counter[Outcome | None]:
+    return Counter(record.outcome for record in records(folder))
 
 
 # A finished study
@@ -138,7 +159,7 @@ def test_front_as_json(whole: Path, prunetune: Prunetune) -> None:
 
 
 def test_something_was_learned(whole: Path) -> None:
-    assert max(trial.user_attrs["accuracy"]["map50_95"] for trial in trials(whole)) > 0
+    assert max(network(record).accuracy.map50_95 for record in records(whole)) > 0
 
 
 def test_the_front_is_what_the_trials_say(whole: Path, nondominated: Points) -> None:
@@ -149,22 +170,26 @@ def test_the_front_is_what_the_trials_say(whole: Path, nondominated: Points) -> 
 
 
 def test_every_trial_says_what_it_did(whole: Path) -> None:
-    for trial in trials(whole):
-        stored = trial.user_attrs
-        assert stored["outcome"] == "OK"
-        assert trial.values == [stored["accuracy"]["map50_95"], stored["latencies"]["cpu"]["latency_ms"]]
-        assert trial.constraints == {"latency": pytest.approx(stored["violation"]), "unfinished": 0}
-        assert stored["epochs"]["trained"] + stored["epochs"]["reused"] == 4
-        assert [stage["kind"] for stage in stored["stages"]] == ["sparse", "pruning", "recovery"]
-        assert stored["sparsity_lambda"] > 0
-        assert stored["sparsity_pull"] == pytest.approx(0.3)
-        assert all(seconds >= 0 for seconds in stored["seconds"].values())
-        (curve,) = json.loads((whole / stored["curves"]).read_text(encoding="utf-8"))
+    for trial, record in zip(trials(whole), records(whole), strict=True):
+        found = network(record)
+        assert record.outcome is Outcome.OK
+        assert len(record.networks) == 1
+        assert trial.values == [found.accuracy.map50_95, found.figures.latencies["cpu"].ms]
+        assert trial.constraints == {"latency": pytest.approx(found.figures.violation), "unfinished": 0}
+        assert record.cost.epochs_trained + record.cost.epochs_reused == 4
+        # A recovery that was judged on its way is there with each of its parts.
+        assert list(dict.fromkeys(stage.kind for stage in record.cost.stages)) == ["sparse", "pruning", "recovery"]
+        assert (found.surgery, found.stage) == (record.cost.stages[1].digest, record.cost.stages[-1].digest)
+        assert record.sparsity_lambda is not None
+        assert record.sparsity_lambda > 0
+        assert record.sparsity_pull == pytest.approx(0.3)
+        assert all(seconds >= 0 for seconds in record.cost.seconds.values())
+        (curve,) = json.loads((whole / str(record.curves)).read_text(encoding="utf-8"))
         assert (curve["round"], len(curve["map50_95"])) == (1, 3)
-        assert max(curve["map50_95"]) == pytest.approx(stored["accuracy"]["map50_95"], abs=1e-4)
-        assert set(stored["accuracy"]["classes"]) == {"square", "disc"}
-    trained = sum(trial.user_attrs["epochs"]["trained"] for trial in trials(whole))
-    plans = {json.dumps(trial.user_attrs["channels"]) for trial in trials(whole)}
+        assert max(curve["map50_95"]) == pytest.approx(found.accuracy.map50_95, abs=1e-4)
+        assert set(found.accuracy.classes or {}) == {"square", "disc"}
+    trained = sum(record.cost.epochs_trained for record in records(whole))
+    plans = {channels(record) for record in records(whole)}
     assert trained == 1 + 3 * len(plans), "one sparse phase for all, one recovery for each network"
 
 
@@ -278,25 +303,24 @@ def test_more_trials_go_on(whole: Path, studies: Studies, prunetune: Prunetune, 
 def test_another_device_is_refused_and_then_allowed(
     whole: Path, studies: Studies, prunetune: Prunetune, nondominated: Points, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, study = trials(whole), find_study(str(whole))[0]
-    (target,) = study.user_attrs["targets"]
+    before = trials(whole)
+    (target,) = study_record(whole).targets
     monkeypatch.setattr(hardware, "cpu_model", lambda: "a board of next year")
     command = ("run", studies.write(trials=len(before)))
     refused = prunetune(*command)
     assert refused.code == 2
-    assert f"device: {target['fingerprint']['device']} -> a board of next year" in refused.err
+    assert f"device: {target.fingerprint['device']} -> a board of next year" in refused.err
     assert "allow_new_device=true" in refused.err
-    study = find_study(str(whole))[0]
-    assert study.user_attrs["targets"] == [target]
+    assert study_record(whole).targets == (target,)
 
     answer = prunetune(*command, "allow_new_device=true")
     assert answer.code == 0, answer.err
-    study = find_study(str(whole))[0]
-    (moved,) = study.user_attrs["targets"]
-    assert moved["fingerprint"]["device"] == "a board of next year"
-    assert moved["references"] != target["references"]
-    networks = {json.dumps(trial.user_attrs["channels"]): trial.number for trial in reversed(before)}
-    assert set(study.user_attrs["confirmed"]) == {str(number) for number in networks.values()} | {"dense"}
+    study = study_record(whole)
+    (moved,) = study.targets
+    assert moved.fingerprint["device"] == "a board of next year"
+    assert moved.references != target.references
+    networks = {channels(TrialRecord.from_trial(trial)): trial.number for trial in reversed(before)}
+    assert set(study.confirmed) == {str(number) for number in networks.values()} | {"dense"}
     assert trials(whole) == before, "what a trial was told stays as it was"
     document = json.loads((whole / "front.json").read_text(encoding="utf-8"))
     assert {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]} == nondominated(whole)
@@ -317,11 +341,8 @@ def test_the_best_accuracy_within_a_budget(whole: Path, studies: Studies, prunet
     document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
     best = max(trial.values[0] for trial in trials(folder))
     assert max(entry["map50_95"] for entry in document["front"]) == best
-    assert all(trial.user_attrs["epochs"]["trained"] == 0 for trial in trials(folder) if _known(trial, whole))
-
-
-def _known(trial: Any, other: Path) -> bool:
-    return any(trial.user_attrs["recipe"] == known.user_attrs["recipe"] for known in trials(other))
+    known = {record.recipe for record in records(whole)}
+    assert all(record.cost.epochs_trained == 0 for record in records(folder) if record.recipe in known)
 
 
 def test_a_recovery_that_falls_behind_is_stopped(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
@@ -332,24 +353,24 @@ def test_a_recovery_that_falls_behind_is_stopped(whole: Path, studies: Studies, 
     answer = prunetune("run", file)
     assert answer.code == 0, answer.err
     folder = studies.runs / "rungs"
-    found = Counter(trial.user_attrs["outcome"] for trial in trials(folder))
-    assert set(found) == {"OK", "STOPPED_EARLY"}, found
+    found = outcomes(folder)
+    assert set(found) == {Outcome.OK, Outcome.STOPPED_EARLY}, found
     study, _ = find_study(str(folder))
-    for trial in trials(folder):
-        stored = trial.user_attrs
-        stopped = stored["outcome"] == "STOPPED_EARLY"
+    for trial, record in zip(trials(folder), records(folder), strict=True):
+        stopped = record.outcome is Outcome.STOPPED_EARLY
         assert trial.constraints["unfinished"] == stopped
-        assert stopped == any(not decision["goes_on"] for decision in stored.get("rungs", []))
-        assert ("checkpoint" in stored) != stopped
+        assert stopped == any(not decision.goes_on for decision in record.decisions)
+        assert network(record).recovered != stopped
+        assert (network(record).files.checkpoint is None) == stopped
         if stopped:
-            last = stored["rungs"][-1]
-            assert stored["reason"] == last["reason"]
-            assert [last["values"][0]] == trial.values
-            recovery = [stage["epochs"] for stage in stored["stages"] if stage["kind"] == "recovery"]
-            assert recovery == ([last["epochs"]] if last["epochs"] else [])
+            last = record.decisions[-1]
+            assert record.reason == last.reason
+            assert [last.values[0]] == trial.values
+            recovery = [stage.epochs for stage in record.cost.stages if stage.kind == "recovery"]
+            assert recovery == ([last.epochs] if last.epochs else [])
             assert "STOPPED_EARLY (after" in answer.out
     best = {trial.number for trial in study.best_trials}
-    assert best <= {trial.number for trial in trials(folder) if trial.user_attrs["outcome"] == "OK"}
+    assert best <= {number for number, record in enumerate(records(folder)) if record.outcome is Outcome.OK}
 
 
 def test_a_network_measured_by_torch(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
@@ -377,17 +398,16 @@ def test_two_targets_of_which_one_is_only_a_limit(whole: Path, studies: Studies,
     assert " ms on eager, " in answer.out
     folder = studies.runs / "two"
     for trial in trials(folder):
-        stored = trial.user_attrs["latencies"]
-        assert set(stored) == {"eager", "cpu"}
-        assert trial.values == [trial.user_attrs["accuracy"]["map50_95"], stored["cpu"]["latency_ms"]]
+        found = network(TrialRecord.from_trial(trial))
+        assert set(found.figures.latencies) == {"eager", "cpu"}
+        assert trial.values == [found.accuracy.map50_95, found.figures.latencies["cpu"].ms]
         assert set(trial.constraints) == {"latency@eager", "unfinished"}
     document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
     assert [(told["name"], told["is_objective"]) for told in document["targets"]] == [("eager", False), ("cpu", True)]
     assert document["targets"][1]["budget"] is None
     for entry in [*document["front"], *document["controls"].values()]:
         assert entry["latency_ms"] == entry["latencies"]["cpu"]["latency_ms"]
-    confirmed = find_study(str(folder))[0].user_attrs["confirmed"]
-    assert all(set(told) == {"eager", "cpu"} for told in confirmed.values())
+    assert all(set(latencies) == {"eager", "cpu"} for latencies in study_record(folder).confirmed.values())
     assert "latency@eager" in (folder / "front.md").read_text(encoding="utf-8")
 
 
@@ -404,11 +424,12 @@ def test_a_network_that_is_too_slow_on_one_of_two_targets_is_not_recovered(
     assert "no recipe met the budget <= 100 x dense" in answer.err
     assert "<= 0.001 ms on eager" in answer.err
     (trial,) = trials(studies.runs / "slow")
-    latencies = trial.user_attrs["latencies"]
-    assert trial.values[1:] == [latencies["eager"]["latency_ms"], latencies["cpu"]["latency_ms"]]
+    record = TrialRecord.from_trial(trial)
+    latencies = network(record).figures.latencies
+    assert trial.values[1:] == [latencies["eager"].ms, latencies["cpu"].ms]
     assert trial.constraints["latency@cpu"] < 0 < trial.constraints["latency@eager"]
-    assert trial.user_attrs["outcome"] == "OVER_BUDGET"
-    assert " ms on eager, " in trial.user_attrs["reason"]
+    assert record.outcome is Outcome.OVER_BUDGET
+    assert " ms on eager, " in record.reason
 
 
 def test_only_the_target_that_moved_is_measured_again(
@@ -420,15 +441,15 @@ def test_only_the_target_that_moved_is_measured_again(
     file = studies.write(name="half-moved", targets=targets, objectives=objectives, trials=1, controls=[])
     folder = studies.runs / "half-moved"
     assert prunetune("run", file).code == 0
-    before = find_study(str(folder))[0].user_attrs
+    before = study_record(folder)
     monkeypatch.setattr(OnnxRuntimeTarget, "fingerprint", lambda _: {"device": "a board of next year"})
     assert "cpu is not what the study was measured on" in prunetune("run", file).err
     assert prunetune("run", file, "allow_new_device=true").code == 0
-    after = find_study(str(folder))[0].user_attrs
-    assert after["targets"][0] != before["targets"][0]
-    assert after["targets"][1] == before["targets"][1]
-    assert after["confirmed"]["0"]["cpu"] != before["confirmed"]["0"]["cpu"]
-    assert after["confirmed"]["0"]["eager"] == before["confirmed"]["0"]["eager"]
+    after = study_record(folder)
+    assert after.targets[0] != before.targets[0]
+    assert after.targets[1] == before.targets[1]
+    assert after.confirmed["0"]["cpu"] != before.confirmed["0"]["cpu"]
+    assert after.confirmed["0"]["eager"] == before.confirmed["0"]["eager"]
 
 
 def test_a_study_in_int8_scores_and_ships_int8(
@@ -446,7 +467,7 @@ def test_a_study_in_int8_scores_and_ships_int8(
     folder = runs / "int8"
     (member,) = json.loads((folder / "front.json").read_text(encoding="utf-8"))["front"]
     assert member["map50_95"] > 0
-    assert find_study(str(folder))[0].user_attrs["targets"][0]["fingerprint"]["precision"] == "int8"
+    assert study_record(folder).targets[0].fingerprint["precision"] == "int8"
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(folder / "best.onnx").graph.node)
     stock = YOLO(folder / "best.onnx", task="detect").val(
         data=str(folder / "data.yaml"), imgsz=WHOLE["imgsz"], plots=False, verbose=False, project=str(folder / "val")
@@ -467,17 +488,18 @@ def test_a_budget_that_nobody_meets(whole: Path, studies: Studies, prunetune: Pr
     assert answer.code == 2
     assert answer.err.count("error: ") == 1
     assert "budget.latency: no recipe met the budget <= 0.001 ms" in answer.err
-    nearest = min(trials(folder), key=lambda trial: (trial.user_attrs["violation"], trial.number))
+    nearest = min(trials(folder), key=lambda trial: (trial.constraints["latency"], trial.number))
     assert f"Nearest is trial {nearest.number} with" in answer.err
     assert "report.html" in answer.err
     assert (folder / "report.html").is_file()
     assert not (folder / "best.pt").exists()
     for trial in trials(folder):
-        assert trial.user_attrs["outcome"] == "OVER_BUDGET"
+        record = TrialRecord.from_trial(trial)
+        assert record.outcome is Outcome.OVER_BUDGET
         assert trial.state.name == "COMPLETE"
         assert trial.constraints["latency"] > 0
-        assert [stage["kind"] for stage in trial.user_attrs["stages"]] == ["sparse", "pruning"], "no recovery is paid"
-        assert "checkpoint" not in trial.user_attrs
+        assert [stage.kind for stage in record.cost.stages] == ["sparse", "pruning"], "no recovery is paid"
+        assert network(record).files.checkpoint is None
     document = json.loads(prunetune("front", folder, "--json").out)
     assert document["front"] == []
     assert document["nearest"]["trial"] == nearest.number
@@ -494,11 +516,14 @@ def test_a_run_says_where_the_checkpoint_stood_and_when_training_on_made_it_wors
     file = studies.write(name=f"on-{lr0}", model=str(dense / "checkpoint.pt"), train=train, **options)
     answer = prunetune("run", file)
     folder = studies.runs / f"on-{lr0}"
-    control = find_study(str(folder))[0].user_attrs["controls"]["dense"]
-    assert control["map50_95_given"] == accuracy["map50_95"] > 0
-    assert (control["map50_95_trained_on"] < control["map50_95_given"]) == is_worse
-    assert control["map50_95"] == max(control["map50_95_trained_on"], control["map50_95_given"])
-    remark = trained_text(control)
+    dense_now = study_record(folder).baselines["dense"]
+    given, trained_on = dense_now.map50_95_given, dense_now.map50_95_trained_on
+    assert given is not None
+    assert trained_on is not None
+    assert given == accuracy["map50_95"] > 0
+    assert (trained_on < given) == is_worse
+    assert dense_now.network.accuracy.map50_95 == max(trained_on, given)
+    remark = trained_text(dense_now)
     assert ("as given, since" in remark) == is_worse
     assert remark in answer.out
     assert ("points of mAP50-95 below" in answer.out) == is_worse
@@ -522,11 +547,11 @@ def test_a_loss_that_becomes_nan_fails_the_trial_and_not_the_study(
     )
     answer = prunetune("run", file)
     folder = studies.runs / "diverging"
-    assert outcomes(folder) == {"DIVERGED": 2}
+    assert outcomes(folder) == {Outcome.DIVERGED: 2}
     for trial in trials(folder):
         assert trial.state.name == "FAIL"
         assert trial.values is None
-        assert "box_loss" in trial.user_attrs["reason"]
+        assert "box_loss" in TrialRecord.from_trial(trial).reason
     assert answer.code == 2, "no trial gave a network"
     assert answer.err.count("error: ") == 1
     assert "trial 1 [2/2] DIVERGED" in answer.out
@@ -564,15 +589,18 @@ def test_a_stopped_study_goes_on_in_two_processes(
     assert "the same command goes on from here" in command.said
     assert "Traceback" not in command.said
     assert [trial.state.name for trial in trials(folder)] == ["FAIL", "WAITING"]
-    assert trials(folder)[0].user_attrs["outcome"] == "INTERRUPTED"
+    assert records(folder)[0].outcome is Outcome.INTERRUPTED
 
     both = [start("run", file), start("run", file)]
     assert [command.wait() for command in both] == [0, 0], "\n".join(command.said for command in both)
-    counted = [trial for trial in trials(folder) if trial.user_attrs["outcome"] != "INTERRUPTED"]
+    counted = [
+        trial for trial, record in zip(trials(folder), records(folder), strict=True) if record.outcome is Outcome.OK
+    ]
+    assert set(outcomes(folder)) == {Outcome.INTERRUPTED, Outcome.OK}
     assert len(counted) == 3
     assert {trial.state.name for trial in counted} == {"COMPLETE"}
     assert len({json.dumps(trial.params, sort_keys=True) for trial in counted}) == 3, "none twice"
-    assert sum(trial.user_attrs.get("retry_of") == 0 for trial in counted) == 1
+    assert sum(TrialRecord.from_trial(trial).retry_of == 0 for trial in counted) == 1
     assert (folder / "best.onnx").is_file()
     document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
     assert {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]} == nondominated(folder)

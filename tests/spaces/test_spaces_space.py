@@ -108,8 +108,6 @@ def test_one_threshold_for_the_whole_detector() -> None:
 OPTIONS_SPACE = {
     **LATENCY,
     "shrinkage": {"choices": ["proximal", "subgradient"]},
-    "penalty": {"choices": ["gamma", "group"]},
-    "penalty_weights": "latency",
     "importance": {"choices": ["gamma", "taylor"]},
     "planner": {"choices": ["threshold", "knapsack"]},
     "floor": {"low": 0, "high": 0.5},
@@ -126,12 +124,17 @@ def test_options_are_parameters_like_the_others(seed: int) -> None:
     space, trial = SearchSpace(**OPTIONS_SPACE), new_trial(seed)
     recipe = space.suggest(trial)
     assert recipe == space.recipe(trial.params)
-    assert set(trial.params) == set(OPTIONS_SPACE) - {"recovery_epochs", "penalty_weights"}
-    assert recipe.penalty_weights == "latency"
+    assert set(trial.params) == set(OPTIONS_SPACE) - {"recovery_epochs"}
     assert {name: getattr(recipe, name) for name in OPTIONS if name in trial.params} == {
         name: value for name, value in trial.params.items() if name in OPTIONS
     }
     assert SearchSpace.model_validate(space.as_json()) == space
+
+
+@pytest.mark.parametrize("name", ["penalty", "penalty_weights"])
+def test_an_option_that_is_gone_is_named_with_the_remedy(name: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{name}: .* gone since prunetune 0\.2; remove it"):
+        SearchSpace(**SPACE, **{name: "group"})
 
 
 def test_a_space_without_options_is_what_it_was() -> None:

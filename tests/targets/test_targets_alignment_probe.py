@@ -17,10 +17,10 @@ import torch
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import Latency, Network, OnnxRuntimeSpec, TorchSpec, create_target, probe_alignment
+from prunetune.targets.alignment_curve import WIDTHS
 from prunetune.targets.alignment_probe import ROLES
 from prunetune.targets.convolution import Convolution
 from prunetune.targets.network import Form
-from prunetune.targets.staircase import WIDTHS
 
 
 class Blocks:
@@ -52,7 +52,7 @@ class Blocks:
 
 def test_each_kind_of_layer_gets_its_own_multiple() -> None:
     probe = probe_alignment(Blocks(inputs=4, outputs=16, depthwise=8), imgsz=64)
-    assert {role: staircase.multiple for role, staircase in probe.staircases.items()} == {
+    assert {role: curve.multiple for role, curve in probe.alignment_curves.items()} == {
         "outputs": 16,
         "inputs": 4,
         "first": 16,
@@ -84,7 +84,7 @@ def test_a_latency_without_channels_in_it() -> None:
 
 def test_a_kind_that_tells_nothing_follows_the_default() -> None:
     probe = probe_alignment(Blocks(inputs=8, outputs=16, fixed=2e4), imgsz=64)
-    assert probe.staircases["depthwise"].multiple is None
+    assert probe.alignment_curves["depthwise"].multiple is None
     assert probe.alignment == Alignment.everywhere(16)
 
 

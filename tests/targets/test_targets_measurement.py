@@ -222,7 +222,7 @@ def test_garbage_collection_stays_off_where_it_was_off() -> None:
 def test_the_reference_is_exactly_one(samples: list[float]) -> None:
     latency = Latency.from_samples(samples, samples)
     assert (latency.ratio, latency.ratio_spread) == (1.0, 0.0)
-    assert latency.stated_ms(3.25) == 3.25
+    assert latency.normalized(3.25, 6.5).ms == 3.25
 
 
 @given(st.lists(st.tuples(times, times), min_size=1))

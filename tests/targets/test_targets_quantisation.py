@@ -136,7 +136,7 @@ def test_what_is_rounded(detector: Path, tmp_path: Path) -> None:
 
 def test_a_layer_without_a_detector_is_all_rounded(tmp_path: Path) -> None:
     """The networks that probes and tables time end with the layer itself."""
-    from prunetune.targets.skeleton import ConvShape
+    from prunetune.targets.conv_graph import ConvShape
     from prunetune.targets.synthesis import write_layer
 
     write_layer(tmp_path / "layer.onnx", ConvShape((3, 3), (1, 1), (1, 1, 1, 1), (32, 32), activation="silu"), 8, 8, 1)

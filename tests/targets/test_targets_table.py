@@ -1,4 +1,4 @@
-"""Skeletons, grids, the fit and the table's file; the device is made up, with a law of cost that is known."""
+"""Conv graphs, grids, the fit and the table's file; the device is made up, with a law of cost that is known."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from onnx import TensorProto, helper, numpy_helper
 from prunetune.spaces import Alignment
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import (
+    ConvGraph,
     Latency,
     LatencyTable,
     Network,
     OnnxRuntimeSpec,
-    Skeleton,
     TableSpec,
     Target,
     create_target,
     profile,
+    read_conv_graph,
 )
+from prunetune.targets.conv_graph import Channels, ConvShape
 from prunetune.targets.network import Form
 from prunetune.targets.profiling import FEATURES, anchor_widths, fit, random_widths
-from prunetune.targets.skeleton import Channels, ConvShape
 from prunetune.targets.synthesis import write_resized
 from prunetune.targets.table import FeatureModel, Grid
 from prunetune.targets.testing import TargetTestCase
@@ -82,54 +83,54 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def skeleton(file: Path) -> Skeleton:
-    return Skeleton.read(file)
+def graph(file: Path) -> ConvGraph:
+    return read_conv_graph(file)
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Skeleton:
-    """The same skeleton, for many examples of hypothesis."""
-    return Skeleton.read(write_network(tmp_path_factory.mktemp("family") / "network.onnx"))
+def family(tmp_path_factory: pytest.TempPathFactory) -> ConvGraph:
+    """The same graph, for many examples of hypothesis."""
+    return read_conv_graph(write_network(tmp_path_factory.mktemp("family") / "network.onnx"))
 
 
-# The skeleton
+# The graph
 
 
-def test_a_skeleton_knows_who_reads_whom(skeleton: Skeleton) -> None:
-    assert skeleton.size == (SIZE, SIZE)
-    assert {layer.name: layer.reads for layer in skeleton.layers} == {
+def test_a_graph_knows_who_reads_whom(graph: ConvGraph) -> None:
+    assert graph.size == (SIZE, SIZE)
+    assert {layer.name: layer.reads for layer in graph.layers} == {
         "stem": Channels(constant=3),
         "one": Channels(("stem",)),
         "two": Channels(("one",)),
         "side": Channels(("stem",)),
         "out": Channels(("stem", "side")),
     }
-    assert skeleton.groups == (("stem", "two"), ("one",), ("side",))
-    assert [transfer.operation for transfer in skeleton.transfers] == ["add", "concat"]
-    assert [layer.shape.activation for layer in skeleton.layers] == ["silu"] * 4 + ["none"]
+    assert graph.groups == (("stem", "two"), ("one",), ("side",))
+    assert [transfer.operation for transfer in graph.transfers] == ["add", "concat"]
+    assert [layer.shape.activation for layer in graph.layers] == ["silu"] * 4 + ["none"]
 
 
-def test_a_skeleton_survives_json(skeleton: Skeleton) -> None:
-    again = Skeleton.from_dict(json.loads(json.dumps(skeleton.as_dict())))
-    assert again == skeleton
+def test_a_graph_survives_json(graph: ConvGraph) -> None:
+    again = ConvGraph.from_dict(json.loads(json.dumps(graph.as_dict())))
+    assert again == graph
 
 
-def test_a_resized_network_runs_and_is_of_the_same_family(file: Path, skeleton: Skeleton, tmp_path: Path) -> None:
-    widths = random_widths(skeleton, 8, 1, seed=3)[0]
-    write_resized(file, tmp_path / "resized.onnx", skeleton, widths)
-    again = Skeleton.read(tmp_path / "resized.onnx")
-    assert again.widths == widths != skeleton.widths
-    assert [layer.reads for layer in again.layers] == [layer.reads for layer in skeleton.layers]
+def test_a_resized_network_runs_and_is_of_the_same_family(file: Path, graph: ConvGraph, tmp_path: Path) -> None:
+    widths = random_widths(graph, 8, 1, seed=3)[0]
+    write_resized(file, tmp_path / "resized.onnx", graph, widths)
+    again = read_conv_graph(tmp_path / "resized.onnx")
+    assert again.widths == widths != graph.widths
+    assert [layer.reads for layer in again.layers] == [layer.reads for layer in graph.layers]
     network = Network("resized", (1, 3, SIZE, SIZE), onnx=tmp_path / "resized.onnx")
     create_target(OnnxRuntimeSpec(runs=6, warmup=0)).measure([network], reference="resized")
 
 
 @pytest.mark.parametrize("alignment", [1, 8, 16])
-def test_random_widths_are_aligned_and_tied(skeleton: Skeleton, alignment: int) -> None:
-    for widths in (*random_widths(skeleton, alignment, 50, seed=1), anchor_widths(skeleton, alignment)):
+def test_random_widths_are_aligned_and_tied(graph: ConvGraph, alignment: int) -> None:
+    for widths in (*random_widths(graph, alignment, 50, seed=1), anchor_widths(graph, alignment)):
         assert widths["stem"] == widths["two"]
         assert widths["out"] == 6
-        for name, dense in skeleton.widths.items():
+        for name, dense in graph.widths.items():
             assert widths[name] == dense or (widths[name] % alignment == 0 and 0 < widths[name] < dense)
 
 
@@ -139,7 +140,7 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path, content: bytes | N
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(TargetError, match=r"broken\.onnx.*export"):
-        Skeleton.read(path)
+        read_conv_graph(path)
 
 
 # Grouped convolutions
@@ -163,23 +164,23 @@ def test_networks_with_a_grouped_convolution_have_multiples_of_its_groups(
     tmp_path: Path, groups: int, alignment: int
 ) -> None:
     file = write_grouped(tmp_path / "grouped.onnx", groups)
-    skeleton = Skeleton.read(file)
-    side = next(layer for layer in skeleton.layers if layer.name == "side")
+    graph = read_conv_graph(file)
+    side = next(layer for layer in graph.layers if layer.name == "side")
     assert (side.shape.groups, side.shape.depthwise, side.width) == (groups, False, 40)
-    assert [skeleton.multiple(group) for group in skeleton.groups] == [groups, 1, groups]
-    assert Skeleton.from_dict(json.loads(json.dumps(skeleton.as_dict()))) == skeleton
-    plain = Skeleton.read(write_network(tmp_path / "plain.onnx"))
-    saved = plain.multiply_adds(skeleton.widths) - skeleton.multiply_adds(skeleton.widths)
+    assert [graph.multiple(group) for group in graph.groups] == [groups, 1, groups]
+    assert ConvGraph.from_dict(json.loads(json.dumps(graph.as_dict()))) == graph
+    plain = read_conv_graph(write_network(tmp_path / "plain.onnx"))
+    saved = plain.multiply_adds(graph.widths) - graph.multiply_adds(graph.widths)
     assert saved == 32 * 40 * (1 - 1 / groups) * SIZE * SIZE
-    drawn = random_widths(skeleton, alignment, 12, seed=2)
-    for number, widths in enumerate((anchor_widths(skeleton, alignment), *drawn)):
+    drawn = random_widths(graph, alignment, 12, seed=2)
+    for number, widths in enumerate((anchor_widths(graph, alignment), *drawn)):
         assert widths["stem"] % groups == widths["side"] % groups == 0
-        assert all(widths[name] == dense or widths[name] % alignment == 0 for name, dense in skeleton.widths.items())
+        assert all(widths[name] == dense or widths[name] % alignment == 0 for name, dense in graph.widths.items())
         if number < 3:
-            write_resized(file, tmp_path / "resized.onnx", skeleton, widths)
-            again = Skeleton.read(tmp_path / "resized.onnx")
+            write_resized(file, tmp_path / "resized.onnx", graph, widths)
+            again = read_conv_graph(tmp_path / "resized.onnx")
             assert again.widths == widths
-            assert [layer.shape for layer in again.layers] == [layer.shape for layer in skeleton.layers]
+            assert [layer.shape for layer in again.layers] == [layer.shape for layer in graph.layers]
             network = Network("resized", (1, 3, SIZE, SIZE), onnx=tmp_path / "resized.onnx")
             create_target(OnnxRuntimeSpec(runs=6, warmup=0)).measure([network], reference="resized")
 
@@ -189,9 +190,9 @@ def test_a_table_predicts_networks_with_a_grouped_convolution(tmp_path: Path) ->
     table = profile(device, file, networks=24)
     table.save(tmp_path / "table.json")
     table = LatencyTable.load(tmp_path / "table.json")
-    for widths in random_widths(table.skeleton, 8, 8, seed=99):
-        write_resized(file, tmp_path / "unseen.onnx", table.skeleton, widths)
-        assert table.has_layers_of(Skeleton.read(tmp_path / "unseen.onnx"))
+    for widths in random_widths(table.graph, 8, 8, seed=99):
+        write_resized(file, tmp_path / "unseen.onnx", table.graph, widths)
+        assert table.has_layers_of(read_conv_graph(tmp_path / "unseen.onnx"))
         true = device.cost_ms(tmp_path / "unseen.onnx")
         assert table.predict(widths).latency_ms == pytest.approx(true, rel=0.05)
 
@@ -215,21 +216,21 @@ def law(inputs: float, outputs: float) -> float:
 INPUTS, OUTPUTS = (3, 8, 16, 24, 32, 48, 64, 72), (6, 8, 16, 40, 64)
 
 
-def model_of(skeleton: Skeleton, times: tuple[tuple[float, ...], ...]) -> FeatureModel:
-    shapes = dict.fromkeys(layer.shape for layer in skeleton.layers)
-    return FeatureModel(skeleton, [Grid(shape, INPUTS, OUTPUTS, times) for shape in shapes])
+def model_of(graph: ConvGraph, times: tuple[tuple[float, ...], ...]) -> FeatureModel:
+    shapes = dict.fromkeys(layer.shape for layer in graph.layers)
+    return FeatureModel(graph, [Grid(shape, INPUTS, OUTPUTS, times) for shape in shapes])
 
 
 EXACT = tuple(tuple(law(inputs, outputs) for outputs in OUTPUTS) for inputs in INPUTS)
 
 
-def layers_time(model: FeatureModel, skeleton: Skeleton, widths: dict[str, int]) -> float:
-    row = numpy.array([[widths[layer.name] for layer in skeleton.layers]])
+def layers_time(model: FeatureModel, graph: ConvGraph, widths: dict[str, int]) -> float:
+    row = numpy.array([[widths[layer.name] for layer in graph.layers]])
     return float(model.features(row)[0, FEATURES.index("layers")])
 
 
 @given(st.integers(1, 32), st.integers(1, 64), st.integers(1, 40))
-def test_between_points_the_time_is_bilinear(family: Skeleton, stem: int, one: int, side: int) -> None:
+def test_between_points_the_time_is_bilinear(family: ConvGraph, stem: int, one: int, side: int) -> None:
     widths = {"stem": stem, "one": one, "two": stem, "side": side, "out": 6}
     expected = sum(law(max(3, layer.reads.width(widths)), max(6, widths[layer.name])) for layer in family.layers)
     assert layers_time(model_of(family, EXACT), family, widths) == pytest.approx(expected)
@@ -237,7 +238,7 @@ def test_between_points_the_time_is_bilinear(family: Skeleton, stem: int, one: i
 
 @given(st.lists(st.floats(0, 1), min_size=40, max_size=40), st.integers(1, 31), st.integers(1, 63), st.integers(1, 39))
 def test_rising_times_give_rising_predictions(
-    family: Skeleton, steps: list[float], stem: int, one: int, side: int
+    family: ConvGraph, steps: list[float], stem: int, one: int, side: int
 ) -> None:
     rising = numpy.array(steps).reshape(len(INPUTS), len(OUTPUTS)).cumsum(axis=0).cumsum(axis=1)
     model = model_of(family, tuple(map(tuple, rising.tolist())))
@@ -248,20 +249,20 @@ def test_rising_times_give_rising_predictions(
         assert layers_time(model, family, wider) >= lower - 1e-9
 
 
-def test_many_networks_at_once_are_as_one_by_one(skeleton: Skeleton) -> None:
-    model = model_of(skeleton, EXACT)
-    rows = numpy.array([list(widths.values()) for widths in random_widths(skeleton, 8, 20, seed=0)])
+def test_many_networks_at_once_are_as_one_by_one(graph: ConvGraph) -> None:
+    model = model_of(graph, EXACT)
+    rows = numpy.array([list(widths.values()) for widths in random_widths(graph, 8, 20, seed=0)])
     together = model.features(rows)
     assert numpy.allclose(together, numpy.concatenate([model.features(row[None]) for row in rows]))
     for row, found in zip(rows, model.input_widths(rows), strict=True):
-        widths = dict(zip(skeleton.widths, row, strict=True))
-        assert found.tolist() == [layer.reads.width(widths) for layer in skeleton.layers]
+        widths = dict(zip(graph.widths, row, strict=True))
+        assert found.tolist() == [layer.reads.width(widths) for layer in graph.layers]
 
 
-def test_moved_features_are_counted(skeleton: Skeleton) -> None:
+def test_moved_features_are_counted(graph: ConvGraph) -> None:
     def counted(side: int) -> dict[str, float]:
         row = numpy.array([[32, 64, 32, side, 6]])
-        return dict(zip(FEATURES, model_of(skeleton, EXACT).features(row)[0], strict=True))
+        return dict(zip(FEATURES, model_of(graph, EXACT).features(row)[0], strict=True))
 
     aligned, unaligned = counted(16), counted(24)
     pixels = SIZE * SIZE / 1e6
@@ -338,14 +339,14 @@ class MadeUp:
         return cost
 
 
-def test_a_table_predicts_networks_that_it_has_not_seen(file: Path, skeleton: Skeleton, tmp_path: Path) -> None:
+def test_a_table_predicts_networks_that_it_has_not_seen(file: Path, graph: ConvGraph, tmp_path: Path) -> None:
     device = MadeUp(noise=0.01)
     table = profile(device, file, networks=24)
-    write_resized(file, tmp_path / "anchor.onnx", skeleton, anchor_widths(skeleton, 8))
+    write_resized(file, tmp_path / "anchor.onnx", graph, anchor_widths(graph, 8))
     assert table.anchor_ms == pytest.approx(device.cost_ms(tmp_path / "anchor.onnx"), rel=0.02)
     within = []
-    for widths in random_widths(skeleton, 8, 20, seed=99):
-        write_resized(file, tmp_path / "unseen.onnx", skeleton, widths)
+    for widths in random_widths(graph, 8, 20, seed=99):
+        write_resized(file, tmp_path / "unseen.onnx", graph, widths)
         found, true = table.predict(widths), device.cost_ms(tmp_path / "unseen.onnx")
         assert found.latency_ms == pytest.approx(true, rel=0.05)
         assert found.latency_ms == pytest.approx(found.ratio * table.anchor_ms)
@@ -378,7 +379,7 @@ def test_a_table_survives_its_file(table: LatencyTable, tmp_path: Path) -> None:
     table.save(tmp_path / "tables" / "table.json")
     again = LatencyTable.load(tmp_path / "tables" / "table.json")
     assert again == table
-    assert again.predict(table.skeleton.widths) == table.predict(table.skeleton.widths)
+    assert again.predict(table.graph.widths) == table.predict(table.graph.widths)
     assert [path.name for path in (tmp_path / "tables").iterdir()] == ["table.json"]
 
 
@@ -410,7 +411,7 @@ def test_a_damaged_file_is_refused_by_name(table: LatencyTable, tmp_path: Path) 
 
 
 def test_a_network_of_another_family_is_refused_by_layer(table: LatencyTable) -> None:
-    widths = table.skeleton.widths
+    widths = table.graph.widths
     with pytest.raises(TargetError, match=r"layer two.*family"):
         table.predict({name: width for name, width in widths.items() if name != "two"})
     with pytest.raises(TargetError, match=r"layer one: 72 channels.*64"):
@@ -437,25 +438,25 @@ class TestTable(TargetTestCase):
     predicts = True
 
     @pytest.fixture(autouse=True)
-    def _profiled(self, file: Path, skeleton: Skeleton, tmp_path: Path) -> None:
-        self.file, self.skeleton = file, skeleton
+    def _profiled(self, file: Path, graph: ConvGraph, tmp_path: Path) -> None:
+        self.file, self.graph = file, graph
         profile(Described(), file, networks=8, blocks=(1, 4)).save(tmp_path / "table.json")
 
     def target(self) -> Target:
         return create_target(TableSpec(file=str(self.folder / "table.json")))
 
     def network(self, name: str, width: int) -> Network:
-        fixed = {layer for layer in self.skeleton.widths if layer not in itertools.chain(*self.skeleton.groups)}
-        widths = {layer: full if layer in fixed else min(full, width) for layer, full in self.skeleton.widths.items()}
+        fixed = {layer for layer in self.graph.widths if layer not in itertools.chain(*self.graph.groups)}
+        widths = {layer: full if layer in fixed else min(full, width) for layer, full in self.graph.widths.items()}
         path = self.folder / f"{name}.onnx"
-        write_resized(self.file, path, self.skeleton, widths)
+        write_resized(self.file, path, self.graph, widths)
         return Network(name, (1, 3, SIZE, SIZE), onnx=path)
 
     def test_it_predicts_what_the_table_does(self) -> None:
         table = LatencyTable.load(self.folder / "table.json")
         networks = [self.network("narrow", 8), self.network("wide", 64)]
         found = self.target().measure(networks, reference="narrow")["wide"]
-        narrow, wide = (table.predict(Skeleton.read(network.onnx).widths) for network in networks if network.onnx)
+        narrow, wide = (table.predict(read_conv_graph(network.onnx).widths) for network in networks if network.onnx)
         assert found.median_ms == wide.latency_ms
         assert found.ratio == pytest.approx(wide.ratio / narrow.ratio)
         assert found.uncertainty == pytest.approx(2**0.5 * table.error)

@@ -1,0 +1,121 @@
+"""What a study's networks take on its targets: measured once for equal channels, or predicted by a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.detector import Detector
+from prunetune.pruning.store import digest_of
+from prunetune.search.interruption import safe_point
+from prunetune.search.latency.network_files import NetworkExporter
+from prunetune.search.latency.study_target import StudyTarget
+from prunetune.spaces.files import write_text
+from prunetune.targets import Latency, Network, NormalizedLatency
+
+
+@dataclass(frozen=True)
+class LatencyMeter:
+    """Measures and predicts.
+
+    Attributes:
+        targets: The study's, with their references measured.
+        networks: Makes what they measure.
+    """
+
+    targets: tuple[StudyTarget, ...]
+    networks: NetworkExporter
+
+    def normalized(self, detector: Detector) -> dict[str, NormalizedLatency]:
+        """A candidate's latency by target: measured, or predicted where nothing needs to be measured.
+
+        That is where each target has a table, and the network is over a budget by more than the error bar.
+
+        Raises:
+            MeasurementError, TargetError: As `measure` does.
+        """
+        channels = detector.channels
+        latencies = None
+        if not all(self._file(target, channels).is_file() for target in self.targets):
+            predicted = self.predict(channels)
+            is_complete = len(predicted) == len(self.targets)
+            if is_complete and any(target.is_surely_over(predicted[target.name]) for target in self.targets):
+                latencies = predicted
+        latencies = latencies or self.measure(detector)
+        return {target.name: target.normalized(latencies[target.name]) for target in self.targets}
+
+    def measure(self, detector: Detector) -> dict[str, Latency]:
+        """A candidate's latency by target, its ratio that to the reference.
+
+        Equal channels are measured once per study and target.
+
+        Raises:
+            MeasurementError: The candidate cannot be measured, though the reference can.
+            TargetError: Nothing can be measured any more.
+        """
+        return self._measure(detector.channels, lambda target: self.networks.candidate(detector, target), self.targets)
+
+    def measure_channels(
+        self, channels: ChannelConfig, build: Callable[[], Detector], targets: Sequence[StudyTarget]
+    ) -> dict[str, Latency]:
+        """The latency of a network that nobody needs but for its latency, by its channels; else as `measure`.
+
+        Args:
+            channels: The network's.
+            build: Makes it. Called only for a target that runs no files.
+            targets: Where to measure.
+
+        Raises:
+            MeasurementError, TargetError: As `measure` does.
+        """
+        return self._measure(channels, lambda target: self.networks.resized(channels, build, target), targets)
+
+    def predict(self, channels: ChannelConfig) -> dict[str, Latency]:
+        """A network's latency on each target that has a table, by name, its ratio that to the reference."""
+        predicted = {
+            target.name: target.predict(channels, self.networks.channels[target.reference]) for target in self.targets
+        }
+        return {name: latency for name, latency in predicted.items() if latency is not None}
+
+    def _measure(
+        self, channels: ChannelConfig, make: Callable[[StudyTarget], Network], targets: Sequence[StudyTarget]
+    ) -> dict[str, Latency]:
+        measured: dict[str, Latency] = {}
+        files: set[Path] = set()
+        for target in targets:
+            file = self._file(target, channels)
+            if (latency := _read_latency(file)) is None:
+                candidate, reference = make(target), self.networks.reference(target.reference, target)
+                with self.networks.cost_meter.part("measure"):
+                    latency = target.measure(candidate, reference)
+                write_text(file, json.dumps(latency.as_dict()))
+                safe_point()
+                files |= {candidate.onnx} if candidate.onnx is not None else set()
+            measured[target.name] = latency
+        for spent in files:
+            spent.unlink(missing_ok=True)  # latency depends on the channels alone
+        return measured
+
+    def _file(self, target: StudyTarget, channels: ChannelConfig) -> Path:
+        """Where the latency of equal channels on a target is kept."""
+        imgsz = self.networks.input_shape[-1]
+        key = digest_of([target.fingerprint, imgsz, channels.digest(), target.reference])
+        return self.networks.folder / "latencies" / f"{key}.json"
+
+
+def measure_references(target: StudyTarget, networks: NetworkExporter) -> Mapping[str, float]:
+    """The latencies in ms, by name, that all others on a target are told by."""
+    references = [networks.reference(name, target) for name in target.reference_names]
+    measured = target.target.measure(references, reference=target.reference)
+    return {name: latency.median_ms for name, latency in measured.items()}
+
+
+def _read_latency(file: Path) -> Latency | None:
+    """A latency that was stored before; None if it was not, or if the file is damaged: it is then measured again."""
+    try:
+        return Latency.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,151 @@
+"""Carries out trials of an Optuna study: what they see of one another, and how a record is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import optuna
+from optuna.trial import Trial, TrialState
+
+from prunetune.results.record import TrialRecord
+from prunetune.search.heartbeat import require_owned
+from prunetune.search.history import attempts_before
+from prunetune.search.interruption import TrialLostError
+from prunetune.search.spec import StudySpec
+from prunetune.search.storage import patiently_store, set_attributes, together
+from prunetune.search.store_limit import keep_within_limit
+from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.run import run_trial
+from prunetune.spaces import Cost, Outcome, Recipe
+
+UNFINISHED = "unfinished"
+"""The constraint that a trial violates whose accuracy is not that of its whole recipe."""
+
+
+@dataclass(frozen=True)
+class AskedTrial:
+    """A trial that this process has asked for."""
+
+    trial: Trial
+    recipe: Recipe
+    spent: Cost = field(default_factory=Cost)
+    """On attempts that met a stage which another process trains."""
+
+    @property
+    def number(self) -> int:
+        """The trial's."""
+        return self.trial.number
+
+
+@dataclass(frozen=True)
+class StudyPeers:
+    """The other trials of an Optuna study. See `Peers`."""
+
+    study: optuna.Study
+    trial: Trial
+
+    def records(self) -> Mapping[int, TrialRecord]:
+        """See `Peers`."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        others = [trial for trial in trials if trial.number != self.trial.number]
+        return {trial.number: TrialRecord.from_trial(trial) for trial in others}
+
+    def earlier_attempts(self) -> Sequence[TrialRecord]:
+        """See `Peers`."""
+        trials = self.study.get_trials(deepcopy=False)
+        numbers = (self.trial.number, *attempts_before(trials, self.trial.number))
+        return [TrialRecord.from_trial(trials[number]) for number in numbers]
+
+    def publish(self, record: TrialRecord) -> None:
+        """See `Peers`.
+
+        Raises:
+            TrialLostError: The trial was given to another process.
+        """
+
+        def act() -> None:
+            with together(self.study, self.trial):
+                require_owned(self.study, self.trial)
+                set_attributes(self.trial, record.to_attrs())
+
+        patiently_store(self.study, act)
+
+
+def run_and_tell(study: optuna.Study, asked: AskedTrial, context: TrialContext) -> TrialRecord:
+    """Carries out a trial and tells its record.
+
+    Raises:
+        StageClaimedError, StopAskedError, TrialLostError: As `run_trial` does; the trial stays open.
+        StoreError: The disk is full, or the store over its limit; the trial stays open for the next run.
+    """
+    keep_within_limit(context.spec)
+    record = run_trial(asked.recipe, context.for_trial(asked.number, StudyPeers(study, asked.trial)))
+    record = replace(record, cost=asked.spent.then(record.cost))
+    tell(study, asked.trial, record, context)
+    return record
+
+
+def tell(study: optuna.Study, trial: Trial, record: TrialRecord, context: TrialContext) -> None:
+    """Stores a trial's record, and ends the trial with the values of the network that it came to.
+
+    Optuna has no PRUNED trial of several objectives. So one that was stopped on its way is complete, and infeasible by
+    a constraint of its own: its score is not final, and `best_trials` must not show it. A network over the budget is
+    infeasible, too. A failure is FAIL, and its recipe may come again.
+
+    Raises:
+        TrialLostError: The trial ended otherwise.
+    """
+
+    def act() -> None:
+        with together(study, trial):
+            if _is_told(study, trial, record):
+                return
+            set_attributes(trial, record.to_attrs())
+            network = record.network
+            if record.outcome is None or not record.outcome.has_values or network is None:
+                study.tell(trial, state=TrialState.FAIL)
+                return
+            for name, violation in constraints(record, context.spec).items():
+                trial.set_constraint(name, violation)
+            study.tell(trial, context.values(network))
+
+    patiently_store(study, act)
+
+
+def constraints(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
+    """What a trial with a network violates, by the constraint's name; at most 0 where it does not."""
+    figures = None if record.network is None else record.network.figures
+    found = {} if figures is None else {spec.latency_name(name): over for name, over in figures.violations.items()}
+    if spec.early_stopping:
+        found[UNFINISHED] = float(record.outcome is Outcome.STOPPED_EARLY)
+    return found
+
+
+def forget_lost(study: optuna.Study, number: int, context: TrialContext) -> None:
+    """Removes what a process kept of a trial that it lost, unless a result was told for it: then files of these names
+    belong to that."""
+    outcome = stored_record(study, number).outcome
+    if outcome is not None and not outcome.counts:
+        context.files.forget(f"trial-{number}")
+
+
+def stored_record(study: optuna.Study, number: int) -> TrialRecord:
+    """What the study knows of a trial now."""
+    return TrialRecord.from_trial(study.get_trials(deepcopy=False)[number])
+
+
+def _is_told(study: optuna.Study, trial: Trial, record: TrialRecord) -> bool:
+    """Whether the data base has a record already: its answer was lost with the connection.
+
+    Raises:
+        TrialLostError: The trial ended otherwise.
+    """
+    try:
+        require_owned(study, trial)
+    except TrialLostError:
+        stored = stored_record(study, trial.number)
+        if (stored.outcome, stored.cost) == (record.outcome, record.cost):
+            return True
+        raise
+    return False
