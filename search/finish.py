@@ -45,9 +45,9 @@ def finish(study: optuna.Study, context: TrialContext, progress: Progress) -> No
             progress.begin(f"measuring {count} of the front again, with the controls")
             members = {network.name: load_member(context, network) for network in front(study)}
             confirm(study, context, members | baselines)
-        members = {network.name: load_member(context, network) for network in front(study)}
         if context.stages.loaders.has_test:
             progress.begin("evaluating on the test split")
+            members = {network.name: load_member(context, network) for network in front(study)}
             _evaluate_on_test(study, context, members | baselines)
         progress.begin("exporting")
         export_members(study, context)

@@ -52,18 +52,14 @@ class StudySetup:
 
     spec: StudySpec
     dataset: Dataset
+    source: Source
+    """The detector that the study starts from."""
     model_sha256: str | None
     """Of a model that is a checkpoint."""
     stages: StageRunner
     targets: tuple[StudyTarget, ...]
     networks: NetworkExporter
     """With the reference networks."""
-
-    @property
-    def source(self) -> Source:
-        """The detector that the study starts from."""
-        spec, dataset = self.spec, self.dataset
-        return Source(spec.model, dataset.names, spec.dense_epochs, dataset.channels)
 
     @property
     def shipping(self) -> Shipping:
@@ -105,16 +101,16 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     )
     store = Path(spec.runs) / STORE
     dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
-    is_checkpoint = Path(spec.model).suffix.lower() == ".pt"
-    if is_checkpoint and (problem := mismatch(original, dataset.names, dataset.channels)):
+    source = Source(spec.model, dataset.names, spec.dense_epochs, dataset.channels)
+    if source.is_checkpoint and (problem := mismatch(original, dataset.names, dataset.channels)):
         raise ConfigError(f"model: {spec.model}: {problem}")
     meter = CostMeter()
     needed = {name for target in targets for name in target.reference_names}
-    source = Source(spec.model, dataset.names, spec.dense_epochs, dataset.channels)
     return StudySetup(
         spec=spec,
         dataset=dataset,
-        model_sha256=file_sha256(Path(spec.model)) if is_checkpoint else None,
+        source=source,
+        model_sha256=file_sha256(Path(spec.model)) if source.is_checkpoint else None,
         stages=_stage_runner(spec, dataset, StageStore(store), meter, listener),
         targets=targets,
         networks=NetworkExporter(
