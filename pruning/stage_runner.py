@@ -35,7 +35,7 @@ from prunetune.pruning.stage_files import (
 )
 from prunetune.pruning.stages import Stage, training_stage, trunk
 from prunetune.pruning.store import StageStore, StoredStage
-from prunetune.pruning.trainer import TrainingState, train
+from prunetune.pruning.trainer import TrainingState, advance, chosen
 from prunetune.pruning.training import EpochRecord, Occupy, Phase, StageListener, TrainingFailureError, TrainingSetup
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.cost import Cost, StageUse
@@ -265,7 +265,8 @@ class StageRunner:
     def _train_claimed(self, training: _Training, claim: StageClaim, counted: int) -> StoredStage:
         state = self._furthest_state(training)
         done = state.epoch if state else 0
-        trained, state = self._run(training, claim, state, training.phase.end, counted)
+        start, state = self._run(training, claim, state, training.phase.end, counted)
+        trained = chosen(start, state)
         accuracy = None if training.kind in ("sparse", "early") else self.evaluate(trained)
         published = self._publish(training.stage, trained, state, accuracy)
         self.store.forget_progress(training.trunk)
@@ -277,7 +278,11 @@ class StageRunner:
     def _run(
         self, training: _Training, claim: StageClaim, state: TrainingState | None, until: int, counted: int
     ) -> tuple[Detector, TrainingState]:
-        """Trains under the claim from a state up to an epoch, and keeps every epoch before the training's last."""
+        """Trains under the claim from a state up to an epoch, and keeps every epoch before the training's last.
+
+        Returns:
+            The network that the training began with, and its state there.
+        """
         end, done = training.phase.end, state.epoch if state else 0
         ran = 0
         detector, teacher = self.load(training.parent), self._teacher(training.phase)
@@ -300,7 +305,7 @@ class StageRunner:
                     self._safe_point()
 
             try:
-                return train(
+                return detector, advance(
                     detector,
                     replace(training.phase, until=until),
                     self.setup,

@@ -128,25 +128,47 @@ def train(
         TrainingFailureError: `DIVERGED` or `OUT_OF_MEMORY`.
         ModelError: The network's channels changed during training.
     """
-    start = detector.copy()
-    if state is None or state.epoch < phase.end:
-        with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-            loop = _Loop(start, phase, setup, loaders, state, on_state, on_epoch, Path(folder), teacher)
-            try:
-                with loop.hold_for_batches(occupy):
-                    loop.train()
-            except (RuntimeError, MemoryError) as error:
-                if is_out_of_memory(error):
-                    message = f"out of memory with batch={setup.batch}, imgsz={setup.imgsz}; try a smaller batch"
-                    raise TrainingFailureError("OUT_OF_MEMORY", message) from error
-                raise
-            state = loop.state()
+    end = advance(
+        detector, phase, setup, loaders,
+        teacher=teacher, state=state, on_state=on_state, on_epoch=on_epoch, occupy=occupy,
+    )  # fmt: skip
+    return chosen(detector, end), end
+
+
+def advance(
+    detector: Detector,
+    phase: Phase,
+    setup: TrainingSetup,
+    loaders: DataLoaders,
+    *,
+    teacher: Detector | None = None,
+    state: TrainingState | None = None,
+    on_state: StateSaver | None = None,
+    on_epoch: EpochListener | None = None,
+    occupy: Occupy = nullcontext,
+) -> TrainingState:
+    """The state at the end of what `train` does, for whoever does not need the network yet."""
+    if state is not None and state.epoch >= phase.end:
+        return state
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+        loop = _Loop(detector.copy(), phase, setup, loaders, state, on_state, on_epoch, Path(folder), teacher)
+        try:
+            with loop.hold_for_batches(occupy):
+                loop.train()
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                message = f"out of memory with batch={setup.batch}, imgsz={setup.imgsz}; try a smaller batch"
+                raise TrainingFailureError("OUT_OF_MEMORY", message) from error
+            raise
+    assert loop.end is not None  # a training has an epoch at least
+    return loop.end
+
+
+def chosen(detector: Detector, state: TrainingState) -> Detector:
+    """A copy of a detector with the weights of the epoch that its training chose."""
     trained = detector.copy()
-    weights = state.best["weights"] if state.best else state.model
-    trained.model.load_state_dict(weights)
-    if trained.channels != detector.channels:
-        raise ModelError(f"{detector.source}: training changed the network's channels")
-    return trained, state
+    trained.model.load_state_dict(state.best["weights"] if state.best else state.model)
+    return trained
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -180,6 +202,8 @@ class _Loop(DetectionTrainer):
             raise ValueError("a phase with distillation needs a teacher")
         self._teacher = teacher.copy() if teacher is not None and phase.distillation else None
         self._start_state, self._on_state, self._on_epoch = state, on_state, on_epoch
+        self.end: TrainingState | None = None
+        """After the last finished epoch."""
         self._best = state.best if state else None
         self._history = state.history if state else ()
         self._channels = detector.channels
@@ -332,8 +356,9 @@ class _Loop(DetectionTrainer):
             if self._best is None or score >= self._best["score"]:
                 weights = _weights(self.ema.ema)
                 self._best = {"epoch": record.epoch, "score": score, "weights": weights}
+        self.end = self._state()
         if self._on_state is not None:
-            self._on_state(self.state())
+            self._on_state(self.end)
         if self._on_epoch is not None:
             self._on_epoch(record)
 
@@ -343,8 +368,7 @@ class _Loop(DetectionTrainer):
             losses["sl_loss"] = self._phase.penalty * penalty(self._penalized)
         return losses
 
-    def state(self) -> TrainingState:
-        """The state after the last finished epoch."""
+    def _state(self) -> TrainingState:
         model, projections = self._network, projections_of(unwrap_model(self.model))
         if Detector(model, self._detector.source).channels != self._channels:
             raise ModelError(f"{self._detector.source}: training changed the network's channels")
