@@ -32,8 +32,7 @@ from prunetune.spaces.yaml_file import insert_targets, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
-OptunaSamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
-SamplerName = Literal["cost-aware", "tpe", "nsga2", "nsga3", "gp", "random"]
+SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 ControlName = Literal["dense", "half-width", "quarter-width"]
 
 LIMITS = ("trials", "epochs", "hours")
@@ -159,8 +158,8 @@ class StudySpec(BaseModel):
     budget: dict[str, BudgetText] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
     """Limits by `latency` (all targets) or `latency@TARGET`; a network above one of them is not recovered.
     For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
-    sampler: SamplerName = "cost-aware"
-    """Who proposes recipes: TPE with an eye on the epochs that each would cost, or one of Optuna's as it is."""
+    sampler: SamplerName = "tpe"
+    """Which of Optuna's samplers proposes recipes; the first ones of `tpe` come from a design that covers the space."""
     early_stopping: StopsEarly = EarlyStopping()
     """Ends recoveries that fall behind; false pays for every recovery in full."""
     controls: tuple[ControlName, ...] = ("dense", "half-width")
@@ -203,6 +202,13 @@ class StudySpec(BaseModel):
         if len(name.encode()) > 200:
             raise ValueError("is longer than 200 bytes")
         return name
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _without_prices(cls, sampler: Any) -> Any:
+        if sampler == "cost-aware":
+            raise ValueError("cost-aware brought no gain and is gone since prunetune 0.2; remove it")
+        return sampler
 
     @field_validator("device", mode="before")
     @classmethod

@@ -36,6 +36,7 @@ BAD = [
     ("hours: true", "hours", "valid number, not True"),
     ("seed: -1", "seed", "not -1"),
     ("sampler: tpee", "sampler", "did you mean tpe?"),
+    ("sampler: cost-aware", "sampler", "remove it"),
     ("choose: map", "choose", "'map50_95', 'f1' or 'both'"),
     ("cache: yes", "cache", "'ram'"),
     ("device: cpu,0", "device", "GPU numbers such as 0"),
