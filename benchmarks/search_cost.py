@@ -29,7 +29,7 @@ TRIALS = 150
 """A study that has not reached the goal by then counts as one that never does; with a Gaussian process, which is slow,
 by a third of that."""
 
-PLAIN = Strategy(sampler="tpe", shares_stages=False, gate=False, early_stopping=None, latency_space=False)
+PLAIN = Strategy(design=False, shares_stages=False, gate=False, early_stopping=None, latency_space=False)
 FULL = Strategy()
 STRATEGIES = {
     "plain tpe": PLAIN,
@@ -40,9 +40,7 @@ STRATEGIES = {
     "without gate": replace(FULL, gate=False),
     "without threshold from budget": replace(FULL, latency_space=False),
     "without rungs": replace(FULL, early_stopping=None),
-    "without prices": replace(FULL, sampler="tpe"),
-    "with the price squared": replace(FULL, exponent=2.0),
-    "with the cheapest of eight draws": replace(FULL, exponent=math.inf),
+    "without design": replace(FULL, design=False),
     "with a rung after surgery": replace(FULL, early_stopping=EarlyStopping(recalibrated=True)),
     "with two rungs": replace(FULL, early_stopping=EarlyStopping(rungs=2)),
     "with reduction 2": replace(FULL, early_stopping=EarlyStopping(reduction=2)),

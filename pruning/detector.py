@@ -5,7 +5,6 @@ With `distillation`, `export`, `loaders`, `trainer` and `evaluation` this is the
 
 from __future__ import annotations
 
-import difflib
 import errno
 import math
 import os
@@ -29,7 +28,7 @@ from prunetune.pruning.export import export_onnx
 from prunetune.pruning.foreign_files import why_unreadable
 from prunetune.pruning.layers import channel_config, coarsest_stride, image_channels
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
-from prunetune.spaces.errors import ModelError
+from prunetune.spaces.errors import ModelError, did_you_mean
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
 """Model descriptions that come with prunetune, found by their name like ultralytics' own."""
@@ -105,7 +104,7 @@ class Detector:
                 raise ModelError(f"{file}: is a folder; give a .pt that YOLO() loads")
             if os.path.islink(file):
                 raise ModelError(f"{file}: is a link to {os.readlink(file)}, which leads to no file; correct it")
-            raise ModelError(f"{file}: no such file{_nearest(file.name, _files_beside(file))}")
+            raise ModelError(f"{file}: no such file; {did_you_mean(file.name, _files_beside(file))}")
         try:
             with readable(file) as path, warnings.catch_warnings(action="ignore"):
                 model, checkpoint = load_checkpoint(path)
@@ -274,7 +273,7 @@ def read_description(source: str | Path) -> dict[str, Any]:
     if file is None:
         known = [name for name in shipped if name.startswith("yolov5")]
         scaled = [name.replace("yolov5", f"yolov5{size}", 1) for name in known for size in "nsmlx"]
-        raise ModelError(f"{source}: no such model description{_nearest(path.name, scaled)}")
+        raise ModelError(f"{source}: no such model description; {did_you_mean(path.name, scaled)}")
     try:
         description = YAML.load(file)
     except Exception as error:  # the parser's errors have no common base
@@ -323,8 +322,3 @@ def as_os_error(file: Path, error: RuntimeError) -> Exception:
 def _files_beside(file: Path) -> list[str]:
     folder = file.parent
     return [item.name for item in folder.glob("*.pt")] if folder.is_dir() else []
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -6,12 +6,12 @@ of stock `YOLO.val`. All others are refused, those of a later ultralytics too, u
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.spaces.errors import did_you_mean
 
 ALLOWED = frozenset({
     "optimizer", "lr0", "lrf", "momentum", "weight_decay", "warmup_momentum", "warmup_bias_lr", "amp",
@@ -94,12 +94,10 @@ def _problems(key: str, value: Any) -> Iterator[str]:
     if key in REFUSED:
         yield f"{key}: {REFUSED[key]}"
     elif key not in ALLOWED:
-        close = difflib.get_close_matches(key, sorted(ALLOWED), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(ALLOWED))}"
         known = (
             "is not known to be right for a study" if key in DEFAULT_CFG_DICT else "ultralytics has no such argument"
         )
-        yield f"{key}: {known}; {hint}"
+        yield f"{key}: {known}; {did_you_mean(key, sorted(ALLOWED))}"
     elif key == "optimizer" and str(value).lower() not in map(str.lower, OPTIMIZERS):
         yield f"{key}: {value!r} is none of {', '.join(OPTIMIZERS)}"
     elif key == "copy_paste_mode" and value not in ("flip", "mixup"):

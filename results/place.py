@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from prunetune.spaces.errors import ConfigError, StoreError
+from prunetune.spaces.errors import ConfigError, StoreError, did_you_mean
 
 
 def place_of(name: str | Path, runs: str | Path, storage: str | None) -> tuple[Path, str | None]:
@@ -47,9 +46,7 @@ def place_of(name: str | Path, runs: str | Path, storage: str | None) -> tuple[P
         _refuse_missing(address)
     elif not os.path.isfile(database):
         there = [item.parent.name for item in Path(runs).glob("*/study.db")] if Path(runs).is_dir() else []
-        close = difflib.get_close_matches(name, there, n=1)
-        known = f"; there are {', '.join(sorted(there))}" if there else f"; {runs}/ holds none"
-        raise StoreError(f"{database}: no such study" + (f"; did you mean {close[0]}?" if close else known))
+        raise StoreError(f"{database}: no such study; {did_you_mean(name, sorted(there))}")
     return folder, address
 
 

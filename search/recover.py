@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shutil
@@ -36,6 +35,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.spec import FileText
 from prunetune.spaces import ConfigError, ModelError, PrunetuneError
 from prunetune.spaces.accuracy import Accuracy, Choice
+from prunetune.spaces.errors import did_you_mean
 from prunetune.spaces.files import write_text
 
 BATCH, IMGSZ = 16, 640
@@ -98,9 +98,7 @@ def _sentence(problem: ErrorDetails) -> str:
     if problem["type"] == "missing":
         return f"{where}: missing; give {where}=..."
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(where, RecoverySpec.model_fields, n=1, cutoff=0.7)  # by 0.6 space is cache
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{where}: unknown key; {hint}allowed are {', '.join(RecoverySpec.model_fields)}"
+        return f"{where}: unknown key; {did_you_mean(where, RecoverySpec.model_fields)}"
     return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
 
 

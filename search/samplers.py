@@ -18,49 +18,35 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.cost_aware import EXPONENT, CostAwareSampler
 from prunetune.search.design import first_recipe
-from prunetune.search.price import Price
 from prunetune.search.search_trials import SearchTrialsSampler, searched
-from prunetune.search.spec import OptunaSamplerName, StudySpec
+from prunetune.search.spec import SamplerName, StudySpec
 
 
-def next_sampler(
-    spec: StudySpec, trials: Sequence[FrozenTrial], exponent: float = EXPONENT, unseen: int = 0
-) -> BaseSampler:
+def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], unseen: int = 0) -> BaseSampler:
     """The sampler of a study's next trial.
 
     It is seeded by the trial: processes that start together propose different recipes, and a study that was stopped
-    goes on as if it had not been. In a `cost-aware` study the first recipes come from a design, until TPE has something
-    to learn from.
+    goes on as if it had not been. With `tpe` the first recipes come from a design, until TPE has something to learn
+    from.
 
     Args:
         spec: The study's description.
         trials: All trials of the study so far.
-        exponent: How much the price decides in a `cost-aware` study; see `CostAwareSampler`.
         unseen: How many more there are, which others began a moment ago.
     """
     proposed = searched(trials)
-    sampler = _next_sampler(spec, proposed, exponent, unseen)
+    sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * (len(proposed) + unseen))
+    finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in proposed)
+    if spec.sampler == "tpe" and finished < startup_trials(spec.trials):
+        index = unseen + sum(TrialRecord.from_trial(trial).retry_of is None for trial in proposed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = PartialFixedSampler(first_recipe(spec.space, spec.seed, index), sampler)
     return sampler if len(proposed) == len(trials) else SearchTrialsSampler(sampler)
 
 
-def _next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], exponent: float, unseen: int) -> BaseSampler:
-    seed = spec.seed + 100_003 * (len(trials) + unseen)
-    if spec.sampler != "cost-aware":
-        return create_sampler(spec.sampler, spec.trials, seed)
-    tpe = create_sampler("tpe", spec.trials, seed)
-    sampler = CostAwareSampler(tpe, Price(spec.space, trials), exponent=exponent, seed=seed)
-    finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-    if finished >= startup_trials(spec.trials):
-        return sampler
-    index = unseen + sum(TrialRecord.from_trial(trial).retry_of is None for trial in trials)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return PartialFixedSampler(first_recipe(spec.space, spec.seed, index), sampler)
-
-
-def create_sampler(name: OptunaSamplerName, trials: int | None, seed: int) -> BaseSampler:
+def create_sampler(name: SamplerName, trials: int | None, seed: int) -> BaseSampler:
     """Makes one of Optuna's samplers, fit for a study of `trials` trials; None if nobody knows how many.
 
     A study of a dozen trials cannot spend ten on the random start that Optuna's samplers default to, nor fill a

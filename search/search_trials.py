@@ -1,18 +1,18 @@
 """Keeps splices out of a sampler's sight.
 
-A spliced trial has no parameters. Optuna's samplers learn from the parameters that all trials share: one trial without
-any would leave them none.
+A spliced trial has no parameters, and Optuna's samplers learn from the parameters that all trials share: after one
+splice a Gaussian process would draw at random, and TPE each parameter by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.samplers import BaseGASampler, BaseSampler
+from optuna.trial import FrozenTrial
 
 
 def searched(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -21,7 +21,10 @@ def searched(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 class SearchTrialsSampler(BaseSampler):
-    """Wraps a sampler, which sees the trials that a search proposed.
+    """Shows one of Optuna's samplers a copy of the study, in memory, of the trials that a search proposed.
+
+    What TPE and GP note about a trial, for processes that ask at the same moment, stays in the copy. A genetic
+    sampler needs its notes: a trial's generation. It samples from the study itself, whose splices are in none.
 
     Args:
         wrapped: Who proposes.
@@ -31,44 +34,32 @@ class SearchTrialsSampler(BaseSampler):
         self._wrapped = wrapped
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The wrapped sampler's."""
-        return self._wrapped.infer_relative_search_space(_SearchTrials(study), trial)
+        """See `BaseSampler`."""
+        return self._wrapped.infer_relative_search_space(*_without_splices(study, trial))
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The wrapped sampler's."""
-        return self._wrapped.sample_relative(_SearchTrials(study), trial, search_space)
+        """See `BaseSampler`."""
+        if isinstance(self._wrapped, BaseGASampler):
+            return self._wrapped.sample_relative(study, trial, search_space)
+        return self._wrapped.sample_relative(*_without_splices(study, trial), search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The wrapped sampler's."""
-        return self._wrapped.sample_independent(_SearchTrials(study), trial, param_name, param_distribution)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Calls the wrapped sampler's."""
-        self._wrapped.before_trial(_SearchTrials(study), trial)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """Calls the wrapped sampler's."""
-        self._wrapped.after_trial(_SearchTrials(study), trial, state, values)
+        """See `BaseSampler`."""
+        return self._wrapped.sample_independent(*_without_splices(study, trial), param_name, param_distribution)
 
     def reseed_rng(self) -> None:
-        """Calls the wrapped sampler's."""
+        """See `BaseSampler`."""
         self._wrapped.reseed_rng()
 
 
-class _SearchTrials(optuna.Study):
-    """A study without what no search proposed. Optuna's Hyperband gives its samplers a filtered study as well."""
-
-    def __init__(self, study: optuna.Study) -> None:
-        self.__dict__.update(study.__dict__)
-        self._whole = study
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        return searched(self._whole._get_trials(deepcopy, states, use_cache))
+def _without_splices(study: optuna.Study, trial: FrozenTrial) -> tuple[optuna.Study, FrozenTrial]:
+    """A copy of a study without what no search proposed, and the trial in it. Numbers close up."""
+    kept = searched(study.get_trials(deepcopy=False))
+    copy = optuna.create_study(directions=study.directions)
+    copy.add_trials(kept)
+    place = next(place for place, other in enumerate(kept) if other.number == trial.number)
+    return copy, copy.get_trials(deepcopy=False)[place]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,14 +25,14 @@ from prunetune.results.place import sqlite_url
 from prunetune.search.limits import Limits
 from prunetune.search.overrides import overridden
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
+from prunetune.spaces.errors import did_you_mean
 from prunetune.spaces.recipe import OPTIONS, LatencyShare
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
 from prunetune.spaces.yaml_file import insert_targets, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
-OptunaSamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
-SamplerName = Literal["cost-aware", "tpe", "nsga2", "nsga3", "gp", "random"]
+SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 ControlName = Literal["dense", "half-width", "quarter-width"]
 
 LIMITS = ("trials", "epochs", "hours")
@@ -159,8 +158,8 @@ class StudySpec(BaseModel):
     budget: dict[str, BudgetText] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
     """Limits by `latency` (all targets) or `latency@TARGET`; a network above one of them is not recovered.
     For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
-    sampler: SamplerName = "cost-aware"
-    """Who proposes recipes: TPE with an eye on the epochs that each would cost, or one of Optuna's as it is."""
+    sampler: SamplerName = "tpe"
+    """Which of Optuna's samplers proposes recipes; the first ones of `tpe` come from a design that covers the space."""
     early_stopping: StopsEarly = EarlyStopping()
     """Ends recoveries that fall behind; false pays for every recovery in full."""
     controls: tuple[ControlName, ...] = ("dense", "half-width")
@@ -203,6 +202,13 @@ class StudySpec(BaseModel):
         if len(name.encode()) > 200:
             raise ValueError("is longer than 200 bytes")
         return name
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _without_prices(cls, sampler: Any) -> Any:
+        if sampler == "cost-aware":
+            raise ValueError("cost-aware brought no gain and is gone since prunetune 0.2; remove it")
+        return sampler
 
     @field_validator("device", mode="before")
     @classmethod
@@ -362,8 +368,7 @@ def parse_target(values: Mapping[str, Any], source: str = "") -> TargetSpec:
 def _no_latency(key: str, targets: Sequence[str]) -> str:
     """Says that nothing is called `key`, and what is."""
     known = [LATENCY, *map(latency_on, targets)] if len(targets) == 1 else [*map(latency_on, targets)]
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"there is no {key!r}; " + (f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}")
+    return f"there is no {key!r}; {did_you_mean(key, known)}"
 
 
 _PARAMETER_KEYS = {*FloatParameter.model_fields, *ChoiceParameter.model_fields, "unit"}
@@ -396,9 +401,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     given = problem.get("input")
     kind = problem["type"]
     if kind == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        return f"{where}: unknown key; " + (f"did you mean {close[0]}?" if close else f"allowed are {', '.join(known)}")
+        return f"{where}: unknown key; {did_you_mean(location[-1], _known_keys(problem['loc'][:-1]))}"
     if kind == "missing":
         return f"{where}: missing"
     if kind == "model_attributes_type" and location[0] == "targets" and isinstance(given, str):
@@ -408,8 +411,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         )
     if kind in ("union_tag_not_found", "union_tag_invalid") and location[0] == "targets":
         given = given.get("kind") if isinstance(given, dict) else given
-        close = difflib.get_close_matches(str(given), TARGET_KINDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(TARGET_KINDS)}"
+        hint = did_you_mean(str(given), TARGET_KINDS)
         return f"{where}.kind: " + (f"there is no kind {given!r}; {hint}" if given else f"missing; {hint}")
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return f"{where}: takes a value, {{low, high}} or {{choices: [...]}}, not {given!r}"
@@ -421,10 +423,8 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     if kind in ("dict_type", "model_type", "model_attributes_type"):
         return f"{where}: takes keys with values, such as {{key: value}}, not {given!r}"
     if kind == "literal_error":
-        known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        close = difflib.get_close_matches(str(given), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"allowed are {problem['ctx']['expected']}"
-        return f"{where}: there is no {given!r}; {hint}"
+        names = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return f"{where}: there is no {given!r}; {did_you_mean(str(given), [name or repr(name) for name in names])}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     shown = "" if given is None or isinstance(given, (dict, list)) else f", not {given!r}"
     return f"{where}: {message}{shown}"
@@ -441,6 +441,10 @@ def _known_keys(place: Sequence[Any]) -> list[str]:
             return list(RegionThresholds.model_fields)
         case ["space", *_]:
             return sorted(_PARAMETER_KEYS)
+        case ["ray"]:
+            return list(RaySettings.model_fields)
+        case ["early_stopping", *_]:
+            return list(EarlyStopping.model_fields)
         case ["targets", _, str(kind)] if kind in TARGET_KINDS:
             return list(TARGET_KINDS[kind].model_fields)
     return []

@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
-from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.errors import ConfigError, did_you_mean
 
 LayerKind: TypeAlias = Literal["default", "first", "depthwise"]
 """Layers whose channels hardware may compute in blocks of their own: the first layer, which reads the image;
@@ -64,9 +63,7 @@ class Alignment:
             return cls.everywhere(value)
         for key in value:
             if key not in _KINDS:
-                close = get_close_matches(str(key), _KINDS, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"allowed are {', '.join(_KINDS)}"
-                raise ConfigError(f"alignment: unknown key {key!r}; {hint}")
+                raise ConfigError(f"alignment: unknown key {key!r}; {did_you_mean(str(key), _KINDS)}")
         if "default" not in value:
             raise ConfigError("alignment: default is missing; write {default: 16, first: 8}, or one number for all")
         return cls(**{kind: value.get(kind, value["default"]) for kind in _KINDS})

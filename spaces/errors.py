@@ -6,7 +6,8 @@ exit code 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class PrunetuneError(Exception):
@@ -67,3 +68,10 @@ class MissingExtraError(PrunetuneError):
     def __init__(self, package: str, extra: str) -> None:
         self.package, self.extra = package, extra
         super().__init__(f"{package} is not installed; run: pip install 'prunetune[{extra}]'")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """What an error says beside a name that is none of those it could be: the nearest of them, or all."""
+    listed = list(names)
+    close = difflib.get_close_matches(name, listed, n=1, cutoff=0.7)  # by 0.6 space is cache
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(listed) or 'none'}"

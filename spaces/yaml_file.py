@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.errors import ConfigError, did_you_mean
 
 
 def insert_targets(values: dict[str, Any], folder: Path) -> None:
@@ -53,9 +52,7 @@ def read_yaml(file: Path, holds: str = "study", example: str = "model: yolov5n.y
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         names = [item.name for item in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
-        close = difflib.get_close_matches(file.name, names, n=1)
-        hint = f"; did you mean {file.parent / close[0]}?" if close else ""
-        raise ConfigError(f"no such file{hint}", str(file)) from None
+        raise ConfigError(f"no such file; {did_you_mean(file.name, names)}", str(file)) from None
     except (OSError, ValueError) as error:  # a ValueError: text that is not UTF-8, a path that is none
         raise ConfigError(f"cannot be read ({error})", str(file)) from error
     values = parse_yaml(text, str(file))

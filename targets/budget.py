@@ -6,9 +6,8 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.errors import ConfigError, did_you_mean
 
 REFERENCES = ("dense", "half-width", "quarter-width")
 """The controls that a budget can refer to."""
@@ -89,8 +88,6 @@ class Budget:
 
 def _check(text: str, factor: float, reference: str | None) -> None:
     if reference is not None and reference not in REFERENCES:
-        nearest = get_close_matches(reference, REFERENCES, n=1)
-        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-        raise ConfigError(f"budget {text!r}: unknown reference {reference!r}{hint}; {_FORMS}")
+        raise ConfigError(f"budget {text!r}: unknown reference {reference!r}; {did_you_mean(reference, REFERENCES)}")
     if not (math.isfinite(factor) and factor > 0):
         raise ConfigError(f"budget {text!r}: the limit is a positive number, not {factor}; {_FORMS}")

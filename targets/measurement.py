@@ -8,10 +8,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 
 from prunetune.spaces.alignment import Alignment
-from prunetune.spaces.errors import TargetError
+from prunetune.spaces.errors import TargetError, did_you_mean
 from prunetune.spaces.garbage import no_garbage_collection
 from prunetune.targets.device_lock import exclusive
 from prunetune.targets.latency import Latency
@@ -112,11 +111,9 @@ def check_networks(target: str, form: Form, networks: Sequence[Network], referen
     if twice:
         raise TargetError(f"target {target!r}: more than one network is called {twice[0]!r}; give each its own name")
     if reference not in names:
-        nearest = get_close_matches(reference, names, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise TargetError(
-            f"target {target!r}: the reference {reference!r} is not among the networks to measure "
-            f"({', '.join(names) or 'none'}){hint}"
+            f"target {target!r}: the reference {reference!r} is not among the networks to measure; "
+            f"{did_you_mean(reference, names)}"
         )
     for network in networks:
         if not network.has(form):

@@ -7,11 +7,10 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from operator import itemgetter
 from typing import Any
 
-from prunetune.spaces.errors import MeasurementError
+from prunetune.spaces.errors import MeasurementError, did_you_mean
 from prunetune.targets.printed_number import MILLISECONDS, parse_number, read_time
 from prunetune.targets.program import Output
 from prunetune.targets.spec import JSON_KEY, CommandSpec
@@ -80,8 +79,7 @@ def _by_key(path: str, text: str) -> list[float]:
 
 def _there_is(place: Any, key: str) -> str:
     if isinstance(place, dict) and place:
-        close = get_close_matches(key, place, n=1)
-        return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, place))}"
+        return did_you_mean(repr(key), map(repr, place))
     return f"there is {place!r}" if not isinstance(place, Sequence) else f"there are {len(place)} values"
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from prunetune.spaces.errors import did_you_mean
 from prunetune.targets.network import Network
 
 PLACEHOLDERS = ("onnx", "name", "batch", "channels", "height", "width")
@@ -33,8 +33,7 @@ def parse_command(value: Any) -> tuple[str, ...]:
     for part in parts:
         for name in placeholders(part):
             if name not in PLACEHOLDERS:
-                close = get_close_matches(name, PLACEHOLDERS, n=1)
-                hint = f"did you mean {{{close[0]}}}?" if close else "there is " + _list_of_placeholders()
+                hint = did_you_mean(f"{{{name}}}", [f"{{{there}}}" for there in PLACEHOLDERS])
                 raise ValueError(f"unknown placeholder {{{name}}} in {part!r}; {hint}; a plain brace is written twice")
     return parts
 
@@ -81,10 +80,6 @@ def _part(value: Any) -> str:
     if "\0" in str(value):
         raise ValueError("no argument of a program can hold a NUL character")
     return str(value)
-
-
-def _list_of_placeholders() -> str:
-    return ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
 
 
 def _split(text: str) -> list[str]:

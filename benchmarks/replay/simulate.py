@@ -13,13 +13,12 @@ import optuna
 
 from prunetune.results.pareto import hypervolume, nondominated
 from prunetune.results.record import TrialRecord
-from prunetune.search.cost_aware import EXPONENT
-from prunetune.search.samplers import next_sampler
+from prunetune.search.samplers import create_sampler, next_sampler
 from prunetune.search.spec import EarlyStopping, SamplerName, StudySpec
 from prunetune.search.storage import set_attributes
 from prunetune.search.trial.early_stopping import judge, rungs_of
 from prunetune.search.trial.objective import UNFINISHED
-from prunetune.spaces import Cost, LatencyShare, Outcome, Recipe, StageUse
+from prunetune.spaces import LatencyShare, Outcome, Recipe
 
 TABLE = Path(__file__).with_name("table.json")
 
@@ -97,9 +96,9 @@ def _recorded(number: int, item: dict[str, Any], networks: dict[str, Any]) -> Re
 class Strategy:
     """How a study spends epochs. By default everything is on, as in prunetune."""
 
-    sampler: SamplerName = "cost-aware"
-    exponent: float = EXPONENT
-    """How much the price decides."""
+    sampler: SamplerName = "tpe"
+    design: bool = True
+    """The first recipes of TPE come from a design."""
     shares_stages: bool = True
     """A sparse phase or a recovery that was run is read back."""
     gate: bool = True
@@ -174,7 +173,11 @@ class Simulation:
         return found
 
     def _trial(self) -> None:
-        self.study.sampler = next_sampler(self.spec, self.study.get_trials(deepcopy=False), self.strategy.exponent)
+        trials, spec = self.study.get_trials(deepcopy=False), self.spec
+        if self.strategy.design:
+            self.study.sampler = next_sampler(spec, trials)
+        else:
+            self.study.sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * len(trials))
         trial = self.study.ask()
         recipe = self.spec.space.suggest(trial)
         candidate = self._carried_out(recipe)
@@ -187,8 +190,7 @@ class Simulation:
         outcome = Outcome.OVER_BUDGET if over else Outcome.STOPPED_EARLY if stopped else Outcome.OK
         if outcome is Outcome.OK:
             self.finished.append(candidate)
-        stages = (StageUse("sparse", "-"), StageUse("pruning", "-"))
-        set_attributes(trial, TrialRecord(recipe, outcome, cost=Cost(stages=stages)).to_attrs())
+        set_attributes(trial, TrialRecord(recipe, outcome).to_attrs())
         trial.set_constraint("latency", candidate.latency - 1)
         if self.strategy.early_stopping:
             trial.set_constraint(UNFINISHED, float(stopped))

@@ -164,8 +164,8 @@ def test_a_retried_trial_takes_no_point_of_the_design(make_spec: MakeSpec) -> No
     assert second.recipe == spec.space.recipe(first_recipe(spec.space, spec.seed, 1))
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_optunas_samplers_begin_as_they_do(make_spec: MakeSpec, sampler: str) -> None:
+@pytest.mark.parametrize("sampler", ["gp", "nsga2", "random"])
+def test_other_samplers_begin_as_they_do(make_spec: MakeSpec, sampler: str) -> None:
     spec = make_spec(sampler=sampler)
     claim = next_trial(open_study(spec), spec)
     assert claim is not None

@@ -231,7 +231,7 @@ def test_a_cluster_that_is_not_there(make_spec: MakeSpec, prunetune: Any, write_
     ("arguments", "problem"),
     [
         (["--engine", "ray", "--workers", "2"], "--workers: Ray decides how many; ray.concurrent=N limits them"),
-        (["--engine", "spark"], "engine: there is no 'spark'; allowed are 'local' or 'ray'"),
+        (["--engine", "spark"], "engine: there is no 'spark'; there are local, ray"),
         (["ray.gpus=-1"], "ray.gpus: "),
         (["ray.cores=2"], "ray.cores: "),
     ],

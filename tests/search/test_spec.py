@@ -42,7 +42,7 @@ def test_only_four_keys_must_be_given(written: Written, short: str) -> None:
     assert spec.targets[0].alignment.as_json() == 8
     assert spec.objectives == ("map50_95", "latency")
     assert spec.budget == {"latency": "<= half-width"}
-    assert (spec.sampler, spec.controls, spec.storage) == ("cost-aware", ("dense", "half-width"), None)
+    assert (spec.sampler, spec.controls, spec.storage) == ("tpe", ("dense", "half-width"), None)
     assert (spec.trials, spec.epochs, spec.hours) == (30, None, None)
     assert spec.space.sparsity_unit == "pull"
 

@@ -68,8 +68,8 @@ def test_a_folder_is_no_study(problem: Problem, tmp_path: Path) -> None:
 
 def test_a_missing_file_names_the_nearest(written: Written, short: str, problem: Problem, tmp_path: Path) -> None:
     written(short)
-    assert problem(tmp_path / "stduy.yaml") == f"no such file; did you mean {tmp_path / 'study.yaml'}?"
-    assert problem(tmp_path / "nowhere" / "study.yaml") == "no such file"
+    assert problem(tmp_path / "stduy.yaml") == "no such file; did you mean study.yaml?"
+    assert problem(tmp_path / "nowhere" / "study.yaml") == "no such file; there are none"
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_a_moved_folder_is_found(make_spec: MakeSpec, tmp_path: Path) -> None:
 
 
 def test_a_study_that_is_not_there(make_spec: MakeSpec, write_study: WriteStudy, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="holds none"):
+    with pytest.raises(StoreError, match="there are none"):
         find_study("tiny", str(tmp_path / "runs"))
     open_study(make_spec())
     with pytest.raises(StoreError, match=r"did you mean tiny\?"):

@@ -64,12 +64,12 @@ def test_options_beside_a_file_are_refused(
 
 
 def test_a_wrong_file_is_told_with_its_name(write_target: Callable[..., Path]) -> None:
-    file = write_target(command=["run", "{onnx}"], timout=5, unit="m")
+    file = write_target(command=["run", "{onnx}"], timout=5, unit="mss")
     with pytest.raises(ConfigError) as caught:
         read_target(str(file), {})
     assert caught.value.source == str(file)
     assert caught.value.problems == (
-        "unit: there is no 'm'; did you mean ms?",
+        "unit: there is no 'mss'; did you mean ms?",
         "timout: unknown key; did you mean timeout?",
     )
 

@@ -68,7 +68,7 @@ def test_alignments_that_have_no_common_multiple_in_reach() -> None:
         ({"first": 8}, "default is missing"),
         ({}, "default is missing"),
         ({"default": 8, "frist": 8}, "unknown key 'frist'; did you mean first"),
-        ({"default": 8, "detect": 8}, "allowed are default, first, depthwise"),
+        ({"default": 8, "detect": 8}, "there are default, first, depthwise"),
     ],
 )
 def test_what_is_no_alignment_is_refused(value: Any, said: str) -> None:
