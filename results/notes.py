@@ -1,16 +1,15 @@
-"""A study and its trials in words, as Markdown: the notes of optuna-dashboard."""
+"""A study and its trials in words, as Markdown: the notes of optuna-dashboard. Links lead to its pages of trials."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from prunetune.results.escapes import markdown_text
 from prunetune.results.findings import Findings, outcome_text
 from prunetune.results.headline import summary
 from prunetune.results.record import TrialRecord
-from prunetune.results.standing import memberships
 from prunetune.results.study_network import StudyNetwork, recipe_text
 from prunetune.results.table_formats import markdown
 from prunetune.results.tables import (
@@ -25,20 +24,11 @@ from prunetune.results.tables import (
 )
 from prunetune.spaces.fields import text
 
-Link = Callable[[int], str]
-"""The address of the page of a trial, by its number."""
 
-
-def study_note(found: Findings, link: Link) -> str:
-    """What was searched, what won, how sure it is, and the table of the controls and the front.
-
-    Args:
-        found: The study.
-        link: Gives the addresses of trials.
-    """
+def study_note(found: Findings) -> str:
+    """What was searched, what won, how sure it is, and the table of the controls and the front."""
     top = summary(found)
-    front = ", ".join(_link(network.trial, link, network.title) for network in found.front if network.trial is not None)
-    running = ", ".join(_link(trial.number, link) for trial in found.trials if trial.state is TrialState.RUNNING)
+    front = ", ".join(_link(network.trial, network.title) for network in found.front if network.trial is not None)
     parts = [
         f"**{markdown_text(top.verdict)}**",
         markdown_text(top.searched),
@@ -47,24 +37,20 @@ def study_note(found: Findings, link: Link) -> str:
         markdown(found).rstrip("\n") if found.front or found.baselines else "",
         markdown_text(caption(found)),
         f"Front: {front}" if front else "",
-        f"Running: {running}" if running else "",
         "Latencies of the front are the last ones that were measured together; a trial's own values are those of its "
         "own run.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def trial_note(found: Findings, trial: FrozenTrial, link: Link) -> str:
+def trial_note(found: Findings, trial: FrozenTrial) -> str:
     """A trial's recipe, its networks' figures, feasibility, decisions and costs, and the trial that it equals.
 
-    Args:
-        found: The study.
-        trial: One of its trials, in any state.
-        link: Gives the addresses of trials.
+    It says nothing that later trials change, such as whether the trial is on the front.
     """
     record, networks = found.records[trial.number], found.networks_of(trial.number)
     recipe = recipe_text(record.recipe, record.thresholds)
-    facts = [*_budgets(found, networks[-1] if networks else None), *_facts(record, link), *_decided(record)]
+    facts = [*_budgets(found, networks[-1] if networks else None), *_facts(record), *_decided(record)]
     parts = [
         _head(found, trial),
         f"Recipe: {markdown_text(recipe)}" if recipe else "",
@@ -85,8 +71,8 @@ def trial_note(found: Findings, trial: FrozenTrial, link: Link) -> str:
 def _head(found: Findings, trial: FrozenTrial) -> str:
     record = found.records[trial.number]
     how = outcome_text(trial, record) or trial.state.name
-    words = [f"**{markdown_text(how.replace('_', ' ').lower())}**", *memberships(found, trial.number)]
-    return ", ".join([*words, *([markdown_text(record.reason)] if record.reason else [])])
+    words = f"**{markdown_text(how.replace('_', ' ').lower())}**"
+    return f"{words}, {markdown_text(record.reason)}" if record.reason else words
 
 
 def _figures(networks: Sequence[StudyNetwork]) -> str:
@@ -129,14 +115,14 @@ def _budgets(found: Findings, network: StudyNetwork | None) -> list[str]:
     return facts
 
 
-def _facts(record: TrialRecord, link: Link) -> list[str]:
+def _facts(record: TrialRecord) -> list[str]:
     facts = [markdown_text(warning) for warning in record.warnings]
     if record.duplicate_of is not None:
-        facts.append(f"duplicate of {_link(record.duplicate_of, link)}: the same network from the same parent")
+        facts.append(f"duplicate of {_link(record.duplicate_of)}: the same network from the same parent")
     if record.latency_from is not None:
-        facts.append(f"has the channels of {_link(record.latency_from, link)}, and so its latency")
+        facts.append(f"has the channels of {_link(record.latency_from)}, and so its latency")
     if record.retry_of is not None:
-        facts.append(f"takes up the recipe of {_link(record.retry_of, link)}")
+        facts.append(f"takes up the recipe of {_link(record.retry_of)}")
     cost = record.cost
     if cost.stages:
         facts.append(f"epochs: {cost.epochs_trained} trained, {cost.epochs_reused} reused")
@@ -154,5 +140,6 @@ def _decided(record: TrialRecord) -> list[str]:
     ]
 
 
-def _link(trial: int, link: Link, title: str = "") -> str:
-    return f"[{title or f'trial {trial}'}]({link(trial)})"
+def _link(trial: int, title: str = "") -> str:
+    """The address is relative to the page that shows the note, the study's or another trial's."""
+    return f"[{title or f'trial {trial}'}](trials?numbers={trial})"

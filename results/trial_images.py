@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunetune.results.findings import Findings
 from prunetune.results.histories import read_gammas
 from prunetune.results.networks import region_of, threshold
+from prunetune.results.record import TrialRecord
 from prunetune.results.recoveries import last_decisions, recovery_curve
+from prunetune.results.study_network import StudyNetwork, networks_of
 from prunetune.results.style import CONTROL, FAINT, FRONT, LIMIT, REGIONS
 
 if TYPE_CHECKING:
@@ -27,35 +28,30 @@ WIDTH = 8.0
 LINES = 6
 """So many epochs of a phase are drawn."""
 
-Draw = Callable[[Findings, Path], bytes]
-"""Draws from a study as it was last read, and from its folder."""
 
-
-def trial_images(found: Findings, number: int) -> dict[str, Draw]:
-    """What can be drawn of a trial: a file's name, and what draws it.
+def trial_images(found: Findings, number: int, record: TrialRecord, folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Draws what can be drawn of a trial: gives each file's name and content.
 
     Args:
-        found: The study.
-        number: The number of a trial in any state.
+        found: The study; the trial itself need not be in it yet.
+        number: The trial's.
+        record: What it found.
+        folder: The study's.
     """
-    record = found.records[number]
-    images: dict[str, Draw] = {}
     if record.curves or last_decisions(record):
-        images["recovery.png"] = partial(draw_recovery, number)
-    for network in reversed(found.networks_of(number)):
+        yield "recovery.png", _recovery(found, record, folder)
+    for network in reversed(networks_of(number, record)):
         if network.figures.channels and found.study.channels_dense:
             of_round = f"-round-{network.result.round}" if network.is_earlier_round else ""
-            images[f"channels{of_round}.png"] = partial(draw_channels, network.name)
+            yield f"channels{of_round}.png", _channels(found, network)
     if record.gammas:
-        images["gammas.png"] = partial(draw_gammas, number)
-    return images
+        yield "gammas.png", _gammas(record, folder)
 
 
-def draw_recovery(number: int, found: Findings, folder: Path) -> bytes:
+def _recovery(found: Findings, record: TrialRecord, folder: Path) -> bytes:
     """map50_95 over the epochs of the last recovery, with what was decided at its rungs."""
     figure = _canvas(4.0)
     axes = figure.subplots()
-    record = found.records[number]
     curve = recovery_curve(record, folder)
     axes.plot([at for at, _ in curve], [value for _, value in curve], color=FRONT, marker=".", label="mAP50-95")
     for goes_on, name, marker in ((True, "goes on from a rung", ">"), (False, "ended at a rung", "x")):
@@ -77,10 +73,9 @@ def draw_recovery(number: int, found: Findings, folder: Path) -> bytes:
     return _png(figure)
 
 
-def draw_channels(name: str, found: Findings, folder: Path) -> bytes:
+def _channels(found: Findings, network: StudyNetwork) -> bytes:
     """The share of its channels that each layer kept, beside half-width's."""
-    network = found.network(name)
-    kept = {} if network is None else network.figures.channels
+    kept = network.figures.channels
     dense, half = found.study.channels_dense, found.study.channels_half
     layers = [layer for layer in dense if layer in kept and dense[layer] > 0]
     figure = _canvas(max(2.5, 1.2 + 0.2 * len(layers)))
@@ -107,9 +102,8 @@ def draw_channels(name: str, found: Findings, folder: Path) -> bytes:
     return _png(figure)
 
 
-def draw_gammas(number: int, found: Findings, folder: Path) -> bytes:
+def _gammas(record: TrialRecord, folder: Path) -> bytes:
     """How the BatchNorm gammas moved in the sparse phases: a row for each round, a column for each region."""
-    record = found.records[number]
     histograms = read_gammas(record, folder)
     rounds = sorted({item.round for item in histograms}) or [1]
     regions = [name for name in REGIONS if any(name in item.counts for item in histograms)] or [""]

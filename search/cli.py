@@ -254,13 +254,14 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 for any that is free.")] = 8080,
     runs: RunsOption = "runs",
 ) -> None:
-    """Show a study in optuna-dashboard, with notes, pictures and our front, while it runs or later."""
-    from prunetune.results.storage import find_study
+    """Show a study in optuna-dashboard, while it runs or later."""
+    from prunetune.results.place import sqlite_url
+    from prunetune.results.storage import find_study, storage_address
     from prunetune.search.dashboard import serve
 
     found, folder = find_study(study, runs)
     _quiet_optuna()
-    serve(found, folder, host, port, lambda line: print(line, flush=True))
+    serve(storage_address(found) or sqlite_url(folder), folder, host, port)
 
 
 app.command()(export)

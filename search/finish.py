@@ -15,6 +15,7 @@ from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import Findings, StudyNetwork, best, csv_text, front, front_document, markdown, write_report
+from prunetune.results.dashboard import show_study
 from prunetune.results.record import Baseline, NetworkFiles, NetworkResult, StudyRecord
 from prunetune.results.tables import trained_text
 from prunetune.search.aside import patiently
@@ -157,11 +158,12 @@ def export_members(study: optuna.Study, context: TrialContext) -> None:
 
 
 def write_results(study: optuna.Study, folder: Path) -> None:
-    """Writes the front, its tables and the report into the study's folder."""
+    """Writes the front, its tables and the report into the study's folder, and what optuna-dashboard shows of it."""
     write_text(folder / "front.json", json.dumps(front_document(study), indent=1) + "\n")
     write_text(folder / "front.md", markdown(study) + "\n")
     write_text(folder / "front.csv", csv_text(study))
     write_report(study, folder, folder / "report.html")
+    show_study(study, folder)
 
 
 def load_member(context: TrialContext, network: StudyNetwork) -> Detector:

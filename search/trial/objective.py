@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import optuna
 from optuna.trial import Trial, TrialState
 
+from prunetune.results.dashboard import shown_on_dashboard
 from prunetune.results.record import TrialRecord
 from prunetune.search.heartbeat import require_owned
 from prunetune.search.history import attempts_before
@@ -82,7 +83,8 @@ def run_and_tell(study: optuna.Study, asked: AskedTrial, context: TrialContext) 
     keep_within_limit(context.spec)
     record = run_trial(asked.recipe, context.for_trial(asked.number, StudyPeers(study, asked.trial)))
     record = replace(record, cost=asked.spent.then(record.cost))
-    tell(study, asked.trial, record, context)
+    with shown_on_dashboard(study, asked.trial, record, context.folder):
+        tell(study, asked.trial, record, context)
     return record
 
 

@@ -13,6 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from prunetune.results.dashboard import shown_on_dashboard
 from prunetune.results.place import sqlite_url
 from prunetune.results.record import (
     Baseline,
@@ -34,10 +35,19 @@ REGIONS = {layer: "backbone" if index < 18 else "head" for index, layer in enume
 
 
 class StudyBuilder:
-    """Adds trials and baselines to a study in memory, as `prunetune run` stores them."""
+    """Adds trials and baselines to a study, as `prunetune run` stores them.
 
-    def __init__(self, name: str = "barcodes", latencies: int = 1, storage: str | None = None) -> None:
+    Args:
+        folder: Where its data base and files are; without one it is in memory.
+    """
+
+    def __init__(self, name: str = "barcodes", latencies: int = 1, folder: Path | None = None) -> None:
         directions = ["maximize", *["minimize"] * latencies]
+        storage = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            storage = sqlite_url(folder)
+        self.folder = folder
         self.study = optuna.create_study(directions=directions, study_name=name, storage=storage)
 
     # Values
@@ -170,6 +180,22 @@ class StudyBuilder:
         )
         return number
 
+    def carry_out(self, *told: Any, **values: Any) -> optuna.Trial:
+        """Adds a trial as a worker does that asks for it and tells it; takes what `trial` takes."""
+        assert self.folder is not None
+        template = StudyBuilder(latencies=len(self.study.directions) - 1)
+        template.trial(*told, **values)
+        (done,) = template.study.trials
+        self.study.enqueue_trial(done.params)
+        trial = self.study.ask(done.distributions)
+        with shown_on_dashboard(self.study, trial, TrialRecord.from_trial(done), self.folder):
+            for name, value in done.user_attrs.items():
+                trial.set_user_attr(name, value)
+            for name, violation in done.constraints.items():
+                trial.set_constraint(name, violation)
+            self.study.tell(trial, done.values, state=done.state)
+        return trial
+
     def context(self, **fields: Any) -> None:
         """Stores the study's record: baselines, targets and more; given fields replace the usual."""
         usual: dict[str, Any] = {
@@ -220,9 +246,7 @@ def write_study(tmp_path: Path) -> Callable[..., StudyBuilder]:
     """Makes a study in a folder below `tmp_path / "runs"`, in its own data base."""
 
     def write(name: str = "barcodes") -> StudyBuilder:
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        return StudyBuilder(name, storage=sqlite_url(folder))
+        return StudyBuilder(name, folder=tmp_path / "runs" / name)
 
     return write
 

@@ -174,7 +174,7 @@ def test_who_took_a_recipe_up_has_its_networks(builder: Builder, outcome: str) -
     found = Findings.of(builder.study)
     assert names(found.front) == [str(last), f"{last}.1"]
     assert found.networks_of(lost) == []
-    assert f"takes up the recipe of [trial {lost}](#{lost})" in trial_note(found, found.trials[last], "#{}".format)
+    assert f"takes up the recipe of [trial {lost}](trials?numbers={lost})" in trial_note(found, found.trials[last])
 
 
 def test_a_round_is_confirmed_and_tested_by_its_name(builder: Builder) -> None:
@@ -494,7 +494,7 @@ def test_only_a_surely_slower_measurement_puts_a_member_over_the_budget(
     for text in (shown.verdict, "\n".join(shown.cautions).lower(), standing(found, item), markdown(found)):
         assert ("on the edge of the" in text) == on_edge
     side = "on the edge of" if on_edge else "within" if stays else "over"
-    assert f"- {side} the budget, " in trial_note(found, found.trials[0], lambda number: f"#{number}")
+    assert f"- {side} the budget, " in trial_note(found, found.trials[0])
     (record,) = trial_table(found).to_dict("records")
     assert record["on_edge"] == on_edge
 

@@ -276,7 +276,7 @@ def test_panels_and_notes_tell_where_a_threshold_separates_nothing(builder: Buil
     assert shown["0"]["facts"]["warning"] == told[0]
     assert "warning" not in shown["1"]["facts"]
     found = Findings.of(builder.study)
-    notes = [trial_note(found, trial, lambda number: f"#{number}") for trial in found.trials]
+    notes = [trial_note(found, trial) for trial in found.trials]
     assert "nothing separates at threshold 0.5" in notes[0]
     assert "nothing separates" not in notes[1]
 

@@ -65,11 +65,11 @@ def test_the_dashboard_tells_no_password(write_study: WriteStudy, address: str, 
     study = open_study(spec)
     assert next_trial(study, spec) is not None
     served = start("dashboard", file, "--port", 0)
-    served.until(lambda: "/dashboard/studies/" in served.said)
-    page = served.said.split()[-1].replace("/dashboard/", "/api/")
+    served.until(lambda: "/dashboard/" in served.said)
+    page = served.said.split()[-1].replace("/dashboard/", "/api/studies/1")
     with urllib.request.urlopen(page) as answer:
         told = answer.read().decode()
-    assert "**running**" in told
+    assert '"Running"' in told
     assert SECRET not in told
     assert SECRET not in served.said
     process = psutil.Process(served.pid)

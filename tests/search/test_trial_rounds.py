@@ -121,7 +121,7 @@ def test_a_round_on_the_way_is_a_network_of_its_trial(bench: Callable[..., Bench
     write_status(study_status(it.study, it.spec.folder), console)
     assert "1 of 8 trials (1 OK), and 1 earlier round" in said.getvalue()
     assert summary(it.found).searched.startswith("1 trial and 1 earlier round over threshold, rounds;")
-    assert "| trial 0, round 1 |" in trial_note(it.found, it.found.trials[0], "#{}".format)
+    assert "| trial 0, round 1 |" in trial_note(it.found, it.found.trials[0])
 
     # Whoever asks for it is told that, too
     again = it.carry_out(threshold=2.0, rounds=1)

@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("spaces", "targets", "pruning", "results", "search")
 
 PASS_ATTRIBUTES_ON = {
-    "results/dashboard_storage.py": "shows optuna-dashboard the attributes as they are",
     "search/rows.py": "reads Optuna's tables",
     "search/storage.py": "keeps what is in Optuna's tables",
 }
@@ -49,8 +48,6 @@ UNTYPED = {
     "pruning/trainer.py": _TRAINING,
     "pruning/training.py": _TRAINING,
     "results/bundle.py": _BUNDLE,
-    "results/dashboard_app.py": "WSGI: a request",
-    "results/dashboard_storage.py": _TABLES,
     "results/figures.py": "plotly: options of a trace",
     "results/parameter_figures.py": "plotly: options of a trace",
     "results/record/confirmation.py": "reads attributes of a study",
