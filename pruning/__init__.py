@@ -22,7 +22,7 @@ _HOME = {
     "PruningPlan": "plan",
     "Recovered": "pipeline",
     "Source": "pipeline",
-    "StageClaimedError": "claims",
+    "StageBusyError": "lease",
     "StageResult": "stage_runner",
     "StageRunner": "stage_runner",
     "StageStore": "store",

@@ -247,7 +247,7 @@ class Pipeline:
 
         Raises:
             TrainingFailureError: A training diverged or ran out of memory.
-            StageClaimedError: Another process trains one of its stages. The same call later goes on from there.
+            StageBusyError: Another process trains one of its stages. The same call later goes on from there.
             ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`.
         """
         original = parent = self.original()

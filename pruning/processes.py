@@ -1,4 +1,7 @@
-"""Processes as a file can name them, and whether they still run."""
+"""Who carries out a trial: processes as a trial names them, and whether they still run.
+
+filelock knows as much of the owner of a lease, but tells it only to who wants the lease, and a trial has none.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ CLOCK_STEP_S = 5.0
 
 
 class Process(TypedDict):
-    """A process as a file keeps it."""
+    """A process as a trial keeps it."""
 
     host: str
     pid: int
@@ -46,20 +49,6 @@ def pid_namespace() -> str:
         return os.readlink("/proc/self/ns/pid").strip("pid:[]")
     except OSError:
         return ""
-
-
-def process_text() -> str:
-    """`this_process` as a part of a file's name, for `read_process`."""
-    process = this_process()
-    return f"{process['host']}.{process['pid']}.{process['started']:.0f}.{process['namespace']}"
-
-
-def read_process(text: str) -> Process | None:
-    """The process that a text of `process_text` names; None for any other text."""
-    host, *numbers = text.rsplit(".", 3)
-    if len(numbers) < 3 or not (numbers[0].isdecimal() and numbers[1].isdecimal()):
-        return None
-    return {"host": host, "pid": int(numbers[0]), "started": float(numbers[1]), "namespace": numbers[2]}
 
 
 def is_alive(process: Mapping[str, object]) -> bool:

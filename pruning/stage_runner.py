@@ -1,4 +1,4 @@
-"""How one stage is run: found, or claimed, continued from what is there, and published.
+"""How one stage is run: found, or leased, continued from what is there, and published.
 
 A stage's name says what it does and what it starts from. Which stages a recipe needs, and in which order, the pipeline
 knows; it asks for one after the other. `StageRunner.train` gives the stages that are trained, `StageRunner.make` all
@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from prunetune.pruning.batchnorm import recalibrate
-from prunetune.pruning.claims import StageClaim
 from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import Listener, Predictor, evaluate, evaluate_predictor, losses
+from prunetune.pruning.lease import StageLease
 from prunetune.pruning.loaders import DataLoaders, arguments
 from prunetune.pruning.stage_files import (
     CHECKPOINT,
@@ -210,15 +210,15 @@ class StageRunner:
 
         Raises:
             TrainingFailureError: It diverged or ran out of memory.
-            StageClaimedError: Another process trains it. The same call later goes on from there.
+            StageBusyError: Another process trains it. The same call later goes on from there.
         """
         before = self.meter.reading()
         training = _Training(kind, parent, phase, self.setup, passing)
         stage = self._read_back(training, counted)
         if stage is None:
-            with self._claim(training) as claim:
-                # Again: who had the claim until now may have published it.
-                stage = self._read_back(training, counted) or self._train_claimed(training, claim, counted)
+            with self._lease(training) as lease:
+                # Again: who had the lease until now may have published it.
+                stage = self._read_back(training, counted) or self._train_leased(training, lease, counted)
         return StageResult(stage, self.meter.reading() - before)
 
     def advance(self, kind: str, parent: Parent, phase: Phase, epoch: int, counted: int = 0) -> Progress:
@@ -233,23 +233,23 @@ class StageRunner:
 
         Raises:
             TrainingFailureError: It diverged or ran out of memory.
-            StageClaimedError: Another process trains it. The same call later goes on from there.
+            StageBusyError: Another process trains it. The same call later goes on from there.
         """
         training = _Training(kind, parent, phase, self.setup)
         if (whole := self._whole(training, epoch)) is not None:
             return whole
-        with self._claim(training) as claim:
+        with self._lease(training) as lease:
             if (whole := self._whole(training, epoch)) is not None:
                 return whole
             state = self._furthest_state(training)
             done = state.epoch if state else 0
             if state is None or done < epoch:
-                _, state = self._run(training, claim, state, epoch, counted)
+                _, state = self._run(training, lease, state, epoch, counted)
         self.meter.count(StageUse(kind, training.trunk, max(epoch - done, 0), max(min(done, epoch) - counted, 0)))
         return Progress(state.history[:epoch], is_whole=False)
 
-    def _claim(self, training: _Training) -> StageClaim:
-        return self.store.claim(training.trunk, training.stage.digest, training.parent.digest)
+    def _lease(self, training: _Training) -> StageLease:
+        return self.store.lease(training.trunk, training.stage.digest)
 
     def _read_back(self, training: _Training, counted: int) -> StoredStage | None:
         stage = self.store.find(training.stage.digest)
@@ -262,10 +262,10 @@ class StageRunner:
         stage = self.store.find(training.stage.digest)
         return None if stage is None else Progress(read_history(stage)[:epoch], is_whole=True)
 
-    def _train_claimed(self, training: _Training, claim: StageClaim, counted: int) -> StoredStage:
+    def _train_leased(self, training: _Training, lease: StageLease, counted: int) -> StoredStage:
         state = self._furthest_state(training)
         done = state.epoch if state else 0
-        start, state = self._run(training, claim, state, training.phase.end, counted)
+        start, state = self._run(training, lease, state, training.phase.end, counted)
         trained = chosen(start, state)
         accuracy = None if training.kind in ("sparse", "early") else self.evaluate(trained)
         published = self._publish(training.stage, trained, state, accuracy)
@@ -276,9 +276,9 @@ class StageRunner:
         return published
 
     def _run(
-        self, training: _Training, claim: StageClaim, state: TrainingState | None, until: int, counted: int
+        self, training: _Training, lease: StageLease, state: TrainingState | None, until: int, counted: int
     ) -> tuple[Detector, TrainingState]:
-        """Trains under the claim from a state up to an epoch, and keeps every epoch before the training's last.
+        """Trains under the lease from a state up to an epoch, and keeps every epoch before the training's last.
 
         Returns:
             The network that the training began with, and its state there.
@@ -296,7 +296,7 @@ class StageRunner:
                 section.give("validate", state.history[-1].validate_s)
                 if state.epoch < end:
                     with self.meter.part("store"):
-                        self._keep(training, claim, detector, state)
+                        self._keep(training, lease, detector, state)
 
             def told(record: EpochRecord) -> None:
                 if listener is not None:
@@ -331,12 +331,13 @@ class StageRunner:
             )
         return self.load(found)
 
-    def _keep(self, training: _Training, claim: StageClaim, start: Detector, state: TrainingState) -> None:
+    def _keep(self, training: _Training, lease: StageLease, start: Detector, state: TrainingState) -> None:
         """Stores an epoch before the last, and the stage of whoever stops there."""
-        # A process that was suspended may have lost its claim, and been overtaken.
-        if claim.confirm() or not self._is_further(training, state.epoch):
+        # A process that was suspended may have lost its lease, and been overtaken.
+        if lease.confirm() or not self._is_further(training, state.epoch):
             self.store.save_progress(training.trunk, partial(save_state, state))
-        self.store.touch(training.parent.digest)  # between two rungs nothing else says that it is used
+        for digest in (training.parent.digest, training.phase.teacher):
+            self.store.touch_line(digest)  # while it trains, nothing else says that they are used
         if training.phase.extensible() and state.epoch in self._checkpoints:
             self._publish(training.shorter(state.epoch), _stopped(start, state), state)
         if training.passing is not None and state.epoch == training.passing.end:

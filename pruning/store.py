@@ -2,7 +2,7 @@
 
 Plain files. A finished stage is a folder named by its digest, published by one rename after its files have
 reached the disk, so that it is whole or absent; the folder's time says when it was last used. An unfinished training
-leaves its last epoch in `progress/`. Who trains says so in `claims/`.
+leaves its last epoch in `progress/`, and beside it lies the lease of the process that trains.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.claims import LEASE_S, LOOK_S, Claims, StageClaim, StageClaimedError
-from prunetune.pruning.processes import is_alive, process_text, read_process
+from prunetune.pruning.lease import StageBusyError, StageLease, StageLeases
 from prunetune.spaces.accuracy import Accuracy
+from prunetune.spaces.drafts import LEASE_S, draft, remove_abandoned
 from prunetune.spaces.errors import StoreError
 from prunetune.spaces.fields import integer
 from prunetune.spaces.files import flush, storage_error
@@ -31,8 +29,11 @@ from prunetune.spaces.files import flush, storage_error
 RECORD = "stage.json"
 """The file of a stage that says what it is, and the sizes and sums of its other files."""
 
-STAGES, PROGRESS, DRAFTS, CLAIMS = "stages", "progress", "drafts", "claims"
+STAGES, PROGRESS, DRAFTS = "stages", "progress", "drafts"
 """The folders of a store."""
+
+LOOK_S = 1.0
+"""Who waits for a stage looks again after so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +110,24 @@ class StoredStage:
 class StageStore:
     """Finished stages and unfinished trainings below one folder.
 
-    Several processes can use a store at once, also from several hosts. Who claims a trunk before he trains on it wastes
+    Several processes can use a store at once, also from several hosts. Who leases a trunk before training on it wastes
     nobody's time. Should two work on the same stage after all, the first to finish wins, and no data are lost.
 
     Args:
         root: The folder; made if it is not there.
-        lease_s: A claim that its process did not touch for so many seconds is dead.
+        lease_s: Seconds after which a lease whose file nobody touched is taken over.
     """
 
     def __init__(self, root: Path, lease_s: float = LEASE_S) -> None:
         self.root = root
         self._stages, self._progress, self._drafts = root / STAGES, root / PROGRESS, root / DRAFTS
-        self.claims = Claims(root / CLAIMS, lease_s)
+        self._leases = StageLeases(self._progress, lease_s)
         try:
             for folder in (self._stages, self._progress, self._drafts):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(root, error) from error
-        self._remove_dead_drafts()
+        remove_abandoned(self._drafts)
 
     def find(self, digest: str) -> StoredStage | None:
         """The finished stage of this name, if there is one and its files are whole."""
@@ -161,39 +162,37 @@ class StageStore:
             StoreError: The folder cannot be written, or the disk is full.
         """
         folder = self._stages / digest
-        draft = self._draft(folder)
         try:
-            sizes = {}
-            for name, write in files.items():
-                path = draft / name
-                write(path)
-                flush(path)
-                sizes[name] = (path.stat().st_size, file_sha256(path))
-            stored = {"digest": digest, "record": record, "files": sizes}
-            (draft / RECORD).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-            flush(draft / RECORD)
-            draft.chmod(0o755)
-            found = self._place(draft, digest)
-            flush(self._stages)
+            with draft(self._drafts) as made:
+                sizes = {}
+                for name, write in files.items():
+                    path = made / name
+                    write(path)
+                    flush(path)
+                    sizes[name] = (path.stat().st_size, file_sha256(path))
+                stored = {"digest": digest, "record": record, "files": sizes}
+                (made / RECORD).write_text(json.dumps(stored, indent=1), encoding="utf-8")
+                flush(made / RECORD)
+                made.chmod(0o755)
+                found = self._place(made, digest)
+                flush(self._stages)
         except OSError as error:
             raise storage_error(folder, error) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         if found is None:
             raise StoreError(f"{folder}: a stage vanished while it was written")
         return StoredStage(digest, folder, found.record, reused=False)
 
-    def _place(self, draft: Path, digest: str) -> StoredStage | None:
+    def _place(self, made: Path, digest: str) -> StoredStage | None:
         """Makes a draft the stage of this name, unless another worker was first."""
         try:
-            os.rename(draft, self._stages / digest)
+            os.rename(made, self._stages / digest)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             found = self.find(digest)
             if found is not None:
                 return found
-            os.rename(draft, self._stages / digest)  # a damaged stage was in the way; the look removed it
+            os.rename(made, self._stages / digest)  # a damaged stage was in the way; the look removed it
         return self.find(digest)
 
     def touch(self, digest: str) -> bool:
@@ -202,18 +201,21 @@ class StageStore:
             os.utime(self._stages / digest)
         return (self._stages / digest).is_dir()
 
+    def touch_line(self, digest: str) -> None:
+        """Notes that a stage is used now, with all that it was made from. One that is not there is passed over."""
+        while digest and (stage := self.find(digest)) is not None:
+            digest = stage.parent
+
     def discard(self, digest: str) -> bool:
         """Removes a stage, which is run again when it is wanted; returns whether it was there."""
-        broken = self._draft(self._stages / digest)
         try:
-            os.rename(self._stages / digest, broken / digest)
+            with draft(self._drafts) as broken:
+                os.rename(self._stages / digest, broken / digest)
             return True
         except FileNotFoundError:
             return False
         except OSError as error:
             raise storage_error(self._stages / digest, error) from error
-        finally:
-            shutil.rmtree(broken, ignore_errors=True)
 
     def progress(self, digest: str) -> Path:
         """The file for the last epoch of an unfinished training."""
@@ -224,65 +226,48 @@ class StageStore:
 
         It survives the death of the process. After a power failure it may be gone, and the training starts over.
         """
-        draft = self._draft(self.progress(digest))
         try:
-            write(draft / "progress")
-            os.replace(draft / "progress", self.progress(digest))
+            with draft(self._drafts) as made:
+                write(made / "progress")
+                os.replace(made / "progress", self.progress(digest))
         except OSError as error:
             raise storage_error(self.progress(digest), error) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
 
     def forget_progress(self, digest: str) -> None:
         """Removes the progress of a training that is finished."""
         self.progress(digest).unlink(missing_ok=True)
 
-    def claim(self, trunk: str, digest: str, parent: str) -> StageClaim:
-        """Claims a trunk to train on, until the returned context ends.
+    def lease(self, trunk: str, digest: str) -> StageLease:
+        """Leases a trunk to train on, until the returned context ends.
 
         Args:
-            trunk: What is claimed: all lengths of one training.
+            trunk: What is leased: all lengths of one training.
             digest: The stage to train.
-            parent: The stage that it starts from.
 
         Raises:
-            StageClaimedError: Another living process trains on it.
+            StageBusyError: Another process trains on it.
+            StoreError: The store cannot be written.
         """
-        return self.claims.take(trunk, digest, parent)
+        return self._leases.take(trunk, digest)
 
-    def is_released(self, claimed: StageClaimedError) -> bool:
-        """Whether a stage that another process was training can be read back now, or claimed."""
-        is_published = (self._stages / claimed.digest / RECORD).is_file()
-        return is_published or self.claims.holder(claimed.trunk) is None
+    def is_released(self, busy: StageBusyError) -> bool:
+        """Whether a stage that another process was training can be read back now, or leased."""
+        return (self._stages / busy.digest / RECORD).is_file() or self._leases.is_free(busy.trunk)
 
-    def await_release(self, claimed: Sequence[StageClaimedError], listen: Callable[[], None]) -> StageClaimedError:
-        """Waits until one of several stages can be read back or claimed; returns the error that spoke of it.
+    def await_release(self, busy: Sequence[StageBusyError], listen: Callable[[], None]) -> StageBusyError:
+        """Waits until one of several stages can be read back or leased; returns the error that spoke of it.
 
         Args:
-            claimed: What is waited for; not empty.
+            busy: What is waited for; not empty.
             listen: Called before every pause; may raise to end the waiting.
         """
         pause = threading.Event()
         while True:
-            for error in claimed:
+            for error in busy:
                 if self.is_released(error):
                     return error
             listen()
             pause.wait(LOOK_S)
-
-    def _draft(self, target: Path) -> Path:
-        """A folder to prepare a file or stage in, marked as this process's."""
-        try:
-            return Path(tempfile.mkdtemp(prefix=f"{process_text()}.", dir=self._drafts))
-        except OSError as error:
-            raise storage_error(target, error) from error
-
-    def _remove_dead_drafts(self) -> None:
-        """Removes what processes left behind when they were killed. What may be another container's stays."""
-        for draft in self._drafts.iterdir():
-            process = read_process(draft.name.rpartition(".")[0])
-            if process is not None and not is_alive(process):
-                shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 
 def digest_of(value: Any) -> str:

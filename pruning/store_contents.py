@@ -5,31 +5,34 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunetune.pruning.claims import Claims
-from prunetune.pruning.store import CLAIMS, DRAFTS, PROGRESS, RECORD, STAGES, StageStore, file_sha256
+from prunetune.pruning.store import DRAFTS, PROGRESS, RECORD, STAGES, StageStore, file_sha256
+from prunetune.spaces.drafts import SUFFIX
 from prunetune.spaces.errors import StoreError
 from prunetune.spaces.files import storage_error
 
-UNFINISHED, DRAFT = "unfinished", "draft"
+UNFINISHED, DRAFT, LEASE = "unfinished", "draft", "lease"
 """Kinds of items besides the kinds of stages."""
 
 RECENT_S = 3600.0
-"""What was used within this time is not freed: a running recipe may be between two of its stages."""
+"""What was used within this time is not freed: a running recipe may be between two of its stages. What is leased counts
+as used every few seconds."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A stage, the progress of an unfinished training, or a draft.
+    """A stage, the progress of an unfinished training, a draft, or a lease.
 
     Attributes:
         path: Its folder or file.
-        kind: The stage's kind, or `unfinished` or `draft`.
+        kind: The stage's kind, or `unfinished`, `draft` or `lease`.
         size: Bytes in its files.
-        used: When it was last used, by the file system's clock.
+        used: When it or its lease was last touched, in seconds since 1970.
     """
 
     path: Path
@@ -39,8 +42,8 @@ class Item:
 
     @property
     def digest(self) -> str:
-        """The stage's name; the trunk's of an unfinished training."""
-        return self.path.stem if self.kind == UNFINISHED else self.path.name
+        """The stage's name; the trunk's of an unfinished training and of its lease."""
+        return self.path.name if self.is_stage else self.path.stem
 
     @property
     def is_stage(self) -> bool:
@@ -54,15 +57,11 @@ class StoreContents:
 
     Attributes:
         root: The store's folder.
-        items: What is stored, longest unused first.
-        claimed: The digests that living claims name, and those of the stages that these were made from.
-        now: The time, by the file system's clock.
+        items: What is stored, longest unused first; a lease after what it is on.
     """
 
     root: Path
     items: tuple[Item, ...]
-    claimed: frozenset[str]
-    now: float
 
     @classmethod
     def read(cls, root: Path) -> StoreContents:
@@ -73,15 +72,14 @@ class StoreContents:
         """
         if not (root / STAGES).is_dir():
             raise StoreError(f"{root}: no stage store; give the folder of studies with --runs FOLDER")
-        claims = Claims(root / CLAIMS)
         try:
             items = [
                 *(_item(path, path.name.rpartition("-")[0]) for path in (root / STAGES).glob("*")),
-                *(_item(path, UNFINISHED) for path in (root / PROGRESS).glob("*")),
-                *(_item(path, DRAFT) for path in (root / DRAFTS).glob("*")),
+                *(_item(path, LEASE if path.suffix == SUFFIX else UNFINISHED) for path in (root / PROGRESS).glob("*")),
+                *(_item(path, LEASE if path.suffix == SUFFIX else DRAFT) for path in (root / DRAFTS).glob("*")),
             ]
-            there = sorted((item for item in items if item is not None), key=lambda item: item.used)
-            return cls(root, tuple(there), _claimed(root, claims), claims.now())
+            there = [item for item in items if item is not None]
+            return cls(root, tuple(sorted(there, key=lambda item: (item.used, item.kind == LEASE))))
         except OSError as error:
             raise storage_error(root, error) from error
 
@@ -92,21 +90,19 @@ class StoreContents:
 
     def removable(self, max_bytes: float = math.inf, max_age_s: float = math.inf) -> list[Item]:
         """What to free: what was not used for longer than `max_age_s`, then more until `max_bytes` are left."""
-        found, excess = [], self.size - max_bytes
+        removable, excess, now = [], self.size - max_bytes, time.time()
         for item in self.items:
-            age = self.now - item.used
-            if age > RECENT_S and item.digest not in self.claimed and (age > max_age_s or excess > 0):
-                found.append(item)
+            age = now - item.used
+            if age > RECENT_S and (age > max_age_s or excess > 0):
+                removable.append(item)
                 excess -= item.size
-        return found
+        return removable
 
 
 def free(root: Path, items: Iterable[Item]) -> list[Item]:
     """Removes items from a store, and returns what was removed: what came into use meanwhile stays."""
     store = StageStore(root)
-    freed = [item for item in items if _item(item.path, item.kind) == item and _remove(store, item)]
-    store.claims.remove_dead()
-    return freed
+    return [item for item in items if _item(item.path, item.kind) == item and _remove(store, item)]
 
 
 def damage(folder: Path) -> list[str]:
@@ -143,24 +139,12 @@ def _file_damage(file: Path, size: int, sha256: str) -> str:
 def _item(path: Path, kind: str) -> Item | None:
     try:
         files = [path] if path.is_file() else [file for file in path.rglob("*") if not file.is_dir()]
-        return Item(path, kind, sum(file.lstat().st_size for file in files), path.lstat().st_mtime)
+        used = path.lstat().st_mtime
+        with suppress(FileNotFoundError):
+            used = max(used, path.with_suffix(SUFFIX).lstat().st_mtime)
+        return Item(path, kind, sum(file.lstat().st_size for file in files), used)
     except FileNotFoundError:  # another process removes it
         return None
-
-
-def _claimed(root: Path, claims: Claims) -> frozenset[str]:
-    found: set[str] = set()
-    for sign in claims.living():
-        digest = sign.holder.parent if sign.holder else ""
-        found |= {sign.trunk, sign.holder.stage if sign.holder else sign.trunk}
-        while digest and digest not in found:
-            found.add(digest)
-            try:
-                stored = json.loads((root / STAGES / digest / RECORD).read_text(encoding="utf-8"))
-                digest = str(stored["record"]["parent"])
-            except (OSError, ValueError, KeyError, TypeError):
-                break
-    return frozenset(found)
 
 
 def _remove(store: StageStore, item: Item) -> bool:

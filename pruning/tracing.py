@@ -51,13 +51,15 @@ def channel_groups(model: nn.Module) -> tuple[ChannelGroup, ...]:
             shadow, blank_image(model), forward_fn=lambda network, image: network(image), verbose=False
         )
         traced = graph.get_all_groups(root_module_types=CONVOLUTIONS)
-        read = [_read_group(items, names, model) for items in traced]
+        read = [_read_group(items, graph, names, model) for items in traced]
     groups = sorted((group for group in read if group is not None), key=lambda group: natural_order(group.root))
     _check_coverage(model, groups)
     return tuple(_tied(groups, model))
 
 
-def _read_group(items: Iterable[Any], names: Mapping[nn.Module, str], model: nn.Module) -> ChannelGroup | None:
+def _read_group(
+    items: Iterable[Any], graph: torch_pruning.DependencyGraph, names: Mapping[nn.Module, str], model: nn.Module
+) -> ChannelGroup | None:
     """One group; None for what only a fence writes."""
     widths: dict[str, int] = {}
     norms: list[str] = []
@@ -74,7 +76,7 @@ def _read_group(items: Iterable[Any], names: Mapping[nn.Module, str], model: nn.
         if (
             isinstance(layer, CONVOLUTIONS)
             and not is_depthwise(layer)
-            and item.dep.handler.__name__ == "prune_in_channels"
+            and graph.is_in_channel_pruning_fn(item.dep.handler)
         ):
             readers.add(Reader(module_of(name), tuple(item.idxs), tuple(item.root_idxs)))  # two halves read the same
             continue

@@ -5,14 +5,9 @@ A bundle appears at once and whole. Whoever receives it needs no prunetune: `ver
 
 from __future__ import annotations
 
-import fcntl
-import glob
 import json
 import os
-import re
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from prunetune.results import verify
 from prunetune.results.model_card import model_card
 from prunetune.results.verify import CHANNELS, CHECKPOINT, DESCRIPTION, SUMS
+from prunetune.spaces.drafts import draft, remove_abandoned
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.fields import jsonable
 from prunetune.spaces.files import flush, storage_error
@@ -42,9 +38,6 @@ FIXED, DYNAMIC, INT8, OPENVINO, TENSORRT = (
 
 TOLERANCES = {"map50_95": 0.001, "boxes_px": 0.05, "scores": 0.0001}
 """How far what a receiver finds may be off: map50_95 on the same data, outputs on the same images."""
-
-NEWBORN_S = 60
-"""A draft that is younger than this may not be locked yet."""
 
 _PACKAGES = ("prunetune", "torch", "ultralytics", "torch-pruning", "onnx", "onnxruntime", "openvino", "tensorrt")
 
@@ -141,83 +134,50 @@ def write_bundle(
         StoreError: It cannot be written.
     """
     require_place(out)
+    prefix = f".{out.name}."
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        remove_abandoned(out.parent, prefix)
+        with draft(out.parent, prefix) as made:
+            shutil.copyfile(checkpoint, made / CHECKPOINT)
+            files: dict[str, Any] = {CHECKPOINT: {"format": "pt", "precision": "fp32", "batch": None}}
+            for part in parts:
+                part.write(made / part.name)
+                files[part.name] = dict(part.told)
+            description = {
+                **describe(),
+                "files": files,
+                "tolerances": TOLERANCES,
+                "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            _write(made / CHANNELS, json.dumps(channels, indent=1) + "\n")
+            _write(made / DESCRIPTION, json.dumps(jsonable(description), indent=1, allow_nan=False) + "\n")
+            _write(made / CARD, model_card(description, table))
+            for name, text in (texts or {}).items():
+                _write(made / name, text)
+            shutil.copyfile(Path(verify.__file__), made / VERIFY)
+            _write(made / SUMS, "".join(f"{verify.sha256(made / name)}  {name}\n" for name in verify.files_of(made)))
+            require_place(out, str(description.get("title")))
+            with draft(out.parent, prefix) as old:
+                _put(made, out, old)
     except OSError as error:
         raise storage_error(out, error) from error
-    held = _hold(draft)
-    try:
-        shutil.copyfile(checkpoint, draft / CHECKPOINT)
-        files: dict[str, Any] = {CHECKPOINT: {"format": "pt", "precision": "fp32", "batch": None}}
-        for part in parts:
-            part.write(draft / part.name)
-            files[part.name] = dict(part.told)
-        description = {
-            **describe(),
-            "files": files,
-            "tolerances": TOLERANCES,
-            "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        _write(draft / CHANNELS, json.dumps(channels, indent=1) + "\n")
-        _write(draft / DESCRIPTION, json.dumps(jsonable(description), indent=1, allow_nan=False) + "\n")
-        _write(draft / CARD, model_card(description, table))
-        for name, text in (texts or {}).items():
-            _write(draft / name, text)
-        shutil.copyfile(Path(verify.__file__), draft / VERIFY)
-        _write(draft / SUMS, "".join(f"{verify.sha256(draft / name)}  {name}\n" for name in verify.files_of(draft)))
-        require_place(out, str(description.get("title")))
-        _put(draft, out)
-        _sweep(out)
-    except OSError as error:
-        raise storage_error(out, error) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        if held is not None:
-            os.close(held)
     return out
-
-
-def _hold(draft: Path) -> int | None:
-    """Locks a draft as long as its process lives; None where another one has it, or nothing can be locked."""
-    descriptor = os.open(draft, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _sweep(out: Path) -> None:
-    """Removes what processes left that were killed while they wrote this bundle."""
-    for left in out.parent.glob(f".{glob.escape(out.name)}.*"):
-        is_draft = re.fullmatch(r"[a-z0-9_]{8}", left.name.rpartition(".")[2]) is not None
-        with suppress(OSError):
-            if not is_draft or not left.is_dir() or time.time() - left.stat().st_mtime < NEWBORN_S:
-                continue
-            if (held := _hold(left)) is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(held)
 
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def _put(draft: Path, out: Path) -> None:
-    """Moves a finished folder to its place."""
+def _put(made: Path, out: Path, old: Path) -> None:
+    """Moves a finished folder to its place, and what was there into another."""
     umask = os.umask(0)
     os.umask(umask)
-    draft.chmod(0o777 & ~umask)
-    for name in verify.files_of(draft):
-        (draft / name).chmod(0o666 & ~umask)
-        flush(draft / name)
+    made.chmod(0o777 & ~umask)
+    for name in verify.files_of(made):
+        (made / name).chmod(0o666 & ~umask)
+        flush(made / name)
     if out.is_dir():
-        old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        os.replace(out, old)
-        os.replace(draft, out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(draft, out)
+        os.replace(out, old / out.name)
+    os.replace(made, out)
     flush(out.parent)

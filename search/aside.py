@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from prunetune.pruning.claims import StageClaimedError
+from prunetune.pruning.lease import StageBusyError
 from prunetune.pruning.store import StageStore
 from prunetune.search.interruption import safe_point
 from prunetune.search.progress import Progress
@@ -27,32 +27,32 @@ class Aside(Generic[Work]):
 
     def __init__(self, store: StageStore, progress: Progress, most: int = MOST_ASIDE) -> None:
         self._store, self._progress, self._most = store, progress, most
-        self._waiting: list[tuple[Work, StageClaimedError]] = []
+        self._waiting: list[tuple[Work, StageBusyError]] = []
 
     @property
     def is_full(self) -> bool:
         """Whether no other trial may be taken before one of these went on."""
         return len(self._waiting) >= self._most
 
-    def put(self, name: str, work: Work, claimed: StageClaimedError) -> None:
+    def put(self, name: str, work: Work, busy: StageBusyError) -> None:
         """Puts a trial aside until the stage that it needs is there or free."""
-        self._waiting.append((work, claimed))
+        self._waiting.append((work, busy))
         self._progress.end()
-        self._progress.say(f"{name}: put aside, waiting for {claimed.digest} on {claimed.where}")
+        self._progress.say(f"{name}: put aside, waiting for {busy.digest} on {busy.where}")
 
     def ready(self) -> Work | None:
         """A trial that can go on, if there is one."""
-        for work, claimed in self._waiting:
-            if self._store.is_released(claimed):
-                return self._remove(claimed, work)
+        for work, busy in self._waiting:
+            if self._store.is_released(busy):
+                return self._remove(busy, work)
         return None
 
     def wait(self) -> Work | None:
         """Waits for a trial that can go on; None if there is none to wait for."""
         if not self._waiting:
             return None
-        released = wait_for(self._store, [claimed for _, claimed in self._waiting], self._progress)
-        return next(self._remove(claimed, work) for work, claimed in self._waiting if claimed is released)
+        released = wait_for(self._store, [busy for _, busy in self._waiting], self._progress)
+        return next(self._remove(busy, work) for work, busy in self._waiting if busy is released)
 
     def take_all(self) -> list[Work]:
         """Empties it."""
@@ -60,20 +60,20 @@ class Aside(Generic[Work]):
         self._waiting.clear()
         return works
 
-    def _remove(self, claimed: StageClaimedError, work: Work) -> Work:
-        self._waiting = [item for item in self._waiting if item[1] is not claimed]
+    def _remove(self, busy: StageBusyError, work: Work) -> Work:
+        self._waiting = [item for item in self._waiting if item[1] is not busy]
         return work
 
 
-def wait_for(store: StageStore, claimed: list[StageClaimedError], progress: Progress) -> StageClaimedError:
+def wait_for(store: StageStore, busy: list[StageBusyError], progress: Progress) -> StageBusyError:
     """Waits until one of several stages is there or free; returns the error that spoke of it."""
-    told = "; ".join(f"{error.digest} on {error.where}" for error in claimed)
+    where = "; ".join(f"{error.digest} on {error.where}" for error in busy)
 
     def listen() -> None:
-        progress.begin(f"waiting for {told}")
+        progress.begin(f"waiting for {where}")
         safe_point()
 
-    return store.await_release(claimed, listen)
+    return store.await_release(busy, listen)
 
 
 Result = TypeVar("Result")
@@ -92,7 +92,7 @@ def patiently(act: Callable[[], Result], what: str, store: StageStore, progress:
         progress.begin(what)
         try:
             return act()
-        except StageClaimedError as claimed:
+        except StageBusyError as busy:
             progress.end()
-            progress.say(f"{what}: waiting for {claimed.digest} on {claimed.where}")
-            wait_for(store, [claimed], progress)
+            progress.say(f"{what}: waiting for {busy.digest} on {busy.where}")
+            wait_for(store, [busy], progress)

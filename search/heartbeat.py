@@ -1,7 +1,7 @@
 """Signs of life of running trials, in the study's storage: who died on another host is noticed.
 
 Optuna's storages keep heartbeats, but beat only inside `study.optimize`, and its thread ends at the first lost
-connection. Ages are told by the clock of the data base alone. The lease is that of a stage's claim, so that a trial and
+connection. Ages are told by the clock of the data base alone. The lease is that of a stage, so that a trial and
 its stages are given up together.
 """
 
@@ -21,7 +21,7 @@ import sqlalchemy.exc
 from optuna.storages import fail_stale_trials
 from optuna.trial import Trial, TrialState
 
-from prunetune.pruning.claims import StageClaimedError
+from prunetune.pruning.lease import StageBusyError
 from prunetune.pruning.processes import CLOCK_STEP_S
 from prunetune.search.database import SharedStorage
 from prunetune.search.interruption import TrialLostError, asked_at_safe_points
@@ -81,7 +81,7 @@ class Heartbeat:
         with asked_at_safe_points(require_not_lost):
             try:
                 yield
-            except StageClaimedError:
+            except StageBusyError:
                 require_owned(self._study, trial)  # who got the trial may be the one that trains its stage
                 raise
 

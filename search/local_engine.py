@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import optuna
 
-from prunetune.pruning.claims import StageClaimedError
+from prunetune.pruning.lease import StageBusyError
 from prunetune.search.aside import Aside
 from prunetune.search.engine import prepare
 from prunetune.search.finish import finish
@@ -96,9 +96,9 @@ def _carry_out(
     try:
         with heartbeat.carrying_out(asked.trial):
             ended = run_and_tell(study, asked, context)
-    except StageClaimedError as claimed:
+    except StageBusyError as busy:
         spent = asked.spent.then(context.cost_meter.reading() - began)
-        deferred.put(f"trial {asked.number}", replace(asked, spent=spent), claimed)
+        deferred.put(f"trial {asked.number}", replace(asked, spent=spent), busy)
         return
     except (KeyboardInterrupt, PrunetuneError) as error:
         spent = asked.spent.then(context.cost_meter.reading() - began)

@@ -23,7 +23,7 @@ from optuna.trial import Trial
 from ray import tune
 from rich.console import Console
 
-from prunetune.pruning.claims import StageClaimedError
+from prunetune.pruning.lease import StageBusyError
 from prunetune.pruning.training import EpochListener, EpochRecord
 from prunetune.results.record import TrialRecord
 from prunetune.results.storage import storage_errors
@@ -165,7 +165,7 @@ class _Desk:
             began = self.context.cost_meter.reading()
             try:
                 return run_and_tell(self.study, replace(asked, spent=spent), self.context)
-            except StageClaimedError:
+            except StageBusyError:
                 spent = spent.then(self.context.cost_meter.reading() - began)
                 raise
 

@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.pruning.claims import LOOK_S
+from prunetune.pruning.store import LOOK_S
 from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.advice import advice

@@ -18,18 +18,18 @@ from optuna.distributions import BaseDistribution
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from prunetune.pruning.claims import BEATS, LEASE_S
 from prunetune.results.address import parse_address
 from prunetune.results.storage import address_errors, with_tables
 from prunetune.search.database import SharedStorage
 from prunetune.search.history import History
 from prunetune.search.patience import Patience
+from prunetune.spaces import drafts
 
 SIGNED = "recipe"
 """The attribute of a running trial whose parameters are all there."""
 
-INTERVAL_S = int(LEASE_S / BEATS)
-GRACE_S = int(LEASE_S)
+INTERVAL_S = int(drafts.INTERVAL_S)
+GRACE_S = int(drafts.LEASE_S)
 """A trial whose worker gave no sign of life for so long is given to another."""
 
 ALIVE = {

@@ -11,6 +11,8 @@ from pathlib import Path
 from shlex import join
 from typing import TypeVar
 
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
 from prunetune.spaces.errors import MeasurementError, TargetError
 from prunetune.targets import onnx_file
 from prunetune.targets.device_lock import exclusive
@@ -41,7 +43,7 @@ class CommandTarget:
 
     form: Form = "onnx"
 
-    def __init__(self, spec: CommandSpec, pause: Callable[[float], object] = time.sleep) -> None:
+    def __init__(self, spec: CommandSpec, pause: Callable[[float], None] = time.sleep) -> None:
         self.spec, self._pause = spec, pause
         # A reading may take a minute: none is spent on warming up, which the program does itself.
         self.pace = Pace(warmup=0, settling=0, fewest=min(spec.runs, MINIMUM_ROUNDS))
@@ -96,23 +98,30 @@ class CommandTarget:
     def _ask(self, what: str, command: Sequence[str], read: Callable[[Output], Answer]) -> Answer:
         """Runs a command until it gives an answer, at most as often as the description allows."""
         attempts = 1 + self.spec.retries
-        for attempt in range(1, attempts + 1):
-            try:
-                return read(run_program(command, self.spec.timeout))
-            except MeasurementError as error:
-                last = error
-            if attempt < attempts:
-                pause = min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE)
-                logger.warning(
-                    "target %r: %s: attempt %d of %d: %s; trying again in %.0f s",
-                    self.spec.name, what, attempt, attempts, last, pause,
-                )  # fmt: skip
-                self._pause(pause)
-        tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        raise MeasurementError(
-            f"target {self.spec.name!r}: {what}: no answer after {tried} (retries: {self.spec.retries}); "
-            f"the last: {last}. Try it by hand: {join(command)}"
-        ) from last
+
+        def warn(state: RetryCallState) -> None:
+            failure = state.outcome.exception() if state.outcome else None
+            logger.warning(
+                "target %r: %s: attempt %d of %d: %s; trying again in %.0f s",
+                self.spec.name, what, state.attempt_number, attempts, failure, state.upcoming_sleep,
+            )  # fmt: skip
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(MeasurementError),
+            stop=stop_after_attempt(attempts),
+            wait=wait_exponential(FIRST_PAUSE, LONGEST_PAUSE),
+            sleep=self._pause,
+            before_sleep=warn,
+            reraise=True,
+        )
+        try:
+            return retrying(lambda: read(run_program(command, self.spec.timeout)))
+        except MeasurementError as last:
+            tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+            raise MeasurementError(
+                f"target {self.spec.name!r}: {what}: no answer after {tried} (retries: {self.spec.retries}); "
+                f"the last: {last}. Try it by hand: {join(command)}"
+            ) from last
 
 
 def _read_text(output: Output) -> str:

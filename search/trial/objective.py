@@ -77,7 +77,7 @@ def run_and_tell(study: optuna.Study, asked: AskedTrial, context: TrialContext) 
     """Carries out a trial and tells its record.
 
     Raises:
-        StageClaimedError, StopAskedError, TrialLostError: As `run_trial` does; the trial stays open.
+        StageBusyError, StopAskedError, TrialLostError: As `run_trial` does; the trial stays open.
         StoreError: The disk is full, or the store over its limit; the trial stays open for the next run.
     """
     keep_within_limit(context.spec)

@@ -50,7 +50,7 @@ def run_trial(recipe: Recipe, context: TrialContext) -> TrialRecord:
         context: The study's, for this trial.
 
     Raises:
-        StageClaimedError: Another process trains a stage of the recipe.
+        StageBusyError: Another process trains a stage of the recipe.
         StopAskedError: A stop was asked for, and came to a safe point.
         TrialLostError: The trial was given to another process meanwhile.
         PrunetuneError: The user must mend something before any trial can run.
@@ -70,7 +70,7 @@ def _end_of(run: _Run) -> TrialRecord:
         return replace(run.record, outcome=Outcome(error.cause), reason=str(error))
     except MeasurementError as error:
         return replace(run.record, outcome=Outcome.NOT_MEASURED, reason=str(error))
-    except (PrunetuneError, TrialLostError):  # a claimed stage is a PrunetuneError, a stop no Exception at all
+    except (PrunetuneError, TrialLostError):  # a busy stage is a PrunetuneError, a stop no Exception at all
         raise
     # Whatever else a foreign library raises fails this trial, by name and with its text, and not the study.
     except Exception as error:

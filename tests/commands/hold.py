@@ -1,7 +1,7 @@
 """A process that waits at a moment of its own until it is told to go on, or killed.
 
 Who strikes from outside at what he sees comes too late on a fast machine: the process is a step further by then. Here
-it waits where it is to be struck. Its other threads go on: it gives signs of life, and keeps what it has claimed.
+it waits where it is to be struck. Its other threads go on: it gives signs of life, and keeps its leases.
 """
 
 from __future__ import annotations

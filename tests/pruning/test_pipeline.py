@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from prunetune.pruning import Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
-from prunetune.pruning.claims import StageClaim, StageClaimedError
+from prunetune.pruning import Detector, Pipeline, Source, StageBusyError, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.evaluation import evaluate, evaluate_predictor
+from prunetune.pruning.lease import StageLease
 from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.pipeline import Pruned, Recovered, Trained, accuracy_curve, mismatch
 from prunetune.pruning.sparsity import sparse_phase
@@ -340,63 +340,61 @@ def test_what_another_process_trains_is_not_trained(
     base = trunk("sparse", original.digest, setup, phase)
     wanted = training_stage("sparse", original.digest, setup, phase).digest
     me = new_pipeline(setup, StageStore(store.root), listener=listener)
-    with store.claim(base, "another length", original.digest):
+    with store.lease(base, "another length"):
         for epochs in (1, 2):
-            with pytest.raises(StageClaimedError) as caught:
+            with pytest.raises(StageBusyError) as caught:
                 carry_out(me, replace(recipe, sparse_epochs=epochs))
         assert (caught.value.digest, caught.value.trunk) == (wanted, base)
-        assert caught.value.holder is not None
-        assert caught.value.holder.stage == "another length"
     assert heard == []
     next(me.run(recipe))
     assert heard == ["sparse", "sparse"]
-    assert store.claims.living() == []
+    assert list(store.progress(base).parent.glob("*.lease")) == []
 
 
-def test_a_stage_that_was_published_before_the_claim_is_read_back(
+def test_a_stage_that_was_published_before_the_lease_is_read_back(
     setup: TrainingSetup, store: StageStore, pipeline: Pipeline
 ) -> None:
     recipe = replace(RECIPE, sparsity=0.06, recovery_epochs=0)
     pipeline.original()
 
     class Late(StageStore):
-        """Gets its claim when another process has just released it."""
+        """Gets its lease when another process has just released it."""
 
-        def claim(self, trunk: str, digest: str, parent: str) -> StageClaim:
+        def lease(self, trunk: str, digest: str) -> StageLease:
             if self.find(digest) is None:
                 next(new_pipeline(setup, store).run(recipe))
-            return super().claim(trunk, digest, parent)
+            return super().lease(trunk, digest)
 
     _, cost = carry_out(new_pipeline(setup, Late(store.root)), recipe)
     assert (cost.epochs_trained, cost.epochs_reused) == (0, 1)
 
 
-def test_a_process_that_lost_its_claim_stops_after_the_epoch(
+def test_a_process_that_lost_its_lease_stops_after_the_epoch(
     setup: TrainingSetup, store: StageStore, pipeline: Pipeline
 ) -> None:
     heard: list[int] = []
     recipe = replace(RECIPE, sparsity=0.07, sparse_epochs=4)
     pipeline.original()
-    others: list[StageClaim] = []
+    others: list[StageLease] = []
 
     def listener(kind: str, *_: int) -> Callable[[EpochRecord], None]:
         def hear(record: EpochRecord) -> None:
             heard.append(record.epoch)
             if record.epoch == 1:
-                (sign,) = store.claims.living()
-                sign.file.unlink()  # taken for dead
-                others.append(store.claims.take(sign.trunk, "taken over"))
+                (file,) = store.progress("any").parent.glob("*.lease")
+                file.unlink()  # taken for dead
+                others.append(store.lease(file.stem, "taken over"))
 
         return hear
 
     me = new_pipeline(setup, StageStore(store.root), listener=listener)
-    with pytest.raises(StageClaimedError):
+    with pytest.raises(StageBusyError):
         next(me.run(recipe))
     assert heard == [1]
     (other,) = others
     other.release()
     next(new_pipeline(setup, store, listener=listener).run(recipe))
-    assert heard == [1, 2, 3, 4], "it goes on from the last epoch that was stored under the claim"
+    assert heard == [1, 2, 3, 4], "it goes on from the last epoch that was stored under the lease"
 
 
 def test_a_recipe_that_was_put_aside_counts_each_epoch_once(
@@ -411,7 +409,7 @@ def test_a_recipe_that_was_put_aside_counts_each_epoch_once(
     pruned = next(steps)
     assert isinstance(pruned, Pruned)
     base = training_stage("recovery", pruned.stage.digest, setup, recovery_phase(2, "map50_95")).digest
-    with store.claim(base, base, pruned.stage.digest), pytest.raises(StageClaimedError):
+    with store.lease(base, base), pytest.raises(StageBusyError):
         next(steps)
     first = me.stages.meter.reading()
     list(me.run(recipe))

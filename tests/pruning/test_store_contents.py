@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from prunetune.pruning.store import StageStore
 from prunetune.pruning.store_contents import RECENT_S, Item, StoreContents, damage, free
 from prunetune.spaces import StoreError
+from prunetune.spaces.drafts import draft
 
 STAGE = "sparse-0123"
 
@@ -43,14 +45,14 @@ def test_stages_progress_and_drafts_longest_unused_first(store: StageStore) -> N
     folder = publish(store, idle_s=10)
     store.save_progress("recovery-4567", lambda path: path.write_text("x" * 100) and None)
     age(store.progress("recovery-4567"), 20)
-    (store.root / "drafts" / "elsewhere.1.abc").mkdir()
-    draft = store.root / "drafts" / "elsewhere.1.abc" / "checkpoint.pt"
+    (store.root / "drafts" / "0123456789abcdef").mkdir()
+    draft = store.root / "drafts" / "0123456789abcdef" / "checkpoint.pt"
     draft.write_text("half")
     age(draft.parent, 30)
     contents = StoreContents.read(store.root)
     size = len("weights") + (folder / "stage.json").stat().st_size
     assert [(item.kind, item.digest, item.size, item.is_stage) for item in contents.items] == [
-        ("draft", "elsewhere.1.abc", 4, False),
+        ("draft", "0123456789abcdef", 4, False),
         ("unfinished", "recovery-4567", 100, False),
         ("sparse", STAGE, size, True),
     ]
@@ -92,16 +94,29 @@ def test_progress_and_drafts_that_were_left_behind_are_freed(store: StageStore) 
     assert StoreContents.read(store.root).items == ()
 
 
-def test_what_a_living_claim_names_stays_with_what_it_was_made_from(store: StageStore) -> None:
+def test_what_is_leased_stays(store: StageStore) -> None:
+    store.save_progress("recovery-e", lambda path: path.write_text("x") and None)
+    age(store.progress("recovery-e"), 7200)
+    with store.lease("recovery-e", "recovery-f"), draft(store.root / "drafts") as made:
+        age(made, 7200)
+        contents = StoreContents.read(store.root)
+        assert sorted(item.kind for item in contents.items) == ["draft", "lease", "lease", "unfinished"]
+        assert contents.removable(max_bytes=-1) == []
+        age(made.with_suffix(".lease"), 7200)
+        age(store.progress("recovery-e").with_suffix(".lease"), 7200)
+        assert len(free(store.root, StoreContents.read(store.root).removable(max_age_s=RECENT_S))) == 4
+    assert StoreContents.read(store.root).items == ()
+
+
+def test_what_is_used_stays_with_all_that_it_was_made_from(store: StageStore) -> None:
     publish(store, "original-a", idle_s=7200)
     publish(store, "sparse-b", "original-a", idle_s=7200)
     publish(store, "pruning-c", "sparse-b", idle_s=7200)
     publish(store, "pruning-d", "sparse-b", idle_s=7200)
-    store.save_progress("recovery-e", lambda path: path.write_text("x") and None)
-    age(store.progress("recovery-e"), 7200)
-    with store.claim("recovery-e", "recovery-f", "pruning-c"):
-        assert digests(StoreContents.read(store.root).removable(max_bytes=0)) == ["pruning-d"]
-    assert len(StoreContents.read(store.root).removable(max_bytes=0)) == 5
+    store.touch_line("pruning-c")
+    assert digests(StoreContents.read(store.root).removable(max_bytes=0)) == ["pruning-d"]
+    for nothing in ("", "pruning-none"):
+        store.touch_line(nothing)
 
 
 def test_what_came_into_use_since_it_was_chosen_stays(store: StageStore) -> None:
@@ -113,17 +128,16 @@ def test_what_came_into_use_since_it_was_chosen_stays(store: StageStore) -> None
     assert store.find(STAGE) is not None
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 10), st.floats(0, 10)), max_size=12), st.integers(0, 60), st.sets(st.integers())
-)
-def test_no_more_is_freed_than_is_needed(stored: list[tuple[int, float]], limit: int, claimed: set[int]) -> None:
-    by_age = sorted(enumerate(stored), key=lambda entry: -entry[1][1])
-    items = [Item(Path("stages") / str(number), "sparse", size, -hours * RECENT_S) for number, (size, hours) in by_age]
-    contents = StoreContents(Path(), tuple(items), frozenset(map(str, claimed)), now=0.0)
-    freed = contents.removable(max_bytes=limit)
+@given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), max_size=12), st.integers(0, 60))
+def test_no_more_is_freed_than_is_needed(stored: list[tuple[int, int]], limit: int) -> None:
+    by_age, now = sorted(enumerate(stored), key=lambda entry: -entry[1][1]), time.time() - RECENT_S / 2
+    items = [
+        Item(Path("stages") / str(number), "sparse", size, now - hours * RECENT_S) for number, (size, hours) in by_age
+    ]
+    freed = StoreContents(Path(), tuple(items)).removable(max_bytes=limit)
     kept = [item for item in items if item not in freed]
     left = sum(item.size for item in kept)
-    may_go = [item for item in kept if item.used < -RECENT_S and item.digest not in contents.claimed]
+    may_go = [item for item in kept if item.used < now]
     assert left <= limit or not may_go
     assert not freed or left + freed[-1].size > limit
     assert all(item.used <= other.used for item in freed for other in may_go)

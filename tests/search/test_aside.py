@@ -14,8 +14,8 @@ import optuna
 import pytest
 from rich.console import Console
 
-from prunetune.pruning.claims import StageClaim, StageClaimedError
 from prunetune.pruning.cost_meter import CostMeter
+from prunetune.pruning.lease import StageBusyError, StageLease
 from prunetune.pruning.store import StageStore
 from prunetune.results.record import TrialRecord
 from prunetune.search import local_engine
@@ -43,7 +43,7 @@ class Scene:
         self.store = StageStore(spec.folder.parent / ".store")
         self.out = io.StringIO()
         self.progress = Progress(Console(file=self.out, width=200), spec.trials)
-        self.claims: dict[int, StageClaim] = {}
+        self.leases: dict[int, StageLease] = {}
         self.told: list[int] = []
         self.meter = CostMeter()
         self.spent: dict[int, int] = {}
@@ -60,14 +60,14 @@ class Scene:
         monkeypatch.setattr(self.progress, "begin", listen)
         monkeypatch.setattr(local_engine, "run_and_tell", self.objective)
 
-    def claim(self, number: int) -> None:
+    def lease(self, number: int) -> None:
         """Lets another process train what a trial needs."""
-        self.claims[number] = self.store.claim(f"sparse-{number}", f"sparse-{number}", "")
+        self.leases[number] = self.store.lease(f"sparse-{number}", f"sparse-{number}")
 
     def objective(self, study: optuna.Study, asked: AskedTrial, _: Any) -> TrialRecord:
         """An epoch, and then the stage that another process may be training."""
         self.meter.count(StageUse("sparse", f"trunk-{asked.number}", trained=1))
-        self.store.claim(f"sparse-{asked.number}", f"sparse-{asked.number}", "").release()
+        self.store.lease(f"sparse-{asked.number}", f"sparse-{asked.number}").release()
         self.told.append(asked.number)
         self.spent[asked.number] = asked.spent.epochs_trained
         record = TrialRecord(asked.recipe, Outcome.ERROR)
@@ -95,8 +95,8 @@ def make_scene(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 def test_other_trials_come_first_and_then_the_one_that_waited(make_scene: Callable[..., Scene]) -> None:
     scene = make_scene(trials=3)
-    scene.claim(0)
-    scene.on_wait = lambda: scene.claims[0].release()
+    scene.lease(0)
+    scene.on_wait = lambda: scene.leases[0].release()
     scene.run()
     assert scene.told == [1, 2, 0]
     assert scene.states() == ["FAIL"] * 3, "it stayed this process's all the while"
@@ -107,11 +107,11 @@ def test_other_trials_come_first_and_then_the_one_that_waited(make_scene: Callab
 
 def test_who_waited_comes_before_new_trials(make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_scene(trials=4)
-    scene.claim(0)
+    scene.lease(0)
 
     def release_then_tell(study: optuna.Study, asked: AskedTrial, context: Any) -> TrialRecord:
         if asked.number == 1:
-            scene.claims[0].release()
+            scene.leases[0].release()
         return scene.objective(study, asked, context)
 
     monkeypatch.setattr(local_engine, "run_and_tell", release_then_tell)
@@ -123,15 +123,15 @@ def test_who_waited_comes_before_new_trials(make_scene: Callable[..., Scene], mo
 def test_no_more_than_a_few_are_put_aside(make_scene: Callable[..., Scene]) -> None:
     scene = make_scene(trials=MOST_ASIDE + 2)
     for number in range(MOST_ASIDE + 2):
-        scene.claim(number)
+        scene.lease(number)
     seen: list[int] = []
 
     def release_one() -> None:
         seen.append(len(scene.study.trials))
-        for number, claim in scene.claims.items():
+        for number, lease in scene.leases.items():
             if number not in scene.told:
-                claim.release()
-                del scene.claims[number]
+                lease.release()
+                del scene.leases[number]
                 return
 
     scene.on_wait = release_one
@@ -143,8 +143,8 @@ def test_no_more_than_a_few_are_put_aside(make_scene: Callable[..., Scene]) -> N
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StoreError("/disk: the disk is full")])
 def test_trials_that_wait_are_given_back_when_the_run_ends(make_scene: Callable[..., Scene], error: Any) -> None:
     scene = make_scene(trials=3)
-    scene.claim(0)
-    scene.claim(1)
+    scene.lease(0)
+    scene.lease(1)
 
     def end() -> None:
         if error is KeyboardInterrupt:
@@ -166,7 +166,7 @@ def test_a_trial_that_runs_when_the_run_ends_does_not_lose_those_that_wait(
     make_scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = make_scene(trials=3)
-    scene.claim(0)
+    scene.lease(0)
 
     def interrupt(study: optuna.Study, asked: AskedTrial, context: Any) -> TrialRecord:
         if asked.number == 1:
@@ -181,11 +181,11 @@ def test_a_trial_that_runs_when_the_run_ends_does_not_lose_those_that_wait(
 
 def test_what_cannot_be_put_off_waits(make_scene: Callable[..., Scene]) -> None:
     scene = make_scene()
-    scene.claim(0)
-    scene.on_wait = lambda: scene.claims[0].release()
+    scene.lease(0)
+    scene.on_wait = lambda: scene.leases[0].release()
 
     def train() -> str:
-        scene.store.claim("sparse-0", "sparse-0", "").release()
+        scene.store.lease("sparse-0", "sparse-0").release()
         return "trained"
 
     assert patiently(train, "control dense", scene.store, scene.progress) == "trained"
@@ -199,6 +199,6 @@ def test_nothing_to_wait_for(make_scene: Callable[..., Scene]) -> None:
     assert aside.ready() is None
     assert aside.wait() is None
     assert not aside.is_full
-    aside.put("trial 7", "work", StageClaimedError("sparse-0", "sparse-0", None))
-    assert aside.ready() == "work", "nobody claims it"
+    aside.put("trial 7", "work", StageBusyError("sparse-0", "sparse-0"))
+    assert aside.ready() == "work", "nobody has it"
     assert aside.take_all() == []

@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from prunetune.pruning.detector import Detector
-from prunetune.results import bundle as bundles
 from prunetune.results import verify
 from prunetune.results.bundle import require_place
 from prunetune.results.escapes import markdown_text
@@ -208,21 +207,6 @@ def test_a_control_and_more_forms(finished_study: Path, prunetune: Prunetune, tm
     assert prunetune("export", folder, "--trial", "dense").code == 0
     assert sorted(path.name for path in written.iterdir()) == FILES, "a bundle in the place of one"
     assert (written / "bundle.json").read_text() != kept
-
-
-def test_what_a_killed_export_left_is_swept(tmp_path: Path) -> None:
-    """Drafts of the living, stages of a recovery and whatever else is there stay."""
-    out = tmp_path / "one"
-    names = ".one.a1b2c3d4", ".one.livinggg", ".one.newborn_", ".one.stages", ".one.x", ".two.a1b2c3d4", "one.a1b2c3d4"
-    for name in names:
-        (tmp_path / name).mkdir()
-        if "newborn" not in name:
-            os.utime(tmp_path / name, (0, 0))
-    held = bundles._hold(tmp_path / names[1])
-    assert held is not None
-    bundles._sweep(out)
-    assert {path.name for path in tmp_path.iterdir()} == {*names} - {names[0]}
-    os.close(held)
 
 
 # What is refused

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import sqlalchemy
 from commands.command import Command
+from filelock import SoftFileLease
 
 from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
@@ -32,8 +33,8 @@ STUDY: dict[str, Any] = {
 }
 
 
-def pass_an_hour(storage: str, claims: Path) -> None:
-    """Makes every sign of life an hour old, in the data base and in the store."""
+def pass_an_hour(storage: str, progress: Path) -> None:
+    """Makes every sign of life in the database an hour old, and breaks the leases of the store, as who waits does."""
     engine = sqlalchemy.create_engine(storage)
     table = sqlalchemy.Table("trial_heartbeats", sqlalchemy.MetaData(), autoload_with=engine)
     with engine.begin() as connection:
@@ -41,8 +42,8 @@ def pass_an_hour(storage: str, claims: Path) -> None:
             older = table.update().where(table.c.trial_id == row.trial_id)
             connection.execute(older.values(heartbeat=row.heartbeat - timedelta(hours=1)))
     engine.dispose()
-    for file in claims.iterdir():
-        os.utime(file, (file.stat().st_atime - 3600, file.stat().st_mtime - 3600))
+    for file in progress.glob("*.lease"):
+        SoftFileLease(file).force_break()
 
 
 def test_a_worker_that_wakes_too_late_changes_nothing(
@@ -57,7 +58,7 @@ def test_a_worker_that_wakes_too_late_changes_nothing(
     frozen.await_hold()
     os.kill(frozen.pid, signal.SIGSTOP)
     frozen.until(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED)
-    pass_an_hour(storage, runs / ".store" / "claims")
+    pass_an_hour(storage, runs / ".store" / "progress")
 
     successor = start("run", file)
     assert successor.wait() == 0, successor.said
@@ -84,4 +85,3 @@ def test_a_worker_that_wakes_too_late_changes_nothing(
     assert changed <= {"data.yaml", "gammas/trial-0.json"}, "the latter is removed: nothing refers to it"
     assert sorted((runs / ".store" / "stages").iterdir()) == stages
     assert list((runs / ".store" / "progress").iterdir()) == []
-    assert list((runs / ".store" / "claims").iterdir()) == []

@@ -20,8 +20,8 @@ import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
-from prunetune.pruning.claims import BEATS, LEASE_S, StageClaimedError
 from prunetune.pruning.cost_meter import CostMeter
+from prunetune.pruning.lease import StageBusyError
 from prunetune.results.record import NetworkFigures, NetworkResult, RungDecision, TrialRecord
 from prunetune.search import heartbeat as heartbeats
 from prunetune.search import local_engine, runner
@@ -37,7 +37,7 @@ from prunetune.search.study import open_study
 from prunetune.search.taking import next_trial
 from prunetune.search.trial.objective import AskedTrial, StudyPeers, tell
 from prunetune.search.workers import reap, this_worker
-from prunetune.spaces import Accuracy, Cost, Deployment, Outcome
+from prunetune.spaces import Accuracy, Cost, Deployment, Outcome, drafts
 from prunetune.targets import NormalizedLatency
 
 MakeSpec = Callable[..., StudySpec]
@@ -79,8 +79,8 @@ def complete(study: optuna.Study, asked: AskedTrial) -> None:
 
 
 def test_a_trial_and_its_stages_are_given_up_together() -> None:
-    assert GRACE_S == LEASE_S
-    assert INTERVAL_S == LEASE_S / BEATS
+    assert GRACE_S == drafts.LEASE_S
+    assert INTERVAL_S == drafts.INTERVAL_S
 
 
 def test_a_worker_that_died_on_another_host_is_noticed(spec: StudySpec) -> None:
@@ -267,7 +267,7 @@ def test_a_stage_that_the_successor_trains_is_not_waited_for(spec: StudySpec) ->
         with pytest.raises(TrialLostError), heartbeat.carrying_out(asked.trial):
             age(study, asked.trial.number, GRACE_S + 5)
             reap(study)
-            raise StageClaimedError("sparse-0", "sparse-0", None)
+            raise StageBusyError("sparse-0", "sparse-0")
 
 
 def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:

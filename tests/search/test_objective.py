@@ -20,8 +20,8 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from prunetune.pruning import StageStore
-from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.cost_meter import CostMeter
+from prunetune.pruning.lease import StageBusyError
 from prunetune.pruning.pipeline import Step
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results import front
@@ -178,7 +178,7 @@ def test_an_interrupted_trial_is_given_back_and_taken_up_again(make_spec: MakeSp
 def test_what_attempts_cost_before_a_stage_was_free_counts(make_spec: MakeSpec) -> None:
     spec = make_spec(trials=1)
     study = open_study(spec)
-    said = carry_out(study, spec, StageClaimedError("sparse-1", "trunk-1", None), DIVERGED)
+    said = carry_out(study, spec, StageBusyError("sparse-1", "trunk-1"), DIVERGED)
     assert "trial 0: put aside, waiting for sparse-1 on another process" in said
     (record,) = records(study)
     assert (record.outcome, record.cost.epochs_trained) == (Outcome.DIVERGED, 2)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from prunetune.pruning.claims import StageClaimedError
 from prunetune.pruning.detector import Detector
+from prunetune.pruning.lease import StageBusyError
 from prunetune.pruning.pipeline import Pipeline, Step
 from prunetune.pruning.training import TrainingFailureError
 from prunetune.results.histories import read_curves
@@ -293,9 +293,9 @@ def test_a_round_that_cannot_be_measured_is_no_network(context: Callable[..., Tr
 
 def test_the_costs_of_attempts_add_up(context: Callable[..., TrialContext]) -> None:
     recipe = replace(RECIPE, sparsity=0.7, recovery_epochs=2)
-    it = context(error=(1, StageClaimedError("recovery-1", "trunk-1", None)))
+    it = context(error=(1, StageBusyError("recovery-1", "trunk-1")))
     began = it.cost_meter.reading()
-    with pytest.raises(StageClaimedError):
+    with pytest.raises(StageBusyError):
         run_trial(recipe, it)
     spent = it.cost_meter.reading() - began
     assert [(use.kind, use.trained) for use in spent.stages] == [("sparse", 1), ("pruning", 0)]

@@ -75,7 +75,6 @@ def check_each_epoch_was_trained_once(runs: Path, studies: list[str]) -> None:
     recoveries = {stage.digest for stage in stages if stage.kind == "recovery"}
     longest = max(stage.epochs for stage in stages if stage.kind == "sparse")
     assert sum(record.cost.epochs_trained for record in finished) == longest + len(recoveries)
-    assert list((runs / ".store" / "claims").iterdir()) == []
     assert list((runs / ".store" / "progress").iterdir()) == []
 
 
@@ -111,9 +110,9 @@ def test_a_killed_worker_s_trunk_is_taken_over_from_its_last_epoch(work: Start, 
     second.until(lambda: "put aside, waiting for sparse-" in second.said)
     first.kill()
     reached = epochs(first, "sparse")[-1]
-    assert list((tmp_path / "runs" / ".store" / "claims").iterdir()) != []
+    assert list((tmp_path / "runs" / ".store" / "progress").glob("*.lease")) != []
     assert second.wait() == 0, second.said
     assert min(epochs(second, "sparse")) in (reached, reached + 1)
     outcomes = [record.outcome for record in records(tmp_path / "runs" / "killed")]
     assert sorted(map(str, outcomes)) == ["OK", "OK", "WORKER_DIED"]
-    assert list((tmp_path / "runs" / ".store" / "claims").iterdir()) == []
+    assert list((tmp_path / "runs" / ".store" / "progress").iterdir()) == []
