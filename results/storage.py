@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
+import sqlalchemy.engine
 import sqlalchemy.event
 import sqlalchemy.exc
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import RDBStorage
 
 from prunetune.results.address import parse_address, public_address
 from prunetune.results.findings import Findings
@@ -22,25 +23,32 @@ from prunetune.results.record import StudyRecord
 from prunetune.spaces.errors import ConfigError, MissingExtraError, StoreError
 from prunetune.spaces.files import storage_error
 
-Storage = TypeVar("Storage", bound=RDBStorage)
-
 MAKERS = 5
-"""So often a process tries again that found others making the tables of a data base."""
+"""So often a process tries again that found others making the tables of a database."""
+
+LOCKED_S = 60
+"""So long SQLite waits while another process writes."""
+
+FROZEN_S = 60
+"""A transaction whose process does nothing for so long is ended by PostgreSQL: others may wait for its rows."""
+
+ALIVE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""A host that vanished is noticed within half a minute: PostgreSQL's client would wait for it much longer."""
 
 
-def find_study(
-    name: str | Path,
-    runs: str | Path = "runs",
-    storage: str | None = None,
-    opener: Callable[[str], BaseStorage] | None = None,
-) -> tuple[optuna.Study, Path]:
+def find_study(name: str | Path, runs: str | Path = "runs", storage: str | None = None) -> tuple[optuna.Study, Path]:
     """Opens an existing study for reading.
 
     Args:
         name: A study's name, its folder, or its description's file.
         runs: The folder of studies, where only a name is given.
         storage: The address of its storage, if that is neither in its folder nor in its description.
-        opener: What opens the storage; `open_storage` by default.
 
     Returns:
         The study and its folder.
@@ -50,9 +58,9 @@ def find_study(
     """
     folder, address = place_of(name, runs, storage)
     with storage_errors(folder, address, runs=False):
-        opened = (opener or open_storage)(address or sqlite_url(folder))
-        wanted = choose_name(folder, optuna.get_all_study_names(storage=opened))
-        study = optuna.load_study(study_name=wanted, storage=opened)
+        database = open_storage(address or sqlite_url(folder))
+        wanted = choose_name(folder, optuna.get_all_study_names(storage=database))
+        study = optuna.load_study(study_name=wanted, storage=database)
         if not StudyRecord.of(study).spec:
             raise StoreError(f"{study.study_name}: was not made by prunetune: it holds no description")
         return study, folder
@@ -71,7 +79,7 @@ def storage_errors(folder: Path, storage: str | None = None, *, runs: bool = Tru
 
     Args:
         folder: The study's.
-        storage: The address of its data base, if that is elsewhere.
+        storage: The address of its database, if that is elsewhere.
         runs: Whether the study is carried out, so that the same command goes on with it, or only read.
     """
     try:
@@ -106,35 +114,40 @@ def storage_errors(folder: Path, storage: str | None = None, *, runs: bool = Tru
         raise storage_error(folder, error) from error
 
 
-def storage_address(study: optuna.Study) -> str | None:
-    """The address of the data base that holds a study, with its password; None for a study in memory."""
-    backend = getattr(study._storage, "_backend", study._storage)
-    return str(backend.url) if isinstance(backend, RDBStorage) else None
+def open_storage(url: str, heartbeat_interval: int | None = None, grace_period: int | None = None) -> RDBStorage:
+    """Opens a database, and makes Optuna's tables where there are none.
 
-
-def open_storage(url: str) -> RDBStorage:
-    """Opens a data base for reading, and makes Optuna's tables where there are none.
+    Args:
+        url: Its address.
+        heartbeat_interval: Seconds between heartbeats of running trials; for those who run them.
+        grace_period: Seconds after its last heartbeat at which a trial is stale.
 
     Raises:
         ConfigError: The address cannot be used.
         MissingExtraError: Its driver is not installed.
     """
-    with address_errors(url):
-        storage = with_tables(partial(RDBStorage, url, _waiting(url)))
-        if storage.engine.dialect.name == "postgresql":
-            # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift
-            # them by hours.
-            sqlalchemy.event.listen(storage.engine, "connect", _in_utc)
-            storage.engine.dispose()
-        return storage
+    with _address_errors(url):
+        options = _engine_options(parse_address(url))
+        make = partial(RDBStorage, url, options, heartbeat_interval=heartbeat_interval, grace_period=grace_period)
+        database = _with_tables(make)
+        if database.engine.dialect.name == "postgresql":
+            sqlalchemy.event.listen(database.engine, "connect", _prepare)
+            database.engine.dispose()  # of the connections that were not prepared
+        return database
 
 
-def _waiting(url: str) -> dict[str, Any]:
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+def _engine_options(url: sqlalchemy.engine.URL) -> dict[str, Any]:
+    if url.drivername.startswith("sqlite"):
+        return {"connect_args": {"timeout": LOCKED_S}}
+    # A server has not too many connections.
+    options: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 1, "max_overflow": 4}
+    if url.drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+        options["connect_args"] = dict(ALIVE)
+    return options
 
 
 @contextmanager
-def address_errors(url: str) -> Iterator[None]:
+def _address_errors(url: str) -> Iterator[None]:
     """Says which part of an address cannot be used.
 
     Raises:
@@ -152,8 +165,8 @@ def address_errors(url: str) -> Iterator[None]:
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
 
 
-def with_tables(make: Callable[[], Storage]) -> Storage:
-    """Opens a data base in which Optuna makes its tables where there are none.
+def _with_tables(make: Callable[[], RDBStorage]) -> RDBStorage:
+    """Opens a database in which Optuna makes its tables where there are none.
 
     Of several processes that find none at once, Optuna lets all but one fail. The tables are there then.
     """
@@ -170,7 +183,10 @@ def with_tables(make: Callable[[], Storage]) -> Storage:
         return make()
 
 
-def _in_utc(connection: Any, _: Any) -> None:
+def _prepare(connection: Any, _: Any) -> None:
+    # Heartbeats are stored without a time zone. One that clients choose, or that has summer time, would shift them by
+    # hours.
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'UTC'")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{FROZEN_S}s'")
     connection.commit()

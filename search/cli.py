@@ -188,13 +188,7 @@ def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption 
     from prunetune.results.storage import find_findings
     from prunetune.search.status import study_status, write_status
 
-    def reopen() -> Any:
-        from prunetune.search.study import find_study
-
-        return find_study(study, runs)[0]
-
-    found, folder = find_findings(study, runs)
-    read = study_status(found, folder, reopen)
+    read = study_status(*find_findings(study, runs))
     if as_json:
         _write_json(read.as_dict())
     else:

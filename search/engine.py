@@ -16,6 +16,7 @@ from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import StoredStudy
 from prunetune.search.study import open_study
 from prunetune.search.study_setup import StudySetup, check_study, prepare_study
 from prunetune.search.trial.context import TrialContext
@@ -31,17 +32,17 @@ class Engine(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def prepare(self) -> optuna.Study:
+    def prepare(self) -> StoredStudy:
         """Checks model and data, opens the study, measures the references and trains the dense network."""
 
-    def all_trials(self, study: optuna.Study, heartbeat: Heartbeat) -> None:
+    def all_trials(self, study: StoredStudy, heartbeat: Heartbeat) -> None:
         """Carries out trials until the study has all it should have, and none of this engine's still runs."""
 
-    def finish(self, study: optuna.Study) -> None:
+    def finish(self, study: StoredStudy) -> None:
         """Trains the controls and writes the results."""
 
 
-def prepare(spec: StudySpec, progress: Progress) -> tuple[optuna.Study, TrialContext]:
+def prepare(spec: StudySpec, progress: Progress) -> tuple[StoredStudy, TrialContext]:
     """Does in this process what comes before a study's trials. Of several processes one trains, and others wait.
 
     Raises:

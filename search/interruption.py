@@ -24,7 +24,7 @@ class StopAskedError(KeyboardInterrupt):
 
 
 class TrialLostError(Exception):
-    """This process gave no sign of life for so long that its trial was given to another one."""
+    """This process had no heartbeat for so long that its trial was given to another one."""
 
 
 class Interruption:

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from prunetune.spaces import Outcome
-from prunetune.spaces.fields import number
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -136,7 +135,7 @@ def spent(trials: Iterable[tuple[FrozenTrial, TrialRecord]], now: float) -> Spen
 
     Args:
         trials: In any state. Of a running one it is assumed that its worker lives.
-        now: Seconds since the epoch by the database's clock, the end of what still runs.
+        now: Seconds since the epoch, the end of what still runs.
     """
     begun = finished = epochs = idle = 0
     intervals = []
@@ -146,9 +145,8 @@ def spent(trials: Iterable[tuple[FrozenTrial, TrialRecord]], now: float) -> Spen
         trained = record.cost.epochs_trained
         epochs += trained
         if record.outcome is not Outcome.WORKER_DIED:
-            ahead = number((record.worker or {}).get("ahead_s")) or 0.0
-            end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp() - ahead
-            intervals.append((trial.datetime_start.timestamp() - ahead, end))
+            end = now if trial.datetime_complete is None else trial.datetime_complete.timestamp()
+            intervals.append((trial.datetime_start.timestamp(), end))
         if counts(trial, record):
             begun += 1
             if trial.state.is_finished():

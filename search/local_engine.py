@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import optuna
-
 from prunetune.pruning.lease import StageBusyError
 from prunetune.search.aside import Aside
 from prunetune.search.engine import prepare
 from prunetune.search.finish import finish
-from prunetune.search.heartbeat import GRACE_S, Heartbeat
+from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import TrialLostError, safe_point
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import GRACE_S, StoredStudy
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.telling import tell_progress
 from prunetune.search.trial.context import TrialContext
@@ -39,23 +38,23 @@ class LocalEngine:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def prepare(self) -> optuna.Study:
+    def prepare(self) -> StoredStudy:
         """See `Engine`."""
         study, self._context = prepare(self._spec, self._progress)
         return study
 
-    def finish(self, study: optuna.Study) -> None:
+    def finish(self, study: StoredStudy) -> None:
         """See `Engine`."""
         assert self._context is not None  # `prepare` comes first
         finish(study, self._context, self._progress)
 
-    def all_trials(self, study: optuna.Study, heartbeat: Heartbeat) -> None:
+    def all_trials(self, study: StoredStudy, heartbeat: Heartbeat) -> None:
         """See `Engine`. Trials that are put aside are this process's until then."""
         assert self._context is not None
         carry_out_trials(study, self._context, heartbeat, self._progress)
 
 
-def carry_out_trials(study: optuna.Study, context: TrialContext, heartbeat: Heartbeat, progress: Progress) -> None:
+def carry_out_trials(study: StoredStudy, context: TrialContext, heartbeat: Heartbeat, progress: Progress) -> None:
     """Asks for trials and carries them out until there is none left.
 
     Raises:
@@ -72,7 +71,7 @@ def carry_out_trials(study: optuna.Study, context: TrialContext, heartbeat: Hear
         raise
 
 
-def _next_work(study: optuna.Study, spec: StudySpec, deferred: Aside[AskedTrial]) -> AskedTrial | None:
+def _next_work(study: StoredStudy, spec: StudySpec, deferred: Aside[AskedTrial]) -> AskedTrial | None:
     """A trial whose stage is free again, or else a new one, or else, after waiting, the first that can go on."""
     if (ready := deferred.ready()) is not None:
         return ready
@@ -82,7 +81,7 @@ def _next_work(study: optuna.Study, spec: StudySpec, deferred: Aside[AskedTrial]
 
 
 def _carry_out(
-    study: optuna.Study,
+    study: StoredStudy,
     asked: AskedTrial,
     context: TrialContext,
     heartbeat: Heartbeat,
@@ -110,7 +109,7 @@ def _carry_out(
         forget_lost(study, asked.number, context)
         progress.end()
         progress.say(
-            f"trial {asked.number}: this process gave no sign of life for {GRACE_S} s, and the trial was given to "
+            f"trial {asked.number}: this process had no heartbeat for {GRACE_S} s, and the trial was given to "
             "another. Its result does not count; its stages are there for the other"
         )
     else:

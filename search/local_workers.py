@@ -18,13 +18,13 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import IO, TextIO, cast
 
-import optuna
 from rich.console import Console
 
 from prunetune.results.record import StudyRecord
 from prunetune.search.interruption import NOTICE, SIGNALS, Interruption, StopAskedError, safe_point
 from prunetune.search.reporting import Reporting
 from prunetune.search.spec import StudySpec
+from prunetune.search.storage import StoredStudy
 from prunetune.search.study import open_study, study_exists
 from prunetune.spaces import PrunetuneError
 from prunetune.targets.hardware import allowed_cores, pin
@@ -72,7 +72,7 @@ def places(devices: Sequence[str], count: int, gpus: int, cores: Sequence[int]) 
 
 def run_here(
     spec: StudySpec, count: int | None, console: Console | None, reporting: Reporting | None = None
-) -> optuna.Study:
+) -> StoredStudy:
     """Carries out a study on this machine, in this process or in several.
 
     Args:
@@ -93,7 +93,7 @@ def run_here(
     return _run_several(spec, count or len(spec.devices), console, reporting)
 
 
-def _run_several(spec: StudySpec, count: int, console: Console | None, reporting: Reporting) -> optuna.Study:
+def _run_several(spec: StudySpec, count: int, console: Console | None, reporting: Reporting) -> StoredStudy:
     if study_exists(spec):
         open_study(spec)  # a changed description is told once
     safe_point()

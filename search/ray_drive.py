@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import Trial, TrialState
 from ray import tune
 from ray.tune.search import Searcher
@@ -19,7 +18,7 @@ from prunetune.search.interruption import stop_is_asked
 from prunetune.search.progress import Progress
 from prunetune.search.ray_worker import PROBLEM, reported_epoch
 from prunetune.search.spec import StudySpec
-from prunetune.search.storage import set_attributes
+from prunetune.search.storage import StoredStudy, set_attributes
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.telling import tell_progress
 from prunetune.search.workers import this_worker
@@ -46,7 +45,7 @@ class Drive:
 
     current: Drive
 
-    def __init__(self, study: optuna.Study, spec: StudySpec, progress: Progress, heartbeat: Heartbeat) -> None:
+    def __init__(self, study: StoredStudy, spec: StudySpec, progress: Progress, heartbeat: Heartbeat) -> None:
         self.study, self.spec, self.progress, self.heartbeat = study, spec, progress, heartbeat
         self.trials: dict[str, Trial] = {}
         self.problem: str | None = None
@@ -54,7 +53,7 @@ class Drive:
         self._given_up, self._ask_at = 0, 0.0
 
     @classmethod
-    def begin(cls, study: optuna.Study, spec: StudySpec, progress: Progress, heartbeat: Heartbeat) -> Drive:
+    def begin(cls, study: StoredStudy, spec: StudySpec, progress: Progress, heartbeat: Heartbeat) -> Drive:
         """Makes the drive that this process's searcher, stopper and callback speak to."""
         cls.current = cls(study, spec, progress, heartbeat)
         return cls.current
@@ -85,7 +84,7 @@ class Drive:
             if trials[number].state == TrialState.RUNNING:
                 recipe = TrialRecord.from_trial(trials[number]).recipe
                 assert isinstance(recipe, Recipe)  # it was asked for
-                self._own(name, Trial(self.study, trials[number]._trial_id), recipe)
+                self._own(name, self.study.running_trial(number), recipe)
 
     def complete(self, name: str, result: dict[str, Any] | None) -> None:
         """Notes that a trial's process reported for the last time, or died too often."""

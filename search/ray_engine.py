@@ -13,12 +13,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import optuna
-
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
 from prunetune.search.progress import Progress
 from prunetune.search.spec import RaySettings, StudySpec
+from prunetune.search.storage import StoredStudy
 from prunetune.search.study import open_study
 from prunetune.spaces import ConfigError, MissingExtraError, PrunetuneError
 
@@ -81,16 +80,16 @@ class RayEngine:
         if self._leaves:
             ray.shutdown()
 
-    def prepare(self) -> optuna.Study:
+    def prepare(self) -> StoredStudy:
         """See `Engine`. A worker does it: it has the GPU."""
         self._do(prepare_study)
         return open_study(self._spec)
 
-    def finish(self, study: optuna.Study) -> None:
+    def finish(self, study: StoredStudy) -> None:
         """See `Engine`."""
         self._do(finish_study)
 
-    def all_trials(self, study: optuna.Study, heartbeat: Heartbeat) -> None:
+    def all_trials(self, study: StoredStudy, heartbeat: Heartbeat) -> None:
         """See `Engine`."""
         drive = Drive.begin(study, self._spec, self._progress, heartbeat)
         while not drive.is_exhausted:

@@ -31,7 +31,7 @@ from prunetune.search.aside import patiently
 from prunetune.search.engine import prepare
 from prunetune.search.events import EpochEnded
 from prunetune.search.finish import finish
-from prunetune.search.heartbeat import Heartbeat, clock_ahead_s
+from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import Interruption, TrialLostError
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
@@ -143,14 +143,12 @@ class _Desk:
 
     def carry_out(self, number: int, recipe: Recipe) -> TrialRecord | None:
         """Carries out a trial; None if it was given to another process, or is over."""
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        trial = Trial(self.study, frozen._trial_id)
+        trial = self.study.running_trial(number)
         with Heartbeat(self.study) as heartbeat, self.progress.carrying_out(trial, self.context):
             heartbeat.begin(trial)
             try:
                 with heartbeat.carrying_out(trial):
-                    worker = this_worker(self.spec.device, clock_ahead_s(self.study))
-                    set_attributes(trial, TrialRecord(worker=worker).to_attrs())
+                    set_attributes(trial, TrialRecord(worker=this_worker(self.spec.device)).to_attrs())
                     return self._patiently(AskedTrial(trial, recipe))
             except (TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
                 forget_lost(self.study, number, self.context)

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
-from functools import partial
 
-import optuna
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.pruning.store import LOOK_S
 from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.advice import advice
 from prunetune.search.engine import Engine
 from prunetune.search.events import Listener, StudyEnded, StudyStarted
-from prunetune.search.heartbeat import Heartbeat, last_signs
+from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.storage import patiently_store
+from prunetune.search.storage import GRACE_S, INTERVAL_S, StoredStudy
 from prunetune.search.study import DATA, open_study, study_exists
 from prunetune.search.taking import is_over, limit_reached, reap_alone
 from prunetune.search.telling import tell_standing
 from prunetune.search.workers import is_near, responsible
 from prunetune.spaces import PrunetuneError
 
+LOOK_S = 1.0
+"""Who waits for the others looks again after so long."""
 
-def run_study(spec: StudySpec, console: Console | None = None, callbacks: Sequence[Listener] = ()) -> optuna.Study:
+
+def run_study(spec: StudySpec, console: Console | None = None, callbacks: Sequence[Listener] = ()) -> StoredStudy:
     """Carries out a study's trials until there are enough, then finishes it.
 
     The same call resumes a study, joins one that runs elsewhere, and shows one that is done.
@@ -77,7 +78,7 @@ def _started(spec: StudySpec) -> StudyStarted:
     )
 
 
-def _run(spec: StudySpec, progress: Progress) -> optuna.Study:
+def _run(spec: StudySpec, progress: Progress) -> StoredStudy:
     if study_exists(spec):
         open_study(spec)  # a changed description shows before any work
     engine = _engine(spec, progress)
@@ -119,23 +120,22 @@ def _engine(spec: StudySpec, progress: Progress) -> Engine:
     return LocalEngine(spec, progress)
 
 
-def _others_finish(study: optuna.Study, spec: StudySpec, progress: Progress) -> bool | None:
+def _others_finish(study: StoredStudy, spec: StudySpec, progress: Progress) -> bool | None:
     """Whether others, who live, will finish the study; None if there is work again.
 
-    Who died on another host is noticed only when it was silent for a while. So nobody leaves before each of those that
-    run was heard once more, ended, or was given up.
+    Who died on another host is noticed only when its heartbeat is stale. So nobody leaves before that time has passed
+    for those that run elsewhere, or they have ended.
     """
-    first, pause = last_signs(study), threading.Event()
+    all_are_heard, pause = time.monotonic() + GRACE_S + INTERVAL_S, threading.Event()
     while running := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if patiently_store(study, partial(reap_alone, study)):
+        if reap_alone(study, spec):
             return None
-        signs = last_signs(study)
-        far = [trial for trial in running if not is_near(responsible(trial) or {})]
-        unheard = [trial for trial in far if trial.number in first and first[trial.number] == signs.get(trial.number)]
-        if not unheard:
+        workers = {trial.number: responsible(trial) or {} for trial in running}
+        elsewhere = {number: worker for number, worker in workers.items() if not is_near(worker)}
+        if not elsewhere or time.monotonic() > all_are_heard:
             return True
-        told = ", ".join(f"trial {trial.number} on {(responsible(trial) or {}).get('host')}" for trial in unheard)
-        progress.begin(f"waiting for a sign of life of {told}")
+        told = ", ".join(f"trial {number} on {worker.get('host')}" for number, worker in elsewhere.items())
+        progress.begin(f"waiting for a heartbeat of {told}")
         safe_point()
         pause.wait(LOOK_S)
     return False

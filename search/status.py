@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.processes import is_alive
@@ -32,7 +31,7 @@ class StudyStatus:
     spent: Spent
     remaining: Forecast | None
     running: Mapping[int, bool]
-    """The trials that run, and whether their workers may be alive."""
+    """The trials that run, and whether their workers may be alive; those of other hosts always may."""
 
     @property
     def is_done(self) -> bool:
@@ -94,34 +93,20 @@ class StudyStatus:
         }
 
 
-def study_status(study: Source, folder: Path, reopen: Callable[[], optuna.Study] | None = None) -> StudyStatus:
+def study_status(study: Source, folder: Path) -> StudyStatus:
     """How far a study is now.
 
     Args:
         study: The study, or what was read of it.
         folder: Its folder.
-        reopen: Opens it where only findings are given, to see who of those that run are alive.
     """
-    found = Findings.of(study)
-    running = [trial for trial in found.trials if trial.state == TrialState.RUNNING]
-    opened = study if isinstance(study, optuna.Study) else reopen() if running and reopen is not None else None
-    silent, ahead_s = (set(), 0.0) if opened is None else _signs(opened)
-    alive = {trial.number: _may_live(trial, found.records[trial.number], silent) for trial in running}
+    found, now = Findings.of(study), time.time()
+    running = [trial.number for trial in found.trials if trial.state == TrialState.RUNNING]
+    alive = {number: is_alive(found.records[number].worker or {"host": None}) for number in running}
     # What a dead worker left open takes no time.
     counted = [(trial, found.records[trial.number]) for trial in found.trials if alive.get(trial.number, True)]
-    limits, now = Limits.of(found.study.spec), time.time() - ahead_s
+    limits = Limits.of(found.study.spec)
     return StudyStatus(found, folder, limits, spent(counted, now), forecast(limits, counted, now), alive)
-
-
-def _signs(study: optuna.Study) -> tuple[set[int], float]:
-    """Which trials gave no sign of life for too long, and how far this host's clock is ahead of the database's."""
-    from prunetune.search.heartbeat import clock_ahead_s, silent_trials
-
-    return silent_trials(study), clock_ahead_s(study)
-
-
-def _may_live(trial: FrozenTrial, record: TrialRecord, silent: Collection[int]) -> bool:
-    return trial.number not in silent and is_alive(record.worker or {"host": None})
 
 
 def write_status(status: StudyStatus, console: Console) -> None:

@@ -1,245 +1,161 @@
-"""A study in a data base, as one process of many sees it.
+"""The database that holds a study, as those use it who run its trials.
 
-Trials that ended are read once, and of those that run only what can still change. `alone` and `together` make several
-changes one, which is done again when the data base was away in its middle.
+It is Optuna's public `RDBStorage`. What stands here is what Optuna leaves to its users: a database that goes away is
+waited for, and a study says in which database it is.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import logging
+import time
+import warnings
+from collections.abc import Callable, Container, Mapping
 from functools import partial
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
+import sqlalchemy.event
+import sqlalchemy.exc
+from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from prunetune.results.address import parse_address
-from prunetune.results.storage import address_errors, with_tables
-from prunetune.search.database import SharedStorage
-from prunetune.search.history import History
-from prunetune.search.patience import Patience
+from prunetune.results import storage
+from prunetune.results.address import public_address
+from prunetune.search.interruption import stop_is_asked
 from prunetune.spaces import drafts
 
-SIGNED = "recipe"
-"""The attribute of a running trial whose parameters are all there."""
-
 INTERVAL_S = int(drafts.INTERVAL_S)
-GRACE_S = int(drafts.LEASE_S)
-"""A trial whose worker gave no sign of life for so long is given to another."""
+"""Seconds between the heartbeats of a running trial: those of a lease, so that a trial and its stages are given up
+together."""
 
-ALIVE = {
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
-"""A host that vanished is noticed within half a minute: PostgreSQL's client would wait for it much longer."""
+GRACE_S = int(drafts.LEASE_S)
+"""A trial without a heartbeat for so long is stale, and its recipe is carried out by another worker."""
+
+RETRY_S = 600.0
+"""A database that was there before is waited for so long."""
+
+SHORTEST_S, LONGEST_S = 0.1, 5.0
+"""Pauses between two attempts; each is twice as long as the one before."""
+
+_log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Memory = TypeVar("Memory")
 
 
-class StudyCache(_CachedStorage):
-    """What this process has read. Trials that ended are read once, and of those that run only what can change."""
+class StoredStudy(optuna.Study):
+    """A study that knows its database. Readers wait for it while it is away.
 
-    def __init__(self, backend: SharedStorage) -> None:
-        super().__init__(backend)
-        self.database = backend
-        self._raw: dict[int, dict[str, str]] = {}
-        self._is_fresh = False
-        self._told: dict[int, FrozenTrial] = {}
-        self._memories: dict[tuple[int, type], Any] = {}
+    Args:
+        name: An existing study's.
+        database: What holds it.
+    """
 
-    def memory(self, study_id: int, kind: type[Memory]) -> Memory:
-        """What this process has made of a study's trials, one of each kind. It begins as `kind()`."""
-        found: Memory = self._memories.setdefault((study_id, kind), kind())
-        return found
+    def __init__(self, name: str, database: RDBStorage) -> None:
+        super().__init__(name, database)
+        self.database = database
+        self._id_in_database = database.get_study_id_from_name(name)
 
-    def forget_all(self) -> None:
-        """Reads everything anew: what was read within a transaction that failed never came to be."""
-        with self._lock:
-            self._studies.clear()
-            self._trial_id_to_study_id_and_number.clear()
-            self._study_id_and_number_to_trial_id.clear()
-            self._raw.clear()
-            self._memories.clear()
-            self._is_fresh = False
-
-    @contextmanager
-    def transaction(self, *, study_id: int | None = None, trial_id: int | None = None) -> Iterator[None]:
-        """As `SharedStorage.transaction`. Within it, what others do is read once."""
-        if self.database.in_transaction:
-            yield
-            return
-        self._is_fresh = False
-        try:
-            with self.database.transaction(study_id=study_id, trial_id=trial_id):
-                yield
-        except BaseException:
-            self.forget_all()
-            raise
-        finally:
-            self._is_fresh = False
-            self._told.clear()
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """Optuna's."""
-        trial_id = super().create_new_trial(study_id, template_trial)
-        with self._lock:
-            self._studies[study_id].unfinished_trial_ids.add(trial_id)
-        return trial_id
+        return retry(partial(super().get_trials, deepcopy, states))
 
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
+    @property
+    def user_attrs(self) -> dict[str, Any]:
         """Optuna's."""
-        if trial_id in self._trial_id_to_study_id_and_number:
-            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
-        else:
-            self.database.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        return retry(lambda: super(StoredStudy, self).user_attrs)
 
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+    def set_user_attr(self, key: str, value: Any) -> None:
         """Optuna's."""
-        self._is_fresh = False
-        done = super().set_trial_state_values(trial_id, state, values)
-        if done and self.database.in_transaction and trial_id in self._trial_id_to_study_id_and_number:
-            study_id, number = self._trial_id_to_study_id_and_number[trial_id]
-            told = copy.deepcopy(self._studies[study_id].trials[number])
-            told.state = state
-            if values is not None:
-                told.values = list(values)
-            self._told[trial_id] = told
-        return done
+        retry(partial(super().set_user_attr, key, value))
 
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """A trial. Within a transaction that holds it, its state is what it is now, and the rest as it was read."""
-        if trial_id in self._told:
-            return self._told[trial_id]
-        if self.database.holds(trial_id) and trial_id in self._trial_id_to_study_id_and_number:
-            study_id, number = self._trial_id_to_study_id_and_number[trial_id]
-            trial = copy.deepcopy(self._studies[study_id].trials[number])
-            trial.state = TrialState.RUNNING
-            return trial
-        return super().get_trial(trial_id)
+    def running_trial(self, number: int) -> Trial:
+        """A trial that this process or another one asked for."""
+        return retry(lambda: Trial(self, self._key(number)))
 
-    def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
-        """As `SharedStorage.set_trial_user_attrs`."""
-        self.database.set_trial_user_attrs(trial_id, values)
+    def is_finished(self, number: int) -> bool:
+        """Whether a trial has ended, by whomever."""
+        return retry(lambda: self.database.get_trial(self._key(number)).state.is_finished())
 
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """A study's trials by number."""
-        with self._lock:
-            study = self._studies.setdefault(study_id, _StudyInfo())
-            if not (self._is_fresh and self.database.in_transaction):
-                self._read_on(study_id, study)
-            trials = study.trials
-            if states is None:
-                found = list(trials.values())
-            elif not any(state in states for state in (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)):
-                numbers = sorted(self._trial_id_to_study_id_and_number[item][1] for item in study.unfinished_trial_ids)
-                found = [trials[number] for number in numbers if trials[number].state in states]
-            else:
-                found = [trial for trial in trials.values() if trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+    def record_heartbeat(self, number: int) -> None:
+        """Says that the process which carries out a trial lives."""
+        retry(lambda: self.database.record_heartbeat(self._key(number)))
 
-    def _read_on(self, study_id: int, study: _StudyInfo) -> None:
-        unfinished, last = study.unfinished_trial_ids, study.last_finished_trial_id
-        read, raw = self.database.news(study_id, unfinished, last, self._raw)
-        highest = next(reversed(study.trials), -1)
-        self._add_trials_to_cache(study_id, read)
-        for trial in read:
-            if trial.state.is_finished():
-                unfinished.discard(trial._trial_id)
-                self._raw.pop(trial._trial_id, None)
-                study.last_finished_trial_id = max(study.last_finished_trial_id, trial._trial_id)
-                continue
-            unfinished.add(trial._trial_id)
-            if trial.state == TrialState.RUNNING and SIGNED in trial.user_attrs:
-                # What is not known yet differs from whatever will be read, which costs one more reading.
-                self._raw[trial._trial_id] = raw.get(trial._trial_id, {})
-        if any(trial.number < highest for trial in read):
-            numbers = list(study.trials)
-            if any(first > second for first, second in pairwise(numbers)):
-                study.trials = dict(sorted(study.trials.items()))
-        self._is_fresh = self.database.in_transaction
+    def fail_stale_trials(self) -> None:
+        """Fails the trials whose last heartbeat is older than `GRACE_S`. No result can be told for them then."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            retry(partial(fail_stale_trials, self))
 
-
-def cache_of(study: optuna.Study) -> StudyCache | None:
-    """The storage of a study in a data base; None for one in memory."""
-    return study._storage if isinstance(study._storage, StudyCache) else None
-
-
-def memory(study: optuna.Study, kind: type[Memory]) -> Memory:
-    """What this process has made of a study's trials; see `StudyCache.memory`. Of a study in memory it is empty."""
-    storage = cache_of(study)
-    return kind() if storage is None else storage.memory(study._study_id, kind)
-
-
-def history(study: optuna.Study) -> History:
-    """What follows from a study's trials; it has to be told of them."""
-    return memory(study, History)
-
-
-def alone(study: optuna.Study) -> AbstractContextManager[None]:
-    """A block that processes enter one after the other, and whose changes to the study are made all or none."""
-    storage = cache_of(study)
-    return nullcontext() if storage is None else storage.transaction(study_id=study._study_id)
-
-
-def together(study: optuna.Study, trial: Trial) -> AbstractContextManager[None]:
-    """A block whose changes to a trial are made all or none, and while nobody else changes it."""
-    storage = cache_of(study)
-    return nullcontext() if storage is None else storage.transaction(trial_id=trial._trial_id)
-
-
-def is_running(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether a trial runs. Within `alone` it goes on to do so until the block ends, whatever its worker does."""
-    storage = cache_of(study)
-    if storage is None:
-        return study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
-    database = storage.database
-    act = database.hold if database.in_transaction else database.state_of
-    return act(trial._trial_id) == TrialState.RUNNING
-
-
-def patiently_store(study: optuna.Study, act: Callable[[], Result]) -> Result:
-    """Does something with a study, and again if the connection was lost in its middle."""
-    storage = cache_of(study)
-    return act() if storage is None else storage.database.patience.retry(act)
+    def _key(self, number: int) -> int:
+        return self.database.get_trial_id_from_study_id_trial_number(self._id_in_database, number)
 
 
 def set_attributes(trial: Trial, values: Mapping[str, Any]) -> None:
-    """Stores several attributes with a trial."""
-    storage = cache_of(trial.study)
-    if storage is None:
-        for key, value in values.items():
-            trial.set_user_attr(key, value)
-    else:
-        storage.set_trial_user_attrs(trial._trial_id, values)
-        trial._cached_frozen_trial.user_attrs.update(values)
-
-
-def open_storage(url: str) -> StudyCache:
-    """Opens a data base, and makes Optuna's tables where there are none.
+    """Stores attributes with a trial, one after the other.
 
     Raises:
-        ConfigError: The address names nothing that can be used.
-        MissingExtraError: The data base's client is not installed.
+        UpdateFinishedTrialError: The trial has ended.
     """
-    with address_errors(url):
-        driver = parse_address(url).drivername
-        options: dict[str, Any] = {"connect_args": {"timeout": 60}}
-        if not driver.startswith("sqlite"):
-            options = {"pool_size": 1, "max_overflow": 4}  # a server has not too many connections
-        if driver in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
-            options["connect_args"] = dict(ALIVE)
-        lease = {"heartbeat_interval": INTERVAL_S, "grace_period": GRACE_S}
-        return StudyCache(with_tables(partial(SharedStorage, url, options, Patience(url), **lease)))
+    for key, value in values.items():
+        retry(partial(trial.set_user_attr, key, value))
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Opens a database for a study's trials, and makes Optuna's tables where there are none.
+
+    Once it was there, whoever connects to it waits while it is away.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        MissingExtraError: The database's client is not installed.
+    """
+    database = storage.open_storage(url, heartbeat_interval=INTERVAL_S, grace_period=GRACE_S)
+    if database.engine.dialect.name != "sqlite":
+        sqlalchemy.event.listen(database.engine, "do_connect", partial(_connect, public_address(url)))
+    return database
+
+
+def _connect(address: str, dialect: Any, _: Any, arguments: Any, options: Any) -> Any:
+    """Connects, as SQLAlchemy's event `do_connect` wants it, and says once that it has to wait."""
+    connect = partial(dialect.connect, *arguments, **options)
+    try:
+        return connect()
+    except dialect.loaded_dbapi.Error as error:
+        if stop_is_asked():
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        _log.warning("storage: %s cannot be reached (%s); trying again for %.0f min", address, reason, RETRY_S / 60)
+    connection = retry(connect, lambda error: isinstance(error, dialect.loaded_dbapi.Error))
+    _log.warning("storage: %s is there again", address)
+    return connection
+
+
+def retry(act: Callable[[], Result], is_passing: Callable[[Exception], bool] | None = None) -> Result:
+    """Does something, and does it again while the database is away. Doing it twice must do no harm.
+
+    Args:
+        act: What to do.
+        is_passing: Whether an error will pass; by default one of a connection that was lost.
+
+    Raises:
+        Exception: The last error of `act`, if it will not pass, after `RETRY_S`, or when a stop was asked for.
+    """
+    is_passing = is_passing or is_connection_lost
+    end, pause = time.monotonic() + RETRY_S, SHORTEST_S
+    while True:
+        try:
+            return act()
+        except Exception as error:
+            if not is_passing(error) or stop_is_asked() or time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_S)
+
+
+def is_connection_lost(error: BaseException | None) -> bool:
+    """Whether the database went away while it was asked something. Anything else it would answer again."""
+    while error is not None:
+        if isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__ or error.__context__  # Optuna goes on after the first one, into another
+    return False

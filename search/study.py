@@ -14,14 +14,14 @@ from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 
 from prunetune.pruning.data_source import data_problem
-from prunetune.results import storage
 from prunetune.results.findings import Findings, Source
+from prunetune.results.place import choose_name, place_of, sqlite_url
 from prunetune.results.record import StudyRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.storage import open_storage
+from prunetune.search.storage import StoredStudy, open_storage
 from prunetune.spaces import StoreError
 from prunetune.spaces.files import storage_error
 
@@ -30,7 +30,7 @@ DATA = "data.yaml"
 other ways."""
 
 
-def open_study(spec: StudySpec) -> optuna.Study:
+def open_study(spec: StudySpec) -> StoredStudy:
     """Creates the study of a description, or finds it to go on.
 
     Raises:
@@ -42,10 +42,11 @@ def open_study(spec: StudySpec) -> optuna.Study:
     except OSError as error:
         raise storage_error(spec.folder, error) from error
     with study_lock(spec.folder), storage_errors(spec.folder, spec.storage):
-        opened = open_storage(spec.storage_url)
+        database = open_storage(spec.storage_url)
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
         directions += ["minimize" for _ in spec.judged]
-        study = optuna.create_study(storage=opened, study_name=spec.name, directions=directions, load_if_exists=True)
+        optuna.create_study(storage=database, study_name=spec.name, directions=directions, load_if_exists=True)
+        study = StoredStudy(spec.name, database)
         stored = StudyRecord.of(study).spec
         if not stored and (study.directions != [_DIRECTIONS[item] for item in directions] or study.trials):
             raise StoreError(
@@ -82,21 +83,24 @@ def study_exists(spec: StudySpec) -> bool:
     if spec.storage is None and not (spec.folder / "study.db").is_file():
         return False
     with storage_errors(spec.folder, spec.storage):
-        opened = open_storage(spec.storage_url)
+        database = open_storage(spec.storage_url)
         try:
-            return spec.name in optuna.get_all_study_names(storage=opened)
+            return spec.name in optuna.get_all_study_names(storage=database)
         finally:
-            opened.database.engine.dispose()  # a server has not too many connections
+            database.engine.dispose()  # a server has not too many connections
 
 
-def find_study(name: str, runs: str = "runs") -> tuple[optuna.Study, Path]:
-    """Opens an existing study for reading; see `prunetune.results.storage.find_study`.
+def find_study(name: str, runs: str = "runs") -> tuple[StoredStudy, Path]:
+    """Opens an existing study; see `prunetune.results.storage.find_study`.
 
     Raises:
         StoreError: There is none, its database cannot be read, or prunetune did not start it.
     """
-    study, folder = storage.find_study(name, runs, opener=open_storage)
-    stored_spec(study)
+    folder, address = place_of(name, runs, None)
+    with storage_errors(folder, address, runs=False):
+        database = open_storage(address or sqlite_url(folder))
+        study = StoredStudy(choose_name(folder, optuna.get_all_study_names(storage=database)), database)
+        stored_spec(study)
     return study, folder
 
 
@@ -130,14 +134,14 @@ def spec_here(study: Source, folder: Path) -> StudySpec:
         raise StoreError(f"{folder}: holds the study {spec.name}; call the folder {spec.name}, too")
     data = str(folder / DATA) if data_problem(spec.data) else spec.data
     address = None
-    if isinstance(study, optuna.Study) and not (folder / "study.db").is_file():
-        address = storage.storage_address(study)
+    if isinstance(study, StoredStudy) and not (folder / "study.db").is_file():
+        address = str(study.database.url)
     device = spec.devices[0]
     return spec.model_copy(update={"runs": str(folder.parent), "storage": address, "data": data, "device": device})
 
 
 def study_lock(folder: Path, *, always: bool = False) -> AbstractContextManager[None]:
-    """One process at a time opens a study or measures its references.
+    """One process at a time opens a study, measures its references, asks for a trial or adds one.
 
     Args:
         folder: The study's.

@@ -1,92 +1,89 @@
-"""Takes a study's trials, one after the other, and gives back what is not carried out."""
+"""Asks for a study's trials, one after the other, and gives back what is not carried out."""
 
 from __future__ import annotations
 
 import time
-from itertools import count
+import warnings
+from collections.abc import Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.heartbeat import Clock, ask, clock_ahead_s
-from prunetune.search.interruption import TrialLostError, safe_point
+from prunetune.search.interruption import safe_point
+from prunetune.search.limits import spent
 from prunetune.search.samplers import next_sampler
 from prunetune.search.spec import StudySpec
 from prunetune.search.spec_change import refuse_change
-from prunetune.search.storage import (
-    alone,
-    history,
-    memory,
-    patiently_store,
-    set_attributes,
-    together,
-)
-from prunetune.search.study import stored_spec
+from prunetune.search.storage import StoredStudy, retry, set_attributes
+from prunetune.search.study import stored_spec, study_lock
 from prunetune.search.trial.objective import AskedTrial
-from prunetune.search.workers import give_back, reap, requeue, this_worker
+from prunetune.search.workers import give_back, reap, this_worker
 from prunetune.spaces import Cost, Outcome
 
 
-def next_trial(study: optuna.Study, spec: StudySpec) -> AskedTrial | None:
-    """Takes the next trial, or None if the study has all it should have.
+def next_trial(study: StoredStudy, spec: StudySpec) -> AskedTrial | None:
+    """Asks for the next trial; None if the study has all it should have.
 
-    Trials of dead processes are failed first, and their recipes come before new ones.
+    Trials of dead workers are failed first, and their recipes come before new ones. One process at a time does that,
+    so that the study's limits hold exactly; recipes are chosen side by side.
     """
-    ahead_s = memory(study, Clock).ahead_s(study)
+    while True:
+        study.get_trials(deepcopy=False)  # a database that is away is waited for before others wait for this process
+        with study_lock(spec.folder):
+            trial = retry(lambda: _ask(study, spec))
+        if trial is None:
+            return None
+        try:
+            return _choose_recipe(study, spec, trial)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            pass  # this process was frozen for so long that another one took its trial for dead
 
-    def claim() -> tuple[Trial, list[FrozenTrial]] | None:
-        with alone(study):
-            reap(study)
-            trials = study.get_trials(deepcopy=False)
-            if not trials:  # until the first one the description may change
-                refuse_change(stored_spec(study), spec)
-            if spec.limits.reached(history(study).spent(trials, time.time() - ahead_s)) is not None:
-                return None
-            return _asked(study, spec, ahead_s), trials
 
-    if (claimed := patiently_store(study, claim)) is None:
+def _ask(study: StoredStudy, spec: StudySpec) -> Trial | None:
+    """Asks for a trial and signs it, if a limit allows one. What a lost connection left half done is failed by the next
+    call: it has no worker."""
+    reap(study)
+    trials = study.get_trials(deepcopy=False)
+    if not trials:  # until the first one the description may change
+        refuse_change(stored_spec(study), spec)
+    if _limit_reached(spec, trials) is not None:
         return None
-    trial, before = claimed
-    study.sampler = next_sampler(spec, before, unseen=max(0, trial.number - len(before)))
-    return _signed(study, spec, trial)
-
-
-def _asked(study: optuna.Study, spec: StudySpec, ahead_s: float) -> Trial:
-    """Takes a trial and signs it. Call it while no other process does."""
     safe_point()
-    trial = ask(study)
-    set_attributes(trial, TrialRecord(worker=this_worker(spec.device, ahead_s)).to_attrs())
+    study.sampler = next_sampler(spec, trials)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with", UserWarning)
+        trial = study.ask()
+    study.record_heartbeat(trial.number)  # first: without a heartbeat no trial is ever stale
+    set_attributes(trial, TrialRecord(worker=this_worker(spec.device)).to_attrs())
     return trial
 
 
-def _signed(study: optuna.Study, spec: StudySpec, trial: Trial) -> AskedTrial:
-    """Chooses a trial's recipe. Others take their trials meanwhile; who dies here has asked for nothing."""
-    attempts = count()
+def _choose_recipe(study: StoredStudy, spec: StudySpec, trial: Trial) -> AskedTrial:
+    """Chooses a trial's recipe and stores it; who dies here has asked for nothing.
 
-    def sign() -> AskedTrial:
-        # What a lost attempt has chosen is not in the data base: Optuna's object takes it for stored.
-        mine = trial if next(attempts) == 0 else Trial(study, trial._trial_id)
-        mine.relative_params  # noqa: B018  # sampled here, before anything is locked
-        with together(study, mine):
-            recipe = spec.space.suggest(mine)
-            set_attributes(mine, TrialRecord(recipe).to_attrs())
-        return AskedTrial(mine, recipe)
+    Raises:
+        UpdateFinishedTrialError: The trial was given to another process.
+    """
 
-    try:
-        return patiently_store(study, sign)
-    except optuna.exceptions.UpdateFinishedTrialError as error:
-        raise TrialLostError from error
+    def choose() -> AskedTrial:
+        # Parameters that were stored before the connection was lost stay as they are.
+        stored = study.running_trial(trial.number)
+        recipe = spec.space.suggest(stored)
+        set_attributes(stored, TrialRecord(recipe).to_attrs())
+        return AskedTrial(stored, recipe)
+
+    return retry(choose)
 
 
 def give_trial_back(
-    study: optuna.Study,
+    study: StoredStudy,
     number: int,
     reason: str,
     why: Outcome = Outcome.INTERRUPTED,
     cost: Cost | None = None,
 ) -> None:
-    """Gives back a trial that was taken, so that its recipe is carried out again. Does nothing if it has ended.
+    """Gives back a trial that was asked for, so that its recipe is carried out again. Does nothing if it has ended.
 
     Args:
         study: The trial's.
@@ -95,34 +92,25 @@ def give_trial_back(
         why: `INTERRUPTED` or `WORKER_DIED`.
         cost: What was spent on it; that counts in the study's limits, and whoever goes on reads its stages back.
     """
-
-    def act() -> None:
-        with alone(study):
-            frozen = study.get_trials(deepcopy=False)[number]
-            if frozen.state == TrialState.RUNNING:
-                give_back(study, frozen, TrialRecord(outcome=why, reason=reason, cost=cost or Cost()))
-            requeue(study)
-
-    patiently_store(study, act)
+    give_back(study, number, TrialRecord(outcome=why, reason=reason, cost=cost or Cost()))
 
 
-def limit_reached(study: optuna.Study, spec: StudySpec) -> str | None:
+def limit_reached(study: StoredStudy, spec: StudySpec) -> str | None:
     """Which limit ends the study, or None if it has further trials."""
-    return spec.limits.reached(history(study).spent(study.get_trials(deepcopy=False), now(study)))
+    return _limit_reached(spec, study.get_trials(deepcopy=False))
 
 
-def is_over(study: optuna.Study, spec: StudySpec) -> bool:
-    """Whether nothing is left to do: a limit is reached, no trial runs, and none waits to be taken up again."""
+def _limit_reached(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str | None:
+    return spec.limits.reached(spent([(trial, TrialRecord.from_trial(trial)) for trial in trials], time.time()))
+
+
+def is_over(study: StoredStudy, spec: StudySpec) -> bool:
+    """Whether nothing is left to do: a limit is reached, no trial runs, and none waits to be carried out again."""
     open_trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
     return not open_trials and limit_reached(study, spec) is not None
 
 
-def now(study: optuna.Study) -> float:
-    """Seconds since the epoch, by the data base's clock."""
-    return time.time() - clock_ahead_s(study)
-
-
-def reap_alone(study: optuna.Study) -> list[int]:
-    """Gives back the trials of dead workers, while no other process does."""
-    with alone(study):
-        return reap(study)
+def reap_alone(study: StoredStudy, spec: StudySpec) -> list[int]:
+    """Gives back the trials of dead workers, while no other process asks for one."""
+    with study_lock(spec.folder):
+        return retry(lambda: reap(study))

@@ -1,13 +1,13 @@
 """Who carries out a trial, and whether he is still alive.
 
 Every trial names its host, process and device. When a process of this host is gone but its trial still runs, the trial
-is failed at once, and when one of any host gives no sign of life for a minute; its recipe is enqueued again. The stage
-store has what was finished. A result that comes after that is refused by the storage: the trial has ended.
+is failed at once, and when one of any host has no heartbeat for a minute; its recipe is enqueued again. The stage store
+has what was finished. A result that comes after that is refused by the storage: the trial has ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,19 +15,17 @@ from optuna.trial import FrozenTrial, TrialState
 from prunetune.pruning.processes import is_alive as is_alive
 from prunetune.pruning.processes import this_process
 from prunetune.results.record import TrialRecord
-from prunetune.search.heartbeat import fail_silent_trials
-from prunetune.search.storage import history, is_running, set_attributes
+from prunetune.search.storage import StoredStudy, retry, set_attributes
 from prunetune.spaces import Outcome
 
 
-def this_worker(device: str, ahead_s: float = 0.0) -> dict[str, object]:
+def this_worker(device: str) -> dict[str, object]:
     """This process and what it trains on, as a trial names them.
 
     Args:
         device: As `StudySpec.device` names it.
-        ahead_s: How far the clock of this host, which the trial's times are told by, is ahead of the data base's.
     """
-    return {**this_process(), "device": device, **({"ahead_s": round(ahead_s)} if ahead_s else {})}
+    return {**this_process(), "device": device}
 
 
 def is_near(worker: Mapping[str, object]) -> bool:
@@ -42,47 +40,61 @@ def responsible(trial: FrozenTrial) -> Mapping[str, object] | None:
     return record.driver or record.worker
 
 
-def reap(study: optuna.Study) -> list[int]:
-    """Fails the trials of dead workers and enqueues their recipes again. Call it while no other process does.
+def reap(study: StoredStudy) -> list[int]:
+    """Fails the trials of dead workers and enqueues their recipes again. Call it while you hold the study's lock.
 
     Returns:
         The numbers of the trials that were failed.
     """
-    before = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    fail_silent_trials(study)
+    running = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+    study.fail_stale_trials()
     trials = study.get_trials(deepcopy=False)
-    after = [trials[trial.number] for trial in before]
-    reaped = [trial.number for trial in after if TrialRecord.from_trial(trial).outcome is Outcome.WORKER_DIED]
     gone = TrialRecord(outcome=Outcome.WORKER_DIED, reason="the process that carried it out is gone")
-    for trial in after:
-        if trial.state != TrialState.RUNNING:
-            continue
+    for trial in (trials[number] for number in running):
         worker = responsible(trial)
-        # A trial without a worker died between being asked for and being signed, which is one act.
-        is_gone = worker is None or not is_alive(worker)
-        if is_gone and give_back(study, trial, gone):
-            reaped.append(trial.number)
-    requeue(study)
-    return sorted(reaped)
+        # A trial without a worker died between being asked for and being signed: both are done within the lock.
+        if trial.state == TrialState.RUNNING and (worker is None or not is_alive(worker)):
+            give_back(study, trial.number, gone)
+    trials = requeue(study)
+    return [number for number in running if TrialRecord.from_trial(trials[number]).outcome is Outcome.WORKER_DIED]
 
 
-def give_back(study: optuna.Study, trial: FrozenTrial, record: TrialRecord) -> bool:
-    """Fails a trial that is to be carried out again, unless it has ended. Call it while no other process does.
+def give_back(study: StoredStudy, number: int, record: TrialRecord) -> None:
+    """Fails a trial that is to be carried out again, unless it has ended. Whoever asks next enqueues its recipe.
 
     Args:
         study: The study.
-        trial: The trial.
+        number: The trial.
         record: Why, and what was spent on it.
     """
-    if not is_running(study, trial):
-        return False  # its worker told its end a moment ago
-    live = optuna.trial.Trial(study, trial._trial_id)
-    set_attributes(live, record.to_attrs())
-    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-    return True
+    try:
+        set_attributes(study.running_trial(number), record.to_attrs())
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return
+    retry(lambda: study.tell(number, state=TrialState.FAIL, skip_if_finished=True))
 
 
-def requeue(study: optuna.Study) -> None:
-    """Enqueues every given-back recipe that no later trial carries: also after a death in between."""
-    for number, params in history(study).not_retried(study.get_trials(deepcopy=False)):
-        study.enqueue_trial(params, user_attrs=TrialRecord(retry_of=number).to_attrs())
+def requeue(study: StoredStudy) -> list[FrozenTrial]:
+    """Enqueues every given-back recipe that no later trial carries: also after a death in between. Call it while you
+    hold the study's lock.
+
+    Returns:
+        The study's trials as they were.
+    """
+    trials = study.get_trials(deepcopy=False)
+    records = [TrialRecord.from_trial(trial) for trial in trials]
+    retried = {record.retry_of for record in records}
+    for number, record in enumerate(records):
+        is_given_back = record.outcome is not None and not record.outcome.counts
+        if is_given_back and number not in retried and (asked := _first_attempt(trials, records, number)):
+            study.enqueue_trial(asked.params, user_attrs=TrialRecord(retry_of=number).to_attrs())
+    return trials
+
+
+def _first_attempt(trials: Sequence[FrozenTrial], records: Sequence[TrialRecord], number: int) -> FrozenTrial | None:
+    """The trial that has the recipe which a trial was to carry out: itself, or, if it died before it had stored all of
+    it, the one that it takes up. None if it had asked for nothing yet."""
+    before = records[number].retry_of
+    while records[number].recipe is None and before is not None and 0 <= before < number:
+        number, before = before, records[before].retry_of
+    return None if records[number].recipe is None else trials[number]

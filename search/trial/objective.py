@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-import optuna
-from optuna.trial import Trial, TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prunetune.results.dashboard import shown_on_dashboard
 from prunetune.results.record import TrialRecord
-from prunetune.search.heartbeat import require_owned
-from prunetune.search.history import attempts_before
 from prunetune.search.interruption import TrialLostError
 from prunetune.search.spec import StudySpec
-from prunetune.search.storage import patiently_store, set_attributes, together
+from prunetune.search.storage import StoredStudy, retry, set_attributes
 from prunetune.search.store_limit import keep_within_limit
 from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.run import run_trial
@@ -43,7 +42,7 @@ class AskedTrial:
 class StudyPeers:
     """The other trials of an Optuna study. See `Peers`."""
 
-    study: optuna.Study
+    study: StoredStudy
     trial: Trial
 
     def records(self) -> Mapping[int, TrialRecord]:
@@ -65,15 +64,13 @@ class StudyPeers:
             TrialLostError: The trial was given to another process.
         """
 
-        def act() -> None:
-            with together(self.study, self.trial):
-                require_owned(self.study, self.trial)
-                set_attributes(self.trial, record.to_attrs())
-
-        patiently_store(self.study, act)
+        try:
+            set_attributes(self.trial, record.to_attrs())
+        except UpdateFinishedTrialError as error:
+            raise TrialLostError from error
 
 
-def run_and_tell(study: optuna.Study, asked: AskedTrial, context: TrialContext) -> TrialRecord:
+def run_and_tell(study: StoredStudy, asked: AskedTrial, context: TrialContext) -> TrialRecord:
     """Carries out a trial and tells its record.
 
     Raises:
@@ -88,7 +85,7 @@ def run_and_tell(study: optuna.Study, asked: AskedTrial, context: TrialContext) 
     return record
 
 
-def tell(study: optuna.Study, trial: Trial, record: TrialRecord, context: TrialContext) -> None:
+def tell(study: StoredStudy, trial: Trial, record: TrialRecord, context: TrialContext) -> None:
     """Stores a trial's record, and ends the trial with the values of the network that it came to.
 
     Optuna has no PRUNED trial of several objectives. So one that was stopped on its way is complete, and infeasible by
@@ -99,20 +96,29 @@ def tell(study: optuna.Study, trial: Trial, record: TrialRecord, context: TrialC
         TrialLostError: The trial ended otherwise.
     """
 
-    def act() -> None:
-        with together(study, trial):
-            if _is_told(study, trial, record):
-                return
-            set_attributes(trial, record.to_attrs())
-            network = record.network
-            if record.outcome is None or not record.outcome.has_values or network is None:
-                study.tell(trial, state=TrialState.FAIL)
-                return
-            for name, violation in constraints(record, context.spec).items():
-                trial.set_constraint(name, violation)
-            study.tell(trial, context.values(network))
+    network, values = record.network, None
+    if record.outcome is not None and record.outcome.has_values and network is not None:
+        values = context.values(network)
 
-    patiently_store(study, act)
+    def act() -> None:
+        if study.is_finished(trial.number):
+            return
+        set_attributes(trial, record.to_attrs())
+        if values is None:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            return
+        stored = trial.constraints
+        for name, violation in constraints(record, context.spec).items():
+            if name not in stored:
+                trial.set_constraint(name, violation)
+        study.tell(trial.number, values, skip_if_finished=True)
+
+    with suppress(UpdateFinishedTrialError):
+        retry(act)
+    # This has ended the trial, perhaps at an attempt whose answer was lost with the connection, or another process has.
+    stored = stored_record(study, trial.number)
+    if (stored.outcome, stored.cost) != (record.outcome, record.cost):
+        raise TrialLostError
 
 
 def constraints(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
@@ -124,7 +130,7 @@ def constraints(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
     return found
 
 
-def forget_lost(study: optuna.Study, number: int, context: TrialContext) -> None:
+def forget_lost(study: StoredStudy, number: int, context: TrialContext) -> None:
     """Removes what a process kept of a trial that it lost, unless a result was told for it: then files of these names
     belong to that."""
     outcome = stored_record(study, number).outcome
@@ -132,22 +138,21 @@ def forget_lost(study: optuna.Study, number: int, context: TrialContext) -> None
         context.files.forget(f"trial-{number}")
 
 
-def stored_record(study: optuna.Study, number: int) -> TrialRecord:
+def stored_record(study: StoredStudy, number: int) -> TrialRecord:
     """What the study knows of a trial now."""
     return TrialRecord.from_trial(study.get_trials(deepcopy=False)[number])
 
 
-def _is_told(study: optuna.Study, trial: Trial, record: TrialRecord) -> bool:
-    """Whether the data base has a record already: its answer was lost with the connection.
+def attempts_before(trials: Sequence[FrozenTrial], number: int) -> set[int]:
+    """The numbers of the trials that began a trial's recipe before it, and were lost or given back.
 
-    Raises:
-        TrialLostError: The trial ended otherwise.
+    Args:
+        trials: All trials of the study by number.
+        number: The trial's.
     """
-    try:
-        require_owned(study, trial)
-    except TrialLostError:
-        stored = stored_record(study, trial.number)
-        if (stored.outcome, stored.cost) == (record.outcome, record.cost):
-            return True
-        raise
-    return False
+    found: set[int] = set()
+    before = TrialRecord.from_trial(trials[number]).retry_of
+    while before is not None and 0 <= before < min((number, *found)):  # whatever an attribute says, it goes back
+        found.add(before)
+        before = TrialRecord.from_trial(trials[before]).retry_of
+    return found

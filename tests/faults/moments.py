@@ -1,7 +1,7 @@
 """Moments at which a process dies of SIGKILL, drawn from a seed.
 
 Some are told by the process's own steps and hit in the middle by its parent. Others are too short for that: a process
-kills itself at one of its writes to the data base (asking, signing, signs of life, telling) or to the store.
+kills itself at one of its writes to the database (asking, signing, heartbeats, telling) or to the store.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Moment:
     """When a process dies.
 
     Attributes:
-        kind: `step`, `data base` or `store`.
+        kind: `step`, `database` or `store`.
         count: At which one of them.
         delay_s: How long after a step.
     """
@@ -39,14 +39,14 @@ class Moment:
     @classmethod
     def draw(cls, chance: random.Random) -> Moment:
         """One of any kind."""
-        kind = chance.choice(("step", "step", "data base", "store"))
-        most = {"step": 14, "data base": 60, "store": 30}[kind]
+        kind = chance.choice(("step", "step", "database", "store"))
+        most = {"step": 14, "database": 60, "store": 30}[kind]
         return cls(kind, chance.randint(1, most), chance.uniform(0.0, 0.3))
 
     @property
     def prepare(self) -> Callable[[], object] | None:
         """What the process is to do at its start."""
-        acts: dict[str, Callable[[int], None]] = {"data base": die_at_a_statement, "store": die_at_a_file}
+        acts: dict[str, Callable[[int], None]] = {"database": die_at_a_statement, "store": die_at_a_file}
         return partial(acts[self.kind], self.count) if self.kind in acts else None
 
     def has_come(self, command: Command) -> bool:
@@ -64,7 +64,7 @@ def die() -> None:
 
 
 def die_at_a_statement(count: int) -> None:
-    """Dies right before a write to the data base, the commit of one, or the answer to it."""
+    """Dies right before a write to the database, the commit of one, or the answer to it."""
     import sqlalchemy.event
     from sqlalchemy.engine import Engine
 

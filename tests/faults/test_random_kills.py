@@ -169,8 +169,11 @@ class Study:
 
 
 def asked(trial: FrozenTrial) -> dict[str, Any]:
-    """The recipe that a trial carries out, though it may have ended before it read it."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    """The recipe that a trial carries out; what it was to repeat if it ended before it had stored all of one."""
+    if TrialRecord.from_trial(trial).recipe is not None:
+        return trial.params
+    params: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return params
 
 
 ON_REQUEST = pytest.mark.skipif(

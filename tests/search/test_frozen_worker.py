@@ -34,7 +34,7 @@ STUDY: dict[str, Any] = {
 
 
 def pass_an_hour(storage: str, progress: Path) -> None:
-    """Makes every sign of life in the database an hour old, and breaks the leases of the store, as who waits does."""
+    """Makes every heartbeat in the database an hour old, and breaks the leases of the store, as who waits does."""
     engine = sqlalchemy.create_engine(storage)
     table = sqlalchemy.Table("trial_heartbeats", sqlalchemy.MetaData(), autoload_with=engine)
     with engine.begin() as connection:
@@ -77,7 +77,7 @@ def test_a_worker_that_wakes_too_late_changes_nothing(
     os.kill(frozen.pid, signal.SIGCONT)
     frozen.resume()
     assert frozen.wait() == 0, frozen.said
-    assert "trial 0: this process gave no sign of life for 60 s" in frozen.said
+    assert "trial 0: this process had no heartbeat for 60 s" in frozen.said
     assert "Traceback" not in frozen.said
     assert find_study(str(file))[0].get_trials() == before
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}

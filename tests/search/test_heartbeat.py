@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,27 +15,25 @@ import optuna
 import pytest
 import sqlalchemy
 import sqlalchemy.exc
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.lease import StageBusyError
 from prunetune.results.record import NetworkFigures, NetworkResult, RungDecision, TrialRecord
-from prunetune.search import heartbeat as heartbeats
 from prunetune.search import local_engine, runner
-from prunetune.search.heartbeat import GRACE_S, INTERVAL_S, Heartbeat, TrialLostError, clock_ahead_s, silent_trials
-from prunetune.search.interruption import Interruption, safe_point
-from prunetune.search.limits import spent
+from prunetune.search.heartbeat import Heartbeat
+from prunetune.search.interruption import Interruption, TrialLostError, safe_point
 from prunetune.search.local_engine import carry_out_trials
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.search.status import study_status
-from prunetune.search.storage import set_attributes
+from prunetune.search.storage import GRACE_S, StoredStudy, set_attributes
 from prunetune.search.study import open_study
 from prunetune.search.taking import next_trial
 from prunetune.search.trial.objective import AskedTrial, StudyPeers, tell
 from prunetune.search.workers import reap, this_worker
-from prunetune.spaces import Accuracy, Cost, Deployment, Outcome, drafts
+from prunetune.spaces import Accuracy, Cost, Deployment, Outcome
 from prunetune.targets import NormalizedLatency
 
 MakeSpec = Callable[..., StudySpec]
@@ -49,7 +45,7 @@ def spec(make_spec: MakeSpec, storage: str) -> StudySpec:
     return make_spec(storage=storage, trials=3)
 
 
-def take(study: optuna.Study, spec: StudySpec, host: str | None = "elsewhere") -> AskedTrial:
+def take(study: StoredStudy, spec: StudySpec, host: str | None = "elsewhere") -> AskedTrial:
     """Takes a trial, as a process of another host by default."""
     asked = next_trial(study, spec)
     assert asked is not None
@@ -58,37 +54,31 @@ def take(study: optuna.Study, spec: StudySpec, host: str | None = "elsewhere") -
     return asked
 
 
-def records(study: optuna.Study) -> list[TrialRecord]:
+def records(study: StoredStudy) -> list[TrialRecord]:
     return [TrialRecord.from_trial(trial) for trial in study.get_trials()]
 
 
-def age(study: optuna.Study, number: int, seconds: float) -> None:
-    """Lets the last sign of life of a trial be so much older."""
-    storage: Any = study._storage
-    trial_id = study.get_trials()[number]._trial_id
-    table = sqlalchemy.Table("trial_heartbeats", sqlalchemy.MetaData(), autoload_with=storage._backend.engine)
-    with storage._backend.engine.begin() as connection:
+def age(study: StoredStudy, number: int, seconds: float) -> None:
+    """Lets the last heartbeat of a trial be so much older."""
+    database = study.database
+    study_id = database.get_study_id_from_name(study.study_name)
+    trial_id = database.get_trial_id_from_study_id_trial_number(study_id, number)
+    table = sqlalchemy.Table("trial_heartbeats", sqlalchemy.MetaData(), autoload_with=database.engine)
+    with database.engine.begin() as connection:
         (beat,) = connection.execute(sqlalchemy.select(table.c.heartbeat).where(table.c.trial_id == trial_id)).one()
         changed = table.update().where(table.c.trial_id == trial_id).values(heartbeat=beat - timedelta(seconds=seconds))
         connection.execute(changed)
 
 
-def complete(study: optuna.Study, asked: AskedTrial) -> None:
+def complete(study: StoredStudy, asked: AskedTrial) -> None:
     set_attributes(asked.trial, TrialRecord(outcome=Outcome.OK).to_attrs())
     study.tell(asked.trial, [0.5, 1.0])
-
-
-def test_a_trial_and_its_stages_are_given_up_together() -> None:
-    assert GRACE_S == drafts.LEASE_S
-    assert INTERVAL_S == drafts.INTERVAL_S
 
 
 def test_a_worker_that_died_on_another_host_is_noticed(spec: StudySpec) -> None:
     study = open_study(spec)
     dead, alive = take(study, spec), take(study, spec)
     age(study, dead.trial.number, GRACE_S + 5)
-    assert silent_trials(study) == {0}
-    assert study_status(study, spec.folder).running == {0: False, 1: True}
     again = take(study, spec)
     assert again.recipe == dead.recipe
     assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "RUNNING", "RUNNING"]
@@ -117,7 +107,6 @@ def test_a_worker_that_was_heard_lately_keeps_its_trial(spec: StudySpec) -> None
     take(study, spec)
     age(study, 0, GRACE_S - 15)
     assert reap(study) == []
-    assert silent_trials(study) == set()
 
 
 def test_a_beat_makes_young_again(spec: StudySpec) -> None:
@@ -138,13 +127,7 @@ def test_it_beats_by_itself(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) ->
     study = open_study(spec)
     asked = take(study, spec)
     beaten = threading.Event()
-    real = heartbeats.sign_of_life
-
-    def listen(*arguments: Any) -> None:
-        real(*arguments)
-        beaten.set()
-
-    monkeypatch.setattr(heartbeats, "sign_of_life", listen)
+    monkeypatch.setattr(study, "record_heartbeat", lambda _: beaten.set())
     with Heartbeat(study, interval_s=0.01) as heartbeat:
         heartbeat.begin(asked.trial)
         assert beaten.wait(30)
@@ -156,16 +139,18 @@ def test_a_lost_connection_is_no_death(
     study = open_study(spec)
     asked = take(study, spec)
 
-    def fail(*_: Any) -> None:
+    def fail(_: int) -> None:
         raise sqlalchemy.exc.OperationalError("UPDATE", {}, Exception("server closed the connection"))
 
     with Heartbeat(study, interval_s=1e6) as heartbeat, caplog.at_level(logging.INFO):
         heartbeat.begin(asked.trial)
-        monkeypatch.setattr(heartbeats, "sign_of_life", fail)
+        monkeypatch.setattr(study, "record_heartbeat", fail)
         heartbeat.beat()
         monkeypatch.undo()
+        age(study, 0, 2 * GRACE_S)
         heartbeat.beat()
-    assert "no sign of life could be stored (OperationalError)" in caplog.text
+        assert reap(study) == []
+    assert "no heartbeat could be stored (OperationalError)" in caplog.text
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
@@ -178,15 +163,17 @@ def test_hosts_in_other_time_zones_agree(
     monkeypatch.setenv("PGTZ", zone)  # what the client asks its connections for
     other = open_study(spec)
     take(other, spec)
-    assert silent_trials(study) == silent_trials(other) == set()
+    assert reap(study) == reap(other) == []
     age(study, 1, GRACE_S + 5)
-    assert silent_trials(study) == silent_trials(other) == {1}
+    assert reap(study) == [1]
+    age(study, 0, GRACE_S + 5)
+    assert reap(other) == [0]
 
 
 # Late results
 
 
-def wakes_after_its_trial_was_given_away(study: optuna.Study, spec: StudySpec) -> tuple[AskedTrial, AskedTrial]:
+def wakes_after_its_trial_was_given_away(study: StoredStudy, spec: StudySpec) -> tuple[AskedTrial, AskedTrial]:
     """A worker that was frozen, and the one that got its trial."""
     frozen = take(study, spec)
     age(study, frozen.trial.number, GRACE_S + 5)
@@ -273,7 +260,7 @@ def test_a_stage_that_the_successor_trains_is_not_waited_for(spec: StudySpec) ->
 def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
     study, out, told, forgotten = open_study(spec), io.StringIO(), [], []
 
-    def act(study: optuna.Study, asked: AskedTrial, _: Any) -> TrialRecord:
+    def act(study: StoredStudy, asked: AskedTrial, _: Any) -> TrialRecord:
         if asked.number == 0:
             age(study, 0, GRACE_S + 5)
             reap(open_study(spec))
@@ -291,7 +278,7 @@ def test_the_run_goes_on_after_a_lost_trial(spec: StudySpec, monkeypatch: pytest
         carry_out_trials(study, context(spec, files), heartbeat, progress)
     assert told == [1, 2, 3]
     assert forgotten == ["trial-0"]
-    assert "trial 0: this process gave no sign of life for 60 s, and the trial was given to another" in out.getvalue()
+    assert "trial 0: this process had no heartbeat for 60 s, and the trial was given to another" in out.getvalue()
 
 
 def context(spec: StudySpec, files: Any = None) -> Any:
@@ -301,31 +288,27 @@ def context(spec: StudySpec, files: Any = None) -> Any:
     return SimpleNamespace(spec=spec, store=None, files=files, cost_meter=CostMeter(), values=values)
 
 
-def test_containers_of_one_host_do_not_take_each_other_for_dead() -> None:
-    from prunetune.pruning.processes import is_alive, this_process
-
-    other = {**this_process(), "pid": 2**22 + 1, "namespace": "4026539999"}
-    assert is_alive(other), "only its heartbeat can tell"
-    assert not is_alive({**other, "namespace": this_process()["namespace"]})
-    assert os.path.exists("/proc/self/ns/pid") == bool(this_process()["namespace"])
+# The end of a study
 
 
-# The end of a study, and clocks
-
-
-def test_the_last_worker_waits_until_the_others_are_heard(spec: StudySpec) -> None:
+def test_the_last_worker_waits_until_the_others_are_alive_or_stale(
+    spec: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = open_study(spec)
-    asked = take(study, spec)
+    take(study, spec)
     progress = Progress(Console(file=io.StringIO()), spec.trials)
     said: list[str] = []
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
 
-    def beat(what: str) -> None:
+    def pass_time(what: str) -> None:
         said.append(what)
-        age(study, asked.trial.number, -1)  # another sign of life
+        clock.now += 30
 
-    progress.begin = beat  # type: ignore[method-assign]
+    progress.begin = pass_time  # type: ignore[method-assign]
+    monkeypatch.setattr(runner, "time", clock)
+    monkeypatch.setattr(runner, "LOOK_S", 0.0)
     assert runner._others_finish(study, spec, progress) is True
-    assert said == ["waiting for a sign of life of trial 0 on elsewhere"]
+    assert said == ["waiting for a heartbeat of trial 0 on elsewhere"] * 3
 
 
 def test_the_last_worker_takes_over_what_the_others_died_with(spec: StudySpec) -> None:
@@ -345,32 +328,3 @@ def test_nobody_waits_for_a_process_of_this_host(spec: StudySpec) -> None:
     progress = Progress(Console(file=io.StringIO()), spec.trials)
     progress.begin = lambda what: pytest.fail(what)  # type: ignore[method-assign]
     assert runner._others_finish(study, spec, progress) is True
-
-
-def test_a_clock_that_is_an_hour_off_is_told_by_the_data_base(
-    make_spec: MakeSpec, postgres: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = make_spec(storage=postgres(), hours=0.5)
-    study = open_study(spec)
-    assert clock_ahead_s(study) == 0
-    take(study, spec, host=None)
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 3600)
-    assert clock_ahead_s(study) == pytest.approx(3600, abs=60)
-    asked = next_trial(study, spec)
-    assert asked is not None, "by the wrong clock, the first trial would have used up the study's hours"
-    assert (records(study)[1].worker or {})["ahead_s"] == pytest.approx(3600, abs=60)
-
-
-def test_hours_of_hosts_whose_clocks_differ_overlap() -> None:
-    noon = datetime(2026, 6, 1, 12)
-
-    def trial(ahead_s: int) -> FrozenTrial:
-        record = TrialRecord(outcome=Outcome.OK, worker={"host": "a", "ahead_s": ahead_s})
-        made = create_trial(values=[0.5], user_attrs=record.to_attrs())
-        made.datetime_start = noon + timedelta(seconds=ahead_s)
-        made.datetime_complete = made.datetime_start + timedelta(hours=1)
-        return made
-
-    trials = [trial(0), trial(3600), trial(-7200)]
-    assert spent([(item, TrialRecord.from_trial(item)) for item in trials], 0.0).hours == pytest.approx(1)

@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.history import History, attempts_before
 from prunetune.search.limits import IDLE, Forecast, Limits, Spent, extrapolate, forecast, spent, union
 from prunetune.search.spec import StudySpec
 from prunetune.search.status import study_status, write_status
@@ -89,7 +88,7 @@ def test_a_union_does_not_depend_on_when(intervals: list[tuple[int, int]], shift
 
 def test_nothing_is_spent_before_the_first_trial() -> None:
     assert spent([], at(5)) == Spent(begun=0, finished=0, epochs=0, hours=0.0)
-    assert spent(History().records([create_trial(state=TrialState.WAITING)]), at(5)).begun == 0
+    assert spent([(create_trial(state=TrialState.WAITING), TrialRecord())], at(5)).begun == 0
 
 
 def test_pauses_do_not_count_and_two_workers_count_once() -> None:
@@ -119,13 +118,6 @@ def test_a_splice_counts_towards_no_limit() -> None:
     spliced = trial(5, 1, recipe=Splice("0", "dense", 3))
     assert spent([trial(), spliced], at(9)) == spent([trial()], at(9))
     assert forecast(Limits(trials=9), [trial(), spliced], at(9)) == forecast(Limits(trials=9), [trial()], at(9))
-
-
-def test_the_record_of_an_ended_trial_is_read_once() -> None:
-    memory, ended, running = History(), trial()[0], trial(2, None)[0]
-    first, second = memory.records([ended, running]), memory.records([ended, running])
-    assert first == second == [(item, TrialRecord.from_trial(item)) for item in (ended, running)]
-    assert [before is after for (_, before), (_, after) in zip(first, second, strict=True)] == [True, False]
 
 
 # Limits
@@ -348,13 +340,3 @@ def test_what_a_dead_worker_left_open_takes_no_time(make_spec: MakeSpec) -> None
     study.add_trial(left)
     assert study_status(study, spec.folder).as_dict()["hours"] == 0
     assert next_trial(study, spec) is not None
-
-
-def test_attempts_lie_before_a_trial_whatever_an_attribute_says() -> None:
-    told = [None, 0, 1, 99, 3, -1, 7, 6]
-    trials = [
-        create_trial(state=TrialState.FAIL, user_attrs=TrialRecord(retry_of=before).to_attrs()) for before in told
-    ]
-    assert [attempts_before(trials, number) for number in range(8)] == [
-        set(), {0}, {0, 1}, set(), {3}, set(), set(), {6}
-    ]  # fmt: skip

@@ -35,7 +35,7 @@ from prunetune.search.study import open_study
 from prunetune.search.taking import give_trial_back, next_trial
 from prunetune.search.trial import TrialContext
 from prunetune.search.trial.files import StudyFiles
-from prunetune.search.trial.objective import AskedTrial, StudyPeers, run_and_tell, tell
+from prunetune.search.trial.objective import AskedTrial, StudyPeers, attempts_before, run_and_tell, tell
 from prunetune.spaces import MeasurementError, Outcome, PrunetuneError, Recipe, Splice, StageUse, StoreError
 
 MakeSpec = Callable[..., StudySpec]
@@ -165,8 +165,8 @@ def test_an_interrupted_trial_is_given_back_and_taken_up_again(make_spec: MakeSp
     study = open_study(spec)
     with pytest.raises(type(error)):
         carry_out(study, spec, error)
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
-    (given_back, _) = records(study)
+    assert [trial.state.name for trial in study.trials] == ["FAIL"]
+    (given_back,) = records(study)
     assert given_back.outcome is Outcome.INTERRUPTED
     assert given_back.cost.epochs_trained == 1
     again = next_trial(study, spec)
@@ -215,8 +215,8 @@ def test_a_trial_sees_those_that_are_complete_or_run_and_its_own_attempts(make_s
     again = next_trial(study, spec)
     assert again is not None
     peers = StudyPeers(study, again.trial)
-    assert set(peers.records()) == {running.number, 3}, "what was given back is no peer"
-    assert peers.records()[3] == done
+    assert set(peers.records()) == {running.number, 2}, "what was given back is no peer"
+    assert peers.records()[2] == done
     mine, before = peers.earlier_attempts()
     assert (mine.recipe, before.decisions) == (lost.recipe, (decision,))
     with pytest.raises(TrialLostError):
@@ -257,3 +257,13 @@ def test_an_interruption_that_is_swallowed_stops_before_the_next_trial(
         runner.run_study(spec, Console(file=io.StringIO()))
     assert taken == [0]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_attempts_lie_before_a_trial_whatever_an_attribute_says() -> None:
+    told = [None, 0, 1, 99, 3, -1, 7, 6]
+    trials = [
+        create_trial(state=TrialState.FAIL, user_attrs=TrialRecord(retry_of=before).to_attrs()) for before in told
+    ]
+    assert [attempts_before(trials, number) for number in range(8)] == [
+        set(), {0}, {0, 1}, set(), {3}, set(), set(), {6}
+    ]  # fmt: skip

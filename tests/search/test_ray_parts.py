@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 from rich.console import Console
@@ -63,8 +62,7 @@ class Scene:
 
     def store(self, number: int, record: TrialRecord) -> None:
         """Stores more of a trial that runs."""
-        trial = optuna.trial.Trial(self.study, self.study.trials[number]._trial_id)
-        set_attributes(trial, record.to_attrs())
+        set_attributes(self.study.running_trial(number), record.to_attrs())
 
     def record(self, number: int) -> TrialRecord:
         return TrialRecord.from_trial(self.study.trials[number])
@@ -132,7 +130,7 @@ def test_trials_whose_processes_die_too_often_go_back_and_end_the_run(make_scene
         params.append(scene.study.trials[number].params)
         scene.searcher.on_trial_complete(name, None, error=True)
     assert MOST_GIVEN_UP == 3
-    assert scene.states() == ["FAIL", "FAIL", "FAIL", "WAITING"]
+    assert scene.states() == ["FAIL", "FAIL", "FAIL"]
     assert params[0] == params[1] == params[2], "the recipe comes again before any other"
     assert scene.record(0).reason == "its process died 2 times"
     assert scene.drive.stops
@@ -144,7 +142,7 @@ def test_what_a_worker_cannot_go_on_for_ends_the_run(make_scene: Callable[..., S
     scene.searcher.suggest("a")
     scene.searcher.on_trial_complete("a", {PROBLEM: "runs: No space left on device"})
     assert scene.drive.problem == "runs: No space left on device"
-    assert scene.states() == ["FAIL", "WAITING"]
+    assert scene.states() == ["FAIL"]
     assert scene.record(0).outcome is Outcome.INTERRUPTED
 
 
@@ -162,7 +160,7 @@ def test_the_next_driver_adopts_the_trials_that_ran(make_scene: Callable[..., Sc
     assert sorted(after.drive.trials) == ["b"], "the other one has ended"
     assert reap(after.study) == []
     after.drive.give_all_back()
-    assert after.states() == ["FAIL", "FAIL", "WAITING"]
+    assert after.states() == ["FAIL", "FAIL"]
 
 
 def test_a_trial_that_ray_starts_again_after_its_end_stays_as_it_is(finished_study: Path, tmp_path: Path) -> None:

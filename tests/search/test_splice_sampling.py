@@ -12,7 +12,6 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSampler
 from optuna.trial import FrozenTrial, create_trial
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.history import History
 from prunetune.search.limits import Limits, forecast, spent
 from prunetune.search.samplers import create_sampler, next_sampler
 from prunetune.search.search_trials import SearchTrialsSampler
@@ -81,7 +80,7 @@ def test_the_rest_is_still_sampled_together(make_spec: Callable[..., StudySpec])
 def test_no_limit_counts_it(make_spec: Callable[..., StudySpec]) -> None:
     spec = make_spec(trials=12)
     studies = (study_of(spec, spliced=spliced) for spliced in (True, False))
-    with_it, without = (History().records(study.get_trials()) for study in studies)
+    with_it, without = ([(trial, TrialRecord.from_trial(trial)) for trial in study.get_trials()] for study in studies)
     assert spent(with_it, 0.0).begun == spent(without, 0.0).begun == 6
     assert spent(with_it, 0.0).epochs == spent(without, 0.0).epochs
     expected, found = (forecast(Limits(trials=12), trials, 1e12) for trials in (without, with_it))

@@ -1,277 +1,221 @@
-"""A study in a data base, read and changed by several processes: as Optuna would, but at once or not at all."""
+"""The database of a study: Optuna's contract holds, and what was lost in the middle is done again, once."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
 import sqlalchemy
+import sqlalchemy.event
 import sqlalchemy.exc
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
+from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
-from prunetune.results.record import RETRY_OF, TrialRecord
-from prunetune.search.heartbeat import ask, silent_trials
-from prunetune.search.history import History
-from prunetune.search.limits import spent
-from prunetune.search.sessions import Sessions
-from prunetune.search.storage import (
-    SIGNED,
-    alone,
-    cache_of,
-    history,
-    open_storage,
-    patiently_store,
-    set_attributes,
-    together,
-)
-from prunetune.search.workers import reap, requeue, this_worker
-from prunetune.spaces import Cost, Outcome, StageUse
+from prunetune.results.record import TrialRecord
+from prunetune.search import storage as storages
+from prunetune.search.interruption import Interruption
+from prunetune.search.spec import StudySpec
+from prunetune.search.storage import StoredStudy, is_connection_lost, open_storage, retry
+from prunetune.search.study import open_study
+from prunetune.search.taking import next_trial
+from prunetune.search.trial.objective import tell
+from prunetune.spaces import Cost, Outcome
+
+MakeSpec = Callable[..., StudySpec]
 
 
-def opened(storage: str) -> optuna.Study:
-    """The study, as one more process sees it."""
-    directions: Any = ["maximize", "minimize"]
-    return optuna.create_study(
-        storage=open_storage(storage), study_name="study", directions=directions, load_if_exists=True
-    )
+class TestContract(StorageTestCase):
+    """Optuna's own conformance suite."""
+
+    @pytest.fixture
+    def storage(self, storage: str) -> Iterator[BaseStorage]:
+        opened = open_storage(storage)
+        yield opened
+        opened.engine.dispose()
 
 
-def fill(study: optuna.Study) -> None:
-    """A trial of every kind."""
-    for number in range(4):
-        trial = ask(study)
-        trial.suggest_float("threshold", 0.1, 1.0, log=True)
-        trial.suggest_int("epochs", 1, 9)
-        trial.suggest_categorical("kind", ["a", None, 3])
-        set_attributes(trial, {"worker": this_worker("cpu"), SIGNED: {"n": number}, "figures": [1.5, {"a": None}]})
-        if number == 0:
-            trial.set_constraint("latency", -0.5)
-            study.tell(trial, [0.5, float("inf")])
-        elif number == 1:
-            set_attributes(trial, {"outcome": "INTERRUPTED"})
-            study.tell(trial, state=TrialState.FAIL)
-    study.enqueue_trial({"threshold": 0.5}, user_attrs={RETRY_OF: 1})
+class GoneError(Exception):
+    """A client's own."""
 
 
-def test_what_is_read_is_what_optuna_reads(storage: str) -> None:
-    study = opened(storage)
-    fill(study)
-    known = optuna.load_study(study_name="study", storage=RDBStorage(storage)).get_trials()
-    assert [trial.state.name for trial in known] == ["COMPLETE", "FAIL", "RUNNING", "RUNNING", "WAITING"]
-    assert study.get_trials() == known
-    assert opened(storage).get_trials() == known
-    assert [study._storage.get_trial(trial._trial_id) for trial in known] == known
-    for states in ((TrialState.RUNNING,), (TrialState.WAITING,), (TrialState.COMPLETE, TrialState.RUNNING), ()):
-        assert study.get_trials(states=states) == [trial for trial in known if trial.state in states]
+def lost() -> sqlalchemy.exc.DBAPIError:
+    return sqlalchemy.exc.OperationalError("SELECT 1", {}, GoneError("lost"), connection_invalidated=True)
 
 
-def test_what_others_change_is_seen(storage: str) -> None:
-    study, other = opened(storage), opened(storage)
-    mine, theirs = ask(study), ask(other)
-    assert [trial.number for trial in study.get_trials()] == [0, 1]
-    for process in (study, other):
-        assert process.get_trials()[1].user_attrs == {}
-    set_attributes(theirs, {SIGNED: {}})
-    assert study.get_trials()[1].user_attrs == {SIGNED: {}}
-    set_attributes(theirs, {"rungs": [1]})
-    assert study.get_trials()[1].user_attrs == {SIGNED: {}, "rungs": [1]}
-    set_attributes(theirs, {"rungs": [1, 2]})
-    assert study.get_trials()[1].user_attrs == {SIGNED: {}, "rungs": [1, 2]}
-    other.tell(theirs, [0.1, 0.2])
-    assert study.get_trials()[1].values == [0.1, 0.2]
-    with pytest.raises(UpdateFinishedTrialError):
-        set_attributes(theirs, {"rungs": []})
-    assert [trial.number for trial in study.get_trials(states=(TrialState.RUNNING,))] == [mine.number]
+def wrapped() -> Exception:
+    error = StorageInternalError("failed")
+    error.__cause__ = lost()
+    return error
 
 
-def test_all_changes_are_made_or_none(storage: str) -> None:
-    study, other = opened(storage), opened(storage)
-    fill(study)
-    before = other.get_trials()
-    with pytest.raises(ZeroDivisionError), alone(study):
-        trial = ask(study)
-        set_attributes(trial, {"worker": {}})
-        trial.suggest_float("threshold", 0.1, 1.0, log=True)
-        study.tell(study.get_trials()[2].number, [1.0, 1.0])
-        assert study.get_trials()[2].state == TrialState.COMPLETE
-        1 / 0  # noqa: B018
-    assert study.get_trials() == other.get_trials() == before
-    with alone(study):
-        trial = ask(study)
-        trial.suggest_float("threshold", 0.1, 1.0, log=True)
-    assert other.get_trials()[trial.number].params == trial.params
+def refused() -> sqlalchemy.exc.DBAPIError:
+    return sqlalchemy.exc.OperationalError("INSERT", {}, GoneError("no such table"))
 
 
-def test_who_comes_second_waits(storage: str) -> None:
-    study, other = opened(storage), opened(storage)
-    order, entered, waits = [], threading.Event(), threading.Event()
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made, which take no time."""
+    made: list[float] = []
 
-    def second() -> None:
-        entered.wait()
-        waits.set()
-        with alone(other):
-            order.append(f"second sees {len(other.get_trials())}")
+    def sleep(seconds: float) -> None:
+        made.append(seconds)
+        clock.now += seconds
 
-    thread = threading.Thread(target=second)
-    thread.start()
-    with alone(study):
-        entered.set()
-        waits.wait()
-        ask(study)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second sees 1"]
+    clock = SimpleNamespace(now=0.0, sleep=sleep, monotonic=lambda: clock.now)
+    monkeypatch.setattr(storages, "time", clock)
+    return made
 
 
-def test_a_result_is_told_whole_and_never_over_another(storage: str) -> None:
-    study, other = opened(storage), opened(storage)
-    trial = ask(study)
-    with together(study, trial):
-        set_attributes(trial, {"outcome": "OK"})
-        study.tell(trial, [0.1, 0.2])
-        assert other.get_trials()[0].state == TrialState.RUNNING
-        assert other.get_trials()[0].user_attrs == {}
-    assert other.get_trials()[0].user_attrs == {"outcome": "OK"}
-    late = ask(study)
-    other.tell(late.number, state=TrialState.FAIL)
-    with pytest.raises(UpdateFinishedTrialError), together(study, late):
-        set_attributes(late, {"outcome": "OK"})
+def fails(times: int, error: Callable[[], Exception]) -> Callable[[], str]:
+    left = iter(range(times))
+
+    def act() -> str:
+        if next(left, None) is not None:
+            raise error()
+        return "done"
+
+    return act
 
 
-def test_a_recipe_that_waited_is_taken_signed_and_told(storage: str) -> None:
-    study, other = opened(storage), opened(storage)
-    study.enqueue_trial({"threshold": 0.5}, user_attrs={RETRY_OF: 0})
-    assert [trial.state for trial in other.get_trials()] == [TrialState.WAITING]
-    with alone(other):
-        trial = ask(other)
-        set_attributes(trial, {"worker": this_worker("cpu")})
-    with together(other, trial):
-        assert trial.suggest_float("threshold", 0.0, 1.0) == 0.5
-        set_attributes(trial, {SIGNED: {}})
-    with together(other, trial):
-        set_attributes(trial, {"outcome": "OK"})
-        other.tell(trial, [0.1, 0.2])
-    (told,) = study.get_trials()
-    assert (told.state, told.params, told.values) == (TrialState.COMPLETE, {"threshold": 0.5}, [0.1, 0.2])
-    assert told.user_attrs.keys() == {RETRY_OF, "worker", SIGNED, "outcome"}
+@pytest.mark.parametrize("error", [lost, wrapped])
+def test_what_was_lost_in_the_middle_is_done_again(pauses: list[float], error: Callable[[], Exception]) -> None:
+    assert retry(fails(8, error)) == "done"
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+def test_a_database_is_given_up_in_the_end(pauses: list[float]) -> None:
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        retry(fails(1000, lost))
+    assert 590 < sum(pauses) <= 600
+
+
+def test_what_a_database_refuses_is_not_done_again(pauses: list[float]) -> None:
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        retry(fails(1, refused))
+    assert not is_connection_lost(refused())
+    assert pauses == []
+
+
+def test_nobody_waits_when_a_stop_was_asked_for(pauses: list[float]) -> None:
+    with Interruption() as interruption:
+        interruption.is_asked = True
+        with pytest.raises(sqlalchemy.exc.OperationalError):
+            retry(fails(1, lost))
+    assert pauses == []
+
+
+def test_a_database_that_is_away_is_named_once_without_its_password(
+    pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Client:
+        """Of a database that refuses three connections."""
+
+        loaded_dbapi = SimpleNamespace(Error=GoneError)
+        connect = staticmethod(fails(3, lambda: GoneError("connection refused")))
+
+    with caplog.at_level(logging.WARNING):
+        assert storages._connect("postgresql://db.example/studies", Client, None, (), {}) == "done"
+    assert [record.getMessage() for record in caplog.records] == [
+        "storage: postgresql://db.example/studies cannot be reached (connection refused); trying again for 10 min",
+        "storage: postgresql://db.example/studies is there again",
+    ]
+
+
+# A server that ends connections
 
 
 @contextmanager
-def cut(study: optuna.Study, after_commit: bool) -> Iterator[list[int]]:
-    """Breaks the connection once, before or after a transaction reaches the data base."""
-    times: list[int] = []
-    commit = Sessions.commit
+def cut(study: StoredStudy, place: int) -> Iterator[list[str]]:
+    """Has the server end a study's connection before one of the statements. Gives those that were begun."""
+    engine, begun = study.database.engine, []
+    other = sqlalchemy.create_engine(engine.url, isolation_level="AUTOCOMMIT")
 
-    def broken(self: Sessions) -> None:
-        if times:
-            commit(self)
-            return
-        times.append(1)
-        if after_commit:
-            commit(self)
-        raise sqlalchemy.exc.OperationalError("COMMIT", {}, Exception("lost"), connection_invalidated=True)
+    def look(_: Any, __: Any, statement: str, *___: Any) -> None:
+        begun.append(statement)
+        if len(begun) == place + 1:
+            with other.connect() as connection:
+                connection.exec_driver_sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
 
-    Sessions.commit = broken  # type: ignore[method-assign]
+    sqlalchemy.event.listen(engine, "before_cursor_execute", look)
     try:
-        yield times
+        yield begun
     finally:
-        Sessions.commit = commit  # type: ignore[method-assign]
+        sqlalchemy.event.remove(engine, "before_cursor_execute", look)
+        other.dispose()
 
 
-def test_what_was_lost_in_the_middle_is_done_again(storage: str) -> None:
-    study = opened(storage)
-    trial = ask(study)
-
-    def tell() -> None:
-        with together(study, trial):
-            set_attributes(trial, {"outcome": "OK"})
-            study.tell(trial, [0.1, 0.2])
-
-    with cut(study, after_commit=False) as times:
-        patiently_store(study, tell)
-    assert times
-    assert opened(storage).get_trials()[0].values == [0.1, 0.2]
-    with cut(study, after_commit=False), pytest.raises(StorageInternalError), alone(study):
-        ask(study)
-    assert len(opened(storage).get_trials()) == 1
+def places(act: Callable[[int], int], every: int) -> int:
+    """Cuts an act at every so-manieth of its statements; how often that was."""
+    cuts = 0
+    while act(cuts * every) > cuts * every:
+        cuts += 1
+    return cuts
 
 
-def test_a_server_that_ends_a_connection(postgres: Any) -> None:
-    study = opened(postgres())
-    trial = ask(study)
-    cached = cache_of(study)
-    assert cached is not None
-    engine, ended = cached.database.engine, []
-
-    def tell() -> None:
-        with together(study, trial):
-            set_attributes(trial, {"outcome": "OK"})
-            if not ended:
-                with engine.connect() as connection:
-                    connection.execution_options(isolation_level="AUTOCOMMIT").execute(
-                        sqlalchemy.text(
-                            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                        )
-                    )
-                ended.append(True)
-            study.tell(trial, [0.1, 0.2])
-
-    patiently_store(study, tell)
-    assert study.get_trials()[0].user_attrs == {"outcome": "OK"}
-    assert study.get_trials()[0].values == [0.1, 0.2]
+FIGURES = SimpleNamespace(violations={"cpu": -0.5}, as_dict=dict)
 
 
-def test_nobody_is_given_up_right_after_the_data_base_was_away(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = opened(postgres())
-    trial = ask(study)
-    cached = cache_of(study)
-    assert cached is not None
-    cached.database.grace_period = -1
-    assert silent_trials(study) == {trial.number}
-    monkeypatch.setattr(cached.database.patience, "was_away_within", lambda seconds: seconds == -1)
-    assert silent_trials(study) == set()
+def test_a_trial_is_asked_for_and_told_once_wherever_the_connection_is_lost(
+    make_spec: MakeSpec, postgres: Callable[[], str]
+) -> None:
+    spec = make_spec(storage=postgres(), trials=1000, sampler="random")
+    study = open_study(spec)
+    context: Any = SimpleNamespace(spec=spec)
+
+    def ask_and_tell(place: int) -> int:
+        with cut(study, place) as begun:
+            asked = next_trial(study, spec)
+            assert asked is not None
+            record = TrialRecord(asked.recipe, Outcome.DIVERGED, cost=Cost({"train": 1.0 + place}))
+            tell(study, asked.trial, record, context)
+        trial = open_study(spec).get_trials()[asked.number]
+        assert TrialRecord.from_trial(trial).recipe == asked.recipe
+        assert TrialRecord.from_trial(trial).cost == record.cost
+        assert spec.space.suggest(trial) == asked.recipe  # type: ignore[arg-type]
+        return len(begun)
+
+    cuts = places(ask_and_tell, every=5)
+    records = [TrialRecord.from_trial(trial) for trial in study.get_trials()]
+    outcomes = [record.outcome for record in records]
+    assert outcomes.count(Outcome.DIVERGED) == cuts + 1, "told once each"
+    assert set(outcomes) <= {Outcome.DIVERGED, Outcome.ERROR, Outcome.WORKER_DIED}
+    assert all(record.retry_of is None for record in records), "who asked in vain had no recipe yet"
+    assert cuts > 10
 
 
-# What follows from a study's trials
+def test_readers_wait_for_a_database(make_spec: MakeSpec, postgres: Callable[[], str]) -> None:
+    spec = make_spec(storage=postgres())
+    study = open_study(spec)
+    for read in (lambda: study.user_attrs["spec"]["name"], lambda: len(study.trials), lambda: study.is_finished(0)):
+        if read() == 0:
+            assert next_trial(study, spec) is not None
+
+        def cut_reading(place: int, read: Callable[[], Any] = read) -> int:
+            expected = read()
+            with cut(study, place) as begun:
+                assert read() == expected
+            return len(begun)
+
+        assert places(cut_reading, every=2) > 0
 
 
-def test_what_follows_is_the_same_however_often_it_is_asked(storage: str) -> None:
-    study = opened(storage)
-    memory = History()
-    for number in range(12):
-        trial = ask(study)
-        cost = Cost({"train": 1.0}, (StageUse("sparse", f"sparse-{number}", trained=number % 3),))
-        set_attributes(trial, TrialRecord(worker=this_worker("cpu"), cost=cost).to_attrs() | {SIGNED: {}})
-        trial.suggest_float("threshold", 0.0, 1.0)
-        if number % 4 == 1:
-            set_attributes(trial, TrialRecord(outcome=Outcome.WORKER_DIED).to_attrs())
-            study.tell(trial, state=TrialState.FAIL)
-        elif number % 4 != 2:
-            set_attributes(trial, TrialRecord(outcome=Outcome.OK).to_attrs())
-            study.tell(trial, [0.5, 1.0])
-        trials = study.get_trials()
-        now = trials[-1].datetime_start.timestamp() + 100  # type: ignore[union-attr]
-        for found in (memory, history(study)):
-            assert found.spent(trials, now) == spent(History().records(trials), now)
-            assert found.not_retried(trials) == History().not_retried(trials)
-
-
-def test_a_given_back_recipe_is_enqueued_once(storage: str) -> None:
-    study = opened(storage)
-    fill(study)
-    for _ in range(2):
-        requeue(study)
-        assert [trial.user_attrs.get(RETRY_OF) for trial in study.get_trials()] == [None] * 4 + [1]
-    trial = study.get_trials()[2]
-    dead = {**this_worker("cpu"), "pid": 1 << 22}
-    set_attributes(optuna.trial.Trial(study, trial._trial_id), {"worker": dead})
-    with alone(study):
-        assert reap(study) == [2]
-    assert [trial.user_attrs.get(RETRY_OF) for trial in study.get_trials()] == [None] * 4 + [1, 2]
+def test_a_study_is_that_of_its_database(make_spec: MakeSpec, storage: str) -> None:
+    spec = make_spec(storage=storage)
+    study, other = open_study(spec), open_study(spec)
+    asked = next_trial(study, spec)
+    assert asked is not None
+    assert [trial.state for trial in other.get_trials()] == [TrialState.RUNNING]
+    assert other.running_trial(0).params == asked.trial.params
+    assert not other.is_finished(0)
+    other.tell(0, state=TrialState.FAIL)
+    assert study.is_finished(0)
+    assert str(study.database.url) == storage

@@ -17,12 +17,22 @@ from optuna.trial import TrialState
 from prunetune.results.record import StudiedTarget, StudyRecord, TrialRecord
 from prunetune.search.spec import SamplerName, StudySpec
 from prunetune.search.spec_change import flat
+from prunetune.search.status import study_status
 from prunetune.search.storage import set_attributes
 from prunetune.search.study import find_study, open_study, stored_spec, study_exists
 from prunetune.search.taking import is_over, next_trial
 from prunetune.search.trial.objective import AskedTrial
 from prunetune.search.workers import give_back, is_alive, reap, requeue, this_worker
-from prunetune.spaces import ConfigError, Outcome, PrunetuneError, Recipe, SpecChangedError, StoreError
+from prunetune.spaces import (
+    ConfigError,
+    Cost,
+    Outcome,
+    PrunetuneError,
+    Recipe,
+    SpecChangedError,
+    StageUse,
+    StoreError,
+)
 
 MakeSpec = Callable[..., StudySpec]
 WriteStudy = Callable[..., Path]
@@ -90,7 +100,7 @@ def test_the_same_description_goes_on(make_spec: MakeSpec) -> None:
     assert again.trials[0].values == [0.5, 1.0]
 
 
-def test_several_processes_make_the_tables_of_a_data_base_at_once(make_spec: MakeSpec) -> None:
+def test_several_processes_make_the_tables_of_a_database_at_once(make_spec: MakeSpec) -> None:
     spec = make_spec()
     spec.folder.mkdir(parents=True)
     code = (
@@ -423,7 +433,7 @@ def test_a_death_between_giving_back_and_enqueuing_loses_no_recipe(make_spec: Ma
     spec = make_spec()
     study = open_study(spec)
     lost = take(study, spec)
-    give_back(study, study.trials[0], TrialRecord(outcome=Outcome.INTERRUPTED, reason="stopped"))
+    give_back(study, 0, TrialRecord(outcome=Outcome.INTERRUPTED, reason="stopped"))
     assert [trial.state.name for trial in study.trials] == ["FAIL"]
     assert take(open_study(spec), spec).recipe == lost.recipe
 
@@ -462,6 +472,37 @@ def test_a_trial_that_died_before_it_was_signed_is_given_back(make_spec: MakeSpe
     asked = take(study, spec)
     finish(study, asked, 0.5, 1.0)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+
+
+def test_who_died_before_its_recipe_was_stored_whole_asked_for_nothing(
+    make_spec: MakeSpec, dead_worker: dict[str, Any]
+) -> None:
+    spec = make_spec(trials=1)
+    study = open_study(spec)
+    trial = study.ask()
+    trial.suggest_float("threshold", 0.3, 1.1)
+    set_attributes(trial, TrialRecord(worker=dead_worker).to_attrs())
+    assert reap(study) == [0]
+    assert [trial.state.name for trial in study.trials] == ["FAIL"]
+    assert take(study, spec).number == 1
+
+
+def test_a_result_that_was_stored_and_not_told_counts_once(make_spec: MakeSpec, dead_worker: dict[str, Any]) -> None:
+    spec = make_spec(trials=2)
+    study = open_study(spec)
+    lost = take(study, spec)
+    trained = Cost(stages=(StageUse("recovery", "recovery-0", trained=5),))
+    set_attributes(lost.trial, TrialRecord(lost.recipe, Outcome.OK, cost=trained).to_attrs())
+    die(lost, dead_worker)
+    again = take(study, spec)
+    assert again.recipe == lost.recipe
+    assert [record.outcome for record in records(study)] == [Outcome.WORKER_DIED, None]
+    reused = Cost(stages=(StageUse("recovery", "recovery-0", reused=5),))
+    set_attributes(again.trial, TrialRecord(again.recipe, Outcome.OK, cost=reused).to_attrs())
+    study.tell(again.trial, [0.5, 1.0])
+    status = study_status(study, spec.folder)
+    assert (status.spent.begun, status.spent.finished, status.spent.epochs) == (1, 1, 5)
+    assert status.outcomes == {"WORKER_DIED": 1, "OK": 1}
 
 
 def test_a_living_worker_keeps_its_trial(make_spec: MakeSpec) -> None:

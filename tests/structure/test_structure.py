@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("spaces", "targets", "pruning", "results", "search")
 
 PASS_ATTRIBUTES_ON = {
-    "search/rows.py": "reads Optuna's tables",
-    "search/storage.py": "keeps what is in Optuna's tables",
+    "search/storage.py": "waits for a database that is away, whatever is read or written",
 }
 """Files that give attributes to Optuna, or take them from it. Their keys are known in `results/record/` alone."""
 
@@ -55,14 +54,11 @@ UNTYPED = {
     "results/model_card.py": _BUNDLE,
     "results/storage.py": _TABLES,
     "results/verify.py": "runs without prunetune: the JSON of a bundle",
-    "search/database.py": _TABLES,
-    "search/history.py": _PARAMETERS,
     "search/limits.py": _YAML,
     "search/mlflow_callback.py": "MLflow: parameters of a run",
     "search/overrides.py": _YAML,
     "search/ray_drive.py": _RAY,
     "search/ray_worker.py": _RAY,
-    "search/rows.py": _TABLES,
     "search/search_trials.py": _PARAMETERS,
     "search/spec.py": _YAML,
     "search/spec_change.py": _YAML,
@@ -84,7 +80,6 @@ UNTYPED = {
 """Files at the edge of a format that is not ours."""
 
 _MODULE = "torch: layers are cut, and their modes set, in place"
-_STORAGE = "Optuna: a storage that extends its own"
 _PATCH = "ultralytics: what it gets wrong is replaced in its modules"
 
 ASSIGN = {
@@ -100,10 +95,7 @@ ASSIGN = {
     "pruning/surgery.py": _MODULE,
     "pruning/trainer.py": "ultralytics: a trainer sets up its model and validator",
     "results/verify.py": _PATCH,
-    "search/database.py": _STORAGE,
-    "search/sessions.py": _STORAGE,
     "search/splice.py": "Optuna: when a trial began",
-    "search/storage.py": _STORAGE,
     "search/taking.py": "Optuna: the sampler of a study",
     "targets/synthesis.py": "ONNX: attributes of a node",
 }
@@ -253,6 +245,50 @@ def test_nobody_assigns_attributes_of_other_objects() -> None:
         if isinstance(target, ast.Attribute) and ast.unparse(target.value) not in own
     ]
     refuse(found, ASSIGN, "an object alone assigns its attributes: give it the value, or let it return one:")
+
+
+# Optuna's private names
+
+
+PRIVATE_NAMES = (
+    "_storage",
+    "_study_id",
+    "_trial_id",
+    "_system_attrs",
+    "_get_trials",
+    "_cached_frozen_trial",
+    "_backend",
+)
+"""Attributes of Optuna's studies, trials and storages that it does not promise."""
+
+_DASHBOARD = "optuna-dashboard is shown a storage that is none"
+
+USE_PRIVATE_NAMES = {
+    "results/dashboard_storage.py": _DASHBOARD,
+    "search/cost_aware.py": "a sampler sees a part of a study",
+    "search/dashboard.py": _DASHBOARD,
+    "search/search_trials.py": "a sampler sees a part of a study",
+}
+
+
+def private_name(node: ast.AST) -> str:
+    """What of Optuna's a node uses that begins with an underscore; empty if nothing."""
+    if isinstance(node, ast.Attribute) and node.attr in PRIVATE_NAMES and ast.unparse(node.value) != "self":
+        return ast.unparse(node)
+    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "optuna":
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+        return next((name for name in names if "._" in name), "")
+    return ""
+
+
+def test_nothing_rests_on_private_names_of_optuna() -> None:
+    found = [
+        (path, getattr(node, "lineno", 0), name)
+        for path, tree in sources().items()
+        for node in ast.walk(tree)
+        if (name := private_name(node))
+    ]
+    refuse(found, USE_PRIVATE_NAMES, "the next version of Optuna may have no such name:")
 
 
 # Circles
