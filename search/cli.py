@@ -249,13 +249,14 @@ def dashboard(
     runs: RunsOption = "runs",
 ) -> None:
     """Show a study in optuna-dashboard, while it runs or later."""
-    from prunetune.results.place import sqlite_url
-    from prunetune.results.storage import find_study, storage_address
+    from prunetune.results.place import place_of, sqlite_url
+    from prunetune.results.storage import find_study
     from prunetune.search.dashboard import serve
 
-    found, folder = find_study(study, runs)
+    folder, address = place_of(study, runs, None)
+    find_study(study, runs)  # says what is wrong with it
     _quiet_optuna()
-    serve(storage_address(found) or sqlite_url(folder), folder, host, port)
+    serve(address or sqlite_url(folder), folder, host, port)
 
 
 app.command()(export)

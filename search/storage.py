@@ -7,7 +7,6 @@ waited for, and a study says in which database it is.
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable, Container, Mapping
 from functools import partial
@@ -18,6 +17,7 @@ import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from prunetune.results import storage
 from prunetune.results.address import public_address
@@ -130,7 +130,16 @@ def _connect(address: str, dialect: Any, _: Any, arguments: Any, options: Any) -
     return connection
 
 
-def retry(act: Callable[[], Result], is_passing: Callable[[Exception], bool] | None = None) -> Result:
+def is_connection_lost(error: BaseException | None) -> bool:
+    """Whether the database went away while it was asked something. Anything else it would answer again."""
+    while error is not None:
+        if isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__ or error.__context__  # Optuna goes on after the first one, into another
+    return False
+
+
+def retry(act: Callable[[], Result], is_passing: Callable[[Exception], bool] = is_connection_lost) -> Result:
     """Does something, and does it again while the database is away. Doing it twice must do no harm.
 
     Args:
@@ -140,22 +149,14 @@ def retry(act: Callable[[], Result], is_passing: Callable[[Exception], bool] | N
     Raises:
         Exception: The last error of `act`, if it will not pass, after `RETRY_S`, or when a stop was asked for.
     """
-    is_passing = is_passing or is_connection_lost
-    end, pause = time.monotonic() + RETRY_S, SHORTEST_S
-    while True:
-        try:
-            return act()
-        except Exception as error:
-            if not is_passing(error) or stop_is_asked() or time.monotonic() + pause > end:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_S)
 
+    def passes(error: BaseException) -> bool:
+        return isinstance(error, Exception) and is_passing(error) and not stop_is_asked()
 
-def is_connection_lost(error: BaseException | None) -> bool:
-    """Whether the database went away while it was asked something. Anything else it would answer again."""
-    while error is not None:
-        if isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated:
-            return True
-        error = error.__cause__ or error.__context__  # Optuna goes on after the first one, into another
-    return False
+    attempts = Retrying(
+        retry=retry_if_exception(passes),
+        wait=wait_exponential(SHORTEST_S, LONGEST_S),
+        stop=stop_before_delay(RETRY_S),
+        reraise=True,
+    )
+    return attempts(act)

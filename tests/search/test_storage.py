@@ -68,7 +68,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         clock.now += seconds
 
     clock = SimpleNamespace(now=0.0, sleep=sleep, monotonic=lambda: clock.now)
-    monkeypatch.setattr(storages, "time", clock)
+    monkeypatch.setattr("tenacity.time", clock)
+    monkeypatch.setattr("tenacity.nap.time", clock)
     return made
 
 
