@@ -261,8 +261,6 @@ PRIVATE_NAMES = (
 )
 """Attributes of Optuna's studies, trials and storages that it does not promise."""
 
-_DASHBOARD = "optuna-dashboard is shown a storage that is none"
-
 
 def private_name(node: ast.AST) -> str:
     """What of Optuna's a node uses that begins with an underscore; empty if nothing."""
