@@ -18,7 +18,7 @@ State = Literal["ok", "note", "broken"]
 PURPOSES = {
     "ray": "the Ray Tune engine: `run --engine ray`",
     "postgres": "a study on a PostgreSQL server: `storage: postgresql+psycopg://...`",
-    "dashboard": "`prunetune dashboard`",
+    "dashboard": "notes and pictures for optuna-dashboard, and `prunetune dashboard`",
     "mlflow": "`run --callback mlflow`",
     "wandb": "`run --callback wandb`",
     "openvino": "targets of kind openvino, and `export --openvino`",

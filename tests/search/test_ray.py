@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from commands.command import Command
 from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import get_note
 
+from prunetune.results.dashboard import ARTIFACTS
 from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
 from prunetune.spaces import Outcome
@@ -127,6 +129,10 @@ def test_a_study_outlives_its_workers_and_its_driver(scene: Scene, start: StartC
     assert {told["stage"] for told in epochs} == {"sparse", "recovery"}
     assert all(told["losses"] and told["what"] == "trial 0" for told in epochs)
     assert [told["trial"] for told in heard if told["event"] == "trial_begun"][:2] == [0, 1]
+
+    # Ray's workers have stored what the dashboard shows.
+    assert "trial 0" in get_note(find_study(str(scene.file))[0])
+    assert list((scene.folder / ARTIFACTS).iterdir())
 
     # Another engine ends it.
     last = start("run", scene.file, "engine=local")

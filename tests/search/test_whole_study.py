@@ -16,7 +16,11 @@ from typing import Any
 import pytest
 import yaml
 from commands.command import Command
+from optuna.artifacts import get_all_artifact_meta
+from optuna.trial import Trial
+from optuna_dashboard import get_note
 
+from prunetune.results.dashboard import ARTIFACTS
 from prunetune.results.record import NetworkResult, StudyRecord, TrialRecord
 from prunetune.results.tables import trained_text
 from prunetune.search.study import find_study
@@ -129,6 +133,16 @@ def test_a_study_leaves_its_results(whole: Path) -> None:
     document = json.loads((whole / "front.json").read_text(encoding="utf-8"))
     assert len(rows) >= len(document["front"])
     assert "dense" in (whole / "front.md").read_text(encoding="utf-8")
+
+
+def test_the_stock_dashboard_finds_notes_and_pictures(whole: Path) -> None:
+    study, folder = find_study(str(whole))
+    assert "| dense |" in get_note(study), "written anew when the controls are there"
+    for trial in study.get_trials():
+        assert get_note(Trial(study, trial._trial_id)).startswith("**ok**")
+        pictures = {item.filename: item.artifact_id for item in get_all_artifact_meta(Trial(study, trial._trial_id))}
+        assert {"channels.png", "recovery.png"} <= set(pictures)
+        assert all((folder / ARTIFACTS / name).stat().st_size > 1000 for name in pictures.values())
 
 
 def test_front_as_json(whole: Path, prunetune: Prunetune) -> None:
