@@ -125,16 +125,21 @@ def test_a_shared_folder_that_cannot_be_written_ends_the_run_and_loses_nothing(
         assert worker.wait() == 2, worker.said
         assert ("disk is full" if fault == "full" else "not writable") in worker.said
         assert "Traceback" not in worker.said
-        assert outcomes(file)[-1] is Outcome.INTERRUPTED, "the trial was given back"
+        stopped = outcomes(file)
+        assert set(stopped) <= {Outcome.OK, Outcome.INTERRUPTED}, "what ran was given back"
+        # One that ended before its folder was read-only was not: nobody asks for a trial in such a folder.
+        assert (stopped[-1] is Outcome.INTERRUPTED) or fault == "read-only"
         if fault == "full":
             filler.unlink()
         else:
             remount("rw")
         again = start("run", file)
         assert again.wait() == 0, again.said
-        assert sorted(map(str, outcomes(file))) == ["INTERRUPTED"] + ["OK"] * 2
-        (retry,) = (record for record in records(file) if record.retry_of is not None)
-        assert retry.cost.epochs_reused >= 1, "what was kept is not trained again"
+        given_back = stopped.count(Outcome.INTERRUPTED)
+        assert sorted(map(str, outcomes(file))) == ["INTERRUPTED"] * given_back + ["OK"] * 2
+        retries = [record for record in records(file) if record.retry_of is not None]
+        assert len(retries) == given_back
+        assert all(retry.cost.epochs_reused >= 1 for retry in retries), "what was kept is not trained again"
         verified = start("store", "verify", "--runs", tmp_path / "runs")
         assert verified.wait() == 0, verified.said
 
