@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -64,6 +65,16 @@ class Progress:
             except Exception:
                 self._listeners.remove(listener)
                 _log.warning("%s is told nothing more, for it raised:", type(listener).__name__, exc_info=True)
+
+    @contextmanager
+    def heard_by(self, listener: Listener) -> Iterator[None]:
+        """Within the block one listener more hears all events."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
 
     def say(self, text: str) -> None:
         """Tells one line."""

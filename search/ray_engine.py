@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from prunetune.search.heartbeat import Heartbeat
@@ -28,19 +29,11 @@ try:
 except ImportError as error:
     raise MissingExtraError("ray", "ray") from error
 
-from prunetune.search.ray_drive import Drive, Listen, StopWhenAsked, StudySearcher
-from prunetune.search.ray_experiments import Experiments
+from prunetune.search.ray_searcher import StudySearcher
 from prunetune.search.ray_worker import finish_study, prepare_study, prunetune_trial
 
 CONNECT_S = 20.0
 """So long a head node may take to answer."""
-
-_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # with `verbose=0` the older output says nothing
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a description's paths start where the command was given
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends at a safe point
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a trial that waits for room was chosen without what others find meanwhile
-}
 
 
 def _trial_name(trial: Any) -> str:
@@ -63,7 +56,8 @@ class RayEngine:
         self._progress, self._leaves = progress, False
 
     def __enter__(self) -> RayEngine:
-        os.environ.update(_ENVIRONMENT)
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends at a safe point
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with `verbose=0` the older output says nothing
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker's death is told in a line
         console = self._progress.console
         if console is None or not console.is_terminal:
@@ -91,54 +85,31 @@ class RayEngine:
 
     def all_trials(self, study: StoredStudy, heartbeat: Heartbeat) -> None:
         """See `Engine`."""
-        drive = Drive.begin(study, self._spec, self._progress, heartbeat)
-        while not drive.is_exhausted:
-            try:
-                self._fit()
-            finally:
-                drive.give_all_back()
-            if drive.problem is not None:
-                raise PrunetuneError(drive.problem)
-            safe_point()
+        searcher = StudySearcher(study, self._spec, self._progress, heartbeat)
+        try:
+            self._tuner(searcher).fit()
+        finally:
+            searcher.give_all_back()
+        if searcher.problem is not None:
+            raise PrunetuneError(searcher.problem)
+        safe_point()
 
-    def _fit(self) -> None:
-        trainable = tune.with_resources(
-            tune.with_parameters(prunetune_trial, spec=self._spec, folder=os.getcwd()), self._resources
-        )
-        experiments = Experiments(self._spec.folder)
-        with experiments.one_that_died() as name:
-            if name is not None:
-                self._progress.say(f"going on with Ray's experiment {name}, whose driver died")
-                try:
-                    tune.Tuner.restore(str(experiments.folder / name), trainable).fit()
-                except PrunetuneError:
-                    raise
-                # What is left of it may be anything. Nothing is lost: the study has the recipes, the store the stages.
-                except Exception as error:
-                    self._progress.say(f"it cannot be restored ({type(error).__name__}: {error}); starting another one")
-                return
-        with experiments.new() as name:
-            self._tuner(name, trainable).fit()
-
-    def _tuner(self, name: str, trainable: Any) -> tune.Tuner:
-        settings = self._spec.ray
+    def _tuner(self, searcher: StudySearcher) -> tune.Tuner:
+        trainable = tune.with_parameters(prunetune_trial, spec=self._spec, folder=os.getcwd())
         return tune.Tuner(
-            trainable,
+            tune.with_resources(trainable, self._resources),
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(),
+                search_alg=searcher,
                 num_samples=-1,  # the study knows when it has enough
-                max_concurrent_trials=settings.concurrent,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
-                name=name,
-                storage_path=str(Experiments(self._spec.folder).folder),
-                stop=StopWhenAsked(),
-                callbacks=[Listen()],
-                failure_config=tune.FailureConfig(max_failures=settings.max_failures),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                name=f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}",
+                storage_path=str(self._spec.folder.resolve() / "ray"),
+                stop=searcher.stops,
+                failure_config=tune.FailureConfig(max_failures=self._spec.ray.max_failures),
                 verbose=0,
             ),
         )
@@ -198,7 +169,6 @@ def _connect(settings: RaySettings, is_shown: bool) -> None:
             namespace="prunetune",
             logging_level=logging.ERROR,
             log_to_driver=is_shown,
-            runtime_env={"env_vars": _ENVIRONMENT},
         )
     except (OSError, ValueError, RuntimeError) as error:
         where = settings.address or "a cluster"

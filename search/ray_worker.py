@@ -6,213 +6,152 @@ Ray names the process's GPU by `CUDA_VISIBLE_DEVICES`, so that it is always the 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import optuna
-from optuna.trial import Trial
 from ray import tune
 from rich.console import Console
 
+from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.lease import StageBusyError
-from prunetune.pruning.training import EpochListener, EpochRecord
 from prunetune.results.record import TrialRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.aside import patiently
 from prunetune.search.engine import prepare
-from prunetune.search.events import EpochEnded
+from prunetune.search.events import EpochEnded, Event, TaskStarted
 from prunetune.search.finish import finish
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.interruption import Interruption, TrialLostError
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.search.storage import set_attributes
+from prunetune.search.storage import StoredStudy, set_attributes
 from prunetune.search.trial.context import TrialContext
-from prunetune.search.trial.objective import AskedTrial, forget_lost, run_and_tell
+from prunetune.search.trial.objective import AskedTrial, forget_lost, run_and_tell, stored_record
 from prunetune.search.workers import this_worker
-from prunetune.spaces import Accuracy, Cost, PrunetuneError, Recipe, StoreError
+from prunetune.spaces import Cost, PrunetuneError, Recipe, StoreError
 
-STAGES = "stages.json"
-"""The only file of a checkpoint: the stages that a trial has finished. The store holds them."""
-
-PROBLEM = "problem"
-"""The figure by which a process says what it cannot go on for. An exception would only make Ray start again."""
+REPORT = "report"
+"""The figure of a trial, among those that Ray shows, that its driver reads."""
 
 
-def epoch_figures(stage: str, epochs: int, record: EpochRecord) -> dict[str, Any]:
-    """An epoch as a process reports it to Ray, without its gamma histogram and its classes."""
-    told = {**record.as_dict(), "stage": stage, "epochs": epochs}
-    del told["gammas"]
-    if record.accuracy is not None:
-        told["accuracy"] = replace(record.accuracy, classes=None).as_dict()
-        told["map50_95"] = record.accuracy.map50_95  # as a trial's last report calls it
-    return told
+@dataclass(frozen=True)
+class Report:
+    """What the process of a trial reports to the driver."""
+
+    cost: Cost | None = None
+    """What the trial took so far: whatever ends it, that was spent. None: as in the report before."""
+    epoch: EpochEnded | None = None
+    """The epoch that has just ended."""
+    problem: str | None = None
+    """Why the process cannot go on. An exception would only make Ray start it again."""
 
 
-def reported_epoch(number: int, told: Mapping[str, Any]) -> EpochEnded | None:
-    """The epoch of a trial that was reported; None if the report is of something else."""
-    if "losses" not in told:
-        return None
-    accuracy = told["accuracy"] and Accuracy.from_dict(told["accuracy"])
-    record = EpochRecord(told["epoch"], told["losses"], told["train_s"], told["validate_s"], accuracy)
-    return EpochEnded(f"trial {number}", number, told["stage"], told["epochs"], record)
+class TuneReports:
+    """Reports a trial's epochs, and whatever else begins, to Ray Tune. It may end the trial at any report.
 
-
-class RayProgress(Progress):
-    """Says what goes on to Ray, too: every epoch with its figures, and finished stages as a checkpoint.
-
-    Ray ends a trial that is to stop at the next report: all is stored then.
+    Args:
+        number: The trial's.
+        meter: Of its cost.
     """
 
-    _current: _Reported | None = None
+    def __init__(self, number: int, meter: CostMeter) -> None:
+        self._number, self._meter, self._began = number, meter, meter.reading()
 
-    @contextmanager
-    def carrying_out(self, trial: Trial, context: TrialContext) -> Iterator[None]:
-        """Reports for a trial within its block."""
-        self._current = _Reported(trial, context)
-        try:
-            yield
-        finally:
-            self._current = None
-
-    def begin(self, what: str) -> None:
-        """Names what is going on now."""
-        super().begin(what)
-        self.report({})
-
-    def epochs(self, kind: str, epochs: int, done: int) -> EpochListener:
-        """A listener for one training stage."""
-        say = super().epochs(kind, epochs, done)
-
-        def listen(record: EpochRecord) -> None:
-            say(record)
-            self.report(epoch_figures(kind, epochs, record))
-
-        return listen
-
-    def report(self, figures: dict[str, Any]) -> None:
-        """Reports figures of the trial that is carried out, if there is one.
-
-        Raises:
-            SystemExit: The trial is to stop.
-        """
-        if self._current is not None:
-            self._current.report(figures)
+    def hear(self, event: Event) -> None:
+        """See `Listener`."""
+        report = Report(self._meter.reading() - self._began)
+        if isinstance(event, EpochEnded):
+            accuracy = event.record.accuracy and replace(event.record.accuracy, classes=None)
+            record = replace(event.record, accuracy=accuracy, gammas=None)
+            epoch = replace(event, what=f"trial {self._number}", trial=self._number, record=record)
+            tune.report({**epoch.as_dict(), REPORT: replace(report, epoch=epoch)})
+        elif isinstance(event, TaskStarted):
+            tune.report({"trial": self._number, REPORT: report})
 
 
-class _Reported:
-    """A trial whose progress goes to Ray."""
-
-    def __init__(self, trial: Trial, context: TrialContext) -> None:
-        self._trial, self._context = trial, context
-        self._began = context.cost_meter.reading()
-        self._kept = 0
-
-    def report(self, figures: dict[str, Any]) -> None:
-        told = {"trial_number": self._trial.number, **figures}
-        cost = self._context.cost_meter.reading() - self._began
-        try:
-            if len(cost.stages) == self._kept:
-                tune.report(told)
-                return
-            self._kept = len(cost.stages)
-            with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-                document = {"store": str(self._context.store.root), "stages": cost.as_dict()["stages"]}
-                Path(folder, STAGES).write_text(json.dumps(document, indent=1) + "\n")
-                tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
-        except SystemExit:
-            set_attributes(self._trial, TrialRecord(cost=cost).to_attrs())
-            raise
-
-
-class _Desk:
-    """What a process keeps between trials: data in memory, and networks that were built."""
-
-    def __init__(self, spec: StudySpec) -> None:
-        self.spec, self.progress = spec, RayProgress(_console(), spec.trials)
-        self.study, self.context = prepare(spec, self.progress)
-
-    def carry_out(self, number: int, recipe: Recipe) -> TrialRecord | None:
-        """Carries out a trial; None if it was given to another process, or is over."""
-        trial = self.study.running_trial(number)
-        with Heartbeat(self.study) as heartbeat, self.progress.carrying_out(trial, self.context):
-            heartbeat.begin(trial)
-            try:
-                with heartbeat.carrying_out(trial):
-                    set_attributes(trial, TrialRecord(worker=this_worker(self.spec.device)).to_attrs())
-                    return self._patiently(AskedTrial(trial, recipe))
-            except (TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
-                forget_lost(self.study, number, self.context)
-                return None
-
-    def _patiently(self, asked: AskedTrial) -> TrialRecord:
-        """Carries a trial out, again after each wait for a stage that another process trains."""
-        spent = Cost()
-
-        def attempt() -> TrialRecord:
-            nonlocal spent
-            began = self.context.cost_meter.reading()
-            try:
-                return run_and_tell(self.study, replace(asked, spent=spent), self.context)
-            except StageBusyError:
-                spent = spent.then(self.context.cost_meter.reading() - began)
-                raise
-
-        return patiently(attempt, f"trial {asked.number}", self.context.store, self.progress)
-
-
-_desk: _Desk | None = None
-"""This process's: Ray gives it one trial after the other."""
-
-
-def prunetune_trial(config: dict[str, Any], spec: StudySpec, folder: str) -> None:
+def prunetune_trial(config: dict[str, Any], spec: StudySpec, folder: str) -> dict[str, Any]:
     """What Ray Tune calls for a trial, under this name on its dashboard.
 
     Args:
         config: `trial`, its number, and `recipe`.
         spec: The study's description.
         folder: Where its relative paths start.
+
+    Returns:
+        The trial's last report.
     """
-    number, told = config["trial"], {}
+    number, recipe = config["trial"], Recipe.from_dict(config["recipe"])
     try:
         _enter(folder)
         with storage_errors(spec.folder, spec.storage):
-            record = _desk_for(spec).carry_out(number, Recipe.from_dict(config["recipe"]))
+            record = carry_out(number, recipe, *_prepared(spec.model_dump_json(exclude_none=True)))
     except PrunetuneError as error:
-        told = {PROBLEM: str(error)}
-    else:
-        told = {"outcome": "LOST"} if record is None else _figures(record)
-    tune.report({"trial_number": number, **told, "done": True})
+        return {"trial": number, REPORT: Report(problem=str(error))}
+    figures = {"outcome": "LOST"} if record is None else _figures(record)
+    return {"trial": number, **figures, REPORT: Report()}
+
+
+@lru_cache(maxsize=1)
+def _prepared(spec: str) -> tuple[StoredStudy, TrialContext, Progress]:
+    """A study as this process keeps it between trials: its data in memory, its networks built."""
+    parsed = StudySpec.model_validate_json(spec)
+    progress = Progress(_console(), parsed.trials)
+    return *prepare(parsed, progress), progress
+
+
+def carry_out(
+    number: int, recipe: Recipe, study: StoredStudy, context: TrialContext, progress: Progress
+) -> TrialRecord | None:
+    """Carries out a trial; None if it was given to another process, or is over."""
+    asked = AskedTrial(study.running_trial(number), recipe)
+    if (record := stored_record(study, number)).worker not in (None, record.driver):
+        progress.say(f"trial {number}: its process died; another one goes on with it")
+    with Heartbeat(study) as heartbeat, progress.heard_by(TuneReports(number, context.cost_meter)):
+        heartbeat.begin(asked.trial)
+        try:
+            with heartbeat.carrying_out(asked.trial):
+                set_attributes(asked.trial, TrialRecord(worker=this_worker(context.spec.device)).to_attrs())
+                return _patiently(study, asked, context, progress)
+        except (TrialLostError, optuna.exceptions.UpdateFinishedTrialError):
+            forget_lost(study, number, context)
+            return None
+
+
+def _patiently(study: StoredStudy, asked: AskedTrial, context: TrialContext, progress: Progress) -> TrialRecord:
+    """Carries a trial out, again after each wait for a stage that another process trains."""
+    spent = Cost()
+
+    def attempt() -> TrialRecord:
+        nonlocal spent
+        began = context.cost_meter.reading()
+        try:
+            return run_and_tell(study, replace(asked, spent=spent), context)
+        except StageBusyError:
+            spent = spent.then(context.cost_meter.reading() - began)
+            raise
+
+    return patiently(attempt, f"trial {asked.number}", context.store, progress)
 
 
 def _figures(record: TrialRecord) -> dict[str, Any]:
-    told: dict[str, Any] = {"outcome": record.outcome and record.outcome.value, "reason": record.reason}
+    figures: dict[str, Any] = {"outcome": record.outcome and record.outcome.value, "reason": record.reason}
     if record.network is not None and record.outcome is not None and record.outcome.has_values:
-        told["map50_95"] = record.network.accuracy.map50_95
+        figures["map50_95"] = record.network.accuracy.map50_95
         for target, latency in record.network.figures.latencies.items():
-            told[f"latency_ms/{target}"] = latency.ms
-    return told
-
-
-def _desk_for(spec: StudySpec) -> _Desk:
-    global _desk
-    if _desk is None or _desk.spec != spec:
-        _desk = _Desk(spec)
-    return _desk
+            figures[f"latency_ms/{target}"] = latency.ms
+    return figures
 
 
 def prepare_study(spec: StudySpec, folder: str) -> str | None:
     """A task that does what comes before a study's trials. Returns the problem that it met, if it did."""
-    return _told(lambda progress: prepare(spec, progress), spec, folder)
+    return _problem_of(lambda progress: prepare(spec, progress), spec, folder)
 
 
 def finish_study(spec: StudySpec, folder: str) -> str | None:
@@ -222,10 +161,10 @@ def finish_study(spec: StudySpec, folder: str) -> str | None:
         study, context = prepare(spec, progress)
         finish(study, context, progress)
 
-    return _told(act, spec, folder)
+    return _problem_of(act, spec, folder)
 
 
-def _told(act: Callable[[Progress], object], spec: StudySpec, folder: str) -> str | None:
+def _problem_of(act: Callable[[Progress], object], spec: StudySpec, folder: str) -> str | None:
     try:
         _enter(folder)
         with Interruption(), storage_errors(spec.folder, spec.storage):  # who cancels a task sends SIGINT

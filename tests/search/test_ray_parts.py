@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import io
-import json
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.processes import this_process
 from prunetune.pruning.training import EpochRecord
 from prunetune.results.record import TrialRecord
+from prunetune.search.engine import prepare
 from prunetune.search.events import EpochEnded, Event, TrialBegun
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.progress import Progress
@@ -29,14 +30,14 @@ from prunetune.spaces import Accuracy, ConfigError, Cost, Outcome, Recipe, Stage
 
 pytest.importorskip("ray")
 
-from prunetune.search import ray_engine
-from prunetune.search.ray_drive import MOST_GIVEN_UP, Drive, Listen, StudySearcher
+from prunetune.search import ray_engine, ray_worker
 from prunetune.search.ray_engine import RayEngine
-from prunetune.search.ray_experiments import Experiments
-from prunetune.search.ray_worker import PROBLEM, _Desk, epoch_figures
+from prunetune.search.ray_searcher import MOST_GIVEN_UP, StudySearcher
+from prunetune.search.ray_worker import REPORT, Report, TuneReports, carry_out
 
 MakeSpec = Callable[..., StudySpec]
 FINISHED = StudySearcher.FINISHED
+USE = StageUse("sparse", "sparse-0", trained=1)
 DEAD = {**this_process(), "pid": 2**22 + 1}
 
 
@@ -47,8 +48,7 @@ class Scene:
         self.spec, self.study, self.out = spec, open_study(spec), io.StringIO()
         self.heard: list[Event] = []
         self.progress = Progress(Console(file=self.out, width=200), spec.trials, [self])
-        self.drive = Drive.current = Drive(self.study, spec, self.progress, Heartbeat(self.study))
-        self.searcher = StudySearcher()
+        self.searcher = StudySearcher(self.study, spec, self.progress, Heartbeat(self.study))
 
     def hear(self, event: Event) -> None:
         """What a callback, or the log, is told."""
@@ -56,7 +56,7 @@ class Scene:
 
     def tell(self, number: int) -> None:
         """What a worker does at a trial's end."""
-        cost = Cost({"train": 1.0}, (StageUse("sparse", "sparse-0", trained=1),))
+        cost = Cost({"train": 1.0}, (USE,))
         self.store(number, TrialRecord(outcome=Outcome.ERROR, cost=cost))
         self.study.tell(number, state=TrialState.FAIL)
 
@@ -89,28 +89,69 @@ def test_trials_are_the_studys_and_ray_knows_them_by_number(make_scene: Callable
     assert scene.searcher.suggest("b")["trial"] == 1
     assert scene.searcher.suggest("c") is None, "one of those that run may still be given back"
     scene.tell(0)
-    scene.searcher.on_trial_complete("a", {"done": True})
+    scene.searcher.on_trial_complete("a", {REPORT: Report()})
     scene.tell(1)
-    scene.searcher.on_trial_complete("b", {"done": True})
+    scene.searcher.on_trial_complete("b", {REPORT: Report()})
     assert scene.searcher.suggest("c") == FINISHED
     assert "trial 1 [2/2] ERROR" in scene.out.getvalue()
 
 
 @pytest.mark.parametrize("accuracy", [None, Accuracy(0.6, 0.4, 0.7, 0.5, 0.55, None, {"disc": {"map50": 0.6}})])
-def test_listeners_hear_of_trials_and_their_epochs(make_scene: Callable[..., Scene], accuracy: Accuracy | None) -> None:
+def test_listeners_hear_of_trials_and_their_epochs(
+    make_scene: Callable[..., Scene], accuracy: Accuracy | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene = make_scene(trials=2)
     scene.searcher.suggest("a")
     (begun,) = scene.heard
     assert begun == TrialBegun(0, scene.recipe(0))
-    record = EpochRecord(2, {"box_loss": 1.5, "sl_loss": 0.1}, 3.0, 1.0, accuracy, {"counts": [1]})
-    reported = json.loads(json.dumps(epoch_figures("sparse", 4, record)))
-    assert "gammas" not in reported
-    for name, told in (("a", reported), ("a", {"outcome": "OK"}), ("unknown", reported)):
-        Listen().on_trial_result(1, [], SimpleNamespace(trial_id=name), {**told, "trial_number": 0, "done": False})
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray_worker.tune, "report", reported.append)
+    meter = CostMeter()
+    reports = TuneReports(0, meter)
+    worker = Progress(None, 2)
+    with worker.heard_by(reports):
+        worker.begin("trial 0")
+        meter.count(USE)
+        record = EpochRecord(2, {"box_loss": 1.5, "sl_loss": 0.1}, 3.0, 1.0, accuracy)
+        worker.epochs("sparse", 4, 1)(record)
+    worker.begin("another trial")
+    assert [told[REPORT].cost.stages for told in reported] == [(), (USE,)]
+    assert reported[1]["losses"] == record.losses
+    for told in reported:
+        scene.searcher.on_trial_result("a", told)
+        scene.searcher.on_trial_result("unknown", told)
     (epoch,) = scene.heard[1:]
     kept = None if accuracy is None else replace(accuracy, classes=None)
-    assert epoch == EpochEnded("trial 0", 0, "sparse", 4, replace(record, accuracy=kept, gammas=None))
+    assert epoch == EpochEnded("trial 0", 0, "sparse", 4, replace(record, accuracy=kept))
     assert scene.out.getvalue() == "", "the console shows what the worker writes"
+
+
+def test_whatever_ends_a_trial_its_cost_is_known(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(trials=5)
+    spent = Report(Cost({"train": 2.0}, (USE,)))
+    for name in "abc":
+        scene.searcher.suggest(name)
+    scene.searcher.on_trial_complete("a", {REPORT: spent})  # Ray ends it at a report
+    scene.searcher.on_trial_result("b", {REPORT: spent})
+    scene.searcher.on_trial_complete("b", error=True)
+    scene.searcher.on_trial_result("c", {REPORT: spent})
+    scene.searcher.give_all_back()
+    ended = [scene.record(number) for number in range(3)]
+    assert [record.outcome for record in ended] == [Outcome.INTERRUPTED, Outcome.WORKER_DIED, Outcome.INTERRUPTED]
+    assert [record.cost for record in ended] == [spent.cost] * 3
+    assert scene.states() == ["FAIL"] * 3
+
+
+def test_ray_stores_nothing_of_a_searcher(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene()
+    assert vars(pickle.loads(pickle.dumps(scene.searcher))) == {}
+    assert pickle.loads(pickle.dumps(scene.searcher.stops)).__name__ == "stops"
+
+
+def test_no_more_trials_run_than_are_wanted(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(trials=5, ray={"concurrent": 2})
+    assert [bool(scene.searcher.suggest(name)) for name in "abc"] == [True, True, False]
+    assert scene.states() == ["RUNNING", "RUNNING"]
 
 
 def test_a_dead_worker_is_rays_to_replace_as_long_as_the_driver_lives(make_scene: Callable[..., Scene]) -> None:
@@ -133,63 +174,34 @@ def test_trials_whose_processes_die_too_often_go_back_and_end_the_run(make_scene
     assert scene.states() == ["FAIL", "FAIL", "FAIL"]
     assert params[0] == params[1] == params[2], "the recipe comes again before any other"
     assert scene.record(0).reason == "its process died 2 times"
-    assert scene.drive.stops
+    assert scene.searcher.stops()
     assert scene.searcher.suggest("d") == FINISHED
 
 
 def test_what_a_worker_cannot_go_on_for_ends_the_run(make_scene: Callable[..., Scene]) -> None:
     scene = make_scene(trials=5)
     scene.searcher.suggest("a")
-    scene.searcher.on_trial_complete("a", {PROBLEM: "runs: No space left on device"})
-    assert scene.drive.problem == "runs: No space left on device"
+    scene.searcher.on_trial_result("a", {REPORT: Report(Cost({"train": 2.0}, (USE,)))})
+    scene.searcher.on_trial_complete("a", {REPORT: Report(problem="runs: No space left on device")})
+    assert scene.searcher.problem == "runs: No space left on device"
     assert scene.states() == ["FAIL"]
-    assert scene.record(0).outcome is Outcome.INTERRUPTED
-
-
-def test_the_next_driver_adopts_the_trials_that_ran(make_scene: Callable[..., Scene], tmp_path: Path) -> None:
-    scene = make_scene(trials=3)
-    for name in "ab":
-        scene.searcher.suggest(name)
-    scene.searcher.save(str(tmp_path / "state"))
-    scene.tell(0)
-    for number in (0, 1):
-        if not scene.study.trials[number].state.is_finished():
-            scene.store(number, TrialRecord(driver=DEAD))
-    after = Scene(scene.spec)
-    after.searcher.restore(str(tmp_path / "state"))
-    assert sorted(after.drive.trials) == ["b"], "the other one has ended"
-    assert reap(after.study) == []
-    after.drive.give_all_back()
-    assert after.states() == ["FAIL", "FAIL"]
+    assert (scene.record(0).outcome, scene.record(0).cost.epochs_trained) == (Outcome.INTERRUPTED, 1)
 
 
 def test_a_trial_that_ray_starts_again_after_its_end_stays_as_it_is(finished_study: Path, tmp_path: Path) -> None:
-    """A driver dies when a trial's result is told, and before Ray has noted it: its successor has it done again."""
+    """A process dies when a trial's result is told, and before Ray knows of it: another one has it done again."""
     runs = shutil.copytree(finished_study.parent, tmp_path / "runs")
     stored = stored_spec(find_study(str(runs / finished_study.name))[0])
-    desk = _Desk(stored.model_copy(update={"runs": str(runs)}))
-    done = desk.study.trials[1]
-    kept = {path: path.read_bytes() for path in desk.context.folder.glob("*/trial-1.*")}
+    progress = Progress(None, stored.trials)
+    study, context = prepare(stored.model_copy(update={"runs": str(runs)}), progress)
+    done = study.trials[1]
+    kept = {path: path.read_bytes() for path in context.folder.glob("*/trial-1.*")}
     assert {path.parent.name for path in kept} == {"candidates", "curves", "gammas"}
     recipe = TrialRecord.from_trial(done).recipe
     assert isinstance(recipe, Recipe)
-    assert desk.carry_out(1, recipe) is None
+    assert carry_out(1, recipe, study, context, progress) is None
     assert {path: path.read_bytes() for path in kept if path.is_file()} == kept
-    assert desk.study.trials[1] == done
-
-
-def test_only_the_experiment_of_a_dead_driver_is_taken_up(tmp_path: Path) -> None:
-    experiments = Experiments(tmp_path)
-    with experiments.new() as mine:
-        with experiments.one_that_died() as name:
-            assert name is None
-        for older, driver in (("2020", DEAD), ("2021", DEAD), ("2022", {**DEAD, "host": "elsewhere"})):
-            (experiments.folder / f"{older}.driver.json").write_text(json.dumps(driver))
-        with experiments.one_that_died() as name:
-            assert name == "2021"
-            assert json.loads((experiments.folder / "2021.driver.json").read_text()) == this_process()
-        notes = sorted(path.name for path in experiments.folder.iterdir())
-        assert notes == ["2022.driver.json", f"{mine}.driver.json"]
+    assert study.trials[1] == done
 
 
 def _node(host: str, **resources: float) -> dict[str, Any]:

@@ -57,7 +57,7 @@ UNTYPED = {
     "search/limits.py": _YAML,
     "search/mlflow_callback.py": "MLflow: parameters of a run",
     "search/overrides.py": _YAML,
-    "search/ray_drive.py": _RAY,
+    "search/ray_searcher.py": _RAY,
     "search/ray_worker.py": _RAY,
     "search/search_trials.py": _PARAMETERS,
     "search/spec.py": _YAML,
