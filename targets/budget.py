@@ -88,6 +88,7 @@ class Budget:
 
 def _check(text: str, factor: float, reference: str | None) -> None:
     if reference is not None and reference not in REFERENCES:
-        raise ConfigError(f"budget {text!r}: unknown reference {reference!r}; {did_you_mean(reference, REFERENCES)}")
+        hint = did_you_mean(reference, REFERENCES)
+        raise ConfigError(f"budget {text!r}: unknown reference {reference!r} ({hint}); {_FORMS}")
     if not (math.isfinite(factor) and factor > 0):
         raise ConfigError(f"budget {text!r}: the limit is a positive number, not {factor}; {_FORMS}")

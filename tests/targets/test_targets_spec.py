@@ -175,7 +175,7 @@ def test_a_command_is_stored_and_read_back(keys: dict[str, Any]) -> None:
         ({"command": ["run"]}, 'does not say where the network\'s file goes; give "{onnx}"'),
         ({"command": ["run", "{{onnx}}"]}, "does not say where the network's file goes"),
         ({"command": ["run", "{onx}"]}, r"unknown placeholder {onx} in '{onx}'; did you mean {onnx}\?"),
-        ({"command": ["run", "{onnx}", "{imgsz}"]}, "there is {onnx}, {name}, {batch}, {channels}, {height}, {width}"),
+        ({"command": ["run", "{onnx}", "{imgsz}"]}, "there are {onnx}, {name}, {batch}, {channels}, {height}, {width}"),
         ({"command": ["run", "{onnx.parent}"]}, r"unknown placeholder {onnx.parent}"),
         ({"command": ["run", "{onnx!r:>8}"]}, r"unknown placeholder {onnx!r:>8}"),
         ({"command": ["awk", "{print", "{onnx}"]}, "'{print': expected '}' before end of string; a plain brace"),
