@@ -252,9 +252,9 @@ def two_workers(folder: Path, pairs: int, each: int) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))[:2]
     rates: dict[int, list[float]] = {1: [], 2: []}
     for pair in range(pairs + 1):
-        for workers in (1, 2):
+        for workers in (1, 2) if pair else (1,):  # the first one trains the dense network
             rate = real_trials(folder, cores[:workers], each if pair else 1, seed=10 * pair + workers)
-            if pair:  # the first one trains the dense network
+            if pair:
                 rates[workers].append(rate)
     mean = {workers: sum(found) / len(found) for workers, found in rates.items()}
     return {
