@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from filelock import OwnerRecord, SoftFileLease, Timeout
+from filelock import LeaseSettingsMismatch, OwnerRecord, SoftFileLease, Timeout
 
 from prunetune.spaces.drafts import LEASE_S, SUFFIX, file_lease
 from prunetune.spaces.errors import PrunetuneError
@@ -88,7 +88,7 @@ class StageLease:
     def _acquire(self) -> None:
         try:
             self._lease.acquire()
-        except Timeout:
+        except (Timeout, LeaseSettingsMismatch):  # the latter: held with another duration
             raise StageBusyError(self._stage, self._trunk, self._lease.owner) from None
         except OSError as error:
             raise storage_error(Path(self._lease.lock_file), error) from error

@@ -39,7 +39,7 @@ from prunetune.pruning.trainer import TrainingState, advance, chosen
 from prunetune.pruning.training import EpochRecord, Occupy, Phase, StageListener, TrainingFailureError, TrainingSetup
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.cost import Cost, StageUse
-from prunetune.spaces.errors import ModelError, StoreError
+from prunetune.spaces.errors import ModelError, PrunetuneError, StoreError
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ class StageRunner:
                     on_epoch=told,
                     occupy=self._occupy,
                 )
-            except (KeyboardInterrupt, TrainingFailureError):
+            except (KeyboardInterrupt, TrainingFailureError, PrunetuneError):
                 self.meter.count(StageUse(training.kind, training.trunk, ran, max(done - counted, 0)))
                 raise
 

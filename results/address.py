@@ -16,15 +16,19 @@ def parse_address(storage: str) -> sqlalchemy.engine.URL:
     """Reads an address.
 
     Raises:
-        ConfigError: It is none. What it says of itself is not repeated: a password may be part of it.
+        ConfigError: It is none, or names nothing that lasts. What it says of itself is not repeated: a password may be
+            part of it.
     """
     try:
-        return sqlalchemy.engine.make_url(storage)
+        url = sqlalchemy.engine.make_url(storage)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise ConfigError(
             f"storage: cannot be used: it is no address such as {EXAMPLE}. Letters of a password that mean something "
             "in an address are written as numbers: %40 for @, %2F for /, %3A for :"
         ) from error
+    if url.drivername.startswith("sqlite") and url.database in (None, "", ":memory:"):
+        raise ConfigError("storage: an SQLite database in memory ends with its process; name a file: sqlite:////PATH")
+    return url
 
 
 def public_address(storage: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
@@ -86,14 +87,6 @@ def storage_errors(folder: Path, storage: str | None = None, *, runs: bool = Tru
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
         text = str(error.__cause__ or error).splitlines()[0]
-        if storage is None and not folder.is_dir():
-            told = "the study's folder was removed while it was read"
-            if runs:
-                told = (
-                    "the study's folder was removed while it ran; its stages are in the store, and the same command "
-                    "starts the study anew"
-                )
-            raise StoreError(f"{folder}: {told}") from error
         if storage is not None and not storage.startswith("sqlite"):
             remedy = "start it, or correct the address"
             if runs:
@@ -102,14 +95,20 @@ def storage_errors(folder: Path, storage: str | None = None, *, runs: bool = Tru
                     "reached"
                 )
             raise StoreError(f"storage: {public_address(storage)} cannot be used ({text}); {remedy}") from error
+        file = folder / "study.db" if storage is None else Path(parse_address(storage).database or "")
         if "full" in text:
-            raise storage_error(folder, OSError(28, "No space left on device")) from error
-        if "readonly" in text or "unable to open" in text:
-            raise storage_error(folder, OSError(13, "Permission denied")) from error
-        remedy = "restore it from a copy" + (", or remove the study's folder to start anew" if runs else "")
+            raise storage_error(file.parent, OSError(28, "No space left on device")) from error
+        is_there = os.access(file, os.W_OK)  # SQLite says "readonly" of a file that was removed or replaced as well
+        if (file.exists() and not is_there) or (not os.access(file.parent, os.W_OK) and file.parent.is_dir()):
+            raise storage_error(file.parent, OSError(13, "Permission denied")) from error
+        if not file.exists() or "readonly" in text or "unable to open" in text:
+            gone = file if file.parent.is_dir() else file.parent
+            remedy = "; its stages are in the store, and the same command starts the study anew" if runs else ""
+            raise StoreError(f"{gone}: was removed, or replaced, while the study was used{remedy}") from error
+        remedy = "restore it from a copy" + (f", or remove {file} to start anew" if runs else "")
         if "locked" in text:
             remedy = "another program holds it; end that, and run the same command again"
-        raise StoreError(f"{folder / 'study.db'}: the study's database cannot be used ({text}); {remedy}") from error
+        raise StoreError(f"{file}: the study's database cannot be used ({text}); {remedy}") from error
     except PermissionError as error:
         raise storage_error(folder, error) from error
 
@@ -161,8 +160,12 @@ def _address_errors(url: str) -> Iterator[None]:
         if "psycopg" in str(error):
             raise MissingExtraError("psycopg", "postgres") from error
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
+    except (KeyError, IndexError) as error:  # Optuna fills braces in
+        raise ConfigError("storage: cannot be used: write %7B for { and %7D for } in an address") from error
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
+    except RuntimeError as error:  # tables of another version of Optuna
+        raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
 
 
 def _with_tables(make: Callable[[], RDBStorage]) -> RDBStorage:

@@ -10,8 +10,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import optuna
-import sqlalchemy.exc
 from optuna.trial import Trial
 
 from prunetune.pruning.lease import StageBusyError
@@ -87,8 +85,9 @@ class Heartbeat:
                 self._study.record_heartbeat(number)
                 if self._study.is_finished(number):
                     self._lost.add(number)
-            except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-                # The database may be back for the next beat. What it refuses for good ends the trial.
+            # The database may be back for the next beat; what it refuses for good ends the trial. Without this thread
+            # all trials of the process would be taken from it.
+            except Exception as error:
                 _log.info("trial %d: no heartbeat could be stored (%s)", number, type(error).__name__)
 
     def _beat_on(self) -> None:

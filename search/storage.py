@@ -22,7 +22,7 @@ from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_expon
 from prunetune.results import storage
 from prunetune.results.address import public_address
 from prunetune.search.interruption import stop_is_asked
-from prunetune.spaces import drafts
+from prunetune.spaces import StoreError, drafts
 
 INTERVAL_S = int(drafts.INTERVAL_S)
 """Seconds between the heartbeats of a running trial: those of a lease, so that a trial and its stages are given up
@@ -52,42 +52,51 @@ class StoredStudy(optuna.Study):
 
     def __init__(self, name: str, database: RDBStorage) -> None:
         super().__init__(name, database)
-        self.database = database
+        self.name, self.database = name, database
         self._id_in_database = database.get_study_id_from_name(name)
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """Optuna's."""
-        return retry(partial(super().get_trials, deepcopy, states))
+        return self._do(partial(super().get_trials, deepcopy, states))
 
     @property
     def user_attrs(self) -> dict[str, Any]:
         """Optuna's."""
-        return retry(lambda: super(StoredStudy, self).user_attrs)
+        return self._do(lambda: super(StoredStudy, self).user_attrs)
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Optuna's."""
-        retry(partial(super().set_user_attr, key, value))
+        self._do(partial(super().set_user_attr, key, value))
 
     def running_trial(self, number: int) -> Trial:
         """A trial that this process or another one asked for."""
-        return retry(lambda: Trial(self, self._key(number)))
+        return self._do(lambda: Trial(self, self._key(number)))
 
     def is_finished(self, number: int) -> bool:
         """Whether a trial has ended, by whomever."""
-        return retry(lambda: self.database.get_trial(self._key(number)).state.is_finished())
+        return self._do(lambda: self.database.get_trial(self._key(number)).state.is_finished())
 
     def record_heartbeat(self, number: int) -> None:
         """Says that the process which carries out a trial lives."""
-        retry(lambda: self.database.record_heartbeat(self._key(number)))
+        self._do(lambda: self.database.record_heartbeat(self._key(number)))
 
     def fail_stale_trials(self) -> None:
         """Fails the trials whose last heartbeat is older than `GRACE_S`. No result can be told for them then."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            retry(partial(fail_stale_trials, self))
+            self._do(partial(fail_stale_trials, self))
 
     def _key(self, number: int) -> int:
         return self.database.get_trial_id_from_study_id_trial_number(self._id_in_database, number)
+
+    def _do(self, act: Callable[[], Result]) -> Result:
+        try:
+            return retry(act)
+        except KeyError as error:
+            raise StoreError(
+                f"{self.name}: the study was deleted from its storage; its stages are in the store, and the same "
+                "command starts the study anew"
+            ) from error
 
 
 def set_attributes(trial: Trial, values: Mapping[str, Any]) -> None:

@@ -46,17 +46,17 @@ def reap(study: StoredStudy) -> list[int]:
     Returns:
         The numbers of the trials that were failed.
     """
-    running = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-    study.fail_stale_trials()
-    trials = study.get_trials(deepcopy=False)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     gone = TrialRecord(outcome=Outcome.WORKER_DIED, reason="the process that carried it out is gone")
-    for trial in (trials[number] for number in running):
+    for trial in running:
         worker = responsible(trial)
         # A trial without a worker died between being asked for and being signed: both are done within the lock.
-        if trial.state == TrialState.RUNNING and (worker is None or not is_alive(worker)):
+        if worker is None or not is_alive(worker):
             give_back(study, trial.number, gone)
+    study.fail_stale_trials()  # after that: of a trial which nobody signed, nothing would say that its worker died
     trials = requeue(study)
-    return [number for number in running if TrialRecord.from_trial(trials[number]).outcome is Outcome.WORKER_DIED]
+    ended = (trial.number for trial in running)
+    return [number for number in ended if TrialRecord.from_trial(trials[number]).outcome is Outcome.WORKER_DIED]
 
 
 def give_back(study: StoredStudy, number: int, record: TrialRecord) -> None:

@@ -57,6 +57,11 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_without_room(error: OSError) -> bool:
+    """Whether a disk is full, or takes nothing any more."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def storage_error(path: Path, error: OSError) -> StoreError:
     """The error of the operating system, with the file and what to do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -130,10 +130,11 @@ class TrialRecord:
         attrs = {
             "recipe": self.recipe.as_dict() if isinstance(self.recipe, Recipe) else None,
             "splice": self.recipe.as_dict() if isinstance(self.recipe, Splice) else None,
+            # Before the outcome: of a trial that has one, all that it cost counts, though its process died just then.
+            "cost": self.cost.as_dict() if self.cost != Cost() else None,
+            "networks": [network.as_dict() for network in self.networks],
             "outcome": self.outcome and self.outcome.value,
             "reason": self.reason,
-            "networks": [network.as_dict() for network in self.networks],
-            "cost": self.cost.as_dict() if self.cost != Cost() else None,
             "rungs": [asdict(item) | {"values": list(item.values)} for item in self.decisions],
             "sparsity_lambda": self.sparsity_lambda,
             "sparsity_pull": self.sparsity_pull,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from prunetune.results.dashboard import shown_on_dashboard
 from prunetune.results.record import TrialRecord
+from prunetune.results.storage import storage_errors
 from prunetune.search.interruption import TrialLostError
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import StoredStudy, retry, set_attributes
@@ -44,16 +45,19 @@ class StudyPeers:
 
     study: StoredStudy
     trial: Trial
+    spec: StudySpec
 
     def records(self) -> Mapping[int, TrialRecord]:
         """See `Peers`."""
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        with self._errors():
+            trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         others = [trial for trial in trials if trial.number != self.trial.number]
         return {trial.number: TrialRecord.from_trial(trial) for trial in others}
 
     def earlier_attempts(self) -> Sequence[TrialRecord]:
         """See `Peers`."""
-        trials = self.study.get_trials(deepcopy=False)
+        with self._errors():
+            trials = self.study.get_trials(deepcopy=False)
         numbers = (self.trial.number, *attempts_before(trials, self.trial.number))
         return [TrialRecord.from_trial(trials[number]) for number in numbers]
 
@@ -62,12 +66,16 @@ class StudyPeers:
 
         Raises:
             TrialLostError: The trial was given to another process.
+            StoreError: The database cannot be used, for longer than it is waited for. That says nothing of the recipe.
         """
-
         try:
-            set_attributes(self.trial, record.to_attrs())
+            with self._errors():
+                set_attributes(self.trial, record.to_attrs())
         except UpdateFinishedTrialError as error:
             raise TrialLostError from error
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return storage_errors(self.spec.folder, self.spec.storage)
 
 
 def run_and_tell(study: StoredStudy, asked: AskedTrial, context: TrialContext) -> TrialRecord:
@@ -78,7 +86,7 @@ def run_and_tell(study: StoredStudy, asked: AskedTrial, context: TrialContext) -
         StoreError: The disk is full, or the store over its limit; the trial stays open for the next run.
     """
     keep_within_limit(context.spec)
-    record = run_trial(asked.recipe, context.for_trial(asked.number, StudyPeers(study, asked.trial)))
+    record = run_trial(asked.recipe, context.for_trial(asked.number, StudyPeers(study, asked.trial, context.spec)))
     record = replace(record, cost=asked.spent.then(record.cost))
     with shown_on_dashboard(study, asked.trial, record, context.folder):
         tell(study, asked.trial, record, context)

@@ -213,7 +213,7 @@ def test_what_is_noted_in_the_middle_of_a_lost_trial_ends_it(spec: StudySpec) ->
     frozen, _ = wakes_after_its_trial_was_given_away(study, spec)
     decision = RungDecision(0, 0, (0.5, 1.0), ahead=0, reached=1, goes_on=True)
     with pytest.raises(TrialLostError):
-        StudyPeers(study, frozen.trial).publish(TrialRecord(frozen.recipe, decisions=(decision,)))
+        StudyPeers(study, frozen.trial, spec).publish(TrialRecord(frozen.recipe, decisions=(decision,)))
 
 
 def test_a_half_told_result_of_a_silent_worker_does_not_count(spec: StudySpec) -> None:

@@ -205,22 +205,22 @@ def test_a_trial_sees_those_that_are_complete_or_run_and_its_own_attempts(make_s
     assert lost is not None
     assert running is not None
     decision = RungDecision(3, 9, (0.5, 1.0), 0, 1, True, 1)
-    StudyPeers(study, lost.trial).publish(TrialRecord(lost.recipe, decisions=(decision,)))
-    assert StudyPeers(study, running.trial).records()[0].decisions == (decision,)
-    assert [record.decisions for record in StudyPeers(study, lost.trial).earlier_attempts()] == [(decision,)]
+    StudyPeers(study, lost.trial, spec).publish(TrialRecord(lost.recipe, decisions=(decision,)))
+    assert StudyPeers(study, running.trial, spec).records()[0].decisions == (decision,)
+    assert [record.decisions for record in StudyPeers(study, lost.trial, spec).earlier_attempts()] == [(decision,)]
     give_trial_back(study, lost.number, "stopped")
     done = TrialRecord(SPLICE, Outcome.OK, networks=(NETWORK,))
     study.add_trial(create_trial(values=[0.5, 1.0], user_attrs=done.to_attrs()))
 
     again = next_trial(study, spec)
     assert again is not None
-    peers = StudyPeers(study, again.trial)
+    peers = StudyPeers(study, again.trial, spec)
     assert set(peers.records()) == {running.number, 2}, "what was given back is no peer"
     assert peers.records()[2] == done
     mine, before = peers.earlier_attempts()
     assert (mine.recipe, before.decisions) == (lost.recipe, (decision,))
     with pytest.raises(TrialLostError):
-        StudyPeers(study, lost.trial).publish(before)
+        StudyPeers(study, lost.trial, spec).publish(before)
 
 
 def test_a_user_error_inside_a_trial_reaches_the_user(make_spec: MakeSpec) -> None:
