@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import IO, TextIO, cast
@@ -102,15 +102,19 @@ def _run_several(spec: StudySpec, count: int, console: Console | None, reporting
         for worker in workers:
             worker.start()
             _say(console, worker.introduction)
-        for worker in workers:
-            worker.join()
+        living = list(workers)
+        while living:
+            ended = wait([worker.told for worker in living])
+            for worker in [worker for worker in living if worker.told in ended]:
+                worker.join()  # at once: what a zombie has leased is not free
+                living.remove(worker)
+                if worker.problem and not times:
+                    _say(console or Console(stderr=True), f"worker {worker.index}: {worker.problem}")
     if times:
         raise (StopAskedError if len(times) == 1 else KeyboardInterrupt)(*times[-1:])
     failed = [worker for worker in workers if worker.problem]
     if len(failed) == len(workers):
         raise PrunetuneError(failed[0].problem)
-    for worker in failed:
-        _say(console or Console(stderr=True), f"worker {worker.index}: {worker.problem}")
     study = open_study(spec)
     if failed and StudyRecord.of(study).finished is None:
         raise PrunetuneError("the study is not finished, and no worker is left; the same command goes on from here")
@@ -138,7 +142,7 @@ class _Worker:
         # A fresh interpreter: neither CUDA nor threads survive a fork.
         context = multiprocessing.get_context("spawn")
         self._place, self.index, self.problem = place, index, ""
-        self._told, telling = context.Pipe(duplex=False)
+        self.told, telling = context.Pipe(duplex=False)
         self._telling: Connection | None = telling
         self._process: BaseProcess = context.Process(
             target=_work, args=(spec, place, index, reporting, telling), name=f"worker {index}"
@@ -162,7 +166,7 @@ class _Worker:
 
     def join(self) -> None:
         with suppress(EOFError):
-            self.problem = self._told.recv()
+            self.problem = self.told.recv()
         self._process.join()
         code = self._process.exitcode
         if not self.problem and code:

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseGASampler, BaseSampler
 from optuna.trial import FrozenTrial
 
@@ -57,9 +58,15 @@ class SearchTrialsSampler(BaseSampler):
 
 
 def _without_splices(study: optuna.Study, trial: FrozenTrial) -> tuple[optuna.Study, FrozenTrial]:
-    """A copy of a study without what no search proposed, and the trial in it. Numbers close up."""
+    """A copy of a study without what no search proposed, and the trial in it. Numbers close up.
+
+    Raises:
+        UpdateFinishedTrialError: The trial was failed meanwhile, before it had parameters.
+    """
     kept = searched(study.get_trials(deepcopy=False))
     copy = optuna.create_study(directions=study.directions)
     copy.add_trials(kept)
-    place = next(place for place, other in enumerate(kept) if other.number == trial.number)
+    place = next((place for place, other in enumerate(kept) if other.number == trial.number), None)
+    if place is None:
+        raise UpdateFinishedTrialError(f"trial {trial.number} has ended")
     return copy, copy.get_trials(deepcopy=False)[place]

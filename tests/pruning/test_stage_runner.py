@@ -16,7 +16,7 @@ from prunetune.pruning.stage_files import read_history
 from prunetune.pruning.stage_runner import Untrained
 from prunetune.pruning.stages import trunk
 from prunetune.pruning.training import EpochListener, EpochRecord, recovery_phase
-from prunetune.spaces import StageUse
+from prunetune.spaces import StageUse, StoreError
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,10 @@ def test_what_is_further_than_asked_is_not_trained(runner: Callable[..., StageRu
     assert me.meter.reading().stages == (StageUse("recovery", name, reused=2),)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), TrainingFailureError("DIVERGED", "box_loss is not finite")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), TrainingFailureError("DIVERGED", "box_loss is not finite"), StoreError("the disk is full")],
+)
 def test_what_ran_before_it_ended_counts(error: BaseException, runner: Callable[..., StageRunner], name: str) -> None:
     me = runner(listener=stopping(3, error))
     me.advance("recovery", PARENT, PHASE, 1)

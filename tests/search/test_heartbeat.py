@@ -93,6 +93,28 @@ def test_a_worker_that_died_on_another_host_is_noticed(spec: StudySpec) -> None:
     assert status.outcomes == {"OK": 3, "WORKER_DIED": 1}
 
 
+def test_who_died_before_it_signed_a_trial_is_noticed_late_as_well(spec: StudySpec) -> None:
+    """Its heartbeat is stored before its signature, and stale when the study is run again."""
+    study = open_study(spec)
+    study.record_heartbeat(study.ask().number)
+    age(study, 0, GRACE_S + 5)
+    assert reap(study) == [0]
+    assert records(study)[0].outcome is Outcome.WORKER_DIED
+
+
+def test_a_beat_that_fails_is_not_the_last(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = open_study(spec)
+    asked = take(study, spec)
+    heartbeat = Heartbeat(study)
+    heartbeat.begin(asked.trial)
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "record_heartbeat", lambda number: 1 / 0)
+        heartbeat.beat()
+    age(study, 0, GRACE_S + 5)
+    heartbeat.beat()
+    assert reap(study) == []
+
+
 def test_nothing_is_warned_of(spec: StudySpec, recwarn: pytest.WarningsRecorder) -> None:
     study = open_study(spec)
     take(study, spec)

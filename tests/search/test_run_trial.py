@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.progress import Progress
 from prunetune.search.spec import EarlyStopping, StudySpec
 from prunetune.search.trial import TrialContext, run_trial
-from prunetune.spaces import MeasurementError, Outcome, Recipe, Threshold
+from prunetune.spaces import MeasurementError, Outcome, Recipe, StoreError, Threshold
 from prunetune.targets import NormalizedLatency
 
 pytestmark = pytest.mark.slow
@@ -281,6 +282,14 @@ def test_a_diverged_training_leaves_the_rounds_before_it(context: Callable[..., 
     assert kinds(record) == ["sparse", "pruning", "recovery"]
     assert record.gammas is not None
     assert record.curves is not None
+
+
+def test_a_full_disk_says_nothing_of_a_recipe(context: Callable[..., TrialContext]) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/scratch")
+    with pytest.raises(StoreError, match=r"/tmp/scratch: the disk is full"):
+        run_trial(RECIPE, context(error=(1, full)))
+    record = run_trial(RECIPE, context(error=(1, OSError(errno.EIO, "Input/output error"))))
+    assert record.outcome is Outcome.ERROR
 
 
 def test_a_round_that_cannot_be_measured_is_no_network(context: Callable[..., TrialContext]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
 from prunetune.results.record import TrialRecord
+from prunetune.results.storage import storage_errors
 from prunetune.search import storage as storages
 from prunetune.search.interruption import Interruption
 from prunetune.search.spec import StudySpec
@@ -25,7 +27,7 @@ from prunetune.search.storage import StoredStudy, is_connection_lost, open_stora
 from prunetune.search.study import open_study
 from prunetune.search.taking import next_trial
 from prunetune.search.trial.objective import tell
-from prunetune.spaces import Cost, Outcome
+from prunetune.spaces import ConfigError, Cost, Outcome, StoreError
 
 MakeSpec = Callable[..., StudySpec]
 
@@ -220,3 +222,44 @@ def test_a_study_is_that_of_its_database(make_spec: MakeSpec, storage: str) -> N
     other.tell(0, state=TrialState.FAIL)
     assert study.is_finished(0)
     assert str(study.database.url) == storage
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("postgresql+psycopg://u:p{1}w@127.0.0.1:9/studies", "%7B"),
+        ("sqlite:////tmp/{name}.db", "%7B"),
+    ],
+)
+def test_an_address_that_cannot_hold_a_study_is_refused(address: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        open_storage(address)
+
+
+def test_tables_of_another_optuna_are_refused(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/studies.db"
+    engine = open_storage(address).engine
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = 'v1.3.0.a'"))
+    engine.dispose()
+    with pytest.raises(ConfigError, match="version"):
+        open_storage(address)
+
+
+def test_a_study_that_was_deleted_is_named(make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    study = open_study(spec)
+    asked = next_trial(study, spec)
+    assert asked is not None
+    study.database.delete_study(study.database.get_study_id_from_name(spec.name))
+    for act in (study.get_trials, lambda: study.is_finished(0), lambda: study.record_heartbeat(0)):
+        with pytest.raises(StoreError, match="deleted"):
+            act()
+
+
+def test_a_database_elsewhere_is_named_and_not_the_studys_folder(tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere" / "studies.db"
+    with pytest.raises(StoreError, match=str(file.parent)), storage_errors(tmp_path, f"sqlite:///{file}"):
+        raise sqlalchemy.exc.OperationalError("SELECT 1", {}, GoneError("unable to open database file"))
