@@ -30,6 +30,7 @@ from prunetune.spaces import Cost, Outcome
 MakeSpec = Callable[..., StudySpec]
 
 
+@pytest.mark.slow
 class TestContract(StorageTestCase):
     """Optuna's own conformance suite."""
 
