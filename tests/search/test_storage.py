@@ -32,6 +32,7 @@ from prunetune.spaces import ConfigError, Cost, Outcome, StoreError
 MakeSpec = Callable[..., StudySpec]
 
 
+@pytest.mark.slow
 class TestContract(StorageTestCase):
     """Optuna's own conformance suite."""
 
