@@ -23,7 +23,7 @@ from prunetune.search.search_trials import SearchTrialsSampler, searched
 from prunetune.search.spec import SamplerName, StudySpec
 
 
-def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], unseen: int = 0) -> BaseSampler:
+def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> BaseSampler:
     """The sampler of a study's next trial.
 
     It is seeded by the trial: processes that start together propose different recipes, and a study that was stopped
@@ -33,13 +33,12 @@ def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial], unseen: int = 0
     Args:
         spec: The study's description.
         trials: All trials of the study so far.
-        unseen: How many more there are, which others began a moment ago.
     """
     proposed = searched(trials)
-    sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * (len(proposed) + unseen))
+    sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * len(proposed))
     finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in proposed)
     if spec.sampler == "tpe" and finished < startup_trials(spec.trials):
-        index = unseen + sum(TrialRecord.from_trial(trial).retry_of is None for trial in proposed)
+        index = sum(TrialRecord.from_trial(trial).retry_of is None for trial in proposed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = PartialFixedSampler(first_recipe(spec.space, spec.seed, index), sampler)
