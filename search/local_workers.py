@@ -108,13 +108,16 @@ def _run_several(spec: StudySpec, count: int, console: Console | None, reporting
             for worker in [worker for worker in living if worker.told in ended]:
                 worker.join()  # at once: what a zombie has leased is not free
                 living.remove(worker)
-                if worker.problem and not times:
+                if worker.has_died and not times:
                     _say(console or Console(stderr=True), f"worker {worker.index}: {worker.problem}")
     if times:
         raise (StopAskedError if len(times) == 1 else KeyboardInterrupt)(*times[-1:])
     failed = [worker for worker in workers if worker.problem]
     if len(failed) == len(workers):
         raise PrunetuneError(failed[0].problem)
+    for worker in failed:
+        if not worker.has_died:
+            _say(console or Console(stderr=True), f"worker {worker.index}: {worker.problem}")
     study = open_study(spec)
     if failed and StudyRecord.of(study).finished is None:
         raise PrunetuneError("the study is not finished, and no worker is left; the same command goes on from here")
@@ -141,7 +144,8 @@ class _Worker:
     def __init__(self, spec: StudySpec, place: Place, index: int, reporting: Reporting) -> None:
         # A fresh interpreter: neither CUDA nor threads survive a fork.
         context = multiprocessing.get_context("spawn")
-        self._place, self.index, self.problem = place, index, ""
+        self._place, self.index = place, index
+        self.problem, self.has_died = "", False
         self.told, telling = context.Pipe(duplex=False)
         self._telling: Connection | None = telling
         self._process: BaseProcess = context.Process(
@@ -170,6 +174,7 @@ class _Worker:
         self._process.join()
         code = self._process.exitcode
         if not self.problem and code:
+            self.has_died = True
             self.problem = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 

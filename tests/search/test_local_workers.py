@@ -121,7 +121,7 @@ def until_all_train(process: subprocess.Popen[str], runs: Path) -> str:
         line = process.stdout.readline()
         assert line, said
         said += line
-    while len(list((runs / ".store" / "progress").glob("recovery-*"))) < 2:
+    while len(list((runs / ".store" / "progress").glob("recovery-*.pt"))) < 2:
         assert process.poll() is None, said + process.stdout.read()
         pause.wait(0.05)
     return said
@@ -144,7 +144,7 @@ def test_workers_share_a_study_and_stop_together(write_study: WriteStudy, shapes
     assert {record.outcome for record in records} == {Outcome.INTERRUPTED}
     assert {(record.worker or {})["pid"] for record in records} == set(pids(said))
     assert {(record.worker or {})["device"] for record in records} == {"cpu"}
-    kept = list((runs / ".store" / "progress").glob("recovery-*"))
+    kept = list((runs / ".store" / "progress").glob("recovery-*.pt"))
     assert len(kept) == 2, "their epochs are kept"
 
     with started(file, "--workers", 3, f"trials={len(trials)}") as process:  # as many workers and trials as one likes

@@ -51,7 +51,7 @@ class Scene:
 
     def training(self) -> list[FrozenTrial]:
         """The trials whose processes train their recoveries."""
-        if not any((self.store / "progress").glob("recovery-*")):
+        if not any((self.store / "progress").glob("recovery-*.pt")):
             return []
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
         return [trial for trial in running if worker(trial) not in (None, self.driver)]
