@@ -6,7 +6,7 @@
 2. `prunetune run` with one worker on one core, and with two on a core each, on real trainings, in turns. Compared are
    the trials in an hour, from the first one's begin to the last one's end.
 
-`--quick` takes less than five minutes. The last line is JSON: `errors`, `trials_per_s`, `speedup_2_workers`, and what
+The last line is JSON: `errors`, `trials_per_s`, `speedup_2_workers`, and what
 they were found with.
 """
 

@@ -98,10 +98,12 @@ def storage_errors(folder: Path, storage: str | None = None, *, runs: bool = Tru
         file = folder / "study.db" if storage is None else Path(parse_address(storage).database or "")
         if "full" in text:
             raise storage_error(file.parent, OSError(28, "No space left on device")) from error
-        is_there = os.access(file, os.W_OK)  # SQLite says "readonly" of a file that was removed or replaced as well
-        if (file.exists() and not is_there) or (not os.access(file.parent, os.W_OK) and file.parent.is_dir()):
+        # SQLite says so of a file that was removed or replaced as well.
+        is_refused = "readonly" in text or "unable to open" in text
+        places = [place for place in (file, file.parent) if place.exists()]
+        if is_refused and not all(os.access(place, os.W_OK) for place in places):
             raise storage_error(file.parent, OSError(13, "Permission denied")) from error
-        if not file.exists() or "readonly" in text or "unable to open" in text:
+        if is_refused or not file.exists():
             gone = file if file.parent.is_dir() else file.parent
             remedy = "; its stages are in the store, and the same command starts the study anew" if runs else ""
             raise StoreError(f"{gone}: was removed, or replaced, while the study was used{remedy}") from error

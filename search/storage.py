@@ -56,16 +56,16 @@ class StoredStudy(optuna.Study):
         self._id_in_database = database.get_study_id_from_name(name)
 
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        """Optuna's."""
+        """As of `Study`, once the database answers."""
         return self._do(partial(super().get_trials, deepcopy, states))
 
     @property
     def user_attrs(self) -> dict[str, Any]:
-        """Optuna's."""
+        """As of `Study`, once the database answers."""
         return self._do(lambda: super(StoredStudy, self).user_attrs)
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Optuna's."""
+        """As of `Study`, once the database answers."""
         self._do(partial(super().set_user_attr, key, value))
 
     def running_trial(self, number: int) -> Trial:

@@ -264,3 +264,12 @@ def test_a_database_elsewhere_is_named_and_not_the_studys_folder(tmp_path: Path)
     file = tmp_path / "elsewhere" / "studies.db"
     with pytest.raises(StoreError, match=str(file.parent)), storage_errors(tmp_path, f"sqlite:///{file}"):
         raise sqlalchemy.exc.OperationalError("SELECT 1", {}, GoneError("unable to open database file"))
+
+
+def test_a_damaged_database_in_a_folder_that_is_read_only_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study.db").touch()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(StoreError, match="restore it from a copy"), storage_errors(tmp_path, runs=False):
+        raise sqlalchemy.exc.DatabaseError("SELECT 1", {}, GoneError("database disk image is malformed"))
