@@ -9,6 +9,7 @@ from typing import Any
 
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, TrialRecord
 from prunetune.spaces.accuracy import Accuracy
+from prunetune.spaces.deployment import Deployment
 from prunetune.spaces.recipe import Recipe, Threshold
 from prunetune.spaces.splice import Splice
 from prunetune.targets.latency import NormalizedLatency
@@ -19,7 +20,8 @@ class StudyNetwork:
     """A network of a trial after one of its rounds, or a baseline."""
 
     name: str
-    """`7` is what trial 7 came to, `7.1` what it had after the first of several rounds, `dense` a baseline."""
+    """`7` is what trial 7 came to, `7.1` what it had after the first of several rounds, `dense` a baseline; `7@96` and
+    `dense@96-int8` are the same networks at other deployments than those that they were trained for."""
     result: NetworkResult
     """With the last measurement's latencies, and the exported file where there is one."""
     trial: int | None = None
@@ -40,8 +42,16 @@ class StudyNetwork:
 
     @property
     def title(self) -> str:
-        """What it is called: `trial 7`, `trial 7, round 1`, `dense`."""
-        return self.name if self.trial is None else network_title(self.trial, self.result.round, self.rounds)
+        """What it is called: `trial 7`, `trial 7, round 1`, `dense at 96 px`."""
+        name, _, deployment = self.name.partition("@")
+        title = name if self.trial is None else network_title(self.trial, self.result.round, self.rounds)
+        size, _, precision = deployment.partition("-")
+        return " ".join([title, *([f"at {size} px"] if size else []), *([f"in {precision}"] if precision else [])])
+
+    @property
+    def deployment(self) -> Deployment:
+        """Its input size and precision."""
+        return self.result.deployment
 
     @property
     def recipe_text(self) -> str:
@@ -107,6 +117,7 @@ class StudyNetwork:
             "network": self.name,
             "trial": self.trial,
             "round": None if self.trial is None else self.result.round,
+            "deployment": self.deployment.as_dict(),
             "recipe": None if self.recipe is None else {**self.recipe.as_dict(), **found},
             **{name: getattr(accuracy, name) for name in ("map50", "map50_95", "precision", "recall", "f1")},
             "confidence": accuracy.confidence,
@@ -136,6 +147,11 @@ def latencies_document(latencies: Mapping[str, NormalizedLatency]) -> dict[str, 
     }
 
 
+def deployed_name(name: str, deployment: Deployment, own: Deployment) -> str:
+    """What a network is called at another deployment than its own: `7@96`, `dense@96-int8`."""
+    return f"{name}@{deployment.label(own)}"
+
+
 def network_name(trial: int, round_number: int, rounds: int) -> str:
     """`7`, or `7.1` after the first of several rounds."""
     return str(trial) if round_number >= rounds else f"{trial}.{round_number}"
@@ -149,9 +165,15 @@ def network_title(trial: int, round_number: int, rounds: int) -> str:
 def networks_of(number: int, record: TrialRecord, target: str = "") -> list[StudyNetwork]:
     """The networks of a trial, as they were when it ended."""
     rounds = max([record.rounds_asked, *(result.round for result in record.networks)])  # also without its recipe
+    firsts = {result.round: result for result in reversed(record.networks)}
+
+    def name(result: NetworkResult) -> str:
+        name, first = network_name(number, result.round, rounds), firsts[result.round]
+        return name if result is first else deployed_name(name, result.deployment, first.deployment)
+
     return [
         StudyNetwork(
-            name=network_name(number, result.round, rounds),
+            name=name(result),
             result=result,
             trial=number,
             recipe=record.recipe,

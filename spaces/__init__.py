@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prunetune.spaces.accuracy import Accuracy, Choice
 from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.cost import Cost, StageUse
-from prunetune.spaces.deployment import Deployment
+from prunetune.spaces.deployment import Deployment, ImageSize, parse_size, size_text
 from prunetune.spaces.errors import (
     ConfigError,
     DatasetError,
@@ -49,6 +49,7 @@ __all__ = [
     "Deployment",
     "FixedParameter",
     "FloatParameter",
+    "ImageSize",
     "IntParameter",
     "LatencyShare",
     "LayerKind",
@@ -70,6 +71,8 @@ __all__ = [
     "SuggestingTrial",
     "TargetError",
     "Threshold",
+    "parse_size",
+    "size_text",
 ]
 
 _LATER = {

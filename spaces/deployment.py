@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from prunetune.spaces.fields import integer, items, mapping, text
+
+ImageSize: TypeAlias = int | tuple[int, int]
+"""Side of a square input in px, or the (height, width) of a rectangle."""
+
+
+def parse_size(value: Any) -> ImageSize:
+    """An input's size from 640, [384, 640] or `384x640`. Equal sides have one form.
+
+    Raises:
+        ValueError: It is none, or not above 0.
+    """
+    sides = value
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+)(?:\s*x\s*(\d+))?\s*", value)):
+        sides = [int(side) for side in found.groups() if side is not None]
+    sides = [sides] if isinstance(sides, int) else sides
+    is_size = isinstance(sides, list | tuple) and 1 <= len(sides) <= 2
+    if not is_size or any(type(side) is not int or side < 1 for side in sides):
+        raise ValueError(f"takes px, such as 640, or [height, width], such as [384, 640], not {value!r}")
+    return sides[0] if sides[0] == sides[-1] else (sides[0], sides[1])
+
+
+def size_text(imgsz: ImageSize) -> str:
+    """`640`, `384x640`."""
+    return "x".join(map(str, imgsz)) if isinstance(imgsz, tuple) else str(imgsz)
 
 
 @dataclass(frozen=True)
@@ -17,13 +42,23 @@ class Deployment:
         precision: `fp32`, `fp16`, `bf16` or `int8`.
     """
 
-    imgsz: int | tuple[int, int]
+    imgsz: ImageSize
     precision: str = "fp32"
 
     @property
     def height_width(self) -> tuple[int, int]:
         """The input's sides in px."""
         return self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz, self.imgsz)
+
+    @property
+    def pixels(self) -> int:
+        """Of the input."""
+        height, width = self.height_width
+        return height * width
+
+    def label(self, other: Deployment) -> str:
+        """What tells it from another one in a network's name: `96`, `96-int8`, `384x640`."""
+        return size_text(self.imgsz) + ("" if self.precision == other.precision else f"-{self.precision}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -47,5 +82,4 @@ class Deployment:
         return None
 
     def __str__(self) -> str:
-        size = "x".join(map(str, self.imgsz)) if isinstance(self.imgsz, tuple) else f"{self.imgsz} px"
-        return f"{size} {self.precision}"
+        return f"{size_text(self.imgsz)}{'' if isinstance(self.imgsz, tuple) else ' px'} {self.precision}"

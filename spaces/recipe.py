@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, TypeAlias
 
+from prunetune.spaces.deployment import ImageSize, parse_size
+
 Region: TypeAlias = Literal["backbone", "neck", "head"]
 """The parts of a detector that can have thresholds of their own. The head is the last block, Detect; the neck is what
 lies between it and the backbone."""
@@ -131,6 +133,9 @@ class Recipe:
     """Weight of the dense original's features in the loss of a recovery (ultralytics' `dis`); 0 goes without."""
     sparse_distillation: float = 0.0
     """The same in sparse phases."""
+    imgsz: ImageSize | None = None
+    """The input size that the network is pruned, recovered and measured for; None: the study's, at which it is also
+    trained sparse."""
 
     @property
     def epochs(self) -> int:
@@ -165,7 +170,8 @@ class Recipe:
     def options(self) -> dict[str, Any]:
         """Those of `OPTIONS` that differ from their defaults."""
         values = {name: getattr(self, name) for name in OPTIONS}
-        return {name: value for name, value in values.items() if value != OPTIONS[name]}
+        used = {name: value for name, value in values.items() if value != OPTIONS[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in used.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
@@ -179,6 +185,7 @@ class Recipe:
             later_thresholds=tuple(map(Threshold.parse, rest.pop("later_thresholds", ()))),
             rounds=int(rest.pop("rounds")),
             recovery_epochs=int(rest.pop("recovery_epochs")),
+            imgsz=None if (size := rest.pop("imgsz", None)) is None else parse_size(size),
             **rest,
         )
 
@@ -202,7 +209,9 @@ OPTIONS: dict[str, Any] = {
 """The parameters of a recipe that a space need not name, with their defaults."""
 
 
-def _shown(value: float | str) -> str:
+def _shown(value: float | str | list[int]) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value))
     return value if isinstance(value, str) else f"{value:.3g}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, get_args
 
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from prunetune.spaces.deployment import ImageSize, parse_size, size_text
 from prunetune.spaces.parameters import (
     ChoiceParameter,
     FixedParameter,
@@ -153,6 +154,8 @@ class SearchSpace(BaseModel):
     recovery_lr: Parameter | None = None
     distillation: Parameter | None = None
     sparse_distillation: Parameter | None = None
+    imgsz: Parameter | None = None
+    """The input sizes that recipes are drawn from; by default those of the study's `deploy`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -206,7 +209,7 @@ class SearchSpace(BaseModel):
             raise ValueError("and balance cannot both be given; write threshold: {backbone: ..., head: ...}")
         return threshold
 
-    @field_validator("sparse_epochs", "rounds", "recovery_epochs", *_WORDS, mode="before")
+    @field_validator("sparse_epochs", "rounds", "recovery_epochs", *_WORDS, "imgsz", mode="before")
     @classmethod
     def _whole_shorthand(cls, value: Any) -> Any:
         return parse_shorthand(value)
@@ -219,6 +222,9 @@ class SearchSpace(BaseModel):
             smallest, largest = _WHOLE.get(name, (0, math.inf))
             if name in _WORDS:
                 self._check_words(name, parameter)
+                continue
+            if name == "imgsz":
+                self._check_sizes(parameter)
                 continue
             place = _place(name)
             for number in numbers:
@@ -251,6 +257,29 @@ class SearchSpace(BaseModel):
         for word in parameter.values or (getattr(parameter, "low", None),):
             if word not in _WORDS[name]:
                 raise ValueError(f"{name}: {word!r} is none of {', '.join(_WORDS[name])}")
+
+    @staticmethod
+    def _check_sizes(parameter: _AnyParameter) -> None:
+        if parameter.values is None:
+            raise ValueError("imgsz: takes choices, such as {choices: [640, 512]}, and no range")
+        for size in parameter.values:
+            try:
+                parse_size(size)
+            except ValueError as error:
+                raise ValueError(f"imgsz: {error}") from error
+
+    def over_sizes(self, sizes: Sequence[ImageSize]) -> SearchSpace:
+        """The same space with recipes for each of some input sizes, unless it names its own.
+
+        Args:
+            sizes: Those of the study's deployments; without any the space stays as it is.
+        """
+        if self.imgsz is not None or not sizes:
+            return self
+        # Optuna stores numbers and words, and no pairs.
+        choices = tuple(size if isinstance(size, int) else size_text(size) for size in sizes)
+        parameter = ChoiceParameter(choices=choices) if len(choices) > 1 else FixedParameter(value=choices[0])
+        return self.model_copy(update={"imgsz": parameter})
 
     def parameters(self) -> Iterator[tuple[str, _AnyParameter]]:
         """Every parameter by the name that the study knows it under."""
@@ -292,9 +321,8 @@ class SearchSpace(BaseModel):
                 cuts.append(Threshold(**{region: float(known[f"{name}_{region}"]) for region, _ in item.parameters()}))
             elif item is not None:
                 cuts.append(Threshold.everywhere(float(known[name])))
-        options: dict[str, Any] = {
-            name: known[name] if name in _WORDS else float(known[name]) for name in OPTIONS if name in known
-        }
+        kinds: dict[str, Any] = {**dict.fromkeys(_WORDS, str), "imgsz": parse_size}
+        options: dict[str, Any] = {name: kinds.get(name, float)(known[name]) for name in OPTIONS if name in known}
         return Recipe(
             sparsity=float(known["sparsity"]),
             sparse_epochs=int(known["sparse_epochs"]),

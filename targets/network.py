@@ -36,6 +36,8 @@ class Network:
     """The network as an ONNX file with one fp32 input."""
     module: nn.Module | None = None
     """The network as a module. Targets copy it; the caller's stays as it is."""
+    precision: str | None = None
+    """What it is computed in, where that is not the target's own precision."""
     calibration: tuple[Images, ...] = field(default=(), compare=False, repr=False)
     """Images of `input_shape` for targets in int8, which take the ranges of the network's tensors from them. Without
     any they take noise: the latency is the same, the accuracy is not."""

@@ -16,6 +16,7 @@ from prunetune.results.record.confirmation import Confirmation
 from prunetune.results.record.network import NetworkResult, parse_latencies
 from prunetune.results.record.target import StudiedTarget
 from prunetune.spaces.accuracy import Accuracy
+from prunetune.spaces.deployment import ImageSize, parse_size
 from prunetune.spaces.errors import StoreError
 from prunetune.spaces.fields import integer, items, mapping, number, text, widths
 from prunetune.targets.latency import NormalizedLatency
@@ -78,7 +79,9 @@ class StudyRecord:
     regions: Mapping[str, str] = field(default_factory=dict)
     """`backbone`, `neck` or `head` of each layer."""
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
-    """By name."""
+    """By name: `dense`, `half-width`, ...; `dense@96` is the same network at 96 px, `dense-96` was trained on there."""
+    sizes: tuple[ImageSize, ...] = ()
+    """The input sizes that the study deploys at, the largest first."""
     confirmed: Mapping[str, Mapping[str, NormalizedLatency]] = field(default_factory=dict)
     """The last interleaved measurements, by the network's name and target."""
     test: Mapping[str, Accuracy] = field(default_factory=dict)
@@ -125,6 +128,7 @@ class StudyRecord:
             params_dense=integer(attrs.get("params_dense")),
             regions=_texts(attrs.get("regions")),
             baselines={key: value for key, value in baselines.items() if value is not None},
+            sizes=_sizes(attrs.get("sizes")),
             confirmed={key: value for key, value in confirmed.items() if value},
             test={key: value for key, value in tested.items() if value is not None},
             exports=_texts(attrs.get("exports")),
@@ -149,6 +153,13 @@ class StudyRecord:
 def _texts(stored: Any) -> dict[str, str]:
     found = {str(name): text(value) for name, value in mapping(stored).items()}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _sizes(stored: Any) -> tuple[ImageSize, ...]:
+    try:
+        return tuple(map(parse_size, items(stored)))
+    except ValueError:
+        return ()
 
 
 def _plain(value: Any) -> Any:

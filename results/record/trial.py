@@ -74,7 +74,8 @@ class TrialRecord:
     reason: str = ""
     """Why, where it is no success."""
     networks: tuple[NetworkResult, ...] = ()
-    """Each round's, in their order. The last one's accuracy and latencies are what the sampler is told."""
+    """Each round's, in their order: first at the deployment that it was recovered for, then at others, without further
+    training. What the first of the last round has is what the sampler is told."""
     cost: Cost = field(default_factory=Cost)
     decisions: tuple[RungDecision, ...] = ()
     sparsity_lambda: float | None = None
@@ -102,8 +103,9 @@ class TrialRecord:
 
     @property
     def network(self) -> NetworkResult | None:
-        """The last one: what the trial came to."""
-        return self.networks[-1] if self.networks else None
+        """The first of the last round: what the trial came to."""
+        last = max((network.round for network in self.networks), default=0)
+        return next((network for network in self.networks if network.round == last), None)
 
     @property
     def is_splice(self) -> bool:

@@ -26,7 +26,7 @@ from prunetune.results.trials import trial_table
 from prunetune.targets import NormalizedLatency
 
 FIELDS = [
-    "network", "trial", "round", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
+    "network", "trial", "round", "deployment", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
     "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed",
     "checkpoint", "onnx",
 ]  # fmt: skip
