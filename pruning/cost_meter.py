@@ -49,12 +49,23 @@ class CostMeter:
         self._closed = Cost()
         self._open: list[Section] = []
         self._since = 0.0
+        self._all = ""
+
+    @contextmanager
+    def all_as(self, name: str) -> Iterator[None]:
+        """Counts the block, and every part that is entered in it, as `name`."""
+        before, self._all = self._all, name
+        try:
+            with self.part(name):
+                yield
+        finally:
+            self._all = before
 
     @contextmanager
     def part(self, name: str) -> Iterator[Section]:
         """Counts the block as `name`. Parts do not nest: one that is entered inside another pauses the outer one."""
         self._advance()
-        section = Section(name)
+        section = Section(self._all or name)
         self._open.append(section)
         try:
             yield section

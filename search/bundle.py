@@ -44,6 +44,7 @@ from prunetune.targets import (
     Network,
     OnnxRuntimeSpec,
     Quantisation,
+    RuntimeSpec,
     TensorRtSpec,
     TensorRtTarget,
     create_predictor,
@@ -107,7 +108,8 @@ class _Export:
         self._candidate, self._network, self._forms = candidate, candidate.network, forms
         self._spec = stored_spec(found)
         self._detector = candidate.load()
-        self._ships_int8 = self._spec.targets[0].quantises
+        self._deployment = self._network.deployment
+        self._ships_int8 = self._deployment.precision == "int8" and isinstance(self._spec.targets[0], RuntimeSpec)
         self._int8: dict[str, Accuracy] = {}
         """The accuracy of the int8 file by split, where the study does not know it."""
 
@@ -128,7 +130,7 @@ class _Export:
             "prunetune_recipe": json.dumps(self._recipe_document()),
             "prunetune_channels": self._detector.channels.digest(),
         }
-        parts = onnx_parts(self._detector, self._spec.imgsz, metadata)
+        parts = onnx_parts(self._detector, self._deployment.imgsz, metadata)
         if self._ships_int8 or self._forms.int8:
             if self._kept_int8 is None:
                 self._setup  # noqa: B018  # now: without the images nothing can be calibrated
@@ -148,7 +150,7 @@ class _Export:
     def _write_openvino(self, folder: Path) -> None:
         from prunetune.pruning.export import export_openvino
 
-        export_openvino(self._detector.model, folder, self._spec.imgsz)
+        export_openvino(self._detector.model, folder, self._deployment.imgsz)
 
     def _tensorrt_spec(self) -> TensorRtSpec:
         return next((target for target in self._spec.targets if isinstance(target, TensorRtSpec)), TensorRtSpec())
@@ -156,13 +158,13 @@ class _Export:
     def _write_engine(self, target: TensorRtTarget, file: Path) -> None:
         """An engine behind the header by which ultralytics knows its classes."""
         onnx = file.with_name(FIXED)
-        shape = self._detector.input_shape(self._spec.imgsz)
+        shape = self._detector.input_shape(self._deployment.imgsz)
         header = json.dumps(
             {
                 "names": dict(enumerate(self._detector.names)),
                 "stride": self._detector.stride,
                 "channels": self._detector.image_channels,
-                "imgsz": [self._spec.imgsz] * 2,
+                "imgsz": list(self._deployment.height_width),
                 "task": "detect",
                 "batch": 1,
             }
@@ -181,15 +183,16 @@ class _Export:
             file.write_bytes(self._kept_int8.read_bytes())
             return
         if self._ships_int8:
-            self._setup.shipping.export(self._detector, file)
+            self._setup.shipping.export(self._detector, self._deployment, file)
             return
         spec = OnnxRuntimeSpec(name="int8", precision="int8")
         with tempfile.TemporaryDirectory(prefix="prunetune-") as scratch:
             full = Path(scratch) / "fp32.onnx"
-            self._detector.export_onnx(full, self._spec.imgsz)
-            quantise(full, file, self._setup.shipping.calibration, Quantisation.of(spec))
-        predict = create_predictor(spec, Network("int8", self._detector.input_shape(self._spec.imgsz), onnx=file))
-        stages = self._setup.stages
+            self._detector.export_onnx(full, self._deployment.imgsz)
+            calibration = self._setup.shipping.calibration(self._deployment.imgsz)
+            quantise(full, file, calibration, Quantisation.of(spec))
+        predict = create_predictor(spec, Network("int8", self._detector.input_shape(self._deployment.imgsz), onnx=file))
+        stages = self._setup.stages.at(self._deployment.imgsz)
         for split in ("val", *(("test",) if stages.loaders.has_test else ())):
             self._int8[split] = stages.evaluate_predictor(predict, self._setup.dataset.names, split)
 
@@ -227,14 +230,14 @@ class _Export:
             "classes": list(self._detector.names),
             "stride": self._detector.stride,
             "image_channels": self._detector.image_channels,
-            "imgsz": spec.imgsz,
+            "imgsz": self._deployment.as_dict()["imgsz"],
             "batch": spec.batch,
             "alignment": ", ".join(dict.fromkeys(str(target.alignment.as_json()) for target in spec.targets)),
             "data": spec.data,
             "data_fingerprint": self._found.study.data_fingerprint,
             "network": {
                 "params": self._detector.params,
-                "gflops": self._detector.gflops(spec.imgsz),
+                "gflops": self._detector.gflops(self._deployment.imgsz),
                 "params_removed": network.figures.params_removed,
                 "channels_removed": network.figures.channels_removed,
             },

@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from prunetune.pruning.bootstrap import CONFIDENCE, bootstrap, percentile_interval
-from prunetune.pruning.detector import Detector
 from prunetune.pruning.matches import Floats, Matches, MatchRecorder
 from prunetune.pruning.store import digest_of, file_sha256
 from prunetune.results.escapes import printable
@@ -23,7 +22,8 @@ from prunetune.results.findings import Findings, front
 from prunetune.results.record import Comparison, Confirmation, ConfirmedNetwork, Interval, StudyRecord
 from prunetune.results.study_network import StudyNetwork
 from prunetune.results.tables import significant, with_interval
-from prunetune.search.confirmation import measure_together, store_latencies
+from prunetune.search.baselines import compared
+from prunetune.search.confirmation import load_network, measure_together, store_latencies
 from prunetune.search.engine import check, prepare_context
 from prunetune.search.finish import export_members, write_results
 from prunetune.search.interruption import Interruption, safe_point
@@ -71,7 +71,7 @@ def confirm_study(study: optuna.Study, folder: Path, resamples: int, console: Co
 
 def _confirm(study: optuna.Study, context: TrialContext, resamples: int, progress: Progress) -> Confirmation:
     targets = context.meter.targets
-    controls = _kept(Findings.of(study).baselines.values())
+    controls = _kept(compared(Findings.of(study), context.spec))
     networks = controls | _kept(front(study))
     if not networks:
         raise PrunetuneError(
@@ -82,8 +82,8 @@ def _confirm(study: optuna.Study, context: TrialContext, resamples: int, progres
         progress.say(f"other programs take {100 * busy:.0f} % of the CPU: the latencies will be less certain")
     while True:
         progress.begin(f"measuring {len(networks)} networks in one run")
-        detectors = {name: _load(context, network) for name, network in networks.items()}
-        runs = {target.name: measure_together(context, target, detectors, [*controls]) for target in targets}
+        loaded = {name: load_network(context, network) for name, network in networks.items()}
+        runs = {target.name: measure_together(context, target, loaded, [*controls]) for target in targets}
         store_latencies(study, context, runs)
         # The measurement can move members past each other or over the budget, and so bring up others.
         members = _kept(front(study))
@@ -130,10 +130,6 @@ def _kept(networks: Iterable[StudyNetwork]) -> dict[str, StudyNetwork]:
     return {network.name: network for network in networks if network.checkpoint}
 
 
-def _load(context: TrialContext, network: StudyNetwork) -> Detector:
-    return Detector.load(context.folder / str(network.checkpoint))
-
-
 def _rivals(name: str, controls: Sequence[str], order: Sequence[str]) -> list[str]:
     """Whom a network is compared with: the controls, and the next slower member of the front."""
     members = [other for other in order if other not in controls]
@@ -143,15 +139,15 @@ def _rivals(name: str, controls: Sequence[str], order: Sequence[str]) -> list[st
 
 def _matches(study: optuna.Study, context: TrialContext, network: StudyNetwork, split: str) -> Matches:
     """What a network finds on a split: read back, or evaluated and kept. Its accuracy on the test split is stored."""
-    name, shipping = network.name, context.shipping
+    name, deployment = network.name, network.deployment
     sha256 = file_sha256(context.folder / str(network.checkpoint))
-    key = digest_of([sha256, split, context.spec.imgsz, context.dataset.fingerprint, shipping.quantises])
+    key = digest_of([sha256, split, deployment.as_dict(), context.dataset.fingerprint])
     kept = context.folder / "confirmation" / f"{name}-{key}.npz"
     tested = StudyRecord.of(study).test
     if kept.is_file() and (split != "test" or name in tested):
         return Matches.load(kept)
     recorder = MatchRecorder()
-    accuracy = shipping.evaluate(_load(context, network), split, recorder)
+    accuracy = context.shipping.evaluate(*load_network(context, network), split, recorder)
     matches = recorder.matches()
     matches.save(kept)
     if split == "test":

@@ -23,7 +23,7 @@ from prunetune.search.search_trials import SearchTrialsSampler, searched
 from prunetune.search.spec import SamplerName, StudySpec
 
 
-def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> BaseSampler:
+def next_sampler(spec: StudySpec, space: SearchSpace, trials: Sequence[FrozenTrial]) -> BaseSampler:
     """The sampler of a study's next trial.
 
     It is seeded by the trial: processes that start together propose different recipes, and a study that was stopped
@@ -32,6 +32,7 @@ def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> BaseSampler:
 
     Args:
         spec: The study's description.
+        space: Its space, over the input sizes that it deploys at.
         trials: All trials of the study so far.
     """
     proposed = searched(trials)
@@ -41,7 +42,7 @@ def next_sampler(spec: StudySpec, trials: Sequence[FrozenTrial]) -> BaseSampler:
         index = sum(TrialRecord.from_trial(trial).retry_of is None for trial in proposed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = PartialFixedSampler(first_recipe(spec.space, spec.seed, index), sampler)
+            sampler = PartialFixedSampler(first_recipe(space, spec.seed, index), sampler)
     return sampler if len(proposed) == len(trials) else SearchTrialsSampler(sampler)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,9 +22,10 @@ from pydantic import (
 )
 
 from prunetune.results.place import sqlite_url
+from prunetune.search.deploy import DeploySettings, size_problems
 from prunetune.search.limits import Limits
 from prunetune.search.overrides import overridden
-from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, SearchSpace
+from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, ImageSize, SearchSpace, parse_size, size_text
 from prunetune.spaces.errors import did_you_mean
 from prunetune.spaces.recipe import OPTIONS, LatencyShare
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
@@ -135,6 +136,8 @@ class StudySpec(BaseModel):
     """Which recipes may be tried."""
     imgsz: int = Field(strict=True, default=640, ge=32, le=8192, multiple_of=32)
     """Side of the square input in px."""
+    deploy: DeploySettings = DeploySettings()
+    """At which input sizes and in which precisions networks run."""
     batch: int = Field(strict=True, default=16, ge=1)
     """Images per step."""
     device: str = "cpu"
@@ -288,6 +291,29 @@ class StudySpec(BaseModel):
         """The limit on a target's latency as the user wrote it; None if there is none."""
         return self.budget.get(latency_on(target), self.budget.get(LATENCY))
 
+    def sizes(self, stride: int) -> tuple[ImageSize, ...]:
+        """The input sizes that the study deploys at, the largest first.
+
+        Args:
+            stride: Its detector's.
+        """
+        if self.deploy.imgsz is None and any(target.kind == "table" for target in self.targets):
+            return (self.imgsz,)  # a table without a device knows one size
+        return self.deploy.sizes(self.imgsz, stride)
+
+    def size_problems(self, stride: int) -> Iterator[str]:
+        """What is wrong with the sizes of `deploy` and `space` for a detector of a stride."""
+        yield from size_problems("deploy.imgsz", self.deploy.imgsz or (), self.imgsz, stride)
+        drawn = () if self.space.imgsz is None else map(parse_size, self.space.imgsz.values or ())
+        yield from size_problems("space.imgsz", drawn, self.imgsz, stride)
+        table = next((target for target in self.targets if target.kind == "table"), None)
+        other = next((size for size in self.deploy.imgsz or () if size != self.imgsz), None)
+        if table is not None and other is not None:
+            yield (
+                f"deploy.imgsz: target {table.name!r} is a table made for one input size: it cannot tell the latency at "
+                f"{size_text(other)}; give imgsz: {self.imgsz} alone, or a target that measures"
+            )
+
     @property
     def limits(self) -> Limits:
         """How much the whole study may spend."""
@@ -319,7 +345,7 @@ class StudySpec(BaseModel):
             for key, value in dumped["space"].items()
             if key not in _DEFAULTS or value != {"value": _DEFAULTS[key]}  # one that is written out changes nothing
         }
-        return {key: value for key, value in dumped.items() if key not in CHANGEABLE}
+        return {key: value for key, value in dumped.items() if key not in CHANGEABLE and value != {}}
 
     @classmethod
     def read(cls, file: str | Path, overrides: Sequence[str] = ()) -> StudySpec:

@@ -116,9 +116,10 @@ class _Splicing:
         spliced = self._spliced(backbone, head)
         checkpoint = spliced.file(CHECKPOINT)
         self._progress.begin("measuring it")
-        figures = network_figures(Detector.load(checkpoint), checkpoint, self._context)
+        deployment = self._context.shipping.deployment
+        figures = network_figures(Detector.load(checkpoint), checkpoint, self._context, deployment)
         network = NetworkResult(
-            deployment=self._context.shipping.deployment,
+            deployment=deployment,
             figures=figures,
             accuracy=_accuracy(spliced),
             recovered=False,
@@ -130,10 +131,11 @@ class _Splicing:
         self._progress.begin(str(wanted))
         recovered = self._recovered(spliced, wanted.recovery_epochs)
         checkpoint, shipping = recovered.file(CHECKPOINT), self._context.shipping
+        ships_int8 = shipping.quantises(deployment)
         network = replace(
             network,
             figures=replace(figures, bytes=checkpoint.stat().st_size),
-            accuracy=shipping.evaluate(Detector.load(checkpoint)) if shipping.quantises else _accuracy(recovered),
+            accuracy=shipping.evaluate(Detector.load(checkpoint), deployment) if ships_int8 else _accuracy(recovered),
             recovered=True,
             stage=recovered.digest,
         )

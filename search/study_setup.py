@@ -26,6 +26,7 @@ from prunetune.pruning.store import StageStore, file_sha256
 from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import StageListener, TrainingSetup
 from prunetune.results.record import StudyRecord
+from prunetune.search.deploy import precision_problems
 from prunetune.search.interruption import safe_point
 from prunetune.search.latency.meter import LatencyMeter, measure_references
 from prunetune.search.latency.network_files import NetworkExporter
@@ -37,7 +38,7 @@ from prunetune.search.store_limit import STORE
 from prunetune.search.study import DATA, study_lock
 from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.files import StudyFiles
-from prunetune.spaces import ConfigError, ModelError
+from prunetune.spaces import ConfigError, ImageSize, ModelError
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import write_text
 from prunetune.targets import shared
@@ -58,13 +59,12 @@ class StudySetup:
     """Of a model that is a checkpoint."""
     stages: StageRunner
     targets: tuple[StudyTarget, ...]
+    sizes: tuple[ImageSize, ...]
+    """The input sizes that the study deploys at, the largest first."""
+    shipping: Shipping
+    """Networks as they ship: as the first target wants them."""
     networks: NetworkExporter
     """With the reference networks."""
-
-    @property
-    def shipping(self) -> Shipping:
-        """Networks as they ship: as the first target wants them."""
-        return Shipping(self.spec.targets[0], self.stages, self.dataset.names, self.networks.input_shape)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
         ConfigError, DatasetError, ModelError, TargetError: Anything the user must mend before a trial can run.
     """
     problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train, spec.imgsz)]
+    problems += precision_problems(spec.deploy.precision or (), spec.targets)
     if problem := device_problem(spec.device):
         problems.append(f"device: {problem}")
     original = _checked_model(spec, problems)
@@ -105,18 +106,22 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     if source.is_checkpoint and (problem := mismatch(original, dataset.names, dataset.channels)):
         raise ConfigError(f"model: {spec.model}: {problem}")
     meter = CostMeter()
+    stages = _stage_runner(spec, dataset, StageStore(store), meter, listener)
+    shipping = Shipping(spec.targets[0], stages, dataset.names, spec.imgsz)
     needed = {name for target in targets for name in target.reference_names}
     return StudySetup(
         spec=spec,
         dataset=dataset,
         source=source,
         model_sha256=file_sha256(Path(spec.model)) if source.is_checkpoint else None,
-        stages=_stage_runner(spec, dataset, StageStore(store), meter, listener),
+        stages=stages,
         targets=targets,
+        sizes=spec.sizes(original.stride),
+        shipping=shipping,
         networks=NetworkExporter(
             folder=spec.folder,
             references={name: source.reference(name) for name in REFERENCES if name in needed},
-            input_shape=(1, dataset.channels, spec.imgsz, spec.imgsz),
+            deployment=shipping.deployment,
             cost_meter=meter,
         ),
     )
@@ -198,6 +203,7 @@ def _context(setup: StudySetup, targets: tuple[StudyTarget, ...], record: StudyR
         files=StudyFiles(spec.folder),
         dense_channels=ChannelConfig.from_dict(record.channels_dense),
         dense_params=record.params_dense,
+        sizes=record.sizes,
     )
 
 
@@ -255,6 +261,7 @@ def _checked_model(spec: StudySpec, problems: list[str]) -> Detector | None:
         return None
     if problem := detector.imgsz_problem(spec.imgsz):
         problems.append(f"imgsz: {problem}")
+    problems += spec.size_problems(detector.stride)
     try:
         channel_groups(detector.model)  # now, not after its dense training
     except ModelError as error:
@@ -281,6 +288,7 @@ def _store_originals(study: optuna.Study, setup: StudySetup) -> None:
         regions=layer_regions(references["dense"].model),
         data_fingerprint=setup.dataset.fingerprint,
         model_sha256=setup.model_sha256,
+        sizes=setup.sizes,
         versions={name: version(name) for name in VERSIONS} | {"python": python_version()},
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from prunetune.results.record import TrialRecord
+from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.search.interruption import safe_point
 from prunetune.search.limits import spent
 from prunetune.search.samplers import next_sampler
@@ -19,7 +19,7 @@ from prunetune.search.storage import StoredStudy, retry, set_attributes
 from prunetune.search.study import stored_spec, study_lock
 from prunetune.search.trial.objective import AskedTrial
 from prunetune.search.workers import give_back, reap, this_worker
-from prunetune.spaces import Cost, Outcome
+from prunetune.spaces import Cost, Outcome, SearchSpace
 
 
 def next_trial(study: StoredStudy, spec: StudySpec) -> AskedTrial | None:
@@ -50,7 +50,7 @@ def _ask(study: StoredStudy, spec: StudySpec) -> Trial | None:
     if _limit_reached(spec, trials) is not None:
         return None
     safe_point()
-    study.sampler = next_sampler(spec, trials)
+    study.sampler = next_sampler(spec, search_space(study, spec), trials)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with", UserWarning)
         trial = study.ask()
@@ -69,11 +69,17 @@ def _choose_recipe(study: StoredStudy, spec: StudySpec, trial: Trial) -> AskedTr
     def choose() -> AskedTrial:
         # Parameters that were stored before the connection was lost stay as they are.
         stored = study.running_trial(trial.number)
-        recipe = spec.space.suggest(stored)
+        recipe = search_space(study, spec).suggest(stored)
         set_attributes(stored, TrialRecord(recipe).to_attrs())
         return AskedTrial(stored, recipe)
 
     return retry(choose)
+
+
+def search_space(study: StoredStudy, spec: StudySpec) -> SearchSpace:
+    """The description's space over the input sizes that the study deploys at."""
+    sizes = StudyRecord.of(study).sizes
+    return spec.space.over_sizes(sizes) if sizes != (spec.imgsz,) else spec.space
 
 
 def give_trial_back(

@@ -175,7 +175,7 @@ class Simulation:
     def _trial(self) -> None:
         trials, spec = self.study.get_trials(deepcopy=False), self.spec
         if self.strategy.design:
-            self.study.sampler = next_sampler(spec, trials)
+            self.study.sampler = next_sampler(spec, spec.space, trials)
         else:
             self.study.sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * len(trials))
         trial = self.study.ask()

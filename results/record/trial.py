@@ -104,8 +104,13 @@ class TrialRecord:
     @property
     def network(self) -> NetworkResult | None:
         """The first of the last round: what the trial came to."""
-        last = max((network.round for network in self.networks), default=0)
-        return next((network for network in self.networks if network.round == last), None)
+        return next(reversed(self.trained), None)
+
+    @property
+    def trained(self) -> tuple[NetworkResult, ...]:
+        """Each round's network at the deployment that it was recovered for, in their order."""
+        firsts = {network.round: network for network in reversed(self.networks)}
+        return tuple(firsts[number] for number in sorted(firsts))
 
     @property
     def is_splice(self) -> bool:

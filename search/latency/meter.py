@@ -13,6 +13,7 @@ from prunetune.pruning.store import digest_of
 from prunetune.search.interruption import safe_point
 from prunetune.search.latency.network_files import NetworkExporter
 from prunetune.search.latency.study_target import StudyTarget
+from prunetune.spaces import Deployment
 from prunetune.spaces.files import write_text
 from prunetune.targets import Latency, Network, NormalizedLatency
 
@@ -29,37 +30,52 @@ class LatencyMeter:
     targets: tuple[StudyTarget, ...]
     networks: NetworkExporter
 
-    def normalized(self, detector: Detector) -> dict[str, NormalizedLatency]:
+    def normalized(self, detector: Detector, deployment: Deployment | None = None) -> dict[str, NormalizedLatency]:
         """A candidate's latency by target: measured, or predicted where nothing needs to be measured.
 
         That is where each target has a table, and the network is over a budget by more than the error bar.
 
+        Args:
+            detector: The network.
+            deployment: How it runs; the study's by default.
+
         Raises:
             MeasurementError, TargetError: As `measure` does.
         """
-        channels = detector.channels
+        channels, deployment = detector.channels, deployment or self.networks.deployment
         latencies = None
-        if not all(self._file(target, channels).is_file() for target in self.targets):
+        # A table knows its own input size; how much it errs at others nobody has measured.
+        is_own = deployment == self.networks.deployment
+        if is_own and not all(self._file(target, channels, deployment).is_file() for target in self.targets):
             predicted = self.predict(channels)
             is_complete = len(predicted) == len(self.targets)
             if is_complete and any(target.is_surely_over(predicted[target.name]) for target in self.targets):
                 latencies = predicted
-        latencies = latencies or self.measure(detector)
+        latencies = latencies or self.measure(detector, deployment)
         return {target.name: target.normalized(latencies[target.name]) for target in self.targets}
 
-    def measure(self, detector: Detector) -> dict[str, Latency]:
-        """A candidate's latency by target, its ratio that to the reference.
+    def measure(self, detector: Detector, deployment: Deployment | None = None) -> dict[str, Latency]:
+        """A candidate's latency by target, its ratio that to the reference at the study's own deployment.
 
-        Equal channels are measured once per study and target.
+        Equal channels at one deployment are measured once per study and target.
 
         Raises:
             MeasurementError: The candidate cannot be measured, though the reference can.
             TargetError: Nothing can be measured any more.
         """
-        return self._measure(detector.channels, lambda target: self.networks.candidate(detector, target), self.targets)
+        deployment = deployment or self.networks.deployment
+
+        def make(target: StudyTarget) -> Network:
+            return self.networks.candidate(detector, deployment, target)
+
+        return self._measure(detector.channels, deployment, make, self.targets)
 
     def measure_channels(
-        self, channels: ChannelConfig, build: Callable[[], Detector], targets: Sequence[StudyTarget]
+        self,
+        channels: ChannelConfig,
+        build: Callable[[], Detector],
+        targets: Sequence[StudyTarget],
+        deployment: Deployment | None = None,
     ) -> dict[str, Latency]:
         """The latency of a network that nobody needs but for its latency, by its channels; else as `measure`.
 
@@ -67,11 +83,27 @@ class LatencyMeter:
             channels: The network's.
             build: Makes it. Called only for a target that runs no files.
             targets: Where to measure.
+            deployment: How it runs; the study's by default.
 
         Raises:
             MeasurementError, TargetError: As `measure` does.
         """
-        return self._measure(channels, lambda target: self.networks.resized(channels, build, target), targets)
+        deployment = deployment or self.networks.deployment
+
+        def make(target: StudyTarget) -> Network:
+            return self.networks.resized(channels, build, deployment, target)
+
+        return self._measure(channels, deployment, make, targets)
+
+    def reference_ratios(self, target: StudyTarget, deployment: Deployment) -> dict[str, float]:
+        """What the references take at a deployment, by name, in multiples of the target's reference at the study's."""
+        if deployment == self.networks.deployment:
+            return {name: ms / target.references_ms[target.reference] for name, ms in target.references_ms.items()}
+        return {
+            name: self.measure_channels(detector.channels, detector.copy, [target], deployment)[target.name].ratio
+            for name, detector in self.networks.references.items()
+            if name in target.references_ms
+        }
 
     def predict(self, channels: ChannelConfig) -> dict[str, Latency]:
         """A network's latency on each target that has a table, by name, its ratio that to the reference."""
@@ -81,12 +113,16 @@ class LatencyMeter:
         return {name: latency for name, latency in predicted.items() if latency is not None}
 
     def _measure(
-        self, channels: ChannelConfig, make: Callable[[StudyTarget], Network], targets: Sequence[StudyTarget]
+        self,
+        channels: ChannelConfig,
+        deployment: Deployment,
+        make: Callable[[StudyTarget], Network],
+        targets: Sequence[StudyTarget],
     ) -> dict[str, Latency]:
         measured: dict[str, Latency] = {}
         files: set[Path] = set()
         for target in targets:
-            file = self._file(target, channels)
+            file = self._file(target, channels, deployment)
             if (latency := _read_latency(file)) is None:
                 candidate, reference = make(target), self.networks.reference(target.reference, target)
                 with self.networks.cost_meter.part("measure"):
@@ -96,13 +132,14 @@ class LatencyMeter:
                 files |= {candidate.onnx} if candidate.onnx is not None else set()
             measured[target.name] = latency
         for spent in files:
-            spent.unlink(missing_ok=True)  # latency depends on the channels alone
+            spent.unlink(missing_ok=True)  # latency depends on channels and deployment alone
         return measured
 
-    def _file(self, target: StudyTarget, channels: ChannelConfig) -> Path:
+    def _file(self, target: StudyTarget, channels: ChannelConfig, deployment: Deployment) -> Path:
         """Where the latency of equal channels on a target is kept."""
-        imgsz = self.networks.input_shape[-1]
-        key = digest_of([target.fingerprint, imgsz, channels.digest(), target.reference])
+        own = self.networks.deployment
+        further = [] if deployment == own else [deployment.as_dict()]
+        key = digest_of([target.fingerprint, own.imgsz, channels.digest(), target.reference, *further])
         return self.networks.folder / "latencies" / f"{key}.json"
 
 

@@ -12,7 +12,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.detector import Detector
 from prunetune.search.latency.study_target import StudyTarget
-from prunetune.spaces import TargetError
+from prunetune.spaces import Deployment, ImageSize, TargetError, size_text
 from prunetune.spaces.files import publish
 from prunetune.targets import ConvGraph, Network, read_conv_graph
 from prunetune.targets.synthesis import write_resized
@@ -25,47 +25,55 @@ class NetworkExporter:
     Attributes:
         folder: The study's.
         references: The detectors that latencies refer to, by name. Their weights do not matter.
-        input_shape: Batch, channels, height, width.
+        deployment: The study's own, at which the references are measured.
         cost_meter: Counts the time of exports.
     """
 
     folder: Path
     references: Mapping[str, Detector]
-    input_shape: tuple[int, int, int, int]
+    deployment: Deployment
     cost_meter: CostMeter
 
-    def network(self, name: str, detector: Detector, target: StudyTarget, folder: Path | None = None) -> Network:
-        """A detector under a name. Its file is kept in a folder, by default that of candidates."""
+    def network(
+        self, name: str, detector: Detector, deployment: Deployment, target: StudyTarget, folder: Path | None = None
+    ) -> Network:
+        """A detector under a name at a deployment. Its file is kept in a folder, by default that of candidates."""
+        network = self._network(name, deployment)
         if target.target.form == "module":
-            return Network(name, self.input_shape, module=detector.deployed)
+            return replace(network, module=detector.deployed)
         # int8 ranges change no latency: it needs no images
-        return Network(name, self.input_shape, onnx=self._onnx(name, detector, folder or self.candidates))
+        return replace(network, onnx=self._onnx(name, detector, deployment.imgsz, folder or self.candidates))
 
-    def reference(self, name: str, target: StudyTarget) -> Network:
-        """A reference network."""
-        return self.network(name, self.references[name], target, self.folder / "references")
+    def reference(self, name: str, target: StudyTarget, imgsz: ImageSize | None = None) -> Network:
+        """A reference network, by default at the study's input size."""
+        deployment = self.deployment if imgsz is None else replace(self.deployment, imgsz=imgsz)
+        return self.network(name, self.references[name], deployment, target, self.folder / "references")
 
-    def candidate(self, detector: Detector, target: StudyTarget) -> Network:
+    def candidate(self, detector: Detector, deployment: Deployment, target: StudyTarget) -> Network:
         """A network that is measured once."""
         # A file of its own: another process may measure equal channels, and removes its file when it has.
-        return replace(self.network(f"candidate-{os.getpid()}", detector, target), name="candidate")
+        return replace(self.network(f"candidate-{os.getpid()}", detector, deployment, target), name="candidate")
 
-    def resized(self, channels: ChannelConfig, build: Callable[[], Detector], target: StudyTarget) -> Network:
+    def resized(
+        self, channels: ChannelConfig, build: Callable[[], Detector], deployment: Deployment, target: StudyTarget
+    ) -> Network:
         """A network of these channels with random weights: as fast as any other, and made in a tenth of an export.
 
         Args:
             channels: Its channels.
             build: Makes it. Called only for a target that runs no files.
+            deployment: How it runs.
             target: Where it is measured.
         """
+        network = self._network("candidate", deployment)
         if target.target.form == "module":
-            return Network("candidate", self.input_shape, module=build().deployed)
-        dense = self.reference("dense", target).onnx
+            return replace(network, module=build().deployed)
+        dense = self.reference("dense", target, deployment.imgsz).onnx
         assert dense is not None  # its form is not "module"
-        file = self.candidates / f"resized-{os.getpid()}-{channels.digest()}.onnx"
+        file = self.candidates / f"resized-{os.getpid()}-{size_text(deployment.imgsz)}-{channels.digest()}.onnx"
         with self.cost_meter.part("export"), publish(file) as draft:
             write_resized(dense, draft, read_conv_graph(dense), channels)
-        return Network("candidate", self.input_shape, onnx=file)
+        return replace(network, onnx=file)
 
     @property
     def candidates(self) -> Path:
@@ -81,12 +89,18 @@ class NetworkExporter:
     def conv_graph(self) -> ConvGraph | None:
         """The dense network's layers; None where something in it cannot be followed."""
         try:
-            return read_conv_graph(self._onnx("dense", self.references["dense"], self.folder / "references"))
+            folder, imgsz = self.folder / "references", self.deployment.imgsz
+            return read_conv_graph(self._onnx("dense", self.references["dense"], imgsz, folder))
         except TargetError:
             return None
 
-    def _onnx(self, name: str, detector: Detector, folder: Path) -> Path:
-        imgsz = self.input_shape[-1]
+    def _network(self, name: str, deployment: Deployment) -> Network:
+        """One without a form yet. At the study's precision each target computes in its own."""
+        channels = self.references["dense"].image_channels
+        precision = None if deployment.precision == self.deployment.precision else deployment.precision
+        return Network(name, (1, channels, *deployment.height_width), precision=precision)
+
+    def _onnx(self, name: str, detector: Detector, imgsz: ImageSize, folder: Path) -> Path:
         image = "x".join(map(str, detector.input_shape(imgsz)[1:]))
         file = folder / f"{name}-{detector.channels.digest()}-{image}.onnx"
         if not file.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -11,6 +12,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.study_target import StudyTarget
+from prunetune.spaces import Deployment, ImageSize
 from prunetune.targets import Latency
 
 if TYPE_CHECKING:
@@ -23,24 +25,30 @@ class BudgetShares:
 
     Args:
         meter: The study's.
+        deployment: How the networks run; the study's by default.
     """
 
-    def __init__(self, meter: LatencyMeter) -> None:
-        self._meter = meter
+    def __init__(self, meter: LatencyMeter, deployment: Deployment | None = None) -> None:
+        self._meter, self._deployment = meter, deployment or meter.networks.deployment
         self._limited = [target for target in meter.targets if target.is_limited]
+
+    def at(self, imgsz: ImageSize | None) -> BudgetShares:
+        """The same for networks of an input size; None: the study's."""
+        own = self._meter.networks.deployment
+        return BudgetShares(self._meter, own if imgsz is None else replace(own, imgsz=imgsz))
 
     @property
     def dense(self) -> float:
         """The dense network's share."""
         return max(
-            target.share(target.references_ms["dense"] / target.references_ms[target.reference])
-            for target in self._limited
+            target.share(self._meter.reference_ratios(target, self._deployment)["dense"]) for target in self._limited
         )
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether each target with a budget has a latency table."""
-        return all(target.table is not None for target in self._limited)
+        """Whether each target with a budget has a latency table, which is of the study's own input size."""
+        is_own = self._deployment == self._meter.networks.deployment
+        return is_own and all(target.table is not None for target in self._limited)
 
     def predicted(self, channels: ChannelConfig) -> float | None:
         """By the latency tables; by multiply-adds where a target has none, or None if they cannot be counted."""
@@ -49,26 +57,11 @@ class BudgetShares:
 
     def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> NDArray[Any] | None:
         """The same of many networks at once, at each target with a budget: networks by targets."""
-        if not self.is_calibrated and self._meter.networks.conv_graph is None:
-            return None
-        return numpy.stack([target.share(1.0) * self._ratios(target, networks) for target in self._limited], axis=1)
-
-    def _ratios(self, target: StudyTarget, networks: Sequence[Mapping[str, int]]) -> NDArray[Any]:
-        """Networks' latencies in multiples of the reference's: by the table, or on a straight line through the
-        reference's multiply-adds and the dense network's."""
-        channels = self._meter.networks.channels
-        reference = channels[target.reference]
-        if (table := target.table) is not None:
-            ratios = table.predict_many(table.as_array([reference, *networks]))
-            return ratios[1:] / ratios[0]
-        graph = self._meter.networks.conv_graph
-        assert graph is not None  # `predicted_many` has looked
-        most, least, *work = map(graph.multiply_adds, (channels["dense"], reference, *networks))
-        dense = target.references_ms["dense"] / target.references_ms[target.reference]
-        slope = (dense - 1) / (most / least - 1) if most > least else 1.0
-        if not 0 < slope <= 1:  # by noise: a part of the time depends on no channels, and the rest grows with them
-            slope = 1.0
-        return 1 + slope * (numpy.array(work) / least - 1)
+        ratios = [predicted_ratios(self._meter, target, networks, self._deployment) for target in self._limited]
+        known = [
+            target.share(1.0) * found for target, found in zip(self._limited, ratios, strict=True) if found is not None
+        ]
+        return numpy.stack(known, axis=1) if len(known) == len(ratios) else None
 
     def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
         """As measured now or before in this study.
@@ -77,5 +70,57 @@ class BudgetShares:
             MeasurementError: The network cannot be measured, though its reference can.
             TargetError: Nothing can be measured any more.
         """
-        latencies: Mapping[str, Latency] = self._meter.measure_channels(channels, build, self._limited)
+        latencies: Mapping[str, Latency] = self._meter.measure_channels(
+            channels, build, self._limited, self._deployment
+        )
         return max(target.share(latencies[target.name].ratio) for target in self._limited)
+
+
+def predicted_ratios(
+    meter: LatencyMeter, target: StudyTarget, networks: Sequence[Mapping[str, int]], deployment: Deployment
+) -> NDArray[Any] | None:
+    """Networks' latencies in multiples of that of the target's reference at the study's deployment, without measuring.
+
+    At the study's own deployment by the target's table, or else on a straight line through the multiply-adds of the
+    reference and the dense network. At another one on the straight line that takes the references' predictions there
+    to what was measured of them: a narrower network saves there what it saves here, in proportion.
+
+    Args:
+        meter: The study's.
+        target: Where they run.
+        networks: Layer name to channels.
+        deployment: How they run there.
+
+    Returns:
+        A ratio for each network; None where there is no table and multiply-adds cannot be counted.
+    """
+    channels = meter.networks.channels
+    if target.table is None and meter.networks.conv_graph is None:
+        return None
+    own = _own_ratios(meter, target, networks)
+    if deployment == meter.networks.deployment:
+        return own
+    there = meter.reference_ratios(target, deployment)
+    names = sorted(there, key=lambda name: name != "dense")[:2]
+    here = _own_ratios(meter, target, [channels[name] for name in names])
+    if len(names) < 2 or here[0] <= here[1] or there[names[0]] <= there[names[1]]:
+        return own * (there["dense"] / here[0])
+    slope = (there[names[0]] - there[names[1]]) / (here[0] - here[1])
+    return numpy.maximum(there[names[1]] + slope * (own - here[1]), 0.0)
+
+
+def _own_ratios(meter: LatencyMeter, target: StudyTarget, networks: Sequence[Mapping[str, int]]) -> NDArray[Any]:
+    """The same at the study's own deployment, where something predicts it."""
+    channels = meter.networks.channels
+    reference = channels[target.reference]
+    if (table := target.table) is not None:
+        ratios = table.predict_many(table.as_array([reference, *networks]))
+        return ratios[1:] / ratios[0]
+    graph = meter.networks.conv_graph
+    assert graph is not None  # the caller has looked
+    most, least, *work = map(graph.multiply_adds, (channels["dense"], reference, *networks))
+    dense = target.references_ms["dense"] / target.references_ms[target.reference]
+    slope = (dense - 1) / (most / least - 1) if most > least else 1.0
+    if not 0 < slope <= 1:  # by noise: a part of the time depends on no channels, and the rest grows with them
+        slope = 1.0
+    return 1 + slope * (numpy.array(work) / least - 1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import Listener
 from prunetune.pruning.stage_runner import StageRunner
-from prunetune.spaces import Accuracy, Deployment
+from prunetune.spaces import Accuracy, Deployment, ImageSize
 from prunetune.targets import Images, Network, Quantisation, RuntimeSpec, TargetSpec, create_predictor, quantise
 
 INT8_IMAGES = 64
@@ -25,47 +24,49 @@ class Shipping:
         spec: The target that networks ship for.
         stages: Evaluates, and has the images that int8 ranges are taken from.
         names: Class names of the data set.
-        input_shape: Batch, channels, height, width.
+        imgsz: The study's input size.
     """
 
     spec: TargetSpec
     stages: StageRunner
     names: tuple[str, ...]
-    input_shape: tuple[int, int, int, int]
+    imgsz: ImageSize
 
     @property
     def deployment(self) -> Deployment:
-        """Input size and precision."""
-        return Deployment(self.input_shape[-1], getattr(self.spec, "precision", "fp32"))
+        """The study's own: its input size, and the target's precision."""
+        return Deployment(self.imgsz, getattr(self.spec, "precision", "fp32"))
 
-    @property
-    def quantises(self) -> bool:
-        """Whether networks ship in int8: the accuracy that counts is then theirs, and not that of training."""
-        return self.spec.quantises
-
-    @cached_property
-    def calibration(self) -> tuple[Images, ...]:
-        """Training images, always the same, that the ranges of int8 networks are taken from."""
-        images = [image[None].numpy() for batch in self.stages.loaders.calibration() for image in batch]
+    def calibration(self, imgsz: ImageSize) -> tuple[Images, ...]:
+        """Training images, always the same, that the ranges of int8 networks of an input size are taken from."""
+        images = [image[None].numpy() for batch in self.stages.at(imgsz).loaders.calibration() for image in batch]
         return tuple(images[:: max(1, len(images) // INT8_IMAGES)])
 
-    def evaluate(self, detector: Detector, split: str = "val", listener: Listener | None = None) -> Accuracy:
+    def evaluate(
+        self, detector: Detector, deployment: Deployment, split: str = "val", listener: Listener | None = None
+    ) -> Accuracy:
         """A network's accuracy as it ships: in int8 as the target's runtime computes it, if that is its precision."""
-        if not self.quantises:
-            return self.stages.evaluate(detector, split, listener)
+        stages = self.stages.at(deployment.imgsz)
+        if not self.quantises(deployment):
+            return stages.evaluate(detector, split, listener)
         with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
             file = Path(folder) / "int8.onnx"
-            self.export(detector, file)
-            predict = create_predictor(self.spec, Network("candidate", self.input_shape, onnx=file))
-            return self.stages.evaluate_predictor(predict, self.names, split, listener)
+            self.export(detector, deployment, file)
+            shape = detector.input_shape(deployment.imgsz)
+            network = Network("candidate", shape, onnx=file, precision=deployment.precision)
+            return stages.evaluate_predictor(create_predictor(self.spec, network), self.names, split, listener)
 
-    def export(self, detector: Detector, file: Path) -> None:
+    def export(self, detector: Detector, deployment: Deployment, file: Path) -> None:
         """Writes a network's ONNX file as it ships."""
-        imgsz = self.input_shape[-1]
-        if not isinstance(self.spec, RuntimeSpec) or not self.spec.quantises:
+        imgsz = deployment.imgsz
+        if not isinstance(self.spec, RuntimeSpec) or not self.quantises(deployment):
             detector.export_onnx(file, imgsz)
             return
         with self.stages.meter.part("export"), tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
             full = Path(folder) / "fp32.onnx"
             detector.export_onnx(full, imgsz)
-            quantise(full, file, self.calibration, Quantisation.of(self.spec))
+            quantise(full, file, self.calibration(imgsz), Quantisation.of(self.spec))
+
+    def quantises(self, deployment: Deployment) -> bool:
+        """Whether networks ship in int8 there: the accuracy that counts is then theirs, and not that of training."""
+        return deployment.precision == "int8" and isinstance(self.spec, RuntimeSpec)

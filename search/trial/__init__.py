@@ -7,7 +7,8 @@ between is `run.run_trial(recipe, context)`, which gives a `TrialRecord`:
 2. The gate, after the last surgery: a network over the budget, or over the recipe's share of it, ends OVER_BUDGET.
 3. Taking over: what another trial has recovered of an equal network is this one's result (`duplicates`).
 4. Recovery, judged at rungs on its way and between two rounds (`early_stopping`): STOPPED_EARLY, or on.
-5. The last recovered network: OK. A failure on the way has a name of its own.
+5. Each recovered network also at further deployments, without training (`deployments`).
+6. The last recovered network: OK. A failure on the way has a name of its own.
 
 After each step other trials see what this one has (`context.Peers`). Interrupted, it is begun anew, and every stage
 that was finished is read back.

@@ -14,10 +14,12 @@ from prunetune.pruning.pipeline import Pipeline
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore
 from prunetune.results.record import NetworkResult, TrialRecord
+from prunetune.search.deploy import further
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.shipping import Shipping
 from prunetune.search.spec import StudySpec
 from prunetune.search.trial.files import StudyFiles
+from prunetune.spaces import Deployment, ImageSize, Recipe
 
 
 class Peers(Protocol):
@@ -64,6 +66,8 @@ class TrialContext:
     files: StudyFiles
     dense_channels: ChannelConfig
     dense_params: int
+    sizes: tuple[ImageSize, ...] = ()
+    """The input sizes that the study deploys at, the largest first."""
     number: int | None = None
     """The trial's; None outside of any study."""
     peers: Peers = field(default_factory=NoPeers)
@@ -76,6 +80,15 @@ class TrialContext:
             peers: The other trials, as it sees them.
         """
         return replace(self, number=number, peers=peers)
+
+    def deployment(self, recipe: Recipe) -> Deployment:
+        """What a recipe's networks are recovered for."""
+        own = self.shipping.deployment
+        return own if recipe.imgsz is None else replace(own, imgsz=recipe.imgsz)
+
+    def further(self, own: Deployment) -> list[Deployment]:
+        """Where a network is looked at as well, without training it for that; see `search.deploy.further`."""
+        return further(own, self.sizes, self.spec.deploy.precision or (own.precision,))
 
     @property
     def name(self) -> str:

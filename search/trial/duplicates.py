@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from prunetune.results.record import NetworkFigures, NetworkResult, TrialRecord
+from prunetune.results.record import NetworkResult, TrialRecord
 from prunetune.spaces import Outcome, Recipe, Splice, StageUse
 
 
@@ -60,15 +60,18 @@ def trial_with_stage(stage: str, peers: Mapping[int, TrialRecord]) -> int | None
     return next((number for number, _, network in _networks(peers) if network.stage == stage), None)
 
 
-def trial_with_channels(figures: NetworkFigures, peers: Mapping[int, TrialRecord]) -> int | None:
-    """The first trial with the same channels, and so the same latency; None for a network that was not measured."""
-    if figures.predicted:
+def trial_with_channels(wanted: NetworkResult, peers: Mapping[int, TrialRecord]) -> int | None:
+    """The first trial with the same channels at the same deployment, and so the same latency; None for a network that
+    was not measured."""
+    if wanted.figures.predicted:
         return None
     return next(
         (
             number
             for number, _, network in _networks(peers)
-            if not network.figures.predicted and network.figures.channels == figures.channels
+            if not network.figures.predicted
+            and network.figures.channels == wanted.figures.channels
+            and network.deployment == wanted.deployment
         ),
         None,
     )
@@ -76,7 +79,7 @@ def trial_with_channels(figures: NetworkFigures, peers: Mapping[int, TrialRecord
 
 def _networks(peers: Mapping[int, TrialRecord]) -> Iterator[tuple[int, TrialRecord, NetworkResult]]:
     for number, record in peers.items():
-        for network in record.networks:
+        for network in record.trained:
             yield number, record, network
 
 

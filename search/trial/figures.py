@@ -10,7 +10,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.results.record import NetworkFigures
 from prunetune.search.latency.study_target import violations
 from prunetune.search.trial.context import TrialContext
-from prunetune.spaces import LatencyShare, Recipe
+from prunetune.spaces import Deployment, LatencyShare, Recipe
 from prunetune.targets import NormalizedLatency
 
 SHARE_TOLERANCE = 1e-6
@@ -21,25 +21,27 @@ def network_figures(
     detector: Detector,
     checkpoint: Path,
     context: TrialContext,
-    latencies: dict[str, NormalizedLatency] | None = None,
+    deployment: Deployment,
+    latencies: Mapping[str, NormalizedLatency] | None = None,
 ) -> NetworkFigures:
-    """A network's figures.
+    """A network's figures at a deployment.
 
     Args:
         detector: The network.
         checkpoint: Its file.
         context: The trial's.
+        deployment: How it runs.
         latencies: By target; what the study's meter says if None.
 
     Raises:
         MeasurementError: A target gives no latency for it.
     """
-    latencies = context.meter.normalized(detector) if latencies is None else latencies
+    latencies = context.meter.normalized(detector, deployment) if latencies is None else latencies
     channels = detector.channels
     return NetworkFigures(
         channels=channels.as_dict(),
         params=detector.params,
-        gflops=detector.gflops(context.spec.imgsz),
+        gflops=detector.gflops(deployment.imgsz),
         bytes=checkpoint.stat().st_size,
         channels_removed=channels.removed(context.dense_channels),
         params_removed=1 - detector.params / context.dense_params,

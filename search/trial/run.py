@@ -23,6 +23,7 @@ from prunetune.results.histories import read_curves
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, RungDecision, TrialRecord
 from prunetune.search.interruption import StopAskedError, TrialLostError, stop_is_asked
 from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.deployments import further_networks
 from prunetune.search.trial.duplicates import (
     Duplicate,
     recovered_duplicates,
@@ -95,9 +96,12 @@ class _Run:
         self._settings = context.spec.early_stopping or None
         self._rungs = rungs_of(self._settings, recipe.recovery_epochs)
         self._attempts = context.peers.earlier_attempts()  # before this one shows anything under the same number
+        self._deployment = context.deployment(recipe)
         self._record = TrialRecord(recipe)
         self._candidate: NetworkResult | None = None
         """The last round's network, from its surgery on."""
+        self._further: tuple[NetworkResult, ...] = ()
+        """The same at further deployments."""
         self._surgery = ""
         self._stages: set[str] = set()
         self._gammas: list[dict[str, Any]] = []
@@ -106,7 +110,7 @@ class _Run:
     @property
     def record(self) -> TrialRecord:
         """What was found so far."""
-        last = () if self._candidate is None else (self._candidate,)
+        last = () if self._candidate is None else (self._candidate, *self._further)
         return replace(self._record, networks=(*self._record.networks, *last))
 
     def carry_out(self) -> TrialRecord:
@@ -139,12 +143,12 @@ class _Run:
         by_share = isinstance(self.recipe.threshold, LatencyShare)
         if not step.last and not (step.at_floor and by_share):
             return None
-        figures = network_figures(step.load(), step.checkpoint, self.context)
+        figures = network_figures(step.load(), step.checkpoint, self.context, self._deployment)
         missed = missed_share(figures, self.recipe, self.context)
         if not step.last and missed is None:
             return None
         self._candidate = NetworkResult(
-            deployment=self.context.shipping.deployment,
+            deployment=self._deployment,
             figures=figures,
             accuracy=step.accuracy,
             recovered=False,
@@ -155,7 +159,7 @@ class _Run:
         if step.last and not figures.feasible:
             self._note(duplicate_of=trial_over_budget(step.stage.digest, self.context.peers.records()))
             if self._record.duplicate_of is None:
-                self._note_channels(figures)
+                self._note_channels(self._candidate)
             return Outcome.OVER_BUDGET, excess_text(figures)
         if missed is not None:
             self._candidate = replace(self._candidate, figures=replace(figures, violations=missed.violations))
@@ -163,7 +167,7 @@ class _Run:
         if self._took_over(self._candidate):
             return Outcome.OK, ""
         if self._record.duplicate_of is None:
-            self._note_channels(figures)
+            self._note_channels(self._candidate)
         return self._stopped_at(0, self._candidate)
 
     def _note_surgery(self, step: Pruned) -> None:
@@ -190,8 +194,8 @@ class _Run:
             ]
             self._note(gammas=self.context.files.keep_history(GAMMAS, self._gammas, self.context.name))
 
-    def _note_channels(self, figures: NetworkFigures) -> None:
-        self._note(latency_from=trial_with_channels(figures, self.context.peers.records()))
+    def _note_channels(self, network: NetworkResult) -> None:
+        self._note(latency_from=trial_with_channels(network, self.context.peers.records()))
 
     def _took_over(self, candidate: NetworkResult) -> bool:
         """Takes over what another trial has recovered of an equal network, if its checkpoint is still there."""
@@ -205,11 +209,14 @@ class _Run:
 
     def _take_over(self, candidate: NetworkResult, duplicate: Duplicate, checkpoint: str) -> None:
         known = duplicate.network
-        kept = self.context.files.keep_checkpoint(self.context.folder / checkpoint, self.context.name)
-        self._candidate = replace(
-            known, figures=replace(candidate.figures, bytes=known.figures.bytes), round=candidate.round,
-            files=NetworkFiles(kept),
-        )  # fmt: skip
+        files = NetworkFiles(self.context.files.keep_checkpoint(self.context.folder / checkpoint, self.context.name))
+        figures = replace(candidate.figures, bytes=known.figures.bytes)
+        self._candidate = replace(known, figures=figures, round=candidate.round, files=files)
+        self._further = tuple(
+            replace(network, round=candidate.round, files=files)
+            for network in duplicate.record.networks
+            if network.round == known.round and network != known
+        )
         self._note_curve(candidate.round, read_curves(duplicate.record, self.context.folder).get(known.round, ()))
         for use in duplicate.recovery:
             self.context.cost_meter.count(use)
@@ -233,14 +240,16 @@ class _Run:
         if step.last:
             assert self._candidate is not None  # its surgery was gated
             self._candidate = self._recovered(step, self._candidate.figures)
+            self._further = further_networks(self._candidate, step.load(), self.context, self._record.networks)
             return Outcome.OK, ""
         try:
-            figures = network_figures(step.load(), step.checkpoint, self.context)
+            figures = network_figures(step.load(), step.checkpoint, self.context, self._deployment)
         except MeasurementError as error:  # that is this network's end, and not the trial's
             _log.warning("%s, round %d: %s", self.context.title, step.round, error)
             return None
         network = self._recovered(step, figures)
-        self._note(networks=(*self._record.networks, network))
+        further = further_networks(network, step.load(), self.context, self._record.networks)
+        self._note(networks=(*self._record.networks, network, *further))
         end = self._needless(step, network) or self._outclassed(step, network)
         if end is not None:
             self._note(duplicate_of=trial_with_stage(network.stage, self.context.peers.records()))
@@ -248,12 +257,12 @@ class _Run:
 
     def _recovered(self, step: Recovered, figures: NetworkFigures) -> NetworkResult:
         """A recovered network with its accuracy as it ships, and its checkpoint among the study's files."""
-        shipping, name = self.context.shipping, self.context.name
+        shipping, name, deployment = self.context.shipping, self.context.name, self._deployment
         name = name if step.last else f"{name}-round-{step.round}"
         return NetworkResult(
-            deployment=shipping.deployment,
+            deployment=deployment,
             figures=replace(figures, bytes=step.checkpoint.stat().st_size),
-            accuracy=shipping.evaluate(step.load()) if shipping.quantises else step.accuracy,
+            accuracy=shipping.evaluate(step.load(), deployment) if shipping.quantises(deployment) else step.accuracy,
             round=step.round,
             surgery=self._surgery,
             stage=step.stage.digest,
@@ -286,7 +295,7 @@ class _Run:
             others = {
                 other.stage: self.context.values(other)
                 for record in self.context.peers.records().values()
-                for other in record.networks
+                for other in record.trained
                 if other.recovered and other.stage not in self._stages
             }
             rung, reduction = self._settings.rungs + 1, self._settings.reduction

@@ -53,7 +53,7 @@ def study_of(spec: StudySpec, *, spliced: bool) -> optuna.Study:
 
 
 def proposal(spec: StudySpec, study: optuna.Study) -> dict[str, Any]:
-    study.sampler = next_sampler(spec, study.get_trials())
+    study.sampler = next_sampler(spec, spec.space, study.get_trials())
     trial = study.ask()
     spec.space.suggest(trial)
     return dict(trial.params)
@@ -72,7 +72,7 @@ def test_the_rest_is_still_sampled_together(make_spec: Callable[..., StudySpec])
     study = study_of(spec, spliced=True)
     trial = study.ask()
     frozen: FrozenTrial = study.get_trials()[trial.number]
-    assert next_sampler(spec, study.get_trials()[:-1]).infer_relative_search_space(study, frozen)
+    assert next_sampler(spec, spec.space, study.get_trials()[:-1]).infer_relative_search_space(study, frozen)
     bare = TPESampler(multivariate=True, n_startup_trials=0)
     assert bare.infer_relative_search_space(study, frozen) == {}, "Optuna alone would have lost it"
 

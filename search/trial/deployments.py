@@ -1,0 +1,119 @@
+"""What a recovered network does at further deployments: smaller inputs, other precisions, without any training.
+
+Most of them cannot come to the front, and are not measured for that. A network has hardly more accuracy at a smaller
+input than at a larger one; so what it had there, with some margin, bounds what it can have here. Whoever is faster than
+it is predicted to be and more accurate than that bound keeps it from the front.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from prunetune.pruning.detector import Detector
+from prunetune.results.pareto import nondominated
+from prunetune.results.record import NetworkResult
+from prunetune.search.latency.shares import predicted_ratios
+from prunetune.search.latency.study_target import violations
+from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.figures import network_figures
+from prunetune.spaces import Deployment, MeasurementError
+from prunetune.targets import NormalizedLatency
+
+MARGIN = 0.02
+"""So much map50_95 more than at a larger input, or in full precision, a network may have."""
+
+SLACK = 0.1
+"""By this share a latency may be below its prediction."""
+
+_log = logging.getLogger(__name__)
+
+
+def further_networks(
+    network: NetworkResult, detector: Detector, context: TrialContext, own: Sequence[NetworkResult] = ()
+) -> tuple[NetworkResult, ...]:
+    """A recovered network at the study's further deployments, those left out that cannot come to the front.
+
+    Args:
+        network: At the deployment that it was recovered for, its checkpoint among the study's files.
+        detector: The same.
+        context: The trial's.
+        own: What the trial has beside it.
+    """
+    found: list[NetworkResult] = []
+    with context.cost_meter.all_as("deploy"):
+        rivals = [other for record in context.peers.records().values() for other in record.networks]
+        for deployment in context.further(network.deployment):
+            before = [other for other in (network, *found) if _covers(other.deployment, deployment)]
+            bound = min(other.accuracy.map50_95 for other in before) + MARGIN
+            if not _may_be_best(network, detector, deployment, bound, [*rivals, *own, network, *found], context):
+                continue
+            try:
+                found.append(deployed(network, detector, deployment, context))
+            except MeasurementError as error:  # that is this deployment's end, and not the trial's
+                _log.warning("%s at %s: %s", context.title, deployment, error)
+    return tuple(found)
+
+
+def deployed(
+    network: NetworkResult, detector: Detector, deployment: Deployment, context: TrialContext
+) -> NetworkResult:
+    """A network measured and evaluated at another deployment.
+
+    Args:
+        network: At its own, its checkpoint among the study's files.
+        detector: The same.
+        deployment: Where to.
+        context: The study's.
+
+    Raises:
+        MeasurementError: A target cannot run it there.
+    """
+    measured = context.meter.measure(detector, deployment)
+    latencies = {target.name: target.normalized(measured[target.name]) for target in context.meter.targets}
+    checkpoint = context.folder / str(network.files.checkpoint)
+    figures = network_figures(detector, checkpoint, context, deployment, latencies)
+    accuracy = context.shipping.evaluate(detector, deployment)
+    return replace(network, deployment=deployment, figures=figures, accuracy=accuracy)
+
+
+def _covers(other: Deployment, deployment: Deployment) -> bool:
+    """Whether no network has more accuracy at a deployment than at another one, which is larger or more exact."""
+    (height, width), (least_height, least_width) = other.height_width, deployment.height_width
+    is_as_exact = other.precision == deployment.precision or deployment.precision == "int8"
+    return height >= least_height and width >= least_width and is_as_exact
+
+
+def _may_be_best(
+    network: NetworkResult,
+    detector: Detector,
+    deployment: Deployment,
+    bound: float,
+    rivals: Sequence[NetworkResult],
+    context: TrialContext,
+) -> bool:
+    """Whether a network could come to the front if it had an accuracy and was a little faster than predicted."""
+    predicted = _predicted(detector, deployment, context)
+    if predicted is None:
+        return True
+    if any(over > 0 for over in violations(context.meter.targets, predicted).values()):
+        return False
+    figures = replace(network.figures, latencies=predicted, gflops=detector.gflops(deployment.imgsz))
+    hoped = replace(network, figures=figures, accuracy=replace(network.accuracy, map50_95=bound))
+    points = [context.values(other) for other in rivals if other.is_candidate]
+    return nondominated([*points, context.values(hoped)])[-1]
+
+
+def _predicted(
+    detector: Detector, deployment: Deployment, context: TrialContext
+) -> Mapping[str, NormalizedLatency] | None:
+    """The least that a network may take, by target; None where that cannot be told without measuring."""
+    found = {}
+    for target in context.meter.targets:
+        ratios = predicted_ratios(context.meter, target, [detector.channels], deployment)
+        if ratios is None:
+            return None
+        ms = (1 - SLACK) * float(ratios[0]) * target.references_ms[target.reference]
+        found[target.name] = NormalizedLatency(ms, ms / target.references_ms["dense"], predicted=True)
+    return found
