@@ -18,9 +18,12 @@ SHARES = (1.0, 0.85, 0.7, 0.55, 0.4)
 FEWEST_STRIDES = 2
 """A smaller input has a single cell left at the coarsest level of a detector."""
 
-Size = Annotated[
-    Any, BeforeValidator(parse_size), PlainSerializer(lambda size: list(size) if isinstance(size, tuple) else size)
-]
+
+def _plain(size: ImageSize) -> int | list[int]:
+    return list(size) if isinstance(size, tuple) else size
+
+
+Size = Annotated[Any, BeforeValidator(parse_size), PlainSerializer(_plain)]
 
 
 class DeploySettings(BaseModel):
@@ -69,7 +72,8 @@ def size_problems(key: str, sizes: Iterable[ImageSize], imgsz: int, stride: int)
         if max(sides) > imgsz:
             yield f"{key}: {size_text(size)} is larger than imgsz: {imgsz}; give a larger imgsz, or leave it out"
         elif wrong := [side for side in sides if side % stride or side < min(least, imgsz)]:
-            yield f"{key}: {size_text(size)}: takes multiples of {stride}, the model's stride, from {least}, not {wrong[0]}"
+            needed = f"takes multiples of {stride}, the model's stride, from {least} on"
+            yield f"{key}: {size_text(size)}: {needed}, not {wrong[0]}"
 
 
 def precision_problems(precisions: Sequence[str], targets: Sequence[TargetSpec]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from prunetune.results.record import TrialRecord
 from prunetune.search.design import first_recipe
 from prunetune.search.search_trials import SearchTrialsSampler, searched
 from prunetune.search.spec import SamplerName, StudySpec
+from prunetune.spaces import SearchSpace
 
 
 def next_sampler(spec: StudySpec, space: SearchSpace, trials: Sequence[FrozenTrial]) -> BaseSampler:

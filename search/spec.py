@@ -310,8 +310,8 @@ class StudySpec(BaseModel):
         other = next((size for size in self.deploy.imgsz or () if size != self.imgsz), None)
         if table is not None and other is not None:
             yield (
-                f"deploy.imgsz: target {table.name!r} is a table made for one input size: it cannot tell the latency at "
-                f"{size_text(other)}; give imgsz: {self.imgsz} alone, or a target that measures"
+                f"deploy.imgsz: target {table.name!r} is a table made for one input size, and cannot tell the latency "
+                f"at {size_text(other)}; give imgsz: {self.imgsz} alone, or a target that measures"
             )
 
     @property

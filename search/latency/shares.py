@@ -57,11 +57,13 @@ class BudgetShares:
 
     def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> NDArray[Any] | None:
         """The same of many networks at once, at each target with a budget: networks by targets."""
-        ratios = [predicted_ratios(self._meter, target, networks, self._deployment) for target in self._limited]
-        known = [
-            target.share(1.0) * found for target, found in zip(self._limited, ratios, strict=True) if found is not None
-        ]
-        return numpy.stack(known, axis=1) if len(known) == len(ratios) else None
+        shares = []
+        for target in self._limited:
+            ratios = predicted_ratios(self._meter, target, networks, self._deployment)
+            if ratios is None:
+                return None
+            shares.append(target.share(1.0) * ratios)
+        return numpy.stack(shares, axis=1)
 
     def measured(self, channels: ChannelConfig, build: Callable[[], Detector]) -> float:
         """As measured now or before in this study.
