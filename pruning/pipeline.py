@@ -37,6 +37,12 @@ from prunetune.spaces import (
     Recipe,
     Threshold,
 )
+from prunetune.spaces.references import REFERENCES
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether a model is given as a checkpoint, and not as a description."""
+    return Path(model).suffix.lower() == ".pt"
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,20 @@ class Source:
     @property
     def is_checkpoint(self) -> bool:
         """Whether the detector is trained already."""
-        return Path(self.model).suffix.lower() == ".pt"
+        return is_checkpoint(self.model)
+
+    def mismatch(self, detector: Detector) -> str | None:
+        """See `mismatch`."""
+        return mismatch(detector, self.names, self.channels)
 
     def description(self, name: str) -> dict[str, Any]:
-        """The model description of `dense`, `half-width` or `quarter-width`, for the data set's images."""
-        factor = {"dense": 1.0, "half-width": 0.5, "quarter-width": 0.25}[name]
-        described = Detector.load(self.model).model.yaml if self.is_checkpoint else read_description(self.model)
+        """The model description of `dense`, `half-width`, `quarter-width` or a file's, for the data set's images."""
+        factor = {"half-width": 0.5, "quarter-width": 0.25}.get(name, 1.0)
+        file = self.model if name in REFERENCES else name
+        described = Detector.load(file).model.yaml if is_checkpoint(file) else read_description(file)
         if described.get("channels", 3) != self.channels:
             described = {**described, "channels": self.channels}
-        return dict(described) if name == "dense" else scaled_width(described, factor)
+        return dict(described) if factor == 1 else scaled_width(described, factor)
 
     def reference(self, name: str) -> Detector:
         """The network of that name whose latency others refer to: its weights do not matter."""
@@ -200,7 +211,7 @@ class Pipeline:
     def original(self) -> StoredStage:
         """The dense detector: trained from its yaml, or the given checkpoint."""
         if self.source.is_checkpoint:
-            return self._imported()
+            return self._imported(Path(self.source.model))
         phase = recovery_phase(self.source.dense_epochs, self.choose)
         passing = early_phase(phase) if self.rewinds else None
         return self.stages.train("original", self._untrained("dense"), phase, passing).stage
@@ -223,17 +234,26 @@ class Pipeline:
         return self.stages.train("early", self._untrained("dense"), phase).stage
 
     def control(self, name: str, epochs: int) -> StoredStage:
-        """A network to compare with: the original trained on, or one with fewer channels in every layer.
+        """A network to compare with: the original trained on, one with fewer channels in every layer, or any other.
 
         Args:
-            name: `dense`, `half-width` or `quarter-width`.
-            epochs: Epochs of training after the original's own; the narrow ones start from scratch and get
-                the original's epochs as well.
+            name: `dense`, `half-width` or `quarter-width`, or the file of a description or of a checkpoint.
+            epochs: Epochs of training after the original's own. What starts from scratch, or from a checkpoint of
+                other classes, gets the original's epochs as well.
         """
-        if name == "dense":
-            return self.stages.train("control", self.original(), continued_phase(epochs, self.choose)).stage
+        if (given := self.given(name)) is not None:
+            return self.stages.train("control", given, continued_phase(epochs, self.choose)).stage
         phase = recovery_phase(self.source.dense_epochs + epochs, self.choose)
-        return self.stages.train("control", self._untrained(name), phase).stage
+        start = self._transferred(Path(name)) if is_checkpoint(name) else self._untrained(name)
+        return self.stages.train("control", start, phase).stage
+
+    def given(self, control: str) -> StoredStage | None:
+        """What the training of a control goes on from: the original, or a checkpoint of the data set's classes."""
+        if control == "dense":
+            return self.original()
+        if is_checkpoint(control) and self.source.mismatch(Detector.load(control)) is None:
+            return self._imported(Path(control))
+        return None
 
     def run(self, recipe: Recipe, rungs: Collection[int] = ()) -> Generator[Step, None, None]:
         """Carries out a recipe step by step. Going on is asking for the next step.
@@ -284,13 +304,25 @@ class Pipeline:
                 yield Trained(number, rung, phase.epochs, best, curve, progress.is_whole)
         return self.stages.train("recovery", start, phase, counted=counted).stage
 
-    def _imported(self) -> StoredStage:
-        file = Path(self.source.model)
+    def _imported(self, file: Path) -> StoredStage:
         detector = Detector.load(file)  # first: a missing or damaged file is the user's to mend
-        if problem := mismatch(detector, self.source.names, self.source.channels):
+        if problem := self.source.mismatch(detector):
             raise ModelError(f"{file}: {problem}")
         settings = {"checkpoint": file_sha256(file), "data": self.stages.setup.data_fingerprint}
         return self.stages.make(Stage("original", "", settings), lambda: detector).stage
+
+    def _transferred(self, file: Path) -> Restart:
+        """A checkpoint of other classes, with a new head's last layers for the data set's, as ultralytics does it."""
+        names, seed = self.source.names, self.stages.setup.seed
+
+        def build() -> Detector:
+            given = Detector.load(file)
+            built = Detector.build(given.model.yaml, names, seed, source=given.source)
+            built.model.load(given.model, verbose=False)  # what fits by name and shape
+            return built
+
+        settings = {"checkpoint": file_sha256(file), "names": list(names), "seed": seed}
+        return Restart(Stage("transferred", "", settings).digest, build)
 
     def _untrained(self, name: str) -> Untrained:
         plain = json.loads(json.dumps(self.source.description(name)))

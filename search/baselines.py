@@ -12,7 +12,7 @@ from functools import partial
 import optuna
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.pipeline import Recovered
+from prunetune.pruning.pipeline import Recovered, is_checkpoint
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import TrainingFailureError
@@ -23,11 +23,12 @@ from prunetune.results.tables import trained_text
 from prunetune.search.aside import patiently
 from prunetune.search.interruption import safe_point
 from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
+from prunetune.search.spec import StudySpec, control_name
 from prunetune.search.trial.context import TrialContext
-from prunetune.search.trial.deployments import deployed
+from prunetune.search.trial.deployments import deployed, family
 from prunetune.search.trial.figures import network_figures
 from prunetune.spaces import Accuracy, Deployment, ImageSize, MeasurementError, Recipe, Threshold, size_text
+from prunetune.spaces.references import REFERENCES
 
 
 def train_baselines(study: optuna.Study, context: TrialContext, progress: Progress) -> None:
@@ -37,15 +38,16 @@ def train_baselines(study: optuna.Study, context: TrialContext, progress: Progre
     many as a recovery has.
     """
     stored = dict(StudyRecord.of(study).baselines)
-    for name, imgsz in _wanted(context):
-        train = partial(_trained, context, name, imgsz)
+    for control, imgsz in _wanted(context):
+        name = control_name(control)
+        train = partial(_trained, context, control, imgsz)
         try:
             stage = patiently(train, f"control {name}", context.store, progress)
         except TrainingFailureError as error:
             progress.end()
             progress.say(f"control {name}: {error.cause} ({error}); the study ends without it")
             continue
-        baseline = stored[name] = _baseline(context, name, stage, imgsz)
+        baseline = stored[name] = _baseline(context, control, stage, imgsz)
         _tell(progress, name, baseline, stage.reused)
         progress.begin(f"control {name} at further deployments")
         stored |= dict(_further(context, name, baseline, stored, imgsz))
@@ -54,25 +56,25 @@ def train_baselines(study: optuna.Study, context: TrialContext, progress: Progre
 
 def compared(found: Findings, spec: StudySpec) -> list[StudyNetwork]:
     """The baselines that the front is held against: the controls, and whatever else is the best without pruning."""
-    controls = [found.baselines[name] for name in spec.controls if name in found.baselines]
+    controls = [found.baselines[name] for name in map(control_name, spec.controls) if name in found.baselines]
     return list({network.name: network for network in (*controls, *found.baseline_front)}.values())
 
 
 def _wanted(context: TrialContext) -> Iterator[tuple[str, ImageSize | None]]:
-    """The names of what is trained, each with the input size; None for the study's own."""
+    """What is trained, by its name or file, each with the input size; None for the study's own."""
     spec = context.spec
-    for name in spec.controls:
-        yield name, None
+    for control in spec.controls:
+        yield control, None
     if "dense" in spec.controls and spec.space.recovery_epochs.largest:
         for size in context.sizes:
             if size != spec.imgsz:
                 yield f"dense-{size_text(size)}", size
 
 
-def _trained(context: TrialContext, name: str, imgsz: ImageSize | None) -> StoredStage:
+def _trained(context: TrialContext, control: str, imgsz: ImageSize | None) -> StoredStage:
     space = context.spec.space
     if imgsz is None:
-        return context.pipeline.control(name, space.longest_epochs)
+        return context.pipeline.control(control, space.longest_epochs)
     recovery_epochs = int(space.recovery_epochs.largest)
     nothing = Recipe(0.0, 0, Threshold.everywhere(0.0), recovery_epochs=recovery_epochs, imgsz=imgsz)
     *_, last = context.pipeline.run(nothing)
@@ -80,20 +82,20 @@ def _trained(context: TrialContext, name: str, imgsz: ImageSize | None) -> Store
     return last.stage
 
 
-def _baseline(context: TrialContext, name: str, trained: StoredStage, imgsz: ImageSize | None) -> Baseline:
+def _baseline(context: TrialContext, control: str, trained: StoredStage, imgsz: ImageSize | None) -> Baseline:
     """A baseline with its figures where it was trained.
 
     A checkpoint that was given may be better than what training on has made of it. Then it is what others compare with.
     """
-    spec, source = context.spec, context.pipeline.source
-    own = context.shipping.deployment
-    accuracy = _accuracy(context, trained, deployment := own if imgsz is None else Deployment(imgsz, own.precision))
+    spec, pipeline, own = context.spec, context.pipeline, context.shipping.deployment
+    deployment = own if imgsz is None else Deployment(imgsz, own.precision)
+    accuracy, name = _accuracy(context, trained, deployment), control_name(control)
     further = spec.space.longest_epochs if imgsz is None else int(spec.space.recovery_epochs.largest)
-    if source.is_checkpoint and imgsz is not None:
-        return Baseline(_network(context, name, trained, deployment, accuracy), further)
-    if not source.is_checkpoint or name != "dense":
-        return Baseline(_network(context, name, trained, deployment, accuracy), spec.dense_epochs + further)
-    given = context.pipeline.original()
+    is_given = is_checkpoint(spec.model if control in REFERENCES or imgsz is not None else control)
+    given = pipeline.given(control) if is_given and imgsz is None else None
+    if given is None:
+        epochs = further if is_given and imgsz is not None else spec.dense_epochs + further
+        return Baseline(_network(context, name, trained, deployment, accuracy), epochs)
     as_given = _accuracy(context, given, deployment)
     kept = (given, as_given) if accuracy.map50_95 < as_given.map50_95 else (trained, accuracy)
     network = _network(context, name, kept[0], deployment, kept[1])
@@ -125,14 +127,14 @@ def _network(
 ) -> NetworkResult:
     checkpoint = stage.file(CHECKPOINT)
     detector = Detector.load(checkpoint)
-    measured = context.meter.measure(detector, deployment)
+    measured = context.meter.measure(detector, deployment, family(detector, context))
     latencies = {target.name: target.normalized(measured[target.name]) for target in context.meter.targets}
     return NetworkResult(
         deployment=deployment,
         figures=network_figures(detector, checkpoint, context, deployment, latencies),
         accuracy=accuracy,
         stage=stage.digest,
-        files=NetworkFiles(context.files.keep_checkpoint(checkpoint, name)),
+        files=NetworkFiles(context.files.keep_checkpoint(checkpoint, name.replace(".", "-"))),
     )
 
 

@@ -28,13 +28,13 @@ from prunetune.search.overrides import overridden
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, ImageSize, SearchSpace, parse_size, size_text
 from prunetune.spaces.errors import did_you_mean
 from prunetune.spaces.recipe import OPTIONS, LatencyShare
+from prunetune.spaces.references import REFERENCES
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
 from prunetune.spaces.yaml_file import insert_targets, read_yaml
 from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
-ControlName = Literal["dense", "half-width", "quarter-width"]
 
 LIMITS = ("trials", "epochs", "hours")
 """Keys that say how much the whole study may spend; it ends with the first that is reached."""
@@ -58,6 +58,11 @@ LATENCY = "latency"
 def latency_on(target: str) -> str:
     """What `objectives` and `budget` call the latency on one of several targets."""
     return f"{LATENCY}@{target}"
+
+
+def control_name(control: str) -> str:
+    """What a control is called: its name, or that of its file."""
+    return control if control in REFERENCES else Path(control).name.replace("@", "-")
 
 
 def _parses(text: str) -> str:
@@ -165,8 +170,9 @@ class StudySpec(BaseModel):
     """Which of Optuna's samplers proposes recipes; the first ones of `tpe` come from a design that covers the space."""
     early_stopping: StopsEarly = EarlyStopping()
     """Ends recoveries that fall behind; false pays for every recovery in full."""
-    controls: tuple[ControlName, ...] = ("dense", "half-width")
-    """Networks to compare with, trained for as many epochs in all as the longest recipe spends."""
+    controls: tuple[FileText, ...] = ("dense", "half-width")
+    """Networks to compare with, trained for as many epochs in all as the longest recipe spends: `dense`, `half-width`,
+    `quarter-width`, and any other detector's .yaml or .pt."""
     trials: int | None = Field(strict=True, default=None, ge=1)
     """How many recipes are carried out; 30 where neither `epochs` nor `hours` limits them."""
     epochs: int | None = Field(strict=True, default=None, ge=1)
@@ -231,8 +237,14 @@ class StudySpec(BaseModel):
     @field_validator("controls")
     @classmethod
     def _each_once(cls, controls: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(controls)) < len(controls):
-            raise ValueError(f"has a name twice: {', '.join(controls)}")
+        names = list(map(control_name, controls))
+        if len(set(names)) < len(names):
+            raise ValueError(f"has a name twice: {', '.join(names)}")
+        for control in controls:
+            if control not in REFERENCES and Path(control).suffix.lower() not in (".pt", ".yaml", ".yml"):
+                raise ValueError(
+                    f"takes names, and files of .yaml or .pt: there is no {control!r}; {did_you_mean(control, REFERENCES)}"
+                )
         return controls
 
     @model_validator(mode="after")

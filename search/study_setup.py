@@ -20,7 +20,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.device import device_problem
 from prunetune.pruning.hyperparameters import hyperparameter_problems
 from prunetune.pruning.layers import layer_regions
-from prunetune.pruning.pipeline import Pipeline, Source, mismatch
+from prunetune.pruning.pipeline import Pipeline, Source, is_checkpoint
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore, file_sha256
 from prunetune.pruning.tracing import channel_groups
@@ -32,7 +32,7 @@ from prunetune.search.latency.meter import LatencyMeter, measure_references
 from prunetune.search.latency.network_files import NetworkExporter
 from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.latency.shipping import Shipping
-from prunetune.search.latency.study_target import REFERENCES, StudyTarget
+from prunetune.search.latency.study_target import StudyTarget
 from prunetune.search.spec import StudySpec
 from prunetune.search.store_limit import STORE
 from prunetune.search.study import DATA, study_lock
@@ -41,6 +41,7 @@ from prunetune.search.trial.files import StudyFiles
 from prunetune.spaces import ConfigError, ImageSize, ModelError
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import write_text
+from prunetune.spaces.references import REFERENCES
 from prunetune.targets import shared
 
 VERSIONS = ("prunetune", "torch", "ultralytics", "torch-pruning", "optuna", "onnx")
@@ -92,6 +93,9 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     if problem := device_problem(spec.device):
         problems.append(f"device: {problem}")
     original = _checked_model(spec, problems)
+    for control in spec.controls:
+        if control not in REFERENCES:
+            _check_control(spec, control, problems)
     if problem := data_problem(spec.data):
         problems.append(problem)
     if problems or original is None:
@@ -103,7 +107,7 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     store = Path(spec.runs) / STORE
     dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
     source = Source(spec.model, dataset.names, spec.dense_epochs, dataset.channels)
-    if source.is_checkpoint and (problem := mismatch(original, dataset.names, dataset.channels)):
+    if source.is_checkpoint and (problem := source.mismatch(original)):
         raise ConfigError(f"model: {spec.model}: {problem}")
     meter = CostMeter()
     stages = _stage_runner(spec, dataset, StageStore(store), meter, listener)
@@ -243,21 +247,38 @@ def _stage_runner(
     )
 
 
-def _checked_model(spec: StudySpec, problems: list[str]) -> Detector | None:
-    model = spec.model
-    if Path(model).suffix.lower() not in (".yaml", ".yml", ".pt"):
-        problems.append(f"model: takes a .yaml or a .pt, not {model!r}")
-        return None
-    if Path(model).suffix.lower() == ".pt" and os.path.isfile(model) and not spec.trust:
+def _loaded(spec: StudySpec, key: str, model: str, problems: list[str]) -> Detector | None:
+    """A detector that a description names; None, and the problem told, where it cannot be had."""
+    if is_checkpoint(model) and os.path.isfile(model) and not spec.trust:
         distrusted = Detector.distrusted(Path(model))
         if distrusted is not None:
-            problems.append(f"model: {model}: {distrusted}. If you trust who made it, give trust: true")
+            problems.append(f"{key}: {model}: {distrusted}. If you trust who made it, give trust: true")
             return None
     try:
         detector = Detector.load(model)
         detector.require_boxes()
     except ModelError as error:
-        problems.append(f"model: {error}")
+        problems.append(f"{key}: {error}")
+        return None
+    return detector
+
+
+def _check_control(spec: StudySpec, file: str, problems: list[str]) -> None:
+    detector = _loaded(spec, "controls", file, problems)
+    if detector is None:
+        return
+    for size in (spec.imgsz, *(spec.deploy.imgsz or ())):
+        if problem := detector.imgsz_problem(size):
+            problems.append(f"controls: {problem}")
+
+
+def _checked_model(spec: StudySpec, problems: list[str]) -> Detector | None:
+    model = spec.model
+    if Path(model).suffix.lower() not in (".yaml", ".yml", ".pt"):
+        problems.append(f"model: takes a .yaml or a .pt, not {model!r}")
+        return None
+    detector = _loaded(spec, "model", model, problems)
+    if detector is None:
         return None
     if problem := detector.imgsz_problem(spec.imgsz):
         problems.append(f"imgsz: {problem}")

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prunetune.spaces.errors import ConfigError, did_you_mean
-
-REFERENCES = ("dense", "half-width", "quarter-width")
-"""The controls that a budget can refer to."""
+from prunetune.spaces.references import REFERENCES
 
 _FORMS = (
     "write '<= 1.0 ms', '<= half-width' or '<= 0.5 x dense' (dense, half-width and quarter-width can be referred to)"

@@ -54,10 +54,15 @@ class LatencyMeter:
         latencies = latencies or self.measure(detector, deployment)
         return {target.name: target.normalized(latencies[target.name]) for target in self.targets}
 
-    def measure(self, detector: Detector, deployment: Deployment | None = None) -> dict[str, Latency]:
+    def measure(self, detector: Detector, deployment: Deployment | None = None, family: str = "") -> dict[str, Latency]:
         """A candidate's latency by target, its ratio that to the reference at the study's own deployment.
 
         Equal channels at one deployment are measured once per study and target.
+
+        Args:
+            detector: The network.
+            deployment: How it runs; the study's by default.
+            family: Tells networks apart whose equal channels are no equal networks; empty for the study's own.
 
         Raises:
             MeasurementError: The candidate cannot be measured, though the reference can.
@@ -68,7 +73,7 @@ class LatencyMeter:
         def make(target: StudyTarget) -> Network:
             return self.networks.candidate(detector, deployment, target)
 
-        return self._measure(detector.channels, deployment, make, self.targets)
+        return self._measure(detector.channels, deployment, make, self.targets, family)
 
     def measure_channels(
         self,
@@ -118,11 +123,12 @@ class LatencyMeter:
         deployment: Deployment,
         make: Callable[[StudyTarget], Network],
         targets: Sequence[StudyTarget],
+        family: str = "",
     ) -> dict[str, Latency]:
         measured: dict[str, Latency] = {}
         files: set[Path] = set()
         for target in targets:
-            file = self._file(target, channels, deployment)
+            file = self._file(target, channels, deployment, family)
             if (latency := _read_latency(file)) is None:
                 candidate, reference = make(target), self.networks.reference(target.reference, target)
                 with self.networks.cost_meter.part("measure"):
@@ -135,10 +141,10 @@ class LatencyMeter:
             spent.unlink(missing_ok=True)  # latency depends on channels and deployment alone
         return measured
 
-    def _file(self, target: StudyTarget, channels: ChannelConfig, deployment: Deployment) -> Path:
+    def _file(self, target: StudyTarget, channels: ChannelConfig, deployment: Deployment, family: str = "") -> Path:
         """Where the latency of equal channels on a target is kept."""
         own = self.networks.deployment
-        further = [] if deployment == own else [deployment.as_dict()]
+        further = [*([] if deployment == own else [deployment.as_dict()]), *([family] if family else [])]
         key = digest_of([target.fingerprint, own.imgsz, channels.digest(), target.reference, *further])
         return self.networks.folder / "latencies" / f"{key}.json"
 

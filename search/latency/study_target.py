@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prunetune.results.record import StudiedTarget
 from prunetune.spaces import MeasurementError, TargetError
+from prunetune.spaces.references import REFERENCES
 from prunetune.spaces.violation import violation
 from prunetune.targets import (
     Budget,
@@ -24,9 +25,6 @@ from prunetune.targets import (
     create_target,
     read_conv_graph,
 )
-
-REFERENCES = ("dense", "half-width", "quarter-width")
-"""The networks that latencies can refer to, in the order in which they are shown."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from prunetune.pruning.channels import digest_of
 from prunetune.pruning.detector import Detector
 from prunetune.results.pareto import nondominated
 from prunetune.results.record import NetworkResult
@@ -70,12 +71,19 @@ def deployed(
     Raises:
         MeasurementError: A target cannot run it there.
     """
-    measured = context.meter.measure(detector, deployment)
+    measured = context.meter.measure(detector, deployment, family(detector, context))
     latencies = {target.name: target.normalized(measured[target.name]) for target in context.meter.targets}
     checkpoint = context.folder / str(network.files.checkpoint)
     figures = network_figures(detector, checkpoint, context, deployment, latencies)
     accuracy = context.shipping.evaluate(detector, deployment)
     return replace(network, deployment=deployment, figures=figures, accuracy=accuracy)
+
+
+def family(detector: Detector, context: TrialContext) -> str:
+    """What tells the latency of another detector from that of equal channels in the study's; empty for the study's."""
+    if detector.channels.keys() == context.dense_channels.keys():
+        return ""
+    return digest_of([detector.model.yaml.get(part) for part in ("backbone", "head")])
 
 
 def _covers(other: Deployment, deployment: Deployment) -> bool:

@@ -43,7 +43,7 @@ def network_figures(
         params=detector.params,
         gflops=detector.gflops(deployment.imgsz),
         bytes=checkpoint.stat().st_size,
-        channels_removed=channels.removed(context.dense_channels),
+        channels_removed=1 - sum(channels.values()) / sum(context.dense_channels.values()),
         params_removed=1 - detector.params / context.dense_params,
         latencies=latencies,
         violations=violations(context.meter.targets, latencies),

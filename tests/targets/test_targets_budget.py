@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetune.spaces.errors import ConfigError
+from prunetune.spaces.references import REFERENCES
 from prunetune.targets import Budget
-from prunetune.targets.budget import REFERENCES
 
 factors = st.floats(min_value=1e-6, max_value=1e6)
 budgets = st.builds(Budget, factors, st.sampled_from([None, *REFERENCES]))
