@@ -20,7 +20,7 @@ from prunetune.pruning.planning import Planned, Planning
 from prunetune.pruning.restarts import Restarts
 from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
-from prunetune.pruning.stage_runner import Parent, StageRunner, Untrained
+from prunetune.pruning.stage_runner import Parent, Restart, StageRunner, Untrained
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage, file_sha256
 from prunetune.pruning.surgery import apply_plan
@@ -317,7 +317,7 @@ class Pipeline:
 
         def build() -> Detector:
             given = Detector.load(file)
-            built = Detector.build(given.model.yaml, names, seed, source=given.source)
+            built = Detector.build({**given.model.yaml, "channels": self.source.channels}, names, seed, given.source)
             built.model.load(given.model, verbose=False)  # what fits by name and shape
             return built
 

@@ -110,7 +110,7 @@ def _further(
     network = baseline.network
     detector = Detector.load(context.folder / str(network.files.checkpoint))
     for deployment in context.further(network.deployment):
-        if imgsz is not None and deployment.imgsz != imgsz:
+        if (imgsz is not None and deployment.imgsz != imgsz) or detector.imgsz_problem(deployment.imgsz):
             continue
         safe_point()
         key = deployed_name(name, deployment, network.deployment)

@@ -242,9 +242,8 @@ class StudySpec(BaseModel):
             raise ValueError(f"has a name twice: {', '.join(names)}")
         for control in controls:
             if control not in REFERENCES and Path(control).suffix.lower() not in (".pt", ".yaml", ".yml"):
-                raise ValueError(
-                    f"takes names, and files of .yaml or .pt: there is no {control!r}; {did_you_mean(control, REFERENCES)}"
-                )
+                known = did_you_mean(control, REFERENCES)
+                raise ValueError(f"takes names, and files of .yaml or .pt: there is no {control!r}; {known}")
         return controls
 
     @model_validator(mode="after")
