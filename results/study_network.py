@@ -11,7 +11,7 @@ from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.deployment import Deployment
 from prunetune.spaces.recipe import Recipe, Threshold
-from prunetune.spaces.splice import Splice
+from prunetune.spaces.splice import Splice, title_of_network
 from prunetune.targets.latency import NormalizedLatency
 
 
@@ -43,10 +43,7 @@ class StudyNetwork:
     @property
     def title(self) -> str:
         """What it is called: `trial 7`, `trial 7, round 1`, `dense at 96 px`."""
-        name, _, deployment = self.name.partition("@")
-        title = name if self.trial is None else network_title(self.trial, self.result.round, self.rounds)
-        size, _, precision = deployment.partition("-")
-        return " ".join([title, *([f"at {size} px"] if size else []), *([f"in {precision}"] if precision else [])])
+        return title_of_network(self.name)
 
     @property
     def deployment(self) -> Deployment:
@@ -155,11 +152,6 @@ def deployed_name(name: str, deployment: Deployment, own: Deployment) -> str:
 def network_name(trial: int, round_number: int, rounds: int) -> str:
     """`7`, or `7.1` after the first of several rounds."""
     return str(trial) if round_number >= rounds else f"{trial}.{round_number}"
-
-
-def network_title(trial: int, round_number: int, rounds: int) -> str:
-    """`trial 7`, or `trial 7, round 1` after the first of several rounds."""
-    return f"trial {trial}" if round_number >= rounds else f"trial {trial}, round {round_number}"
 
 
 def networks_of(number: int, record: TrialRecord, target: str = "") -> list[StudyNetwork]:

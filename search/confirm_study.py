@@ -196,7 +196,7 @@ def write_confirmation(found: Confirmation, console: Console) -> None:
     """Shows what `confirm_study` found."""
     targets = list(next(iter(found.networks.values())).latencies)
     rivals = list(dict.fromkeys(rival for network in found.networks.values() for rival in network.against))
-    rivals = [rival for rival in rivals if title_of_network(rival) == rival]  # the controls
+    rivals = [rival for rival in rivals if not title_of_network(rival).startswith("trial ")]  # the controls
     table = Table("network", f"{found.split} mAP50", f"{found.split} mmAP")
     for column in [*(f"latency on {target} in ms" for target in targets), *(f"against {rival}" for rival in rivals)]:
         table.add_column(Text(printable(column)))

@@ -178,7 +178,12 @@ class _Splicing:
     def _donor(self, candidate: Candidate, groups: Sequence[ChannelGroup]) -> Donor:
         model, network = candidate.load().model, candidate.network
         if network.trial is None:
-            return Donor(model) if candidate.name == "dense" else Donor.narrow(model, groups)
+            channels, dense = network.figures.channels, self._context.dense_channels
+            if channels.keys() != dense.keys():
+                raise ConfigError(
+                    f"{network.name}: is another detector than the study's, and cannot be spliced with it"
+                )
+            return Donor(model) if channels == dense.as_dict() else Donor.narrow(model, groups)
         record = TrialRecord.from_trial(self._study.get_trials(deepcopy=False)[network.trial])
         recipe = record.recipe
         kept: Kept = {}

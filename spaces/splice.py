@@ -45,8 +45,12 @@ class Splice:
 
 
 def title_of_network(name: str) -> str:
-    """What a network is called by its name: `trial 7` for `7`, `trial 7, round 1` for `7.1`, a control as it is."""
-    number, _, round_number = name.partition(".")
-    if not number.isdecimal() or (round_number and not round_number.isdecimal()):
-        return name
-    return f"trial {number}" + (f", round {round_number}" if round_number else "")
+    """What a network is called by its name: `trial 7` for `7`, `trial 7, round 1` for `7.1`, a control as it is, and
+    `dense at 96 px in int8` for `dense@96-int8`."""
+    network, _, deployment = name.partition("@")
+    size, _, precision = deployment.partition("-")
+    number, _, round_number = network.partition(".")
+    title = network
+    if number.isdecimal() and (not round_number or round_number.isdecimal()):
+        title = f"trial {number}" + (f", round {round_number}" if round_number else "")
+    return " ".join([title, *([f"at {size} px"] if size else []), *([f"in {precision}"] if precision else [])])
