@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, field_validator
 
 from prunetune.spaces import Deployment, ImageSize, parse_size, size_text
 from prunetune.targets import TargetSpec
@@ -31,15 +31,17 @@ class DeploySettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    imgsz: tuple[Size, ...] | None = Field(default=None, min_length=1)
+    imgsz: tuple[Size, ...] | None = None
     """Sizes in px, `640` or `[384, 640]`; recipes are drawn from them too. By default the study's and 0.85, 0.7, 0.55
     and 0.4 of it, in multiples of the detector's stride, from two strides on."""
-    precision: tuple[Precision, ...] | None = Field(default=None, min_length=1)
+    precision: tuple[Precision, ...] | None = None
     """By default what each target is set to."""
 
     @field_validator("imgsz", "precision")
     @classmethod
     def _each_once(cls, given: Any) -> Any:
+        if given is not None and not given:
+            raise ValueError("is empty; give one at least, or leave it out")
         if given is not None and len(set(given)) < len(given):
             raise ValueError("has a value twice")
         return given

@@ -356,7 +356,7 @@ class StudySpec(BaseModel):
             for key, value in dumped["space"].items()
             if key not in _DEFAULTS or value != {"value": _DEFAULTS[key]}  # one that is written out changes nothing
         }
-        return {key: value for key, value in dumped.items() if key not in CHANGEABLE and value != {}}
+        return {key: value for key, value in dumped.items() if key not in CHANGEABLE}
 
     @classmethod
     def read(cls, file: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -478,6 +478,8 @@ def _known_keys(place: Sequence[Any]) -> list[str]:
             return list(RegionThresholds.model_fields)
         case ["space", *_]:
             return sorted(_PARAMETER_KEYS)
+        case ["deploy"]:
+            return list(DeploySettings.model_fields)
         case ["ray"]:
             return list(RaySettings.model_fields)
         case ["early_stopping", *_]:

@@ -180,9 +180,7 @@ class _Splicing:
         if network.trial is None:
             channels, dense = network.figures.channels, self._context.dense_channels
             if channels.keys() != dense.keys():
-                raise ConfigError(
-                    f"{network.name}: is another detector than the study's, and cannot be spliced with it"
-                )
+                raise ConfigError(f"{network.name}: is another detector than the study's; no splice takes it")
             return Donor(model) if channels == dense.as_dict() else Donor.narrow(model, groups)
         record = TrialRecord.from_trial(self._study.get_trials(deepcopy=False)[network.trial])
         recipe = record.recipe

@@ -47,14 +47,14 @@ def test_another_recovery_is_another_network(change: dict[str, Any], earlier: bo
 
 def test_another_surgery_with_equal_channels_is_as_fast() -> None:
     peers = {0: trial(replace(DONE, figures=OTHER)), 1: trial(DONE)}
-    assert trial_with_channels(DONE.figures, peers) == 1
-    assert trial_with_channels(replace(OTHER, channels={}), peers) is None
+    assert trial_with_channels(DONE, peers) == 1
+    assert trial_with_channels(replace(DONE, figures=replace(OTHER, channels={})), peers) is None
 
 
 def test_what_a_table_predicts_was_measured_by_nobody() -> None:
     predicted = replace(DONE.figures, latencies={"cpu": NormalizedLatency(1.01, predicted=True)})
-    assert trial_with_channels(predicted, {0: trial(DONE)}) is None
-    assert trial_with_channels(DONE.figures, {0: trial(replace(DONE, figures=predicted))}) is None
+    assert trial_with_channels(replace(DONE, figures=predicted), {0: trial(DONE)}) is None
+    assert trial_with_channels(DONE, {0: trial(replace(DONE, figures=predicted))}) is None
 
 
 def test_an_earlier_round_is_known_too() -> None:

@@ -41,7 +41,7 @@ BAD = [
     ("cache: yes", "cache", "there are ram, disk, ''"),
     ("device: cpu,0", "device", "GPU numbers such as 0"),
     ("device: true", "device", "string"),
-    ("controls: [tiny]", "controls.0", "there are dense, half-width"),
+    ("controls: [tiny]", "controls", "there are dense, half-width"),
     ("controls: dense", "controls", "takes a list in brackets, such as [dense]"),
     ("controls: [dense, dense]", "controls", "has a name twice"),
     ("seed: 4294967296", "seed", "less than or equal to 1000000000"),
