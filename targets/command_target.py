@@ -48,6 +48,11 @@ class CommandTarget:
         # A reading may take a minute: none is spent on warming up, which the program does itself.
         self.pace = Pace(warmup=0, settling=0, fewest=min(spec.runs, MINIMUM_ROUNDS))
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those of its description."""
+        return self.spec.precisions
+
     def fingerprint(self) -> dict[str, str]:
         """What the description says of the device, and what the device says of itself.
 
@@ -79,12 +84,14 @@ class CommandTarget:
         """The command line for one network, run once. This reading is the first that counts.
 
         Raises:
-            TargetError: The file is missing, corrupt or does not fit `input_shape`, or the program is not there.
+            TargetError: The file is missing, corrupt or does not fit `input_shape`, the command line does not tell the
+                network's precision, or the program is not there.
             MeasurementError: The program fails, however often it is tried.
         """
         onnx_file.input_name(network)
         assert network.onnx is not None  # it has an input
-        command = fill(self.spec.command, network, network.onnx)
+        precision = network.precision_on(self.spec.name, self.precisions)
+        command = fill(self.spec.command, network, network.onnx, precision)
         ask = partial(self._ask, f"network {network.name!r}", command, partial(read_latency, self.spec))
         kept = [ask()]
         return lambda: kept.pop() if kept else ask()

@@ -29,7 +29,7 @@ def create_target(spec: TargetSpec) -> Target:
 
 
 def create_predictor(spec: TargetSpec, network: Network) -> Predictor:
-    """What a target's runtime computes for images, in the target's precision.
+    """What a target's runtime computes for images, in the network's precision.
 
     Raises:
         TargetError: The network cannot be run on the target, or the target runs no ONNX files.

@@ -15,7 +15,7 @@ from prunetune.spaces.garbage import no_garbage_collection
 from prunetune.targets.device_lock import exclusive
 from prunetune.targets.latency import Latency
 from prunetune.targets.network import Form, Network
-from prunetune.targets.protocol import Backend, Pace, Runner
+from prunetune.targets.protocol import Backend, Pace, Runner, Target
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,18 @@ class InterleavedTarget:
         """The form in which it wants its networks."""
         return self.backend.form
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Number formats in which it can compute a network, its own first."""
+        return self.backend.precisions
+
     def fingerprint(self) -> dict[str, str]:
         """Hardware, runtime and settings of the measurements."""
         return self.backend.fingerprint()
 
     def measure(self, networks: Sequence[Network], reference: str) -> dict[str, Latency]:
         """Measures all networks in one go; see `Target.measure`."""
-        check_networks(self.name, self.form, networks, reference)
+        check_networks(self, networks, reference)
         spec = self.backend.spec
 
         def settled(samples: Samples) -> bool:
@@ -94,31 +99,37 @@ class InterleavedTarget:
             )
 
 
-def check_networks(target: str, form: Form, networks: Sequence[Network], reference: str) -> None:
+def check_networks(target: Target, networks: Sequence[Network], reference: str) -> None:
     """Refuses what no target can measure.
 
     Args:
-        target: The target's name.
-        form: The form in which it wants its networks.
+        target: Where.
         networks: What is to be measured.
         reference: The name of the network that the ratios refer to.
 
     Raises:
-        TargetError: A name is there twice, the reference is not there, or a network lacks the form.
+        TargetError: A name is there twice, the reference is not there, a network lacks the form that the target wants,
+            or has a precision in which the target cannot compute.
     """
     names = [network.name for network in networks]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise TargetError(f"target {target!r}: more than one network is called {twice[0]!r}; give each its own name")
+        raise TargetError(
+            f"target {target.name!r}: more than one network is called {twice[0]!r}; give each its own name"
+        )
     if reference not in names:
         raise TargetError(
-            f"target {target!r}: the reference {reference!r} is not among the networks to measure; "
+            f"target {target.name!r}: the reference {reference!r} is not among the networks to measure; "
             f"{did_you_mean(reference, names)}"
         )
     for network in networks:
-        if not network.has(form):
-            what = "ONNX file" if form == "onnx" else "module"
-            raise TargetError(f"network {network.name!r}: has no {what}, which target {target!r} needs; set {form}=")
+        if not network.has(target.form):
+            what = "ONNX file" if target.form == "onnx" else "module"
+            raise TargetError(
+                f"network {network.name!r}: has no {what}, which target {target.name!r} needs; set {target.form}="
+            )
+        if network.precision is not None:
+            network.precision_on(target.name, target.precisions)
 
 
 def interleave(

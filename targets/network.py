@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -54,3 +55,20 @@ class Network:
     def has(self, form: Form) -> bool:
         """Whether the network is there in this form."""
         return (self.onnx if form == "onnx" else self.module) is not None
+
+    def precision_on(self, target: str, precisions: Sequence[str]) -> str:
+        """What it is computed in on a target.
+
+        Args:
+            target: The target's name.
+            precisions: What the target computes in, its own first.
+
+        Raises:
+            TargetError: The network's precision is none of them.
+        """
+        if self.precision is not None and self.precision not in precisions:
+            raise TargetError(
+                f"network {self.name!r}: precision: {self.precision} is not what target {target!r} computes in; take "
+                f"{' or '.join(precisions)}"
+            )
+        return self.precision or precisions[0]

@@ -34,6 +34,11 @@ class OnnxRuntimeTarget:
         self.pace = Pace(warmup=spec.warmup)
         self._quantised = QuantisedFiles(Quantisation.of(spec))
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those of its description."""
+        return self.spec.precisions
+
     def fingerprint(self) -> dict[str, str]:
         """CPU or GPU model, version of ONNX Runtime and settings.
 
@@ -45,7 +50,7 @@ class OnnxRuntimeTarget:
         runtime = f"onnxruntime {onnxruntime.__version__}"
         if not self.spec.on_gpu:
             return hardware.fingerprint(self.spec, hardware.cpu_model(), runtime)
-        provider, _ = self._gpu_provider()
+        provider, _ = self._gpu_provider(self.spec.precision)
         return hardware.fingerprint(self.spec, hardware.gpu_model(self._gpu), f"{runtime}, {provider}")
 
     @contextmanager
@@ -89,7 +94,8 @@ class OnnxRuntimeTarget:
     def _open(self, network: Network) -> Any:
         import onnxruntime
 
-        file = self._quantised.file(network) if self.spec.quantises else network.onnx
+        precision = network.precision_on(self.spec.name, self.precisions)
+        file = self._quantised.file(network) if precision == "int8" else network.onnx
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.spec.threads
         options.inter_op_num_threads = 1
@@ -97,7 +103,7 @@ class OnnxRuntimeTarget:
         # Threads that spin between runs would take time from the other networks of a round.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # fatal ones only: errors are raised as well, and named there
-        providers = [self._gpu_provider()] if self.spec.on_gpu else ["CPUExecutionProvider"]
+        providers = [self._gpu_provider(precision)] if self.spec.on_gpu else ["CPUExecutionProvider"]
         try:
             session = onnxruntime.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
         except _runtime_errors() as error:
@@ -119,7 +125,7 @@ class OnnxRuntimeTarget:
     def _gpu(self) -> int:
         return int(self.spec.place.removeprefix("cuda:"))
 
-    def _gpu_provider(self) -> tuple[str, dict[str, str]]:
+    def _gpu_provider(self, precision: str) -> tuple[str, dict[str, str]]:
         """ONNX Runtime's name of the provider, and its options. Loads the libraries that pip has put elsewhere."""
         import onnxruntime
         import torch  # noqa: F401  # brings CUDA and cuDNN
@@ -138,8 +144,8 @@ class OnnxRuntimeTarget:
             )
         options = {"device_id": str(self._gpu)}
         if tensorrt:
-            options["trt_fp16_enable"] = str(self.spec.precision == "fp16")
-            options["trt_int8_enable"] = str(self.spec.precision == "int8")
+            options["trt_fp16_enable"] = str(precision == "fp16")
+            options["trt_int8_enable"] = str(precision == "int8")
         return name, options
 
     def _gpu_runner(self, session: Any, name: str, network: Network) -> Runner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -44,6 +44,15 @@ class OpenVinoTarget:
         self._quantised = QuantisedFiles(Quantisation.of(spec))
         self._processes = ExitStack()
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What OpenVINO computes in on this CPU.
+
+        Raises:
+            TargetError: OpenVINO is not installed, or the CPU does not compute in the target's precision.
+        """
+        return tuple(precision for precision in self.spec.precisions if precision.upper() in _able(self._core))
+
     def fingerprint(self) -> dict[str, str]:
         """CPU model, version of OpenVINO and settings.
 
@@ -69,7 +78,7 @@ class OpenVinoTarget:
         Raises:
             TargetError: The file is missing or corrupt, its input is not one fp32 image batch of
                 `network.input_shape`, it cannot be quantised, OpenVINO is not installed, or the CPU lacks the
-                target's precision.
+                network's precision or the target's.
             MeasurementError: The process died.
         """
         _ = self._core
@@ -110,7 +119,7 @@ class OpenVinoTarget:
             ) from error
         core = openvino.Core()
         # Without the hardware for it OpenVINO would silently compute in fp32.
-        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able = _able(core)
         if self.spec.precision.upper() not in able:
             known = [name for name in ("fp32", "fp16", "bf16", "int8") if name.upper() in able]
             raise TargetError(
@@ -121,15 +130,22 @@ class OpenVinoTarget:
 
     def _request(self, network: Network) -> openvino_process.Request:
         name = onnx_file.input_name(network)
-        file = self._quantised.file(network) if self.spec.quantises else network.onnx
+        precision = network.precision_on(self.spec.name, self.precisions)
+        file = self._quantised.file(network) if precision == "int8" else network.onnx
         settings = {
             "INFERENCE_NUM_THREADS": self.spec.threads,
             "PERFORMANCE_HINT": self.spec.hint.upper(),
             # Also for fp32: where the hardware has bf16 or fp16 OpenVINO would otherwise compute in that.
-            "INFERENCE_PRECISION_HINT": _HINTS.get(self.spec.precision, "f32"),
+            "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
             "ENABLE_CPU_PINNING": False,  # it would hold all networks to the same cores, and not the quietest
         }
         return openvino_process.Request(str(file), name, network.input_shape, settings)
+
+
+def _able(core: Any) -> Sequence[str]:
+    """What the CPU computes in, by OpenVINO's names."""
+    found: Sequence[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found
 
 
 def _time(network: Network, ask: Callable[[], Answer]) -> float:

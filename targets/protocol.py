@@ -46,6 +46,14 @@ class Target(Protocol):
     def form(self) -> Form:
         """The form in which it wants its networks."""
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Number formats in which it can compute a network, its own first.
+
+        Raises:
+            TargetError: The device is absent.
+        """
+
     def fingerprint(self) -> dict[str, str]:
         """What two measurements must share to be compared: hardware, runtime and settings. No host name.
 
@@ -64,7 +72,8 @@ class Target(Protocol):
             A latency for each network's name, in the order given.
 
         Raises:
-            TargetError: A network cannot be run here, a name is there twice, or the reference is not there.
+            TargetError: A network cannot be run here or not in its precision, a name is there twice, or the reference
+                is not there.
         """
 
 
@@ -79,6 +88,10 @@ class Backend(Protocol):
     def form(self) -> Form:
         """The form in which it wants its networks."""
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """As of `Target`."""
+
     def fingerprint(self) -> dict[str, str]:
         """As of `Target`."""
 
@@ -90,7 +103,7 @@ class Backend(Protocol):
         """Holds settings of the process, such as its cores and threads, while networks are loaded and measured."""
 
     def load(self, network: Network) -> Runner:
-        """Loads a network and runs it once, so that a failure shows before anything is timed.
+        """Loads a network in its precision and runs it once, so that a failure shows before anything is timed.
 
         Raises:
             TargetError: The network is missing, corrupt or does not fit its `input_shape`.

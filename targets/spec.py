@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -48,6 +48,10 @@ DEFAULT_ALIGNMENTS: Mapping[Precision, tuple[int, int]] = {
 
 Eight fp32 numbers fill an AVX register, eight fp16 numbers a row of a tensor core's tile. In int8 and bf16 a 512-bit
 register accumulates 16 channels, and TensorRT packs 32 channels of a pixel (its format NC/32HW32)."""
+
+
+def _own_first(own: Precision, possible: Sequence[Precision]) -> tuple[Precision, ...]:
+    return (own, *(precision for precision in possible if precision != own))
 
 
 def _parse_alignment(value: Any) -> Alignment:
@@ -111,6 +115,14 @@ class BaseTargetSpec(BaseModel):
         """Whether networks run in int8, after being calibrated with images."""
         return False
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Number formats in which a network can be computed here, the target's own first where it has one.
+
+        What the hardware or a table's file allows of them, `Target.precisions` says.
+        """
+        return get_args(Precision)
+
 
 class RuntimeSpec(BaseTargetSpec):
     """What the runtimes on this machine share."""
@@ -149,6 +161,11 @@ class RuntimeSpec(BaseTargetSpec):
         return self.precision == "int8"
 
     @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """As of every target."""
+        return _own_first(self.precision, get_args(Precision))
+
+    @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device != "cpu"
@@ -180,6 +197,13 @@ class OnnxRuntimeSpec(RuntimeSpec):
                 "in fp32"
             )
         return self
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """As of every target."""
+        if self.provider == "tensorrt":
+            return _own_first(self.precision, ("fp32", "fp16", "int8"))
+        return ("fp32",) if self.on_gpu else _own_first(self.precision, ("fp32", "int8"))
 
 
 class OpenVinoSpec(RuntimeSpec):
@@ -220,6 +244,11 @@ class TorchSpec(RuntimeSpec):
         return self
 
     @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """As of every target."""
+        return _own_first(self.precision, ("fp32", "fp16")) if self.on_gpu else ("fp32",)
+
+    @property
     def replays(self) -> bool:
         """Whether it measures CUDA graphs."""
         return self.on_gpu and self.cuda_graph is not False
@@ -240,6 +269,11 @@ class TensorRtSpec(RuntimeSpec):
         if not self.on_gpu:
             raise ValueError("kind: tensorrt measures on a GPU: write device: cuda, or kind: onnxruntime for the CPU")
         return self
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """As of every target."""
+        return _own_first(self.precision, ("fp32", "fp16", "int8"))
 
 
 class CommandSpec(BaseTargetSpec):
@@ -270,7 +304,7 @@ class CommandSpec(BaseTargetSpec):
     runtime: str = ""
     """What runs the network there, with its version, for the fingerprint; by default the program's name."""
     precision: Precision = "fp32"
-    """Number format in which the board runs the network."""
+    """Number format in which the board runs a network that asks for none."""
     threads: int | None = Field(strict=True, default=None, ge=1)
     """CPU threads that the program uses, for the fingerprint."""
     fingerprint: Annotated[tuple[str, ...], BeforeValidator(_parse_fingerprint)] = ()
@@ -313,6 +347,12 @@ class CommandSpec(BaseTargetSpec):
     def usual_alignment(self) -> Alignment:
         """By `DEFAULT_ALIGNMENTS`, as on a CPU."""
         return Alignment.everywhere(DEFAULT_ALIGNMENTS[self.precision][0])
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Its own, and every other if the command line hands them on."""
+        is_told = any("precision" in placeholders(part) for part in self.command)
+        return _own_first(self.precision, get_args(Precision) if is_told else ())
 
     @property
     def place(self) -> str:

@@ -42,6 +42,15 @@ class TableTarget:
         """Channels that the hardware computes together, by kind of layer."""
         return self.spec.alignment
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The one that the table was made in.
+
+        Raises:
+            TargetError: The table's file is missing or damaged.
+        """
+        return (self.table.fingerprint.get("precision", "fp32"),)
+
     def fingerprint(self) -> dict[str, str]:
         """That of the device which the table was made on, and which table it is.
 
@@ -55,9 +64,9 @@ class TableTarget:
         """Predicts all networks; see `Target.measure`. The interval of a ratio is the table's error bar.
 
         Raises:
-            TargetError: As of `Target.measure`, or the table is of another detector or input size.
+            TargetError: As of `Target.measure`, or the table is of another detector, input size or precision.
         """
-        check_networks(self.name, self.form, networks, reference)
+        check_networks(self, networks, reference)
         predictions = {network.name: self._predict(network) for network in networks}
         return {
             name: self.table.relative(prediction, predictions[reference]) for name, prediction in predictions.items()

@@ -12,8 +12,9 @@ from typing import Any
 from prunetune.spaces.errors import did_you_mean
 from prunetune.targets.network import Network
 
-PLACEHOLDERS = ("onnx", "name", "batch", "channels", "height", "width")
-"""What may stand in braces: the file's absolute path, the network's name, and the sizes of its input."""
+PLACEHOLDERS = ("onnx", "name", "batch", "channels", "height", "width", "precision")
+"""What may stand in braces: the file's absolute path, the network's name, the sizes of its input, and what it is to
+be computed in."""
 
 
 def parse_command(value: Any) -> tuple[str, ...]:
@@ -54,7 +55,7 @@ def placeholders(part: str) -> list[str]:
     ]
 
 
-def fill(command: Sequence[str], network: Network, onnx: Path) -> list[str]:
+def fill(command: Sequence[str], network: Network, onnx: Path, precision: str) -> list[str]:
     """The command line for one network.
 
     Its name is reduced to letters, digits, `.`, `_` and `-`: whatever passes it on, such as ssh, needs no quotes.
@@ -67,6 +68,7 @@ def fill(command: Sequence[str], network: Network, onnx: Path) -> list[str]:
         "channels": channels,
         "height": height,
         "width": width,
+        "precision": precision,
     }
     return [part.format_map(values) for part in command]
 

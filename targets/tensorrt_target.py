@@ -43,6 +43,11 @@ class TensorRtTarget:
         self._engines = engines
         self._quantised = QuantisedFiles(Quantisation.of(spec))
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those of its description."""
+        return self.spec.precisions
+
     def fingerprint(self) -> dict[str, str]:
         """GPU, version of TensorRT and settings.
 
@@ -144,16 +149,20 @@ class TensorRtTarget:
         return runtime.deserialize_cuda_engine(built)
 
     def _file(self, network: Network) -> Path:
-        """The network in the target's precision: an engine computes in what the graph says."""
+        """The network in its precision: an engine computes in what the graph says."""
         assert network.onnx is not None  # it has an input
-        if self.spec.quantises:
+        precision = self._precision(network)
+        if precision == "int8":
             return self._quantised.file(network)
-        if self.spec.precision == "fp32":
+        if precision == "fp32":
             return network.onnx
         file = Path(self._halved.name) / f"{hashlib.sha256(network.onnx.read_bytes()).hexdigest()[:16]}.onnx"
         if not file.is_file():
             halve(network.onnx, file)
         return file
+
+    def _precision(self, network: Network) -> str:
+        return network.precision_on(self.spec.name, self.precisions)
 
     @cached_property
     def _halved(self) -> tempfile.TemporaryDirectory[str]:
@@ -165,7 +174,7 @@ class TensorRtTarget:
         return self._engines or cache / "prunetune" / "engines"
 
     def _digest(self, file: Path, network: Network) -> str:
-        told = (self._tensorrt.__version__, self._gpu_name, network.input_shape, self.spec.precision)
+        told = (self._tensorrt.__version__, self._gpu_name, network.input_shape, self._precision(network))
         return hashlib.sha256(file.read_bytes() + repr(told).encode()).hexdigest()[:24]
 
     def _build(self, file: Path, network: Network, name: str) -> bytes:

@@ -5,9 +5,10 @@ Example:
         def target(self) -> Target:
             return MyBoard()
 
-        def network(self, name: str, width: int) -> Network:
-            path = write_onnx(self.folder / f"{name}.onnx", channels=width)
-            return Network(name, (1, 3, 32, 32), onnx=path)
+        def network(self, name: str, width: int, shrink: int = 1) -> Network:
+            side = 32 // shrink
+            path = write_onnx(self.folder / f"{name}.onnx", channels=width, side=side)
+            return Network(name, (1, 3, side, side), onnx=path)
 """
 
 from __future__ import annotations
@@ -45,17 +46,20 @@ class TargetTestCase:
     """An empty folder, new for each test."""
     predicts: bool = False
     """Whether the target predicts latencies instead of measuring them: there are no rounds then."""
+    one_size: bool = False
+    """Whether the target takes networks of one input size only."""
 
     def target(self) -> Target:
         """The target under test, newly made."""
         raise NotImplementedError
 
-    def network(self, name: str, width: int) -> Network:
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
         """A network in the form that the target wants, whose work grows with the square of its width.
 
         Args:
             name: The network's name.
             width: Channels of its layers: `NARROW` or `WIDE`.
+            shrink: What the sides of its input are divided by: 1 or 2.
         """
         raise NotImplementedError
 
@@ -64,11 +68,13 @@ class TargetTestCase:
         self.folder = tmp_path
 
     def test_it_says_what_it_is(self) -> None:
-        """Name, alignment and form are there."""
+        """Name, alignment, form and precisions are there."""
         target = self.target()
         assert target.name
         assert isinstance(target.alignment, Alignment)
         assert target.form in ("onnx", "module")
+        assert len(set(target.precisions)) == len(target.precisions) >= 1
+        assert target.precisions[0] == target.fingerprint()["precision"]
 
     def test_fingerprint_is_stable_text(self) -> None:
         """Two targets of one description have one fingerprint, which JSON keeps and which names no host."""
@@ -108,6 +114,37 @@ class TargetTestCase:
         """Fifty times the work and more has a ratio above one."""
         networks = [self.network("narrow", NARROW), self.network("wide", WIDE)]
         assert self.target().measure(networks, reference="narrow")["wide"].ratio > 1
+
+    def test_two_input_sizes_in_one_measurement(self) -> None:
+        """Both get a latency from the same rounds; a target of one size names the network of the other."""
+        networks = [self.network("large", WIDE), self.network("small", WIDE, 2)]
+        large, small = (network.input_shape for network in networks)
+        assert small == (*large[:2], large[2] // 2, large[3] // 2)
+        if self.one_size:
+            with pytest.raises(TargetError, match=f"'small'.*{small[2]} x {small[3]}"):
+                self.target().measure(networks, reference="large")
+            return
+        measured = self.target().measure(networks, reference="large")
+        assert tuple(measured) == ("large", "small")
+        assert len({latency.runs for latency in measured.values()}) == 1
+        assert 0 < measured["small"].ratio < math.inf
+
+    def test_every_precision_in_one_measurement(self) -> None:
+        """One network in each of the target's precisions, and in the one that it has where nothing is said."""
+        target = self.target()
+        network = self.network("own", WIDE)
+        networks = [network, *(replace(network, name=name, precision=name) for name in target.precisions)]
+        measured = target.measure(networks, reference="own")
+        assert tuple(measured) == ("own", *target.precisions)
+        assert len({latency.runs for latency in measured.values()}) == 1
+        assert all(0 < latency.ratio < math.inf for latency in measured.values())
+
+    def test_a_precision_that_it_lacks(self) -> None:
+        """The error names the network, the precision, the target, and what it computes in."""
+        target = self.target()
+        network = replace(self.network("dense", NARROW), precision="int3")
+        with pytest.raises(TargetError, match=rf"'dense'.*int3.*{target.name!r}.*{target.precisions[0]}"):
+            target.measure([network], reference="dense")
 
     def test_neighbours_change_nothing(self) -> None:
         """A network measured beside four others takes what it takes alone, to 5 % and what the noise hides."""

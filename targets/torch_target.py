@@ -34,6 +34,11 @@ class TorchTarget:
         self.spec = spec
         self.pace = Pace(warmup=spec.warmup)
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those of its description."""
+        return self.spec.precisions
+
     def fingerprint(self) -> dict[str, str]:
         """CPU or GPU model, version of PyTorch and settings.
 
@@ -66,10 +71,11 @@ class TorchTarget:
             torch.set_num_threads(threads)
 
     def load(self, network: Network) -> Runner:
-        """A copy of the module on the device, in eval mode and in the target's precision, run once.
+        """A copy of the module on the device, in eval mode and in its precision, run once.
 
         Raises:
-            TargetError: There is no module, it does not run on `network.input_shape`, or the GPU is absent.
+            TargetError: There is no module, it does not run on `network.input_shape` or not in its precision, or the
+                GPU is absent.
             torch.cuda.OutOfMemoryError: The GPU's memory is too small.
         """
         import torch
@@ -78,7 +84,8 @@ class TorchTarget:
             raise TargetError(f"network {network.name!r}: there is no module to run; set module=")
         device = find_gpu(self.spec.name, self.spec.device) if self.spec.on_gpu else torch.device("cpu")
         layout = torch.channels_last if self.spec.channels_last else torch.contiguous_format
-        dtype = torch.float16 if self.spec.precision == "fp16" else torch.float32
+        precision = network.precision_on(self.spec.name, self.precisions)
+        dtype = torch.float16 if precision == "fp16" else torch.float32
         generator = torch.Generator().manual_seed(0)
         image = torch.rand(network.input_shape, generator=generator).to(device, dtype, memory_format=layout)
         try:

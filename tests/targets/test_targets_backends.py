@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,17 @@ from prunetune.targets import (
     OpenVinoTarget,
     Target,
     TensorRtSpec,
+    TensorRtTarget,
     TorchSpec,
     TorchTarget,
     create_predictor,
     create_target,
+    openvino_target,
     parse_target_spec,
 )
 from prunetune.targets.half_precision import halve
 from prunetune.targets.openvino_process import compile_network
+from prunetune.targets.quantisation import is_quantised
 from prunetune.targets.testing import NARROW, TargetTestCase
 
 ONNX_SPEC = OnnxRuntimeSpec(warmup=1, runs=7)
@@ -44,19 +48,19 @@ SIZE = 32
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino, an extra")
 
 
-def write_onnx(path: Path, width: int, *, inputs: int = 1, dtype: int = TensorProto.FLOAT) -> Path:
-    """A 3x3 convolution from `width` channels to as many, on images of `SIZE` px."""
+def write_onnx(path: Path, width: int, *, inputs: int = 1, dtype: int = TensorProto.FLOAT, size: int = SIZE) -> Path:
+    """A 3x3 convolution from `width` channels to as many, on images of `size` px."""
     kind = helper.tensor_dtype_to_np_dtype(dtype)
     weight = numpy.random.default_rng(0).normal(size=(width, width, 3, 3)).astype(kind)
     images = [
-        helper.make_tensor_value_info(f"image{index or ''}", dtype, ["batch", width, SIZE, SIZE])
+        helper.make_tensor_value_info(f"image{index or ''}", dtype, ["batch", width, size, size])
         for index in range(inputs)
     ]
     graph = helper.make_graph(
         [helper.make_node("Conv", ["image", "weight"], ["features"], pads=[1, 1, 1, 1])],
         "convolution",
         images,
-        [helper.make_tensor_value_info("features", dtype, ["batch", width, SIZE, SIZE])],
+        [helper.make_tensor_value_info("features", dtype, ["batch", width, size, size])],
         [numpy_helper.from_array(weight, "weight")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
@@ -76,9 +80,10 @@ class TestOnnxRuntime(TargetTestCase):
     def target(self) -> Target:
         return create_target(self.spec)
 
-    def network(self, name: str, width: int) -> Network:
-        path = write_onnx(self.folder / f"{name}.onnx", width)
-        return Network(name, (1, width, SIZE, SIZE), onnx=path)
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
+        size = SIZE // shrink
+        path = write_onnx(self.folder / f"{name}.onnx", width, size=size)
+        return Network(name, (1, width, size, size), onnx=path)
 
 
 def openvino_capabilities() -> list[str]:
@@ -100,9 +105,10 @@ class TestOpenVino(TargetTestCase):
     def target(self) -> Target:
         return create_target(self.spec)
 
-    def network(self, name: str, width: int) -> Network:
-        path = write_onnx(self.folder / f"{name}.onnx", width)
-        return Network(name, (1, width, SIZE, SIZE), onnx=path)
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
+        size = SIZE // shrink
+        path = write_onnx(self.folder / f"{name}.onnx", width, size=size)
+        return Network(name, (1, width, size, size), onnx=path)
 
 
 @pytest.mark.skipif(
@@ -119,9 +125,10 @@ class TestOnnxRuntimeOnGpu(TargetTestCase):
     def target(self) -> Target:
         return create_target(self.spec)
 
-    def network(self, name: str, width: int) -> Network:
-        path = write_onnx(self.folder / f"{name}.onnx", width)
-        return Network(name, (64, width, SIZE, SIZE), onnx=path)
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
+        size = SIZE // shrink
+        path = write_onnx(self.folder / f"{name}.onnx", width, size=size)
+        return Network(name, (64, width, size, size), onnx=path)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -136,9 +143,10 @@ class TestTensorRt(TargetTestCase):
     def target(self) -> Target:
         return create_target(self.spec)
 
-    def network(self, name: str, width: int) -> Network:
-        path = write_onnx(self.folder / f"{name}.onnx", width)
-        return Network(name, (64, width, SIZE, SIZE), onnx=path)
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
+        size = SIZE // shrink
+        path = write_onnx(self.folder / f"{name}.onnx", width, size=size)
+        return Network(name, (64, width, size, size), onnx=path)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
@@ -150,8 +158,8 @@ class TestTorch(TargetTestCase):
     def target(self) -> Target:
         return create_target(self.spec)
 
-    def network(self, name: str, width: int) -> Network:
-        return Network(name, (1, width, SIZE, SIZE), module=convolution(width))
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
+        return Network(name, (1, width, SIZE // shrink, SIZE // shrink), module=convolution(width))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -165,9 +173,112 @@ class TestTorchOnGpu(TargetTestCase):
     def target(self) -> Target:
         return create_target(self.spec)
 
-    def network(self, name: str, width: int) -> Network:
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
         # A GPU needs large images before more channels take more time.
-        return Network(name, (8, width, 256, 256), module=convolution(width))
+        return Network(name, (8, width, 256 // shrink, 256 // shrink), module=convolution(width))
+
+
+# Sizes and precisions beside each other
+
+
+def network_of(folder: Path, size: int, precision: str | None = None) -> Network:
+    path = write_onnx(folder / f"{size}.onnx", NARROW, size=size)
+    return Network(f"{size}-{precision}", (1, NARROW, size, size), onnx=path, precision=precision)
+
+
+def test_onnxruntime_runs_each_network_at_its_size_and_in_its_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    class Spy(onnxruntime.InferenceSession):
+        def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
+            super().__init__(path, *arguments, **options)
+            self.precision = "int8" if is_quantised(onnx.load(path)) else "fp32"
+
+        def run(self, outputs: Any, inputs: Any, *rest: Any) -> Any:
+            seen.add((inputs["image"].shape[2:], self.precision))
+            return super().run(outputs, inputs, *rest)
+
+    target = create_target(ONNX_SPEC)
+    networks = [network_of(tmp_path, *made) for made in ((32, None), (16, "fp32"), (32, "int8"), (16, "int8"))]
+    target.measure(networks, reference="32-None")  # quantises, which runs sessions as well
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Spy)
+    target.measure(networks, reference="32-None")
+    assert seen == {((32, 32), "fp32"), ((16, 16), "fp32"), ((32, 32), "int8"), ((16, 16), "int8")}
+
+
+@pytest.mark.parametrize(
+    ("spec", "precision"),
+    [(ONNX_SPEC, "int8"), pytest.param(OPENVINO_SPEC, "int8", marks=needs_openvino)],
+    ids=["onnxruntime", "openvino"],
+)
+def test_a_predictor_computes_in_the_networks_precision(tmp_path: Path, spec: Any, precision: str) -> None:
+    network = network_of(tmp_path, SIZE)
+    image = numpy.random.default_rng(0).random(network.input_shape, dtype=numpy.float32)
+
+    def outputs(own: str, asked: str | None) -> Any:
+        target = spec.model_copy(update={"precision": own})
+        return create_predictor(target, replace(network, precision=asked, calibration=(image,)))(image)
+
+    full, short = outputs("fp32", None), outputs(precision, None)
+    assert numpy.abs(full - short).max() > 1e-3
+    numpy.testing.assert_array_equal(outputs("fp32", precision), short)
+    numpy.testing.assert_array_equal(outputs(precision, "fp32"), full)
+
+
+@pytest.mark.parametrize(
+    ("spec", "precision"),
+    [
+        (OnnxRuntimeSpec(name="desk"), "fp16"),
+        pytest.param(OpenVinoSpec(name="desk"), "int3", marks=needs_openvino),
+    ],
+    ids=["onnxruntime", "openvino"],
+)
+def test_a_predictor_refuses_a_precision_that_the_target_lacks(tmp_path: Path, spec: Any, precision: str) -> None:
+    with pytest.raises(TargetError, match=rf"precision: {precision} .*'desk'.*fp32"):
+        create_predictor(spec, network_of(tmp_path, SIZE, precision))
+
+
+@needs_openvino
+def test_openvino_tells_each_networks_process_its_size_and_precision(tmp_path: Path) -> None:
+    target = OpenVinoTarget(OPENVINO_SPEC)
+    large, small = (target._request(network_of(tmp_path, *made)) for made in ((32, None), (16, "int8")))
+    assert (large.shape, small.shape) == ((1, NARROW, 32, 32), (1, NARROW, 16, 16))
+    assert [is_quantised(onnx.load(request.file)) for request in (large, small)] == [False, True]
+
+
+@needs_openvino
+def test_openvino_does_not_have_the_precisions_that_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    monkeypatch.setattr(openvino, "Core", _CoreOfAnOldCpu)
+    assert create_target(OpenVinoSpec(precision="int8")).precisions == ("int8", "fp32")
+
+
+def test_torch_runs_each_module_at_its_own_size() -> None:
+    seen = set()
+
+    class Spy(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            seen.add((tuple(image.shape), image.dtype))
+            return image
+
+    networks = [Network(str(size), (1, 3, size, 2 * size), module=Spy()) for size in (8, 16)]
+    create_target(TORCH_SPEC).measure(networks, reference="8")
+    assert seen == {((1, 3, 8, 16), torch.float32), ((1, 3, 16, 32), torch.float32)}
+
+
+@pytest.mark.parametrize("precision", [None, "fp32", "fp16", "int8"])
+def test_tensorrt_takes_a_file_of_the_networks_precision(tmp_path: Path, precision: str | None) -> None:
+    network = network_of(tmp_path, SIZE, precision)
+    target = TensorRtTarget(TensorRtSpec())  # its files go with it
+    file = target._file(network)
+    graph = onnx.load(file).graph
+    kinds = {item.data_type for item in graph.initializer}
+    assert (file == network.onnx) == (precision in (None, "fp32"))
+    assert (TensorProto.FLOAT16 in kinds) == (precision == "fp16")
+    assert (TensorProto.INT8 in kinds) == (precision == "int8")
 
 
 class OnnxFileCase:
@@ -254,10 +365,14 @@ def test_openvino_says_which_precisions_a_cpu_lacks(monkeypatch: pytest.MonkeyPa
 
 @needs_openvino
 @pytest.mark.parametrize(("precision", "asked"), [("fp32", "f32"), ("fp16", "f16"), ("bf16", "bf16"), ("int8", "f32")])
-def test_openvino_is_told_the_precision(precision: str, asked: str, tmp_path: Path) -> None:
-    network = Network("dense", (1, NARROW, SIZE, SIZE), onnx=write_onnx(tmp_path / "dense.onnx", NARROW))
-    request = OpenVinoTarget(OpenVinoSpec(precision=precision))._request(network)
-    assert request.settings["INFERENCE_PRECISION_HINT"] == asked
+def test_openvino_is_told_the_precision(
+    precision: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_target, "_able", lambda core: ["FP32", "FP16", "BF16", "INT8"])
+    network = network_of(tmp_path, SIZE)
+    for own, wanted in ((precision, None), ("fp32", precision)):
+        request = OpenVinoTarget(OpenVinoSpec(precision=own))._request(replace(network, precision=wanted))
+        assert request.settings["INFERENCE_PRECISION_HINT"] == asked
 
 
 @needs_openvino

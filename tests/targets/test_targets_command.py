@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from board.board import Board
 
@@ -28,8 +30,8 @@ def no_pause(seconds: float) -> None:
     """Waits for nothing: a board of tests needs no time to recover."""
 
 
-def convolution(folder: Path, name: str, width: int) -> Network:
-    return Convolution(width, width, 3, SIDE).network(name, "onnx", folder)
+def convolution(folder: Path, name: str, width: int, shrink: int = 1) -> Network:
+    return Convolution(width, width, 3, SIDE // shrink).network(name, "onnx", folder)
 
 
 def target_of(command: list[str], pause: Any = no_pause, **keys: Any) -> Target:
@@ -63,8 +65,8 @@ class TestCommand(TargetTestCase):
     def target(self) -> Target:
         return target_of(self.board.command, runs=7)
 
-    def network(self, name: str, width: int) -> Network:
-        return convolution(self.folder, name, width)
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
+        return convolution(self.folder, name, width, shrink)
 
 
 # What a board does wrong, and how the measurement survives it
@@ -160,6 +162,49 @@ def test_a_file_that_cannot_be_measured_is_refused_before_the_board_is_asked(tmp
     (tmp_path / "corrupt.onnx").write_bytes(b"no protobuf at all")
     with pytest.raises(TargetError, match=r"'dense'.*corrupt\.onnx.*no ONNX file"):
         measure(target, Network("dense", (1, 3, SIDE, SIDE), onnx=tmp_path / "corrupt.onnx"))
+
+
+# What each network brings
+
+
+def echoing(*arguments: str) -> list[str]:
+    """A program whose latency is the product of the numbers that it is told, `fp32` and `int8` among them."""
+    program = (
+        "import math, sys; told = [int(text.lstrip('fpintb')) for text in sys.argv[2:]]; "
+        "print('took', math.prod(told), 'ms')"
+    )
+    return [sys.executable, "-I", "-S", "-c", program, "{onnx}", *arguments]
+
+
+def test_each_network_is_measured_at_its_own_size_and_in_its_own_precision(tmp_path: Path) -> None:
+    target = target_of(echoing("{height}", "{width}", "{precision}"), regex="took ([0-9]+) ms", runs=1)
+    large, small = convolution(tmp_path, "large", NARROW), convolution(tmp_path, "small", NARROW, 2)
+    wide = replace(any_size(large), name="wide", input_shape=(1, NARROW, SIDE // 4, SIDE))
+    measured = target.measure([large, small, wide, replace(small, name="int8", precision="int8")], reference="large")
+    ms = {name: latency.median_ms for name, latency in measured.items()}
+    assert ms == {"large": 32 * 32 * 32, "small": 16 * 16 * 32, "wide": 8 * 32 * 32, "int8": 16 * 16 * 8}
+    assert measured["int8"].ratio == 1 / 16
+
+
+def any_size(network: Network) -> Network:
+    """The same network with open sides."""
+    assert network.onnx is not None
+    model = onnx.load(network.onnx)
+    for item in (*model.graph.input, *model.graph.output):
+        for axis in (2, 3):
+            item.type.tensor_type.shape.dim[axis].dim_param = "any"
+    file = network.onnx.with_name("any-size.onnx")
+    onnx.save(model, file)
+    return replace(network, onnx=file)
+
+
+def test_a_program_that_is_not_told_the_precision_has_one(network: Network) -> None:
+    target = target_of(echoing("5"), regex="took ([0-9]+) ms", runs=1, name="desk", precision="int8")
+    assert target.precisions == ("int8",)
+    own = replace(network, precision="int8")
+    assert measure(target, own).median_ms == 5
+    with pytest.raises(TargetError, match=r"'dense': precision: fp32 .*'desk'.*take int8$"):
+        measure(target, replace(network, precision="fp32"))
 
 
 # How often it asks

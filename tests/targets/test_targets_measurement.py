@@ -137,6 +137,7 @@ class Scripted:
 
     form: Form = "onnx"
     pace = Pace(warmup=0, settling=0)
+    precisions = ("fp32",)
 
     def __init__(self, times: dict[str, list[float]], **spec: Any) -> None:
         self.spec = OnnxRuntimeSpec(**spec)

@@ -334,7 +334,7 @@ def test_every_placeholder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyP
     command = parse_command(
         ["bench", *(f"--{name}={{{name}}}" for name in PLACEHOLDERS), "{height}x{width}", "{{0}}", 5]
     )
-    assert fill(command, network, Path("a b.onnx")) == [
+    assert fill(command, network, Path("a b.onnx"), "int8") == [
         "bench",
         f"--onnx={tmp_path / 'a b.onnx'}",
         "--name=runs-best-net.pt-rm--rf",
@@ -342,6 +342,7 @@ def test_every_placeholder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "--channels=3",
         "--height=480",
         "--width=640",
+        "--precision=int8",
         "480x640",
         "{0}",
         "5",
@@ -349,4 +350,4 @@ def test_every_placeholder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_name_without_letters_is_still_an_argument(tmp_path: Path) -> None:
-    assert fill(["{name}"], Network("ü/ß", (1, 3, 8, 8)), tmp_path) == ["network"]
+    assert fill(["{name}"], Network("ü/ß", (1, 3, 8, 8)), tmp_path, "fp32") == ["network"]

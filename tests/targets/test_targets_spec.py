@@ -74,6 +74,29 @@ def test_int8_gets_wider_blocks(options: dict[str, Any], channels: int) -> None:
     assert set(DEFAULT_ALIGNMENTS) == {"fp32", "fp16", "bf16", "int8"}
 
 
+@pytest.mark.parametrize(
+    ("options", "precisions"),
+    [
+        ({"kind": "onnxruntime"}, ("fp32", "int8")),
+        ({"kind": "onnxruntime", "precision": "int8"}, ("int8", "fp32")),
+        ({"kind": "onnxruntime", "device": "cuda"}, ("fp32",)),
+        ({"kind": "onnxruntime", "device": "cuda", "provider": "tensorrt"}, ("fp32", "fp16", "int8")),
+        ({"kind": "openvino", "precision": "bf16"}, ("bf16", "fp32", "fp16", "int8")),
+        ({"kind": "torch"}, ("fp32",)),
+        ({"kind": "torch", "device": "cuda", "precision": "fp16"}, ("fp16", "fp32")),
+        ({"kind": "tensorrt"}, ("fp32", "fp16", "int8")),
+        ({"kind": "command", "command": ["run", "{onnx}"], "precision": "int8"}, ("int8",)),
+        (
+            {"kind": "command", "command": ["run", "{onnx}", "--{precision}"], "precision": "int8"},
+            ("int8", "fp32", "fp16", "bf16"),
+        ),
+        ({"kind": "table", "file": "table.json"}, ("fp32", "fp16", "bf16", "int8")),
+    ],
+)
+def test_a_description_says_its_precisions_its_own_first(options: dict[str, Any], precisions: tuple[str, ...]) -> None:
+    assert parse_target_spec(options).precisions == precisions
+
+
 def test_bf16_gets_the_width_of_its_registers() -> None:
     assert parse_target_spec({"kind": "openvino", "precision": "bf16"}).alignment == Alignment.everywhere(16)
 

@@ -41,7 +41,7 @@ SIZE = 16
 POINT = ConvShape((1, 1), (1, 1), (0, 0, 0, 0), (SIZE, SIZE))
 
 
-def write_network(path: Path) -> Path:
+def write_network(path: Path, size: int = SIZE) -> Path:
     """An image, a residual block of three layers, a concatenation with its input, and an output of fixed width."""
     widths = {"stem": (3, 32), "one": (32, 64), "two": (64, 32), "side": (32, 40), "out": (72, 6)}
     silu = [("stem", "a"), ("one", "b"), ("two", "c"), ("side", "d")]
@@ -69,8 +69,8 @@ def write_network(path: Path) -> Path:
     graph = helper.make_graph(
         nodes,
         "network",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 6, SIZE, SIZE])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 6, size, size])],
         weights,
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
@@ -436,6 +436,7 @@ class Described(MadeUp):
 
 class TestTable(TargetTestCase):
     predicts = True
+    one_size = True
 
     @pytest.fixture(autouse=True)
     def _profiled(self, file: Path, graph: ConvGraph, tmp_path: Path) -> None:
@@ -445,12 +446,14 @@ class TestTable(TargetTestCase):
     def target(self) -> Target:
         return create_target(TableSpec(file=str(self.folder / "table.json")))
 
-    def network(self, name: str, width: int) -> Network:
+    def network(self, name: str, width: int, shrink: int = 1) -> Network:
         fixed = {layer for layer in self.graph.widths if layer not in itertools.chain(*self.graph.groups)}
         widths = {layer: full if layer in fixed else min(full, width) for layer, full in self.graph.widths.items()}
         path = self.folder / f"{name}.onnx"
-        write_resized(self.file, path, self.graph, widths)
-        return Network(name, (1, 3, SIZE, SIZE), onnx=path)
+        side = SIZE // shrink
+        file = write_network(self.folder / f"{side}.onnx", side)
+        write_resized(file, path, read_conv_graph(file), widths)
+        return Network(name, (1, 3, side, side), onnx=path)
 
     def test_it_predicts_what_the_table_does(self) -> None:
         table = LatencyTable.load(self.folder / "table.json")
@@ -475,6 +478,13 @@ class TestTable(TargetTestCase):
         onnx.save(model, other)
         with pytest.raises(TargetError, match=r"'other'.*not of the family.*table\.json"):
             self.target().measure([Network("other", (1, 3, SIZE, SIZE), onnx=other)], reference="other")
+
+    def test_it_predicts_the_precision_that_it_was_made_in_alone(self) -> None:
+        network = self.network("dense", 8)
+        assert self.target().precisions == ("its precision",)
+        assert self.target().measure([replace(network, precision="its precision")], "dense")["dense"].ratio == 1
+        with pytest.raises(TargetError, match=r"'dense': precision: int8 .*'table'.*take its precision"):
+            self.target().measure([replace(network, precision="int8")], "dense")
 
     def test_a_table_that_is_not_there(self) -> None:
         with pytest.raises(TargetError, match=r"gone\.json.*prunetune profile"):

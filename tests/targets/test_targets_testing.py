@@ -24,6 +24,7 @@ class Crowded:
 
     form: Form = "onnx"
     pace = Pace(warmup=0, settling=0)
+    precisions = ("fp32",)
 
     def __init__(self, time: Time, seed: int) -> None:
         self.spec = OnnxRuntimeSpec(runs=7)
@@ -47,7 +48,7 @@ def neighbours_change_nothing(time: Time, seed: int) -> None:
         def target(self) -> Target:
             return InterleavedTarget(Crowded(time, seed))
 
-        def network(self, name: str, width: int) -> Network:
+        def network(self, name: str, width: int, shrink: int = 1) -> Network:
             return Network(name, (1, width, 8, 8), onnx=Path("any.onnx"))
 
     Case().test_neighbours_change_nothing()
