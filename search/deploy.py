@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, field_validator
 
 from prunetune.spaces import Deployment, ImageSize, parse_size, size_text
-from prunetune.targets import TargetSpec
+from prunetune.targets import Target
 from prunetune.targets.spec import Precision
 
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4)
@@ -78,7 +78,7 @@ def size_problems(key: str, sizes: Iterable[ImageSize], imgsz: int, stride: int)
             yield f"{key}: {size_text(size)}: {needed}, not {wrong[0]}"
 
 
-def precision_problems(precisions: Sequence[str], targets: Sequence[TargetSpec]) -> Iterator[str]:
+def precision_problems(precisions: Sequence[str], targets: Sequence[Target]) -> Iterator[str]:
     """What is wrong with the precisions that a study deploys in: each of its targets has to run them."""
     for precision in precisions:
         for target in targets:

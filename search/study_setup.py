@@ -89,7 +89,6 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
         ConfigError, DatasetError, ModelError, TargetError: Anything the user must mend before a trial can run.
     """
     problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train, spec.imgsz)]
-    problems += precision_problems(spec.deploy.precision or (), spec.targets)
     if problem := device_problem(spec.device):
         problems.append(f"device: {problem}")
     original = _checked_model(spec, problems)
@@ -104,6 +103,8 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
         StudyTarget.create(target, spec.limit_of(target.name), spec.controls, target.name in spec.judged)
         for target in spec.targets
     )
+    if problems := list(precision_problems(spec.deploy.precision or (), [target.target for target in targets])):
+        raise ConfigError(problems)
     store = Path(spec.runs) / STORE
     dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
     source = Source(spec.model, dataset.names, spec.dense_epochs, dataset.channels)
