@@ -108,7 +108,8 @@ def test_only_how_far_and_where_may_change(written: Written, published: str) -> 
     ]
     assert len({str(StudySpec.read(file, [override]).frozen_part()) for override in board}) == 1
     others = [
-        "model=yolov5s.yaml", "data=d.yaml", "imgsz=320", "batch=8", "dense_epochs=3", "seed=1", "choose=f1", "deploy.imgsz=[64]",
+        "model=yolov5s.yaml", "data=d.yaml", "imgsz=320", "batch=8", "dense_epochs=3", "seed=1", "choose=f1",
+        "deploy.imgsz=[64]",
         "train.lr0=0.1", "targets.0.alignment=4", "objectives=[map50_95]", "budget.latency='<= dense'",
         "sampler=gp", "controls=[dense]", "space.rounds.high=3",
         "space.importance=taylor",
