@@ -1,18 +1,22 @@
 """What pruning and recovery keep of a detector's accuracy, beside half-width, dense and Torch-Pruning's own pruners.
 
-    python benchmarks/recovery.py DATA.yaml --imgsz 160 --epochs 30 24 --seeds 0 1 2 --runs FOLDER
+    python benchmarks/recovery.py DATA.yaml --imgsz 160 --epochs 30 24 --seeds 0 1 2 --runs FOLDER [--quick]
 
 All networks are trained for as many epochs in all: the dense one for the first number, and then everything for the
 second, sparse phases included. Every pruned network is cut to a share of half-width's measured latency (onnxruntime,
 one thread, channels in multiples of 8). FOLDER keeps what was trained: the same command goes on with it, and seeds may
-run beside each other. The last line is JSON. Over the seeds, mean and the smallest and largest value of:
+run beside each other. `--quick` is two epochs of each on one seed. The last line is JSON. Over the seeds, mean and
+the smallest and largest value of:
 
-- `gap_closed`: (chosen - half-width) / (dense - half-width) of map50_95 at half-width's latency; `gap_closed_at_085` at
-  0.85 of it; `gain_over_half_width`, in map50_95; `share_of_dense`.
-- `networks`: map50_95 and latency of each, on the validation and the test split: `chosen`, `chosen at 0.85`; the rivals
-  `global bn`, `group norm`, `uniform` and `global taylor` of Torch-Pruning, pruned once from the dense network; the
-  ablation, one thing changed at a time at half-width's latency; and the starts of recovery at two latencies, where
-  `scratch-b` trains from new weights for as many epochs as dense and pruned network together.
+- `gap_closed`: (ours - half-width) / (dense - half-width) of map50_95 at half-width's latency, at 0.85 and at 0.6 of it:
+  `widths` alone; with `size`, the best of the input sizes; with `int8` too. The best is chosen on the validation split,
+  which flatters it; `test` has what the same network does there. `gain_over_half_width`, in map50_95; `share_of_dense`.
+- `curve`: the best that there is without pruning at these latencies: dense and half-width at every size as they are, and
+  dense trained on there for as many epochs as a recovery has.
+- `networks`: map50_95 and latency of each, on the validation and the test split: `chosen`, `chosen at 0.85`,
+  `chosen at 128 px`; the rivals `global bn`, `group norm`, `uniform` and `global taylor` of Torch-Pruning, pruned once
+  from the dense network; the ablation, one thing changed at a time at half-width's latency; and the starts of recovery
+  at two latencies, where `scratch-b` trains from new weights for as many epochs as dense and pruned network together.
 """
 
 from __future__ import annotations
@@ -45,13 +49,13 @@ from prunetune.search.engine import prepare
 from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
-from prunetune.spaces import LatencyShare, Recipe
+from prunetune.spaces import Deployment, ImageSize, LatencyShare, Recipe, Threshold
 
-PARTS = ("main", "rivals", "ablation", "starts")
-TIGHTER, TIGHTEST = 0.85, 0.7
-"""Shares of half-width's latency."""
-TIGHTER_BALANCE = 0.5
-"""There the thresholds of neck and head are half the backbone's; at half-width's latency they are equal."""
+PARTS = ("main", "sizes", "rivals", "ablation", "starts")
+SHARES = {1.0: 1.0, 0.85: 0.5, 0.6: 0.5}
+"""Of half-width's latency, with the thresholds of neck and head there in multiples of the backbone's."""
+TIGHTEST = 0.7
+"""Where starts of recovery are compared, beside half-width's latency."""
 
 
 class Race:
@@ -63,7 +67,7 @@ class Race:
     """
 
     def __init__(self, options: argparse.Namespace, seed: int) -> None:
-        first, self.epochs = options.epochs
+        first, self.epochs = (2, 2) if options.quick else options.epochs
         self._all_epochs = first + self.epochs
         self._sparse_epochs = max(1, self.epochs // 4)
         spec = StudySpec.parse(
@@ -87,7 +91,7 @@ class Race:
                 "runs": options.runs,
             }
         )
-        _, self.context = prepare(spec, Progress(Console(file=sys.stderr, width=160), 0))
+        self.study, self.context = prepare(spec, Progress(Console(file=sys.stderr, width=160), 0))
         self._pull, self._distillation = options.pull, options.distillation
 
     def recipe(self, latency: float = 1.0, sparse_epochs: int = 1, balance: float = 1.0, **options: Any) -> Recipe:
@@ -103,6 +107,10 @@ class Race:
             **{**chosen, **options},
         )
 
+    def dense_at(self, imgsz: ImageSize) -> Recipe:
+        """Removes nothing, and trains on at an input size for as many epochs as all others."""
+        return Recipe(0.0, 0, Threshold.everywhere(0.0), recovery_epochs=self.epochs, imgsz=imgsz)
+
     def by_gammas(self, **options: Any) -> Recipe:
         """Network slimming: gammas are pulled for a quarter of the epochs, and are what channels are judged by."""
         return self.recipe(sparse_epochs=self._sparse_epochs, importance="gamma", **options)
@@ -112,8 +120,13 @@ class Race:
         pipeline = self.context.pipeline
         yield "dense", lambda: pipeline.control("dense", self.epochs)
         yield "half-width", lambda: pipeline.control("half-width", self.epochs)
-        yield "chosen", lambda: self.pruned(self.recipe())
-        yield f"chosen at {TIGHTER}", lambda: self.pruned(self.recipe(TIGHTER, balance=TIGHTER_BALANCE))
+        sizes = [size for size in self.context.sizes if size != self.context.spec.imgsz] if "sizes" in parts else []
+        for share, balance in SHARES.items():
+            for size in (None, *sizes):
+                recipe = self.recipe(share, balance=balance, imgsz=size)
+                yield name_at(share, size), lambda recipe=recipe: self.pruned(recipe)  # type: ignore[misc]
+        for size in sizes:
+            yield f"dense trained on at {size} px", lambda size=size: self.pruned(self.dense_at(size))  # type: ignore[misc]
         if "rivals" in parts:
             for name in RIVALS:
                 yield name, lambda name=name: self.rival(name)  # type: ignore[misc]
@@ -209,23 +222,42 @@ class Race:
             parameter.requires_grad_(parameter.is_floating_point())
         return Detector(model, detector.source)
 
-    def share(self, channels: ChannelConfig, detector: Detector) -> float:
-        """A network's latency in multiples of half-width's."""
-        measured = self.context.meter.measure_channels(channels, lambda: detector, self.context.meter.targets)
+    def share(self, channels: ChannelConfig, detector: Detector, deployment: Deployment | None = None) -> float:
+        """A network's latency in multiples of half-width's at the study's own deployment."""
+        targets = self.context.meter.targets
+        measured = self.context.meter.measure_channels(channels, lambda: detector, targets, deployment)
         return next(iter(measured.values())).ratio
 
-    def judge(self, stage: StoredStage) -> dict[str, float]:
-        """What is told of a network."""
-        detector = Detector.load(stage.file(CHECKPOINT))
-        test = self.context.stages.evaluate(detector, "test")
-        assert stage.accuracy is not None
+    def judge(self, stage: StoredStage, deployment: Deployment) -> dict[str, float]:
+        """What is told of a network at a deployment."""
+        detector, shipping = Detector.load(stage.file(CHECKPOINT)), self.context.shipping
         return {
-            "map50_95": stage.accuracy.map50_95,
-            "test": test.map50_95,
-            "latency": self.share(detector.channels, detector),
+            "map50_95": shipping.evaluate(detector, deployment).map50_95,
+            "test": shipping.evaluate(detector, deployment, "test").map50_95,
+            "latency": self.share(detector.channels, detector, deployment),
             "params": detector.params,
         }
 
+    def judged(self, name: str, stage: StoredStage, parts: list[str]) -> Iterator[tuple[str, dict[str, float]]]:
+        """A network where it was trained and, where sizes are compared, in int8; the controls at all sizes."""
+        own = self.context.shipping.deployment
+        size = next((size for size in self.context.sizes if name.endswith(f" {size} px")), own.imgsz)
+        yield name, self.judge(stage, replace(own, imgsz=size))
+        if "sizes" not in parts or not name.startswith(("dense", "half-width", "chosen")):
+            return
+        yield f"{name}, int8", self.judge(stage, Deployment(size, "int8"))
+        if name in ("dense", "half-width"):
+            for size in self.context.sizes[1:]:
+                yield f"{name} at {size} px", self.judge(stage, replace(own, imgsz=size))
+
+
+def name_at(share: float, imgsz: ImageSize | None) -> str:
+    """What our network of a latency, for an input size, is called."""
+    return "chosen" + (f" at {share:g}" if share != 1 else "") + ("" if imgsz is None else f" at {imgsz} px")
+
+
+NOISE = 0.01
+"""A latency so little above a share of half-width's keeps it."""
 
 RIVALS: dict[str, tuple[Callable[[], Any], bool]] = {
     "global bn": (torch_pruning.importance.BNScaleImportance, True),
@@ -248,6 +280,7 @@ def main() -> None:
     parser.add_argument("--distillation", type=float, default=1.0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--runs", default="runs")
+    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.data is None:
         print("skipped: give the yaml of a data set")
@@ -257,33 +290,56 @@ def main() -> None:
     warnings.simplefilter("ignore")
     Path(options.runs).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, float]]] = {}
-    for seed in options.seeds:
+    for seed in options.seeds[:1] if options.quick else options.seeds:
         race = Race(options, seed)
-        for name, make in race.networks(options.parts):
-            told = race.judge(make())
-            found.setdefault(name, []).append(told)
-            print(f"seed {seed}  {name}: {json.dumps(told)}", file=sys.stderr, flush=True)
+        for made, make in race.networks(options.parts):
+            for name, told in race.judged(made, make(), options.parts):
+                found.setdefault(name, []).append(told)
+                print(f"seed {seed}  {name}: {json.dumps(told)}", file=sys.stderr, flush=True)
     print(json.dumps(summary(found)))
 
 
 def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """The figures over all seeds."""
+    seeds = range(len(found["dense"]))
 
-    def closed(name: str, split: str) -> list[float]:
-        places = zip(found[name], found["half-width"], found["dense"], strict=True)
-        return [(own[split] - half[split]) / (dense[split] - half[split]) for own, half, dense in places]
+    def best(share: float, seed: int, *, sized: bool, int8: bool) -> dict[str, float]:
+        """Of our networks that keep a share of half-width's latency, by the validation split."""
+        known = [
+            told[seed]
+            for name, told in found.items()
+            if name.startswith("chosen")
+            and (sized or " px" not in name)
+            and (int8 or "int8" not in name)
+            and told[seed]["latency"] <= share * (1 + NOISE)
+        ]
+        return max(known, key=lambda told: told["map50_95"], default=found["half-width"][seed])
+
+    def closed(told: dict[str, float], seed: int, split: str) -> float:
+        half, dense = found["half-width"][seed][split], found["dense"][seed][split]
+        return (told[split] - half) / (dense - half) if dense != half else 0.0
+
+    def gap(split: str) -> dict[str, Any]:
+        kinds = {"widths": (False, False), "size": (True, False), "int8": (True, True)}
+        return {
+            f"{share:g}": {
+                kind: spread([closed(best(share, seed, sized=sized, int8=int8), seed, split) for seed in seeds])
+                for kind, (sized, int8) in kinds.items()
+            }
+            for share in SHARES
+        }
+
+    def curve(share: float, seed: int) -> float:
+        known = [told[seed] for name, told in found.items() if name.startswith(("dense", "half-width"))]
+        return max((told["map50_95"] for told in known if told["latency"] <= share * (1 + NOISE)), default=0.0)
 
     pairs = list(zip(found["chosen"], found["half-width"], found["dense"], strict=True))
-    tighter = f"chosen at {TIGHTER}"
     return {
-        "gap_closed": spread(closed("chosen", "map50_95")),
-        "gap_closed_at_085": spread(closed(tighter, "map50_95")),
+        "gap_closed": gap("map50_95"),
         "gain_over_half_width": spread([own["map50_95"] - half["map50_95"] for own, half, _ in pairs]),
         "share_of_dense": spread([own["map50_95"] / dense["map50_95"] for own, _, dense in pairs]),
-        "test": {
-            "gap_closed": spread(closed("chosen", "test")),
-            "gap_closed_at_085": spread(closed(tighter, "test")),
-        },
+        "curve": {f"{share:g}": spread([curve(share, seed) for seed in seeds]) for share in SHARES},
+        "test": {"gap_closed": gap("test")},
         "networks": {
             name: {key: spread([item[key] for item in told]) for key in told[0]} for name, told in found.items()
         },
