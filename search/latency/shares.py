@@ -11,6 +11,7 @@ from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.detector import Detector
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.study_target import StudyTarget
+from prunetune.spaces import ImageSize
 from prunetune.targets import Latency
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class BudgetShares:
     def __init__(self, meter: LatencyMeter) -> None:
         self._meter = meter
         self._limited = [target for target in meter.targets if target.is_limited]
+
+    def at(self, imgsz: ImageSize | None) -> BudgetShares:
+        """Of the study's own input size, whatever the size."""
+        return self
 
     @property
     def dense(self) -> float:
