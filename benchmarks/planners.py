@@ -38,7 +38,7 @@ from prunetune.pruning import (
 )
 from prunetune.pruning.dataset import inspect_dataset
 from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.spaces import LatencyShare, Recipe
+from prunetune.spaces import ImageSize, LatencyShare, Recipe
 from prunetune.spaces.recipe import Importance, Planner
 from prunetune.targets import LatencyTable, Network, create_target, parse_target_spec, read_conv_graph
 from prunetune.targets.synthesis import write_resized
@@ -77,6 +77,9 @@ class AgainstHalf:
         file = self._folder / f"{name}.onnx"
         write_resized(self._onnx, file, self._graph, channels)
         return Network(name, self._shape, onnx=file)
+
+    def at(self, imgsz: ImageSize | None) -> AgainstHalf:
+        return self
 
     def predicted_many(self, networks: Sequence[Mapping[str, int]]) -> Any:
         if self._table is None:

@@ -8,11 +8,11 @@ one thread, channels in multiples of 8). FOLDER keeps what was trained: the same
 run beside each other. `--quick` is two epochs of each on one seed. The last line is JSON. Over the seeds, mean and
 the smallest and largest value of:
 
-- `gap_closed`: (ours - half-width) / (dense - half-width) of map50_95 at half-width's latency, at 0.85 and at 0.6 of it:
+- `gap_closed`: (ours - half-width) / (dense - half-width) of map50_95 at half-width's latency, at 0.85 and 0.6 of it:
   `widths` alone; with `size`, the best of the input sizes; with `int8` too. The best is chosen on the validation split,
   which flatters it; `test` has what the same network does there. `gain_over_half_width`, in map50_95; `share_of_dense`.
-- `curve`: the best that there is without pruning at these latencies: dense and half-width at every size as they are, and
-  dense trained on there for as many epochs as a recovery has.
+- `curve`: the best that there is without pruning at these latencies: dense and half-width at every size as they are,
+  and dense trained on there for as many epochs as a recovery has.
 - `networks`: map50_95 and latency of each, on the validation and the test split: `chosen`, `chosen at 0.85`,
   `chosen at 128 px`; the rivals `global bn`, `group norm`, `uniform` and `global taylor` of Torch-Pruning, pruned once
   from the dense network; the ablation, one thing changed at a time at half-width's latency; and the starts of recovery

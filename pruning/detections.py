@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from prunetune.pruning.compat import prepare_ultralytics, readable
+from prunetune.spaces.deployment import ImageSize
 from prunetune.spaces.errors import ModelError
 
 if TYPE_CHECKING:
@@ -66,14 +67,14 @@ def labelled(loaders: DataLoaders, split: str) -> list[tuple[Path, tuple[Box, ..
 
 
 def detect(
-    checkpoint: Path, files: Sequence[Path], imgsz: int, confidence: float, device: str
+    checkpoint: Path, files: Sequence[Path], imgsz: ImageSize, confidence: float, device: str
 ) -> list[tuple[Box, ...]]:
     """What a network finds in pictures, as stock `YOLO(checkpoint).predict(files)` does.
 
     Args:
         checkpoint: A .pt.
         files: The pictures.
-        imgsz: Side of the input in px.
+        imgsz: Side of the input or (height, width) in px.
         confidence: What is less sure does not count.
         device: ultralytics' `device`.
 

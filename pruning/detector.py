@@ -28,7 +28,8 @@ from prunetune.pruning.export import export_onnx
 from prunetune.pruning.foreign_files import why_unreadable
 from prunetune.pruning.layers import channel_config, coarsest_stride, image_channels
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
-from prunetune.spaces.errors import ModelError, did_you_mean
+from prunetune.spaces.deployment import Deployment, ImageSize
+from prunetune.spaces.errors import ConfigError, ModelError, did_you_mean
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
 """Model descriptions that come with prunetune, found by their name like ultralytics' own."""
@@ -170,17 +171,27 @@ class Detector:
         """Channels of the images that it takes."""
         return image_channels(self.model)
 
-    def input_shape(self, imgsz: int) -> tuple[int, int, int, int]:
-        """The shape of one square image of `imgsz` px as a batch."""
-        return (1, self.image_channels, imgsz, imgsz)
+    def input_shape(self, imgsz: ImageSize) -> tuple[int, int, int, int]:
+        """The shape of one image of `imgsz` px as a batch."""
+        return (1, self.image_channels, *Deployment(imgsz).height_width)
 
-    def imgsz_problem(self, imgsz: int) -> str | None:
-        """What is wrong with a side of the input in px; None if nothing is."""
-        below, over = divmod(imgsz, self.stride)
-        if not over:
-            return None
-        near = [str(count * self.stride) for count in (below, below + 1) if count]
-        return f"{imgsz} is no multiple of {self.stride}, the stride of {self.source}; take {' or '.join(near)}"
+    def imgsz_problem(self, imgsz: ImageSize) -> str | None:
+        """What is wrong with the first side in px that no input can have; None if both are right."""
+        for side in Deployment(imgsz).height_width:
+            below, over = divmod(side, self.stride)
+            if over or not below:
+                near = [str(count * self.stride) for count in (below, below + 1) if count]
+                return f"{side} is no multiple of {self.stride}, the stride of {self.source}; take {' or '.join(near)}"
+        return None
+
+    def require_size(self, imgsz: ImageSize) -> None:
+        """Refuses an input size that ultralytics would round up to multiples of the stride.
+
+        Raises:
+            ConfigError: A side is no multiple.
+        """
+        if problem := self.imgsz_problem(imgsz):
+            raise ConfigError(f"imgsz: {problem}")
 
     @property
     def channels(self) -> ChannelConfig:
@@ -192,8 +203,8 @@ class Detector:
         """Number of parameters."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def gflops(self, imgsz: int) -> float:
-        """Billions of floating-point operations for one square image of `imgsz` px, 2 per multiply-add."""
+    def gflops(self, imgsz: ImageSize) -> float:
+        """Billions of floating-point operations for one image of `imgsz` px, 2 per multiply-add."""
         prepare_ultralytics()
         from ultralytics.utils.torch_utils import get_flops
 
@@ -247,8 +258,13 @@ class Detector:
         except RuntimeError as error:  # torch's zip writer hides the operating system's error
             raise as_os_error(file, error) from error
 
-    def export_onnx(self, file: Path, imgsz: int) -> None:
-        """Writes the network as ONNX: batch 1, static square input, simplified, with ultralytics' metadata."""
+    def export_onnx(self, file: Path, imgsz: ImageSize) -> None:
+        """Writes the network as ONNX: batch 1, static input of `imgsz` px, simplified, with ultralytics' metadata.
+
+        Raises:
+            ConfigError: A side is no multiple of the stride.
+        """
+        self.require_size(imgsz)
         export_onnx(self.model, file, imgsz)
 
 

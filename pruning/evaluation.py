@@ -44,7 +44,11 @@ def evaluate(
         loaders: The study's loaders.
         split: `val` or `test`.
         listener: Hears of each batch.
+
+    Raises:
+        ConfigError: A side of the input is no multiple of the detector's stride.
     """
+    detector.require_size(setup.size)
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionValidator
 

@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.spaces.deployment import ImageSize
 from prunetune.spaces.files import publish
 
 
 def export_onnx(
-    model: Any, file: Path, imgsz: int, *, dynamic: bool = False, metadata: Mapping[str, str] | None = None
+    model: Any, file: Path, imgsz: ImageSize, *, dynamic: bool = False, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Writes a network as ONNX, simplified, with ultralytics' metadata (names, stride, imgsz, task).
 
     Args:
         model: An ultralytics `DetectionModel`. It is not changed.
         file: Where to; appears at once and whole.
-        imgsz: Side of the square input in px.
-        dynamic: Leave batch, height and width of the input open, instead of 1, `imgsz` and `imgsz`.
+        imgsz: Side of a square input or (height, width) in px: multiples of the network's stride, to which ultralytics
+            would round others up.
+        dynamic: Leave batch, height and width of the input open, instead of 1 and `imgsz`.
         metadata: Further entries.
     """
     with _exported(model, "onnx", imgsz, simplify=True, dynamic=dynamic) as exported:
@@ -33,20 +35,20 @@ def export_onnx(
             shutil.copyfile(exported, draft)
 
 
-def export_openvino(model: Any, folder: Path, imgsz: int) -> None:
+def export_openvino(model: Any, folder: Path, imgsz: ImageSize) -> None:
     """Writes a network as OpenVINO's IR in fp32 with ultralytics' metadata.
 
     Args:
         model: An ultralytics `DetectionModel`. It is not changed.
         folder: Where to. `YOLO(folder)` takes it if its name ends in `_openvino_model`.
-        imgsz: Side of the square input in px.
+        imgsz: As for `export_onnx`.
     """
     with _exported(model, "openvino", imgsz) as exported:
         shutil.copytree(exported, folder)
 
 
 @contextmanager
-def _exported(model: Any, kind: str, imgsz: int, **options: Any) -> Iterator[Path]:
+def _exported(model: Any, kind: str, imgsz: ImageSize, **options: Any) -> Iterator[Path]:
     """What ultralytics' exporter leaves, for as long as the block runs."""
     prepare_ultralytics()
     from ultralytics.cfg import DEFAULT_CFG_DICT

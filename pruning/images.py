@@ -75,12 +75,13 @@ class StudyImages(YOLODataset):
     """ultralytics' data set of a split, which leaves the user's folder as it is.
 
     Args:
-        options: ultralytics' arguments of the training.
+        options: ultralytics' arguments of the training. Without augmentation `imgsz` may be (height, width), to which
+            ultralytics pads each image.
         source: Folders or lists of images.
         batch: Images per step.
         data: ultralytics' description of the data set. Images in its `left_out` are not used.
         mode: `train` augments, `val` does not.
-        stride: The detector's, to whose multiples the images of a batch are padded; None pads them to squares.
+        stride: The detector's, to whose multiples the images of a batch are padded; None pads them to `imgsz`.
     """
 
     im_files: list[str]

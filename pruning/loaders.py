@@ -32,6 +32,8 @@ class DataLoaders:
 
         self._setup = setup
         self._options = get_cfg(overrides=arguments(setup))
+        self._unaugmented = copy(self._options)
+        self._unaugmented.imgsz = setup.size
         self.data: dict[str, Any] = check_det_dataset(setup.data, autodownload=False)
         self._evaluation: dict[tuple[str, int | None], Any] = {}
         self._calibration: list[dict[str, Any]] | None = None
@@ -69,8 +71,9 @@ class DataLoaders:
         Args:
             split: `val` or `test`.
             stride: The detector's, to whose multiples the images of a batch are padded; None pads them to squares, as
-                an exported network takes them.
+                an exported network takes them. A setup with a rectangle pads all images to that.
         """
+        stride = None if self._setup.rectangle else stride
         if (split, stride) not in self._evaluation:
             self._evaluation[split, stride] = self._build(self.data[split], "val", stride)
         loader = self._evaluation[split, stride]
@@ -78,7 +81,7 @@ class DataLoaders:
         return loader
 
     def calibration(self) -> Iterator[torch.Tensor]:
-        """Batches of training images without augmentation: (batch, channels, imgsz, imgsz), from 0 to 1."""
+        """Batches of training images without augmentation: (batch, channels, height, width), from 0 to 1."""
         for batch in self.labelled():
             yield batch["img"]
 
@@ -99,10 +102,10 @@ class DataLoaders:
     def _read_calibration(self) -> Iterator[dict[str, Any]]:
         from prunetune.pruning.images import StudyImages
 
-        options = copy(self._options)
+        options = copy(self._unaugmented)
         options.cache = False  # a few images, read once
         with _without_bars():
-            dataset = StudyImages(options, self.data["train"], self._setup.batch, self.data, "val", stride=None)
+            dataset = StudyImages(options, self.data["train"], self._setup.batch, self.data, "val", None)
         count = min(CALIBRATION_IMAGES, len(dataset))
         chosen = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
         images = [dataset[index] for index in chosen]
@@ -114,9 +117,9 @@ class DataLoaders:
 
         from prunetune.pruning.images import StudyImages
 
-        batch = self._setup.batch
+        batch, options = self._setup.batch, self._options if mode == "train" else self._unaugmented
         with _without_bars():
-            dataset = StudyImages(self._options, path, batch, self.data, mode, stride)
+            dataset = StudyImages(options, path, batch, self.data, mode, stride)
             _require_channels(dataset, self.data["channels"])
         device = "cpu" if self._setup.device in ("cpu", "mps") else "cuda"
         return build_dataloader(dataset, batch, self.processes, shuffle=mode == "train", rank=-1, device=device)

@@ -180,7 +180,7 @@ class Pipeline:
         alignment: Channels are kept in multiples of this; a number holds for all kinds of layers.
         longest_sparse_epochs: The run over which sparsity in the unit `pull` is meant.
         choose: Which epoch of a dense training or recovery is kept.
-        latencies: What networks take, for recipes whose threshold is found from it.
+        latencies: What networks take at each input size, for recipes whose threshold is found from it.
         rewinds: Whether recipes may go back to early weights: a dense training then leaves them on its way.
     """
 
@@ -198,7 +198,7 @@ class Pipeline:
         self.source, self.stages = source, stages
         self.alignment, self.choose = Alignment.parse(alignment), choose
         self._longest_sparse_epochs = longest_sparse_epochs
-        self._planning = Planning(stages, self.alignment, latencies)
+        self._latencies = latencies
         self.rewinds = rewinds
 
     def sparsity(self, recipe: Recipe) -> Sparsity:
@@ -261,6 +261,10 @@ class Pipeline:
         Where the recipe gives a latency instead of a threshold, its rounds come nearer to it by equal factors, and
         the last one meets it. The same recipe asked for again goes on where its stages end, from a rung as well.
 
+        Sparse phases are trained at the study's input size, so that recipes of all sizes share them. Surgery is planned
+        for the recipe's size, and judges channels by images of that size where it needs any; there networks are
+        recalibrated, recovered and evaluated.
+
         Args:
             recipe: What to do.
             rungs: Epochs of the last round's recovery after which it pauses.
@@ -268,12 +272,14 @@ class Pipeline:
         Raises:
             TrainingFailureError: A training diverged or ran out of memory.
             StageBusyError: Another process trains one of its stages. The same call later goes on from there.
-            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`.
+            ConfigError: The recipe gives a latency, and the pipeline was made without `latencies`; or its input size is
+                no multiple of the detector's stride.
         """
         original = parent = self.original()
+        stages = self._at(recipe, original)
         restarts = None
         if recipe.start != "current" and recipe.recovery_epochs:
-            restarts = Restarts(recipe.start, self.stages, original, self.early)
+            restarts = Restarts(recipe.start, stages, original, self.early)
         recovery = recovery_phase(recipe.recovery_epochs, self.choose, recipe.recovery_lr)
         recovery = recovery.taught(recipe.distillation, original.digest)
         for number in range(1, recipe.rounds + 1):
@@ -283,26 +289,32 @@ class Pipeline:
                     recipe.sparse_distillation, original.digest
                 )
                 parent = sparse = self.stages.train("sparse", parent, phase).stage
-            pruned, planned = self._prune(parent, recipe, recipe.cut(number), number / recipe.rounds)
+            pruned, planned = self._prune(stages, parent, recipe, recipe.cut(number), number / recipe.rounds)
             plan, at_floor, warning = planned
             yield Pruned(pruned, number, last, plan, pruned.require_accuracy(), warning, at_floor, sparse)
             parent = pruned
             if recipe.recovery_epochs:
                 start = pruned if restarts is None else restarts.after(pruned, plan)
-                parent = yield from self._recover(start, recovery, number, rungs if last else ())
+                parent = yield from self._recover(stages, start, recovery, number, rungs if last else ())
             yield Recovered(parent, number, last, plan, parent.require_accuracy(), accuracy_curve(read_history(parent)))
 
+    def _at(self, recipe: Recipe, original: StoredStage) -> StageRunner:
+        """The runner for a recipe's input size. ultralytics would train at the next multiple of the stride instead."""
+        if recipe.imgsz is not None:
+            self.stages.load(original).require_size(recipe.imgsz)
+        return self.stages.at(recipe.imgsz)
+
     def _recover(
-        self, start: Parent, phase: Phase, number: int, rungs: Collection[int]
+        self, stages: StageRunner, start: Parent, phase: Phase, number: int, rungs: Collection[int]
     ) -> Generator[Trained, None, StoredStage]:
         counted = 0
         for rung in sorted(set(rungs)):
             if 0 < rung < phase.epochs:
-                progress = self.stages.advance("recovery", start, phase, rung, counted)
+                progress = stages.advance("recovery", start, phase, rung, counted)
                 counted = counted if progress.is_whole else rung
                 best, curve = _best(progress.history, self.choose), accuracy_curve(progress.history)
                 yield Trained(number, rung, phase.epochs, best, curve, progress.is_whole)
-        return self.stages.train("recovery", start, phase, counted=counted).stage
+        return stages.train("recovery", start, phase, counted=counted).stage
 
     def _imported(self, file: Path) -> StoredStage:
         detector = Detector.load(file)  # first: a missing or damaged file is the user's to mend
@@ -329,26 +341,27 @@ class Pipeline:
         return Untrained(plain, self.source.names, self.stages.setup.seed)
 
     def _prune(
-        self, parent: StoredStage, recipe: Recipe, cut: Threshold | LatencyShare, way: float
+        self, stages: StageRunner, parent: StoredStage, recipe: Recipe, cut: Threshold | LatencyShare, way: float
     ) -> tuple[StoredStage, Planned]:
-        detector = self.stages.load(parent)
-        meter = self.stages.meter
+        detector, meter = stages.load(parent), stages.meter
+        latencies = self._latencies and self._latencies.at(recipe.imgsz)
+        planning = Planning(stages, self.alignment, latencies)
         dense = self.original().channels if recipe.floor else None
         with meter.part("surgery"):
             groups = channel_groups(detector.model)
-            planned = self._planning.plan(detector, groups, recipe, cut, way, dense)
+            planned = planning.plan(detector, groups, recipe, cut, way, dense)
             plan = planned.plan
 
         def build() -> Detector:
             with meter.part("surgery"):
                 pruned = Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
-            self.stages.recalibrate(pruned)
+            stages.recalibrate(pruned)
             return pruned
 
         # Named by what is kept, not by what chose it: two thresholds that keep the same channels are one surgery.
-        settings = {"plan": plan.digest(), "setup": self.stages.setup.identity()}
+        settings = {"plan": plan.digest(), "setup": stages.setup.identity()}
         stage = Stage("pruning", parent.digest, settings)
-        return self.stages.make(stage, build, {"plan": plan.as_dict()}).stage, planned
+        return stages.make(stage, build, {"plan": plan.as_dict()}).stage, planned
 
 
 def accuracy_curve(history: Sequence[EpochRecord]) -> tuple[float, ...]:

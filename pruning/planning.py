@@ -33,9 +33,9 @@ class Planning:
     """Plans surgeries by recipes.
 
     Attributes:
-        stages: Gives the training images, where the importance needs them.
+        stages: Gives the training images, where the importance needs them. They have the size that is planned for.
         alignment: Channels are kept in multiples of this.
-        latencies: What networks take, for recipes that give a latency in the place of a threshold.
+        latencies: What networks take at that size, for recipes that give a latency in the place of a threshold.
     """
 
     stages: StageRunner

@@ -39,6 +39,7 @@ from prunetune.pruning.trainer import TrainingState, advance, chosen
 from prunetune.pruning.training import EpochRecord, Occupy, Phase, StageListener, TrainingFailureError, TrainingSetup
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.cost import Cost, StageUse
+from prunetune.spaces.deployment import ImageSize
 from prunetune.spaces.errors import ModelError, PrunetuneError, StoreError
 
 
@@ -130,6 +131,34 @@ class StageRunner:
         self.setup, self.store, self.meter = setup, store, meter or CostMeter()
         self._safe_point = safe_point
         self._checkpoints, self._listener, self._occupy = checkpoints, listener, occupy
+        self._sizes: dict[ImageSize, StageRunner] = {}
+
+    def at(self, imgsz: ImageSize | None) -> StageRunner:
+        """The runner for another input size, over the same store and with the same listeners; each is made once.
+
+        It trains, recalibrates and evaluates at that size, and has loaders of its own, built when first used.
+
+        Args:
+            imgsz: Side of a square or (height, width) in px; None for the runner's own. A rectangle is trained on
+                squares of its longer side.
+        """
+        setup = self.setup if imgsz is None else self.setup.at(imgsz)
+        if setup.size == self.setup.size:
+            return self
+        self._sizes[self.setup.size] = self
+        if setup.size not in self._sizes:
+            made = StageRunner(
+                setup,
+                self.store,
+                meter=self.meter,
+                checkpoints=self._checkpoints,
+                listener=self._listener,
+                occupy=self._occupy,
+                safe_point=self._safe_point,
+            )
+            made._sizes = self._sizes
+            self._sizes[setup.size] = made
+        return self._sizes[setup.size]
 
     @cached_property
     def loaders(self) -> DataLoaders:
@@ -378,14 +407,15 @@ class StageRunner:
             "settings": dict(stage.settings),
             "channels": detector.channels.as_dict(),
             "params": detector.params,
-            "gflops": detector.gflops(self.setup.imgsz),
+            "gflops": detector.gflops(self.setup.size),
             "accuracy": accuracy.as_dict() if accuracy else None,
             "epochs": state.epoch if state else 0,
             "best_epoch": state.best["epoch"] if state and state.best else None,
             "versions": {name: version(name) for name in ("prunetune", "torch", "ultralytics", "torch-pruning")},
             **(extra or {}),
         }
-        train_args = {key: arguments(self.setup)[key] for key in ("task", "data", "imgsz", "batch")}
+        train_args = {key: arguments(self.setup)[key] for key in ("task", "data", "batch")}
+        train_args["imgsz"] = self.setup.size
         files: dict[str, Callable[[Path], None]] = {
             CHECKPOINT: lambda path: detector.save(path, record, {**train_args, "model": detector.source})
         }

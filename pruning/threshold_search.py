@@ -20,6 +20,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.plan import PruningPlan, ScoredGroup, Scores
 from prunetune.spaces.alignment import Alignment
+from prunetune.spaces.deployment import ImageSize
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.recipe import Threshold
 
@@ -38,7 +39,14 @@ CORRECTIONS = 4
 
 
 class LatencyShares(Protocol):
-    """What a network's latency is as a share of its limit: 1 just keeps it. Depends on the channels alone."""
+    """What a network's latency is as a share of its limit: 1 just keeps it. Depends on channels and input size only."""
+
+    def at(self, imgsz: ImageSize | None) -> LatencyShares:
+        """The same at another input size, as shares of the same limits.
+
+        Args:
+            imgsz: Side of a square or (height, width) in px; None for the study's own.
+        """
 
     @property
     def dense(self) -> float:

@@ -127,6 +127,7 @@ def train(
     Raises:
         TrainingFailureError: `DIVERGED` or `OUT_OF_MEMORY`.
         ModelError: The network's channels changed during training.
+        ConfigError: A side of the input is no multiple of the detector's stride.
     """
     end = advance(
         detector, phase, setup, loaders,
@@ -148,6 +149,7 @@ def advance(
     occupy: Occupy = nullcontext,
 ) -> TrainingState:
     """The state at the end of what `train` does, for whoever does not need the network yet."""
+    detector.require_size(setup.size)
     if state is not None and state.epoch >= phase.end:
         return state
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:

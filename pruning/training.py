@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from prunetune.spaces.accuracy import Accuracy, Choice
+from prunetune.spaces.deployment import Deployment, ImageSize
 from prunetune.spaces.fields import integer, items, mapping, number, numbers
 from prunetune.spaces.recipe import Shrinkage
 
@@ -31,7 +32,7 @@ class TrainingSetup:
     data_fingerprint: str
     """What the data set holds; equal data in another folder is equal."""
     imgsz: int = 640
-    """Side of the square input in px."""
+    """Side in px of the squares that are trained on."""
     batch: int = 16
     """Images per step; every batch is one step of the optimizer."""
     device: str = "cpu"
@@ -43,15 +44,29 @@ class TrainingSetup:
     seed: int = 0
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of ultralytics, such as `mosaic` or `weight_decay`, for every training."""
+    rectangle: tuple[int, int] | None = None
+    """Height and width in px of the images that networks are evaluated on; None: the squares that they train on."""
+
+    @property
+    def size(self) -> ImageSize:
+        """Of the images that networks are evaluated on."""
+        return self.rectangle or self.imgsz
+
+    def at(self, imgsz: ImageSize) -> TrainingSetup:
+        """The same for another input. A rectangle is trained on squares of its longer side."""
+        height, width = Deployment(imgsz).height_width
+        return replace(self, imgsz=max(height, width), rectangle=None if height == width else (height, width))
 
     def identity(self) -> dict[str, Any]:
         """What decides the result of a training, and so the name of its stage."""
+        rectangle = {} if self.rectangle is None else {"rectangle": list(self.rectangle)}
         return {
             "data": self.data_fingerprint,
             "imgsz": self.imgsz,
             "batch": self.batch,
             "seed": self.seed,
             "hyperparameters": dict(self.hyperparameters),
+            **rectangle,
         }
 
 

@@ -54,7 +54,7 @@ class Part:
     """Writes it there."""
 
 
-def onnx_parts(detector: Detector, imgsz: int, metadata: Mapping[str, str]) -> list[Part]:
+def onnx_parts(detector: Detector, imgsz: ImageSize, metadata: Mapping[str, str]) -> list[Part]:
     """The two ONNX files that every bundle has: for one image of one size, and for any."""
     from prunetune.pruning.export import export_onnx
 

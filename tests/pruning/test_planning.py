@@ -14,7 +14,7 @@ import torch
 from prunetune.pruning import Detector, Pipeline, Pruned, PruningPlan, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.channels import ChannelConfig
 from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.spaces import ConfigError, LatencyShare, Recipe, Threshold
+from prunetune.spaces import ConfigError, ImageSize, LatencyShare, Recipe, Threshold
 from prunetune.spaces.recipe import Importance
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ RECIPE = Recipe(0.3, 1, Threshold.everywhere(0.9))
 
 
 class ByChannels:
-    """Latencies that fall with every channel; the dense network's is twice the limit.
+    """Latencies that fall with every channel and with the input's side; the dense network's is 2 at 64 px.
 
     Args:
         dense: The dense network's channels.
@@ -33,14 +33,18 @@ class ByChannels:
     """
 
     is_calibrated = True
-    dense = 2.0
 
-    def __init__(self, dense: Mapping[str, int], is_predicted: bool = True) -> None:
+    def __init__(self, dense: Mapping[str, int], is_predicted: bool = True, side: int = 64) -> None:
+        self.dense = self._largest = side / 32
+        self._widths = dense
         self._whole, self._is_predicted = sum(dense.values()), is_predicted
         self.measured_channels: list[ChannelConfig] = []
 
+    def at(self, imgsz: ImageSize | None) -> ByChannels:
+        return self if not isinstance(imgsz, int) else ByChannels(self._widths, self._is_predicted, imgsz)
+
     def share(self, channels: Mapping[str, int]) -> float:
-        return 2 * sum(channels.values()) / self._whole
+        return self._largest * sum(channels.values()) / self._whole
 
     def predicted(self, channels: ChannelConfig) -> float | None:
         return self.share(channels) if self._is_predicted else None
@@ -136,6 +140,21 @@ def test_the_knapsack_meets_the_latency(
     assert all(kept >= 0.2 * before for kept, before in judged(candidate, dense).values())
     by_threshold = pruned(pipeline(latencies), replace(recipe, planner="threshold"))
     assert by_threshold.plan.channels != candidate.plan.channels
+
+
+def test_a_smaller_input_leaves_more_channels(pipeline: Callable[..., Pipeline], dense: ChannelConfig) -> None:
+    recipe = replace(RECIPE, threshold=LatencyShare(0.8), importance="l2")
+    latencies = ByChannels(dense)
+    own, small = (pruned(pipeline(latencies), replace(recipe, imgsz=size)) for size in (None, 32))
+    assert latencies.share(own.plan.channels) == pytest.approx(0.8, rel=0.02)
+    assert latencies.at(32).share(small.plan.channels) == pytest.approx(0.8, rel=0.02)
+    assert own.stage.parent == small.stage.parent, "the sparse phase is shared"
+
+
+def test_taylor_judges_at_the_size_that_is_planned_for(pipeline: Callable[..., Pipeline]) -> None:
+    recipe = replace(RECIPE, importance="taylor", threshold=Threshold.everywhere(1.0))
+    own, small = (pruned(pipeline(), replace(recipe, imgsz=size)) for size in (None, 32))
+    assert own.plan.keep != small.plan.keep
 
 
 def test_rounds_of_a_knapsack_come_nearer(pipeline: Callable[..., Pipeline], dense: ChannelConfig) -> None:
