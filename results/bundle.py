@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from prunetune.results import verify
 from prunetune.results.model_card import model_card
 from prunetune.results.verify import CHANNELS, CHECKPOINT, DESCRIPTION, SUMS
+from prunetune.spaces.deployment import ImageSize
 from prunetune.spaces.drafts import draft, remove_abandoned
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.fields import jsonable
