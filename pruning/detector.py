@@ -26,7 +26,7 @@ from prunetune.pruning.compat import prepare_ultralytics, readable
 from prunetune.pruning.descriptions import round_widths
 from prunetune.pruning.export import export_onnx
 from prunetune.pruning.foreign_files import why_unreadable
-from prunetune.pruning.layers import channel_config, coarsest_stride, image_channels
+from prunetune.pruning.layers import channel_config, coarsest_stride, image_channels, size_problem
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
 from prunetune.spaces.deployment import Deployment, ImageSize
 from prunetune.spaces.errors import ConfigError, ModelError, did_you_mean
@@ -177,12 +177,7 @@ class Detector:
 
     def imgsz_problem(self, imgsz: ImageSize) -> str | None:
         """What is wrong with the first side in px that no input can have; None if both are right."""
-        for side in Deployment(imgsz).height_width:
-            below, over = divmod(side, self.stride)
-            if over or not below:
-                near = [str(count * self.stride) for count in (below, below + 1) if count]
-                return f"{side} is no multiple of {self.stride}, the stride of {self.source}; take {' or '.join(near)}"
-        return None
+        return size_problem(imgsz, self.stride, self.source)
 
     def require_size(self, imgsz: ImageSize) -> None:
         """Refuses an input size that ultralytics would round up to multiples of the stride.
@@ -264,7 +259,6 @@ class Detector:
         Raises:
             ConfigError: A side is no multiple of the stride.
         """
-        self.require_size(imgsz)
         export_onnx(self.model, file, imgsz)
 
 

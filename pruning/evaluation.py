@@ -36,7 +36,8 @@ def evaluate(
 ) -> Accuracy:
     """Validates as stock `YOLO(checkpoint).val(data, imgsz, batch, split)` does, and gets the same figures.
 
-    The detector is not changed.
+    For a rectangle, on which ultralytics validates no checkpoint, they are those of `YOLO("file.onnx").val(data)` for a
+    file that was exported for it. The detector is not changed.
 
     Args:
         detector: Any fp32 detector.
@@ -95,11 +96,11 @@ def evaluate_predictor(
 ) -> Accuracy:
     """Validates what a runtime makes of an exported detector, as stock `YOLO("file.onnx").val()` does.
 
-    Images are square and come one by one: the file was exported for one shape. So the figures compare with each
-    other, in whatever precision, and not with those of `evaluate`, whose images keep their proportions.
+    Images are padded to one shape and come one by one: the file was exported for it. So the figures compare with each
+    other, in whatever precision, and for squares not with those of `evaluate`, whose images keep their proportions.
 
     Args:
-        predict: Gives Detect's output (1, 4 + classes, boxes) for one image (1, channels, imgsz, imgsz), fp32, 0 to 1.
+        predict: Gives Detect's output (1, 4 + classes, boxes) for one image (1, channels, height, width), fp32, 0 to 1.
         names: Class names.
         setup: The study's data and sizes.
         loaders: The study's loaders.

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.layers import coarsest_stride, size_problem
 from prunetune.spaces.deployment import ImageSize
+from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.files import publish
 
 
@@ -23,10 +25,12 @@ def export_onnx(
     Args:
         model: An ultralytics `DetectionModel`. It is not changed.
         file: Where to; appears at once and whole.
-        imgsz: Side of a square input or (height, width) in px: multiples of the network's stride, to which ultralytics
-            would round others up.
+        imgsz: Side of a square input or (height, width) in px.
         dynamic: Leave batch, height and width of the input open, instead of 1 and `imgsz`.
         metadata: Further entries.
+
+    Raises:
+        ConfigError: A side is no multiple of the network's stride, to which ultralytics would round it up.
     """
     with _exported(model, "onnx", imgsz, simplify=True, dynamic=dynamic) as exported:
         if metadata:
@@ -42,6 +46,9 @@ def export_openvino(model: Any, folder: Path, imgsz: ImageSize) -> None:
         model: An ultralytics `DetectionModel`. It is not changed.
         folder: Where to. `YOLO(folder)` takes it if its name ends in `_openvino_model`.
         imgsz: As for `export_onnx`.
+
+    Raises:
+        ConfigError: As there.
     """
     with _exported(model, "openvino", imgsz) as exported:
         shutil.copytree(exported, folder)
@@ -54,6 +61,8 @@ def _exported(model: Any, kind: str, imgsz: ImageSize, **options: Any) -> Iterat
     from ultralytics.cfg import DEFAULT_CFG_DICT
     from ultralytics.engine.exporter import Exporter
 
+    if problem := size_problem(imgsz, coarsest_stride(model), "the network"):
+        raise ConfigError(f"imgsz: {problem}")
     copied = deepcopy(model).cpu().float()
     copied.args = dict(DEFAULT_CFG_DICT)
     with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:

@@ -75,21 +75,30 @@ class StudyImages(YOLODataset):
     """ultralytics' data set of a split, which leaves the user's folder as it is.
 
     Args:
-        options: ultralytics' arguments of the training. Without augmentation `imgsz` may be (height, width), to which
-            ultralytics pads each image.
+        options: ultralytics' arguments of the training.
         source: Folders or lists of images.
         batch: Images per step.
         data: ultralytics' description of the data set. Images in its `left_out` are not used.
         mode: `train` augments, `val` does not.
-        stride: The detector's, to whose multiples the images of a batch are padded; None pads them to `imgsz`.
+        stride: The detector's, to whose multiples the images of a batch are padded; None pads them to squares.
+        rectangle: Height and width in px that all images get, without augmentation and stride: as ultralytics validates
+            a file with such an input, their longer side becomes that of the rectangle first.
     """
 
     im_files: list[str]
 
     def __init__(
-        self, options: Any, source: Any, batch: int, data: dict[str, Any], mode: str, stride: int | None
+        self,
+        options: Any,
+        source: Any,
+        batch: int,
+        data: dict[str, Any],
+        mode: str,
+        stride: int | None,
+        rectangle: tuple[int, int] | None = None,
     ) -> None:
         augments = mode == "train"
+        self._rectangle = rectangle
         super().__init__(  # as ultralytics' `build_yolo_dataset` does
             img_path=source,
             imgsz=options.imgsz,
@@ -107,6 +116,13 @@ class StudyImages(YOLODataset):
             data=data,
             fraction=get_split_fraction(options.fraction, "train" if augments else options.split),
         )
+
+    def build_transforms(self, hyp: Any = None) -> Any:
+        """See `YOLODataset`."""
+        transforms = super().build_transforms(hyp)
+        if self._rectangle is not None:
+            transforms.transforms[0].new_shape = self._rectangle  # ultralytics' LetterBox
+        return transforms
 
     def get_labels(self) -> list[dict[str, Any]]:
         """See `YOLODataset`."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from prunetune.pruning.channels import ChannelConfig
+from prunetune.spaces.deployment import Deployment, ImageSize
 from prunetune.spaces.errors import ModelError
 from prunetune.spaces.recipe import Region
 
@@ -83,6 +84,22 @@ def coarsest_stride(model: nn.Module) -> int:
     _description(model)
     strides: Any = model.stride
     return max(int(max(strides)), 32)
+
+
+def size_problem(imgsz: ImageSize, stride: int, name: str) -> str | None:
+    """What is wrong with the first side in px that no input of a network can have; None if both are right.
+
+    Args:
+        imgsz: The input's size.
+        stride: The network's, which ultralytics rounds other sides up to a multiple of.
+        name: The network's.
+    """
+    for side in Deployment(imgsz).height_width:
+        below, over = divmod(side, stride)
+        if over or not below:
+            near = [str(count * stride) for count in (below, below + 1) if count]
+            return f"{side} is no multiple of {stride}, the stride of {name}; take {' or '.join(near)}"
+    return None
 
 
 def blank_image(model: nn.Module) -> torch.Tensor:

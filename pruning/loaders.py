@@ -32,8 +32,6 @@ class DataLoaders:
 
         self._setup = setup
         self._options = get_cfg(overrides=arguments(setup))
-        self._unaugmented = copy(self._options)
-        self._unaugmented.imgsz = setup.size
         self.data: dict[str, Any] = check_det_dataset(setup.data, autodownload=False)
         self._evaluation: dict[tuple[str, int | None], Any] = {}
         self._calibration: list[dict[str, Any]] | None = None
@@ -102,24 +100,24 @@ class DataLoaders:
     def _read_calibration(self) -> Iterator[dict[str, Any]]:
         from prunetune.pruning.images import StudyImages
 
-        options = copy(self._unaugmented)
+        options, batch, rectangle = copy(self._options), self._setup.batch, self._setup.rectangle
         options.cache = False  # a few images, read once
         with _without_bars():
-            dataset = StudyImages(options, self.data["train"], self._setup.batch, self.data, "val", None)
+            dataset = StudyImages(options, self.data["train"], batch, self.data, "val", None, rectangle)
         count = min(CALIBRATION_IMAGES, len(dataset))
         chosen = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
         images = [dataset[index] for index in chosen]
-        for start in range(0, count, self._setup.batch):
-            yield dataset.collate_fn(images[start : start + self._setup.batch])
+        for start in range(0, count, batch):
+            yield dataset.collate_fn(images[start : start + batch])
 
     def _build(self, path: Any, mode: str, stride: int | None = None) -> Any:
         from ultralytics.data.build import build_dataloader
 
         from prunetune.pruning.images import StudyImages
 
-        batch, options = self._setup.batch, self._options if mode == "train" else self._unaugmented
+        batch, rectangle = self._setup.batch, None if mode == "train" else self._setup.rectangle
         with _without_bars():
-            dataset = StudyImages(options, path, batch, self.data, mode, stride)
+            dataset = StudyImages(self._options, path, batch, self.data, mode, stride, rectangle)
             _require_channels(dataset, self.data["channels"])
         device = "cpu" if self._setup.device in ("cpu", "mps") else "cuda"
         return build_dataloader(dataset, batch, self.processes, shuffle=mode == "train", rank=-1, device=device)

@@ -8,10 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from torch import nn
 
-from prunetune.pruning import Pipeline, Source, StageRunner, StageStore, TrainingSetup
+from prunetune.pruning import Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
+from prunetune.pruning.detections import detect
+from prunetune.pruning.export import export_openvino
 from prunetune.pruning.pipeline import Pruned, Recovered, Trained
 from prunetune.pruning.stages import training_stage
 from prunetune.pruning.training import recovery_phase
@@ -160,11 +165,44 @@ def test_a_killed_recovery_of_another_size_goes_on(pipeline: Pipeline, store: St
     assert use == StageUse("recovery", recovered.stage.digest, trained=1, reused=1)
 
 
+@pytest.mark.slow
+def test_a_rectangle_is_recovered_on_squares_and_scored_as_it_is(pipeline: Pipeline) -> None:
+    with sizes_seen() as seen:
+        pruned, recovered = carry_out(pipeline, replace(RECIPE, imgsz=(64, 96)))
+    assert seen == {(96, 96)}
+    wide = pipeline.stages.at((64, 96))
+    for network in (pruned, recovered):
+        assert network.accuracy == wide.evaluate(network.load())
+        assert network.stage.gflops == network.load().gflops((64, 96))
+    assert recovered.stage.gflops == pytest.approx(recovered.load().gflops(96) * 2 / 3, rel=1e-3)
+    images = next(wide.loaders.calibration())
+    assert tuple(images.shape) == (8, 3, 64, 96)
+    square = pipeline.run(replace(RECIPE, imgsz=96))
+    assert next(square).stage.digest != pruned.stage.digest
+    file = sorted((Path(wide.setup.data).parent / "images" / "val").glob("*.png"))[0]
+    ((_, *_),) = detect(recovered.checkpoint, [file], (64, 96), 1e-9, "cpu")
+
+
+def test_an_export_for_a_rectangle(tmp_path: Path) -> None:
+    detector = Detector.load("yolov5n.yaml", NAMES)
+    detector.export_onnx(tmp_path / "wide.onnx", (32, 64))
+    session = onnxruntime.InferenceSession(tmp_path / "wide.onnx")
+    assert tuple(session.get_inputs()[0].shape) == detector.input_shape((32, 64)) == (1, 3, 32, 64)
+    image = torch.rand(1, 3, 32, 64)
+    with torch.no_grad():
+        expected = detector.model.eval()(image)[0].numpy()
+    np.testing.assert_allclose(session.run(None, {"images": image.numpy()})[0], expected, atol=1e-3)
+    openvino = pytest.importorskip("openvino")
+    export_openvino(detector.model, tmp_path / "wide_openvino_model", (32, 64))
+    (file,) = (tmp_path / "wide_openvino_model").glob("*.xml")
+    assert list(openvino.Core().read_model(file).input(0).shape) == [1, 3, 32, 64]
+
+
 # Sizes that no network takes
 
 
 @pytest.mark.slow
-def test_sizes_that_are_no_multiples_of_the_stride(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_nothing_is_trained_or_scored_at_sizes_that_are_no_multiples_of_the_stride(pipeline: Pipeline) -> None:
     detector = pipeline.stages.load(pipeline.original())
     message = "imgsz: 80 is no multiple of 32, the stride of .*; take 64 or 96"
     for size in (80, (80, 96), (64, 80)):
@@ -174,7 +212,16 @@ def test_sizes_that_are_no_multiples_of_the_stride(pipeline: Pipeline, tmp_path:
             pipeline.stages.at(size).evaluate(detector)
         with pytest.raises(ConfigError, match=message):
             pipeline.stages.at(size).train("recovery", pipeline.original(), recovery_phase(1, "last"))
+
+
+def test_every_export_refuses_them(tmp_path: Path) -> None:
+    detector = Detector.load("yolov5n.yaml", NAMES)
+    message = "imgsz: 80 is no multiple of 32, the stride of .*; take 64 or 96"
+    for size in (80, (64, 80)):
         with pytest.raises(ConfigError, match=message):
             detector.export_onnx(tmp_path / "odd.onnx", size)
-    assert detector.imgsz_problem(16) is not None
+        with pytest.raises(ConfigError, match=message):
+            export_openvino(detector.model, tmp_path / "odd", size)
+    assert not list(tmp_path.iterdir())
+    assert detector.imgsz_problem(16) == f"16 is no multiple of 32, the stride of {detector.source}; take 32"
     assert detector.imgsz_problem((32, 640)) is None
