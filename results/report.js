@@ -1,6 +1,13 @@
 "use strict";
 (() => {
   const told = JSON.parse(document.getElementById("networks").textContent);
+  // A network at a further deployment is another one's: the same channels, gammas and recovery.
+  for (const [key, panel] of Object.entries(told.networks)) {
+    const own = told.networks[panel.of];
+    if (!own) continue;
+    for (const name of ["kept", "removed", "curve"]) if (own[name]) panel[name] = own[name];
+    if (told.gammas[panel.of]) told.gammas[key] = told.gammas[panel.of];
+  }
   const config = {responsive: true, displayModeBar: false};
   const byId = (id) => document.getElementById(id);
   const drawn = new Set();
