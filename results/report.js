@@ -278,7 +278,9 @@
   function classes() {
     const mine = network().classes;
     if (!mine) return null;
-    const others = told.controls.filter((name) => name !== selected && told.networks[name].classes);
+    const controls = told.controls.filter((name) => name !== selected && told.networks[name].classes);
+    const alike = controls.filter((name) => told.networks[name].facts.input === network().facts.input);
+    const others = alike.length ? alike : controls.filter((name) => !told.networks[name].of);
     let places = told.classes.map((_, place) => place).filter((place) => mine[place] !== null);
     if (places.length > 30) {
       // Where the selected network lost most against the dense one.
