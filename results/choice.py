@@ -32,7 +32,7 @@ def find_trial(found: Findings, name: int | str, *, or_baseline: bool = False) -
 
 
 def find_network(found: Findings, name: int | str) -> StudyNetwork:
-    """A network whose file was kept, by its name: `7`, `7.1`, `dense`.
+    """A network whose file was kept, by its name: `7`, `7.1`, `dense`, or `7@96` at a further deployment.
 
     Raises:
         ConfigError: There is none.
@@ -50,10 +50,11 @@ def no_network(found: Findings, name: int | str) -> ConfigError:
         ConfigError: It is the name of no trial and no baseline.
     """
     why = ""
-    if str(name) not in found.baselines:
-        number, _, after = str(name).partition(".")
+    own = str(name).rpartition("@")[0] or name
+    if str(name) not in found.baselines and str(own) not in found.baselines:
+        number, _, after = str(own).partition(".")
         is_round = number.isdecimal() and after.isdecimal()
-        trial = find_trial(found, number if is_round else name, or_baseline=True)
+        trial = find_trial(found, number if is_round else own, or_baseline=True)
         ended = outcome_text(trial, found.records[trial.number]) or trial.state.name
         why = f" ({ended})" if not found.networks_of(trial.number) else ""
     return ConfigError(f"{name}: no network was kept of it{why}; {_kept(found)}")
@@ -70,11 +71,13 @@ def spans(numbers: Iterable[int]) -> str:
 
 def _kept(found: Findings) -> str:
     """The networks that there are, as a sentence."""
-    kept = [network.name for network in found.networks.values() if network.checkpoint]
+    kept = [network for network in (*found.baselines.values(), *found.networks.values()) if network.checkpoint]
+    own = [network.name for network in kept if not network.is_deployed_further]
     names = [
-        *(name for name, network in found.baselines.items() if network.checkpoint),
-        spans(int(name) for name in kept if name.isdecimal()),
-        *(name for name in kept if not name.isdecimal()),
+        *(name for name in own if name in found.baselines),
+        spans(int(name) for name in own if name.isdecimal()),
+        *(name for name in own if not name.isdecimal() and name not in found.baselines),
     ]
     told = ", ".join(filter(None, names))
-    return f"networks were kept of {told}" if told else "no network was kept yet"
+    further = next((f", and at further deployments, such as {item.name}" for item in kept if item.name not in own), "")
+    return f"networks were kept of {told}{further}" if told else "no network was kept yet"

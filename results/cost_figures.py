@@ -8,18 +8,27 @@ from typing import Literal
 
 import plotly.graph_objects as go
 
-from prunetune.results.costs import Costs, Progress, TrialCost
-from prunetune.results.style import CONTROL, FAINT, FRONT, INK, REGIONS, canvas
+from prunetune.results.costs import Costs, Progress, TrialCost, part_text
+from prunetune.results.style import CONTROL, FAINT, FRONT, INK, REGIONS, WITHOUT_PRUNING, canvas
 
-PARTS = {"train": FRONT, "validate": REGIONS["backbone"], "measure": CONTROL, "overhead": INK}
+PARTS = {
+    "train": FRONT, "validate": REGIONS["backbone"], "measure": CONTROL, "deploy": REGIONS["head"], "overhead": INK,
+}  # fmt: skip
 BARS = 100
 """A study with more trials than this has several in a bar."""
 
 
-def progress_figure(steps: Sequence[Progress], over: Literal["epochs", "hours"]) -> go.Figure | None:
+def progress_figure(
+    steps: Sequence[Progress], over: Literal["epochs", "hours"], baselines: float | None = None
+) -> go.Figure | None:
     """The hypervolume over epochs or hours; None if nothing has ended.
 
     Only the steps at which it grew are drawn, and the end.
+
+    Args:
+        steps: After each trial.
+        over: What it is drawn over.
+        baselines: The hypervolume that is had without pruning, a dashed line; none if None.
     """
     if not steps:
         return None
@@ -44,6 +53,13 @@ def progress_figure(steps: Sequence[Progress], over: Literal["epochs", "hours"])
         customdata=[[str(step.trial), step.network] for step in drawn],
         hovertemplate=f"trial %{{customdata[0]}}: %{{y:.3f}} after %{{x:.4g}} {unit}<extra></extra>",
     )
+    if baselines is not None:
+        figure.add_hline(
+            y=baselines,
+            line={"color": CONTROL, "width": 1.5, "dash": "dash"},
+            annotation={"text": WITHOUT_PRUNING, "font": {"color": CONTROL}},
+            annotation_position="top left",
+        )
     figure.update_layout(showlegend=False, margin={"t": 14})
     words = "epochs trained" if over == "epochs" else f"{unit} in which trials ran"
     figure.update_xaxes(title=words, rangemode="tozero")
@@ -61,12 +77,15 @@ def time_figure(costs: Costs) -> go.Figure | None:
     titles = [_title(group) for group in groups]
     figure = canvas(height=360)
     for part, colour in PARTS.items():
+        spent = [_work(group)[part] / divisor for group in groups]
+        if part == "deploy" and not any(spent):
+            continue
         figure.add_bar(
             x=titles,
-            y=[_work(group)[part] / divisor for group in groups],
-            name=part,
+            y=spent,
+            name=part_text(part),
             marker={"color": colour},
-            hovertemplate=f"%{{x}}, {part}: %{{y:.3g}} {unit}<extra></extra>",
+            hovertemplate=f"%{{x}}, {part_text(part)}: %{{y:.3g}} {unit}<extra></extra>",
         )
     saved = [sum(spent.cost.epochs_reused for spent in group) * costs.epoch_s / divisor for group in groups]
     if any(saved):

@@ -14,8 +14,15 @@ from prunetune.results.findings import Findings, Source
 from prunetune.results.pareto import hypervolume, nondominated
 from prunetune.spaces.cost import Cost
 
-WORK = ("train", "validate", "measure")
+WORK = ("train", "validate", "measure", "deploy")
 """The parts of a trial's time that a study is there for. Everything else is overhead."""
+
+_TEXTS = {"deploy": "further deployments"}
+
+
+def part_text(part: str) -> str:
+    """What a reader calls a part of a trial's time: `deploy` is what its networks took at further deployments."""
+    return _TEXTS.get(part, part)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,21 @@ from typing import Any
 import plotly.graph_objects as go
 
 from prunetune.results.findings import Findings, Source
-from prunetune.results.front_points import FrontPoints, Point
+from prunetune.results.front_points import FrontPoints, Point, is_step
 from prunetune.results.record import Interval
 from prunetune.results.study_network import StudyNetwork
-from prunetune.results.style import CONTROL, FAINT, FRONT, GRID, INK, LIMIT, canvas, escape, wrapped
+from prunetune.results.style import (
+    CONTROL,
+    FAINT,
+    FRONT,
+    GRID,
+    INK,
+    LIMIT,
+    WITHOUT_PRUNING,
+    canvas,
+    escape,
+    wrapped,
+)
 from prunetune.results.tables import (
     decimals,
     latencies_text,
@@ -36,6 +47,7 @@ SELECTED = "selected"
 def front_figure(study: Source, chosen: str | int | None = None, target: str | None = None) -> go.Figure:
     """Accuracy against the latency on one target: every network, the front, the controls and the budget.
 
+    A second line joins the controls that no other dominates, at all deployments: what can be had without pruning.
     Networks that the gate ended are known before recovery only. They stand in a strip of their own below, on
     the same latency axis: their accuracy cannot be compared with that of recovered networks. Bars are 95 % intervals.
     A point's `customdata` is its text and its network's name.
@@ -50,19 +62,22 @@ def front_figure(study: Source, chosen: str | int | None = None, target: str | N
     drawn = points.target
     title = "latency in ms" if drawn is None or len(found.targets) == 1 else f"latency on {drawn.name} in ms"
     budget_ms = None if drawn is None else drawn.budget_ms
-    recovered = [*points.front, *points.dominated, *points.slow]
     figure = canvas(height=620 if points.over else 500)
-    left, right = _front_axes(figure, [*recovered, *points.stopped, *points.baselines], points.over, budget_ms)
+    left, right = _front_axes(figure, points.drawn, points.over, budget_ms)
     figure.update_xaxes(title=escape(title))
     # The order of the traces is that of the legend: what matters comes first, and lies on top.
     _front_line(figure, points)
     marked = found.best if chosen is None else found.network(str(chosen))
-    _ring(figure, marked, [*recovered, *points.over], points.over)
-    _controls(figure, points.baselines, (left + right) / 2 if budget_ms is None else budget_ms)
+    _ring(figure, marked, [*points.drawn, *points.over], points.over)
+    _controls(figure, points, (left + right) / 2 if budget_ms is None else budget_ms)
     _tested(figure, found, drawn.name if drawn is not None else None)
     size_px = 8 if len(found.networks) <= CROWD else 5
     cross = {"symbol": "x", "size": size_px, "color": LIMIT, "opacity": 0.75}
+    small = {"size": 5, "opacity": 0.45}
+    diamond = {**small, "color": CONTROL, "symbol": "diamond"}
     _points(figure, points.dominated, "complete, dominated", {"size": size_px, "color": FAINT})
+    _points(figure, points.deployed, "at further deployments, dominated", {**small, "color": FRONT})
+    _points(figure, points.deployed_baselines, "controls at further deployments", diamond)
     _points(figure, points.stopped, "stopped early", {"size": size_px, "color": FAINT, "symbol": "circle-open"})
     _points(figure, points.slow, "over budget after an earlier round", cross)
     _points(figure, points.over, "over budget, not recovered", cross, axis="y2")
@@ -101,7 +116,7 @@ def _front_line(figure: go.Figure, points: FrontPoints) -> None:
     if points.front:
         figure.add_scatter(
             **_places(points.front),
-            mode="lines+markers+text" if points.is_step else "markers+text",
+            mode="lines+markers+text" if is_step(points.front) else "markers+text",
             name="front",
             # A step: between two members nothing better than the faster one was found.
             line={"color": FRONT, "width": 2, "shape": "hv"},
@@ -176,20 +191,23 @@ def _points(figure: go.Figure, points: Sequence[Point], name: str, marker: dict[
         figure.add_scatter(**_places(points), yaxis=axis, mode="markers", name=name, marker=marker)
 
 
-def _controls(figure: go.Figure, points: Sequence[Point], middle: float) -> None:
-    if points:
-        slowest = max(point.latency_ms for point in points)
-        is_left = [point.latency_ms <= middle or point.latency_ms > 0.8 * slowest for point in points]
+def _controls(figure: go.Figure, points: FrontPoints, middle: float) -> None:
+    slowest = max((point.latency_ms for point in points.controls), default=0.0)
+    for some, name, line in ((points.curve, WITHOUT_PRUNING, "lines+"), (points.baselines, "other controls", "")):
+        if not some:
+            continue
+        is_left = [point.latency_ms <= middle or point.latency_ms > 0.8 * slowest for point in some]
         figure.add_scatter(
-            **_places(points),
-            mode="markers+text",
-            name="controls",
+            **_places(some),
+            mode=f"{line if is_step(some) else ''}markers+text",
+            name=name,
+            line={"color": CONTROL, "width": 1.5, "shape": "hv", "dash": "dot"},
             marker={"symbol": "diamond", "size": 12, "color": CONTROL},
-            text=[f"\u2002{escape(point.network.name)}\u2002" for point in points],
+            text=[f"\u2002{escape(point.network.name)}\u2002" for point in some],
             # Names stand below the bars, and on the side of the budget's line that their control is on.
             textposition=["bottom left" if left else "bottom right" for left in is_left],
             textfont={"color": CONTROL, "size": 12},
-            error_x=_noise(points, CONTROL),
+            error_x=_noise(some, CONTROL),
             zorder=_ABOVE,
         )
 
@@ -231,6 +249,7 @@ def _hover(point: Point) -> str:
     latency = network.latency
     lines = (
         f"<b>{escape(network.title)}</b>",
+        str(network.deployment),
         f"mAP50-95 {decimals(network.map50_95)}",
         latency_text(latency.ms, latency.ratio_to_dense)
         if latency and len(network.latencies) < 2

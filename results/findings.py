@@ -7,7 +7,7 @@ comes from the same moment.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.pareto import hypervolume, nondominated
 from prunetune.results.record import NetworkFiles, StudiedTarget, StudyRecord, TrialRecord
-from prunetune.results.study_network import StudyNetwork, networks_of
+from prunetune.results.study_network import StudyNetwork, labels, networks_of
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.outcome import Outcome
 from prunetune.targets.latency import NormalizedLatency
@@ -84,22 +84,36 @@ class Findings:
 
     @cached_property
     def baselines(self) -> dict[str, StudyNetwork]:
-        """The networks that the study compares with, by name, with their last measurements."""
+        """The networks that the study compares with, at all deployments, by name, with their last measurements."""
         own = [StudyNetwork(name, baseline.network) for name, baseline in self.study.baselines.items()]
-        return {network.name: self._current(network, self.study.confirmed) for network in own}
+        measured = self._with_twins(own)
+        return {network.name: self._current(network, measured) for network in own}
 
     def network(self, name: str) -> StudyNetwork | None:
         """A network by its name; None where there is none.
 
-        A trial's number means the network that the trial came to, also if that has a longer name.
+        A trial's number means the network that the trial came to, also if that has a longer name; `7@96` is the same
+        network at 96 px, also if that is what it was recovered for.
         """
         found = self.baselines.get(name) or self.networks.get(name)
-        is_number = name.isdecimal() and len(name) < 19
-        return self.last_network(int(name)) if found is None and is_number else found
+        if found is None and name.isdecimal() and len(name) < 19:
+            found = self.last_network(int(name))
+        of, at, label = name.rpartition("@")
+        return self._deployed(of, label) if found is None and at else found
+
+    def _deployed(self, name: str, label: str) -> StudyNetwork | None:
+        """The network of a name at the deployment of a label; None where there is none."""
+        if (own := self.network(name)) is None:
+            return None
+        same = self.baselines.values() if own.trial is None else self.networks_of(own.trial)
+        alike = (network for network in same if network.own_name == own.own_name)
+        return next((network for network in alike if label in labels(network.deployment)), None)
 
     def last_network(self, trial: int) -> StudyNetwork | None:
-        """What a trial came to; None if it has no network."""
-        return next(reversed(self.networks_of(trial)), None)
+        """What a trial came to: the first of its last round; None if it has no network."""
+        networks = self.networks_of(trial)
+        last = max((network.result.round for network in networks), default=0)
+        return next((network for network in networks if network.result.round == last), None)
 
     def key(self, trial: int) -> str:
         """The name of the network that a trial came to; the trial's number where it has none."""
@@ -112,7 +126,7 @@ class Findings:
         return name if network is None else network.title
 
     def networks_of(self, trial: int) -> list[StudyNetwork]:
-        """A trial's networks, by round."""
+        """A trial's networks, by round, each at its own deployment and then at further ones."""
         return self._by_trial.get(trial, [])
 
     @cached_property
@@ -125,17 +139,21 @@ class Findings:
 
     @cached_property
     def _last_measured(self) -> dict[str, Mapping[str, NormalizedLatency]]:
-        """The last interleaved measurements by network.
+        """The last interleaved measurements of the trials' networks, by name."""
+        return self._with_twins(self._own_networks)
 
-        Latency depends on the channels alone. So networks with the channels of a confirmed one share its measurement;
-        else an unconfirmed twin could seem faster and push the confirmed one from the front.
+    def _with_twins(self, networks: Sequence[StudyNetwork]) -> dict[str, Mapping[str, NormalizedLatency]]:
+        """The last interleaved measurements, with those of networks that have none of their own.
+
+        Latency depends on channels and deployment alone. So networks that have those of a confirmed one share its
+        measurement; else an unconfirmed twin could seem faster and push the confirmed one from the front.
         """
         confirmed = self.study.confirmed
         if not confirmed:
             return {}
-        keys = {network.name: _key(network) for network in self._own_networks if network.figures.channels}
-        by_channels = {keys[name]: confirmed[name] for name in keys if name in confirmed}
-        twins = {name: by_channels[key] for name, key in keys.items() if key in by_channels}
+        keys = {network.name: _key(network) for network in networks if network.figures.channels}
+        by_key = {keys[name]: confirmed[name] for name in keys if name in confirmed}
+        twins = {name: by_key[key] for name, key in keys.items() if key in by_key}
         return {**twins, **confirmed}
 
     def _current(self, network: StudyNetwork, confirmed: Mapping[str, Mapping[str, NormalizedLatency]]) -> StudyNetwork:
@@ -164,8 +182,10 @@ class Findings:
     # The budget
 
     def excess(self, network: StudyNetwork) -> dict[str, float]:
-        """How far a network is over the budgets, as a share of each, by target; empty if it is over none."""
-        found = {target.name: target.violation(network.latencies.get(target.name)) for target in self.targets}
+        """How far a network is over the budgets, as a share of each, by target; empty if it is over none. Limits on
+        what is not measured again are as they were stored."""
+        found = dict(network.figures.violations) if self.targets else {}
+        found |= {target.name: target.violation(network.latencies.get(target.name)) for target in self.targets}
         return {name: over for name, over in found.items() if over > 0}
 
     def edges(self, network: StudyNetwork) -> list[str]:
@@ -222,6 +242,42 @@ class Findings:
                 first.setdefault((point, _key(network)), (network, point))
         return [item for item, _ in sorted(first.values(), key=lambda row: (row[1][1], -row[1][0], row[0].trial or 0))]
 
+    @cached_property
+    def baseline_front(self) -> list[StudyNetwork]:
+        """The sceptic's curve: the baselines at all deployments that no other dominates, by rising latency, within the
+        budget or not. What can be had without pruning."""
+        return self._undominated(self.baselines.values())
+
+    @cached_property
+    def rivals(self) -> list[StudyNetwork]:
+        """The sceptic's curve of the baselines within the budget: what the front is compared with."""
+        return self._undominated(network for network in self.baselines.values() if not self.excess(network))
+
+    def rival(self, network: StudyNetwork) -> StudyNetwork | None:
+        """The most accurate baseline within the budget that is no slower than a network on any target that is judged;
+        None if no baseline is that fast."""
+        own = self.point(network)
+        known = [(rival, point) for rival in self.rivals if (point := self.point(rival)) is not None]
+        no_slower = [
+            rival
+            for rival, point in known
+            if own is not None and all(theirs <= mine for theirs, mine in zip(point[1:], own[1:], strict=True))
+        ]
+        return max(no_slower, key=lambda rival: rival.map50_95, default=None)
+
+    def beats_baselines(self, network: StudyNetwork) -> bool:
+        """Whether it is more accurate than every baseline within the budget that is no slower on any target that is
+        judged: neither dominated by the sceptic's curve nor equal to it."""
+        rival = self.rival(network)
+        return rival is None or network.map50_95 > rival.map50_95
+
+    def _undominated(self, networks: Iterable[StudyNetwork]) -> list[StudyNetwork]:
+        """Those that no other dominates, by rising latency; of equal values the first."""
+        scored = {point: network for network in reversed(list(networks)) if (point := self.point(network)) is not None}
+        kept = nondominated(list(scored))
+        members = [point for point, stays in zip(scored, kept, strict=True) if stays]
+        return [scored[point] for point in sorted(members, key=lambda point: (point[1], -point[0]))]
+
     @property
     def best(self) -> StudyNetwork | None:
         """See `best`."""
@@ -231,10 +287,19 @@ class Findings:
     @property
     def hypervolume(self) -> float | None:
         """The front's hypervolume; None while the dense network is not measured."""
+        return self._hypervolume(self.front)
+
+    @property
+    def hypervolume_baselines(self) -> float | None:
+        """That of the sceptic's curve within the budget, with the same references; None while the dense network is not
+        measured."""
+        return self._hypervolume(self.rivals)
+
+    def _hypervolume(self, networks: Sequence[StudyNetwork]) -> float | None:
         references = [value for value in map(self.dense_ms, self.judged) if value]
         if not references or len(references) < len(self.judged):
             return None
-        return hypervolume([point for point in map(self.point, self.front) if point is not None], references)
+        return hypervolume([point for point in map(self.point, networks) if point is not None], references)
 
     # Trials
 
@@ -243,7 +308,7 @@ class Findings:
         """How many trials ended how. `interrupted` ones say nothing of their recipe, which is tried again; `rounds` are
         the networks that others had on their way."""
         kinds = Counter(_kind(trial, self.records[trial.number]) for trial in self.trials)
-        kinds["rounds"] = sum(len(networks) - 1 for networks in self._by_trial.values())
+        kinds["rounds"] = sum(len({item.result.round for item in networks}) - 1 for networks in self._by_trial.values())
         return {name: kinds[name] for name in _KINDS}
 
     def trial(self, number: int) -> FrozenTrial | None:
@@ -277,8 +342,8 @@ def front(study: Source) -> list[StudyNetwork]:
 
     A member is recovered and surely over no budget: what a trial came to, or what it had after an earlier round.
     Accuracy is map50_95; latencies are the confirmed ones where the study measured again at its end. On which targets
-    they count, the study's objectives say; the order is that of the main target. Of networks with equal values and
-    channels the first one stays.
+    they count, the study's objectives say; the order is that of the main target. Of networks with equal values,
+    channels and deployments the first one stays.
     """
     return Findings.of(study).front
 
@@ -298,6 +363,8 @@ def front_document(study: Source, folder: Path | None = None) -> dict[str, Any]:
 
     With the study's `folder`, paths lead there from where the reader stands; without, they start in the folder.
     `nearest` is None unless the front is empty. `hypervolume` is None until the dense network is measured.
+    `baselines` has the controls at all deployments that no other dominates, by rising latency; `hypervolume_baselines`
+    is that of those within the budget.
     """
     found = Findings.of(study)
     closest = None if found.front else found.nearest
@@ -305,8 +372,10 @@ def front_document(study: Source, folder: Path | None = None) -> dict[str, Any]:
         "study": found.name,
         "front": [network_document(found, network, folder) for network in found.front],
         "controls": {name: network.within(folder).as_dict() for name, network in found.baselines.items()},
+        "baselines": [network_document(found, network, folder) for network in found.baseline_front],
         "targets": [target.as_dict() for target in found.targets],
         "hypervolume": found.hypervolume,
+        "hypervolume_baselines": found.hypervolume_baselines,
         "nearest": closest.within(folder).as_dict() if closest else None,
         "trials": found.counts,
     }
@@ -325,8 +394,9 @@ def outcome_text(trial: FrozenTrial, record: TrialRecord) -> str:
 
 
 def _key(network: StudyNetwork) -> tuple[Any, ...]:
-    """Equal for networks with equal channels; a network whose channels are not known is equal to itself only."""
-    return tuple(sorted(network.figures.channels.items())) or (network.name,)
+    """Equal for networks with equal channels and deployments; one of unknown channels is equal to itself only."""
+    channels = tuple(sorted(network.figures.channels.items()))
+    return (network.deployment, network.figures.params, *channels) if channels else (network.name,)
 
 
 def _kind(trial: FrozenTrial, record: TrialRecord) -> str:

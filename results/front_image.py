@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import Study
 
 from prunetune.results.findings import Findings
-from prunetune.results.front_points import FrontPoints, Point
+from prunetune.results.front_points import FrontPoints, Point, is_step
 from prunetune.results.labels import Label, place_labels
 from prunetune.results.record import Confirmation, Interval
-from prunetune.results.style import CONTROL, FAINT, FRONT, INK, LIMIT
+from prunetune.results.style import CONTROL, FAINT, FRONT, INK, LIMIT, WITHOUT_PRUNING
 from prunetune.results.tables import limit_text
 from prunetune.spaces.files import publish
 
@@ -30,7 +30,7 @@ DPI = 150
 
 
 def write_front_image(study: Study | Findings, path: Path, target: str | None = None) -> Path:
-    """Draws the front with its controls, its budget and every recovered network; bars are 95 % intervals.
+    """Draws the front, the controls, the budget and every recovered network; bars are 95 % intervals.
 
     Args:
         study: What to draw.
@@ -59,15 +59,21 @@ def write_front_image(study: Study | Findings, path: Path, target: str | None = 
     else:
         axes = strip = figure.subplots()
     _dots(axes, points.dominated, "complete, dominated", color=FAINT)
+    small = {"s": 12, "alpha": 0.45}
+    _dots(axes, points.deployed, "at further deployments, dominated", color=FRONT, **small)
+    _dots(axes, points.deployed_baselines, "controls at further deployments", color=CONTROL, marker="D", **small)
     _dots(axes, points.stopped, "stopped early", edgecolors=FAINT, facecolors="none")
     _dots(axes, points.slow, "over budget after an earlier round", color=LIMIT, marker="x", alpha=0.75)
     target_name, budget_ms = "" if drawn is None else drawn.name, None if drawn is None else drawn.budget_ms
     _tested(axes, found.study.confirmation, target_name)
-    if steps := _steps(points):
-        axes.plot(*zip(*steps, strict=True), color=FRONT, linewidth=1.6)
+    front, curve = _steps(points.front), _steps(points.curve)
+    for steps, colour, line in ((curve, CONTROL, ":"), (front, FRONT, "-")):
+        if steps:
+            axes.plot(*zip(*steps, strict=True), color=colour, linewidth=1.6, linestyle=line)
     for some, name, colour, marker in (
         (points.front, "front", FRONT, "o"),
-        (points.baselines, "controls", CONTROL, "D"),
+        (points.curve, WITHOUT_PRUNING, CONTROL, "D"),
+        (points.baselines, "other controls", CONTROL, "d"),
     ):
         _bars(axes, some, colour)
         _dots(axes, some, name, color=colour, marker=marker, s=60, zorder=3)
@@ -86,27 +92,27 @@ def write_front_image(study: Study | Findings, path: Path, target: str | None = 
         axis.margins(x=0.08)
     if found.trials or found.baselines:
         figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    seen = [*points.dominated, *points.stopped, *points.slow, *points.front, *points.baselines]
     with publish(path) as draft, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that matplotlib's font lacks
-        lines = [steps, [] if budget_ms is None else [(budget_ms, end) for end in axes.get_ylim()]]
-        place_labels(axes, _labels(points, budget_ms), list(map(_place, seen)), [line for line in lines if line])
+        lines = [front, curve, [] if budget_ms is None else [(budget_ms, end) for end in axes.get_ylim()]]
+        seen = list(map(_place, points.drawn))
+        place_labels(axes, _labels(points, budget_ms), seen, [line for line in lines if line])
         figure.savefig(draft, format="png", dpi=DPI)
     return path
 
 
-def _steps(points: FrontPoints) -> list[tuple[float, float]]:
-    """The corners of the front's line; none if members are ahead on another target only."""
-    places = list(map(_place, points.front)) if points.is_step else []
+def _steps(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """The corners of a line through points; none if some are ahead on another target only."""
+    places = list(map(_place, points)) if is_step(points) else []
     corners = [(after, accuracy) for (_, accuracy), (after, _) in pairwise(places)]
     return [place for pair in zip_longest(places, corners) for place in pair if place is not None]
 
 
 def _labels(points: FrontPoints, budget_ms: float | None) -> list[Label]:
     """The names of the controls, below their bars, and those of the front, above its line."""
-    slowest = max((point.latency_ms for point in points.baselines), default=0.0)
+    slowest = max((point.latency_ms for point in points.controls), default=0.0)
     named = []
-    for point in points.baselines:
+    for point in points.controls:
         # On the side of the budget's line that the control is on.
         is_left = point.latency_ms > 0.8 * slowest or budget_ms is None or point.latency_ms <= budget_ms
         named.append(Label(_plain(point.network.name), _place(point), (-1 if is_left else 1, -1), CONTROL))

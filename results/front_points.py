@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,13 +40,20 @@ class FrontPoints:
     """By rising latency."""
     dominated: tuple[Point, ...]
     """Further candidates, those that fell over a budget at the last measurement among them."""
+    deployed: tuple[Point, ...]
+    """Networks of trials at further deployments that are not on the front: of less interest, and many."""
     stopped: tuple[Point, ...]
     """Those whose recovery was stopped early."""
     slow: tuple[Point, ...]
     """Recovered ones over the budget, whose recipes had further rounds."""
     over: tuple[Point, ...]
     """Those over the budget that were not recovered: their accuracy is the one before."""
+    curve: tuple[Point, ...]
+    """The sceptic's curve: the baselines that no other dominates, by rising latency."""
     baselines: tuple[Point, ...]
+    """The others at the deployments that they were trained for."""
+    deployed_baselines: tuple[Point, ...]
+    """The others at further deployments."""
 
     @classmethod
     def of(cls, found: Findings, target: str | None = None) -> FrontPoints:
@@ -63,19 +70,41 @@ class FrontPoints:
             return tuple(Point(network, network.latency_ms) for network in on_target if network.latency_ms is not None)
 
         members = {network.name for network in found.front}
-        networks = list(found.networks.values())
+        networks = [network for network in found.networks.values() if not network.is_deployed_further]
+        further = [network for network in found.networks.values() if network.is_deployed_further]
+        curve = {network.name for network in found.baseline_front}
+        controls = [network for network in found.baselines.values() if network.name not in curve]
         raw = [network for network in networks if not network.result.recovered]
         return cls(
             target=drawn,
-            front=tuple(sorted(points(found.front), key=lambda point: point.latency_ms)),
-            dominated=points(network for network in found.candidates if network.name not in members),
+            front=_by_latency(points(found.front)),
+            dominated=points(item for item in networks if item.result.is_candidate and item.name not in members),
+            deployed=points(item for item in further if item.result.recovered and item.name not in members),
             stopped=points(network for network in raw if found.outcome(network) is Outcome.STOPPED_EARLY),
             slow=points(network for network in networks if network.result.recovered and not network.figures.feasible),
             over=points(network for network in raw if found.outcome(network) is Outcome.OVER_BUDGET),
-            baselines=points(found.baselines.values()),
+            curve=_by_latency(points(found.baseline_front)),
+            baselines=points(network for network in controls if not network.is_deployed_further),
+            deployed_baselines=points(network for network in controls if network.is_deployed_further),
         )
 
     @property
-    def is_step(self) -> bool:
-        """Whether the front is a line of steps; not if members are ahead on another target only, and lie below it."""
-        return all(before.map50_95 <= after.map50_95 for before, after in pairwise(self.front))
+    def controls(self) -> tuple[Point, ...]:
+        """The baselines that are named: those on the sceptic's curve, then the others that are drawn large."""
+        return (*self.curve, *self.baselines)
+
+    @property
+    def drawn(self) -> tuple[Point, ...]:
+        """All that were recovered or trained, whose accuracies compare."""
+        return (*self.front, *self.dominated, *self.deployed, *self.stopped, *self.slow, *self.controls,
+                *self.deployed_baselines)  # fmt: skip
+
+
+def is_step(line: Sequence[Point]) -> bool:
+    """Whether points by rising latency are a line of steps; not if some are ahead on another target only, and lie below
+    it."""
+    return all(before.map50_95 <= after.map50_95 for before, after in pairwise(line))
+
+
+def _by_latency(points: Iterable[Point]) -> tuple[Point, ...]:
+    return tuple(sorted(points, key=lambda point: point.latency_ms))

@@ -12,11 +12,13 @@ from prunetune.results.tables import (
     decimals,
     earlier_rounds,
     edge_text,
+    hypervolumes_text,
     latencies_text,
     percent,
     size,
     trained_text,
 )
+from prunetune.spaces.deployment import size_text
 from prunetune.spaces.fields import number, text
 
 LEARNT = 0.05
@@ -24,6 +26,9 @@ LEARNT = 0.05
 
 COMPARED = ("half-width", "dense")
 """The controls that the winner is compared with, the one to beat first."""
+
+NAMED = 3
+"""So many baselines are named that are as good as the front."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def summary(found: Findings) -> Summary:
             "parameters": size(winner.figures.params),
             "parameters removed": percent(winner.figures.params_removed),
             "on the front": str(len(found.front)),
-            "hypervolume": "" if found.hypervolume is None else decimals(found.hypervolume),
+            "hypervolume": hypervolumes_text(found),
         }
         facts = {name: value for name, value in told.items() if value}
     return Summary(
@@ -81,6 +86,8 @@ def searched(found: Findings) -> str:
         words += f"; {spec['model']}"
         words += f" on {spec['data']}" if text(spec.get("data")) else ""
         words += f" at {spec['imgsz']} px" if number(spec.get("imgsz")) else ""
+        if len(found.study.sizes) > 1:
+            words += f", deployed at {', '.join(map(size_text, found.study.sizes))} px"
     if found.targets:
         words += "; target " + " and ".join(map(_described, found.targets))
     budget = budget_text(found)
@@ -93,18 +100,55 @@ def _described(target: StudiedTarget) -> str:
 
 
 def won(found: Findings, winner: StudyNetwork) -> str:
-    """The most accurate member in numbers, and against the controls."""
+    """What the front has that no control has, the most accurate member in numbers, and against the controls."""
     limit = edge_text(found, winner) or "within the budget"
     within = f" {limit}" if any(target.has_budget for target in found.targets) else ""
     words = [
+        against_baselines(found, winner),
         f"The most accurate network{within} is {winner.title}: mAP50-95 {decimals(winner.map50_95)} at "
-        f"{latencies_text(winner)}."
+        f"{latencies_text(winner)}.",
     ]
     for name in COMPARED:
         control = found.baselines.get(name)
         if control is not None:
             words += [_against(winner, control, name)]
     return " ".join(sentence for sentence in words if sentence)
+
+
+def against_baselines(found: Findings, winner: StudyNetwork) -> str:
+    """A sentence on the front against what can be had without pruning, at all deployments; empty without baselines.
+
+    Args:
+        found: The study.
+        winner: The most accurate member of the front.
+    """
+    if not found.baseline_front:
+        return ""
+    if not any(map(found.beats_baselines, found.front)):
+        return f"The front does not beat what can be had without pruning: {_ahead(found)}."
+    words = f"At {latencies_text(winner)}: {decimals(winner.map50_95)}; "
+    rival, best = found.rival(winner), max(found.rivals, key=lambda rival: rival.map50_95, default=None)
+    if rival is not None:
+        words += f"without pruning, the best is {rival.title} with {decimals(rival.map50_95)}"
+    else:
+        words += "without pruning, none is that fast"
+    if best is not None and best is not rival:
+        within = "within the budget" if any(target.has_budget for target in found.targets) else "at any latency"
+        words += f", and the best {within} is {best.title} with {decimals(best.map50_95)} at {latencies_text(best)}"
+    return f"{words}."
+
+
+def _ahead(found: Findings) -> str:
+    """Which baselines are as good as the front, each with the most accurate member that it is as good as."""
+    pairs: dict[str, tuple[StudyNetwork, StudyNetwork]] = {}
+    for member in found.front:  # accuracy rises with latency, so that the last one stays
+        if (rival := found.rival(member)) is not None:
+            pairs[rival.name] = rival, member
+    return "; ".join(
+        f"{rival.title} has {decimals(rival.map50_95)} at {latencies_text(rival)}, where {member.title} has "
+        f"{decimals(member.map50_95)} at {latencies_text(member)}"
+        for rival, member in list(pairs.values())[-NAMED:]
+    )
 
 
 def how_sure(found: Findings, winner: StudyNetwork) -> list[str]:
@@ -181,7 +225,7 @@ def cautions(found: Findings) -> list[str]:
             "yet: give the trainings more epochs."
         )
     for name, baseline in found.study.baselines.items():
-        if baseline.points_lost is not None:
+        if baseline.points_lost is not None and not found.baselines[name].is_deployed_further:
             notes.append(
                 f"{name.capitalize()} stands {trained_text(baseline)}, {baseline.points_lost:.1f} points less. "
                 "Recoveries may have lost as much: give more epochs, or a smaller train.lr0."

@@ -60,7 +60,7 @@ def _summary(told: Mapping[str, Any]) -> str:
     removed = network.get("params_removed")
     return (
         f"A detector of {len(told['classes'])} class{'es' * (len(told['classes']) > 1)} ({classes}) for images of "
-        f"{told['imgsz']} px, stride {told['stride']}: {size(network['params'])} parameters, "
+        f"{input_text(told)} px, stride {told['stride']}: {size(network['params'])} parameters, "
         f"{significant(network['gflops'])} GFLOPs"
         + (f", {percent(removed)} of the dense network's parameters removed" if removed is not None else "")
         + ". `channels.json` has the width of every layer"
@@ -114,7 +114,7 @@ def _latency(told: Mapping[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(_text(str(cell)) for cell in cells) + " |")
     note = told.get("latency_note") or (
-        f"Batch 1, {told['imgsz']} px. Median of rounds that were interleaved with the reference networks; the "
+        f"Batch 1, {input_text(told)} px. Median of rounds that were interleaved with the reference networks; the "
         "uncertainty is half of the 95 % interval of the ratio to them."
     )
     return "\n".join(lines) + "\n\n" + note
@@ -122,9 +122,9 @@ def _latency(told: Mapping[str, Any]) -> str:
 
 def _files(told: Mapping[str, Any]) -> str:
     lines = ["| file | what | precision | input |", "|---|---|---|---|"]
-    side = told["imgsz"]
+    height, width = sides(told)
     for name, item in told["files"].items():
-        shape = "any" if item["batch"] is None else f"{item['batch']} x {told['image_channels']} x {side} x {side}"
+        shape = "any" if item["batch"] is None else f"{item['batch']} x {told['image_channels']} x {height} x {width}"
         lines.append(f"| {name} | {_KINDS[item['format']].format(name=name)} | {item['precision']} | {shape} |")
     lines += [
         "| channels.json | the width of every layer, beside the dense network's | | |",
@@ -138,7 +138,9 @@ def _files(told: Mapping[str, Any]) -> str:
 def _how_to_check(told: Mapping[str, Any]) -> str:
     versions = told["versions"]
     need = " ".join(f"{name}=={versions[name]}" for name in ("ultralytics", "onnxruntime") if name in versions)
-    tolerance = told["tolerances"]["map50_95"]
+    tolerance, is_square = told["tolerances"]["map50_95"], len(set(sides(told))) == 1
+    # Stock ultralytics validates a checkpoint on squares only; a file of a fixed shape is validated at that.
+    file, batch = ("model.pt", told["batch"]) if is_square else ("model.onnx", 1)
     return (
         "```\n"
         "sha256sum -c SHA256SUMS\n"
@@ -149,7 +151,7 @@ def _how_to_check(told: Mapping[str, Any]) -> str:
         "or, by hand:\n\n"
         "```python\n"
         "from ultralytics import YOLO\n\n"
-        f'YOLO("model.pt").val(data="DATA.yaml", imgsz={told["imgsz"]}, batch={told["batch"]}, split="val")\n'
+        f'YOLO("{file}").val(data="DATA.yaml", imgsz={max(sides(told))}, batch={batch}, split="val")\n'
         "```\n\n"
         "`batch` belongs to the figures: ultralytics pads the images of a batch to one shape. `DATA.yaml` is "
         f"{_text(told['data'])}" + (f" (fingerprint {told['data_fingerprint']})." if told["data_fingerprint"] else ".")
@@ -176,6 +178,17 @@ def _provenance(told: Mapping[str, Any]) -> str:
     lines = [f"- {name} {version}" for name, version in told["versions"].items()]
     lines += [f"- {name}: {_text(str(value))}" for name, value in told["fingerprints"].items() if value]
     return "\n".join(lines)
+
+
+def sides(told: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the network's input in px."""
+    imgsz = told["imgsz"]
+    return (imgsz, imgsz) if isinstance(imgsz, int) else (imgsz[0], imgsz[1])
+
+
+def input_text(told: Mapping[str, Any]) -> str:
+    """The network's input: `640`, `384x640`."""
+    return "x".join(map(str, dict.fromkeys(sides(told))))
 
 
 def command_line(*words: str) -> str:

@@ -15,7 +15,15 @@ from prunetune.results.record import TrialRecord
 from prunetune.results.recoveries import recovery_curve
 from prunetune.results.study_network import StudyNetwork, recipe_text
 from prunetune.results.style import REGIONS, escape
-from prunetune.results.tables import decimals, normalized_text, percent, significant, size, trained_text, with_interval
+from prunetune.results.tables import (
+    baseline_text,
+    decimals,
+    normalized_text,
+    percent,
+    significant,
+    size,
+    with_interval,
+)
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.cost import Cost
 from prunetune.spaces.recipe import Recipe, Threshold
@@ -53,11 +61,14 @@ class Networks:
         }
         for trial in self.found.trials:
             record, networks = self.found.records[trial.number], self.found.networks_of(trial.number)
+            last = self.found.last_network(trial.number)
             for network in networks:
-                is_last = network is networks[-1]
+                is_last = network is last
                 panel = self._network_document(network, self._trial_facts(trial, network, is_last), layers)
-                curve = recovery_curve(record, self.folder, None if is_last else network.result.round)
-                panels[network.name] = panel | _known({"curve": _rounded(curve)})
+                if not network.is_deployed_further:
+                    curve = recovery_curve(record, self.folder, None if is_last else network.result.round)
+                    panel |= _known({"curve": _rounded(curve)})
+                panels[network.name] = panel
             if not networks:
                 facts = _known(self._trial_facts(trial, None, True))
                 curve = recovery_curve(record, self.folder)
@@ -85,20 +96,21 @@ class Networks:
         self, network: StudyNetwork, facts: Mapping[str, str | None], layers: Sequence[str]
     ) -> dict[str, Any]:
         channels = network.figures.channels
+        own = {"kept": _kept(channels, layers), "removed": _removed(self.found, channels, layers)}
         return _known(
             {
                 "title": network.title,
                 "facts": _known(facts),
-                "kept": _kept(channels, layers),
-                "removed": _removed(self.found, channels, layers),
+                # The page takes channels, gammas and curves of a further deployment from the network itself.
+                **({"of": network.own_name} if network.is_deployed_further else own),
                 "classes": _classes(network.accuracy),
             }
         )
 
     def _baseline_facts(self, name: str) -> dict[str, str | None]:
-        trained = trained_text(self.found.study.baselines[name])
         network = self.found.baselines[name]
-        return {"ended": ", ".join(filter(None, ["control", trained])), **_figures(self.found, network)}
+        told = ["control", baseline_text(self.found, network)]
+        return {"ended": ", ".join(filter(None, told)), **_figures(self.found, network)}
 
     def _trial_facts(self, trial: FrozenTrial, network: StudyNetwork | None, is_last: bool) -> dict[str, str | None]:
         """In words; what is said of the whole trial stands with what it came to."""
@@ -106,6 +118,8 @@ class Networks:
         ended = outcome_text(trial, record).replace("_", " ").lower()
         if network is not None and network in self.found.front:
             ended = "on the front"
+        elif network is not None and network.is_deployed_further:
+            ended = f"{self.found.title(network.own_name)}, not trained for this deployment"
         elif not is_last:
             ended = "recovered, and pruned on"
         if is_last and record.duplicate_of is not None:
@@ -122,7 +136,9 @@ class Networks:
     def _gammas_document(self) -> dict[str, Any]:
         near = self.found.nearest
         members = [network.name for network in self.found.front]
-        chosen = dict.fromkeys(filter(None, [self.first, *members, near.name if near else None]))
+        named = filter(None, [self.first, *members, near.name if near else None])
+        known = {name: self.found.network(name) for name in named}
+        chosen = dict.fromkeys(name if network is None else network.own_name for name, network in known.items())
         told = {name: self._animation_document(name) for name in list(chosen)[:ANIMATED]}
         return {name: frames for name, frames in told.items() if frames is not None}
 
@@ -199,6 +215,7 @@ def _figures(found: Findings, network: StudyNetwork) -> dict[str, str | None]:
     if sure is not None:
         on_split = with_interval(sure.value, sure)
     return {
+        "input": str(network.deployment),
         "mAP50-95": decimals(accuracy.map50_95),
         f"mAP50-95 on {split}": on_split,
         "mAP50": decimals(accuracy.map50),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
+from prunetune.results.costs import part_text
 from prunetune.results.escapes import markdown_text
 from prunetune.results.findings import Findings, outcome_text
 from prunetune.results.headline import summary
@@ -50,7 +51,7 @@ def trial_note(found: Findings, trial: FrozenTrial) -> str:
     """
     record, networks = found.records[trial.number], found.networks_of(trial.number)
     recipe = recipe_text(record.recipe, record.thresholds)
-    facts = [*_budgets(found, networks[-1] if networks else None), *_facts(record), *_decided(record)]
+    facts = [*_budgets(found, found.last_network(trial.number)), *_facts(record), *_decided(record)]
     parts = [
         _head(found, trial),
         f"Recipe: {markdown_text(recipe)}" if recipe else "",
@@ -59,7 +60,7 @@ def trial_note(found: Findings, trial: FrozenTrial) -> str:
         *(
             f"Checkpoint of {network.title}: `{network.checkpoint.replace('`', '')}` in the study's folder"
             for network in networks
-            if network.checkpoint
+            if network.checkpoint and not network.is_deployed_further
         ),
     ]
     worker = record.worker or {}
@@ -79,6 +80,8 @@ def _figures(networks: Sequence[StudyNetwork]) -> str:
     """A row for each network; the first column names them where there are several."""
     targets = list(dict.fromkeys(target for network in networks for target in network.latencies))
     titles = ["network"] if len(networks) > 1 else []
+    sizes = [network.imgsz_text for network in networks]
+    titles += ["input"] if len(set(sizes)) > 1 else []
     titles += ["mAP50", "mmAP", "F1", "at confidence"]
     titles += ["latency" if len(targets) == 1 else f"latency@{name}" for name in targets]
     titles += ["GFLOPs", "size", "parameters removed"]
@@ -88,6 +91,7 @@ def _figures(networks: Sequence[StudyNetwork]) -> str:
         latencies = [network.latencies.get(target) for target in targets]
         cells = [
             *([network.title] if len(networks) > 1 else []),
+            *([f"{network.imgsz_text} px"] if len(set(sizes)) > 1 else []),
             *map(decimals, (accuracy.map50, accuracy.map50_95, accuracy.f1, accuracy.confidence)),
             *("" if latency is None else normalized_text(latency) for latency in latencies),
             significant(figures.gflops),
@@ -128,7 +132,7 @@ def _facts(record: TrialRecord) -> list[str]:
         facts.append(f"epochs: {cost.epochs_trained} trained, {cost.epochs_reused} reused")
     if cost.seconds:
         longest = sorted((item for item in cost.seconds.items() if item[1] >= 0.5), key=lambda item: -item[1])
-        parts = ", ".join(f"{markdown_text(name)} {spent:.0f} s" for name, spent in longest)
+        parts = ", ".join(f"{markdown_text(part_text(name))} {spent:.0f} s" for name, spent in longest)
         facts.append(f"time: {cost.total_s:.0f} s" + (f" ({parts})" if parts else ""))
     return facts
 

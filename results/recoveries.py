@@ -44,7 +44,7 @@ def recoveries(found: Findings, folder: Path) -> list[Recovered]:
     """
     kinds = {Outcome.OK: "complete", Outcome.STOPPED_EARLY: "stopped early"}
     names = {number: found.key(number) for number, record in found.records.items() if record.outcome in kinds}
-    members = {network.name for network in found.front}
+    members = {network.own_name for network in found.front}  # the same recovery, whatever it is deployed at
     front = [number for number, name in names.items() if name in members]
     others = [number for number, name in names.items() if name not in members]
     room = max(0, DRAWN - len(front))

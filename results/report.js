@@ -1,6 +1,13 @@
 "use strict";
 (() => {
   const told = JSON.parse(document.getElementById("networks").textContent);
+  // A network at a further deployment is another one's: the same channels, gammas and recovery.
+  for (const [key, panel] of Object.entries(told.networks)) {
+    const own = told.networks[panel.of];
+    if (!own) continue;
+    for (const name of ["kept", "removed", "curve"]) if (own[name]) panel[name] = own[name];
+    if (told.gammas[panel.of]) told.gammas[key] = told.gammas[panel.of];
+  }
   const config = {responsive: true, displayModeBar: false};
   const byId = (id) => document.getElementById(id);
   const drawn = new Set();
@@ -271,7 +278,9 @@
   function classes() {
     const mine = network().classes;
     if (!mine) return null;
-    const others = told.controls.filter((name) => name !== selected && told.networks[name].classes);
+    const controls = told.controls.filter((name) => name !== selected && told.networks[name].classes);
+    const alike = controls.filter((name) => told.networks[name].facts.input === network().facts.input);
+    const others = alike.length ? alike : controls.filter((name) => !told.networks[name].of);
     let places = told.classes.map((_, place) => place).filter((place) => mine[place] !== null);
     if (places.length > 30) {
       // Where the selected network lost most against the dense one.

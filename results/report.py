@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from prunetune.results.choice import find_trial
 from prunetune.results.cost_figures import progress_figure, time_figure
-from prunetune.results.costs import Costs, progress
+from prunetune.results.costs import Costs, part_text, progress
 from prunetune.results.figures import front_figure
 from prunetune.results.findings import Findings, outcome_text
 from prunetune.results.headline import summary
@@ -36,6 +36,9 @@ _HERE = Path(__file__).parent
 
 UNFOLDED = 40
 """The table of trials is folded when it has more rows than this."""
+
+OVER: tuple[Literal["epochs", "hours"], ...] = ("epochs", "hours")
+"""What the hypervolume is drawn over."""
 
 NAMED = 12
 """So many trials are named of those that failed alike."""
@@ -118,7 +121,9 @@ def write_report(study: Study | Findings, folder: Path, path: Path, trial: int |
                 "colours": {"front": FRONT, "control": CONTROL, "limit": LIMIT, "regions": REGIONS},
             }
         ),
-        progress=_figures({f"progress-{over}": progress_figure(steps, over) for over in ("epochs", "hours")}),
+        progress=_figures(
+            {f"progress-{over}": progress_figure(steps, over, found.hypervolume_baselines) for over in OVER}
+        ),
         importances=_figures({"importances": importances_figure(parameters.varied, parameters.importances())}),
         is_rough=len(parameters.tried) < ROUGH,
         parallel=_figures({"parallel": parallel_figure(parameters.varied, parameters.tried)}),
@@ -253,7 +258,7 @@ def _spent(costs: Costs) -> str:
         return ""
     parts = sorted(costs.total.seconds.items(), key=lambda item: -item[1])
     percents = {part: round(100 * spent / total) for part, spent in parts if spent > 0}
-    shares = ", ".join(f"{part} {share} %" if share else f"{part} under 1 %" for part, share in percents.items())
+    shares = ", ".join(f"{part_text(part)} {share or 'under 1'} %" for part, share in percents.items())
     words = f"{duration(total)} in all: {shares}. Overhead, which is all but training, validating and measuring: "
     words += f"{100 * overhead / total:.1f} %."
     trained, reused = costs.total.epochs_trained, costs.total.epochs_reused

@@ -22,12 +22,17 @@ def standing(found: Findings, network: StudyNetwork) -> str:
 
 
 def memberships(found: Findings, trial: int) -> list[str]:
-    """Which networks of a trial are on the front: `on the front` for what it came to, `round 1 on the front`."""
-    members = [network for network in reversed(found.networks_of(trial)) if network in found.front]
+    """Which networks of a trial are on the front: `on the front` for what it came to, `at 96 px on the front`,
+    `round 1 on the front`."""
+    members = [network for network in found.networks_of(trial) if network in found.front]
     return [
-        f"round {network.result.round} on the front" if network.is_earlier_round else "on the front"
-        for network in members
+        " ".join(filter(None, [_round_text(network), network.further_text, "on the front"]))
+        for network in sorted(members, key=lambda network: -network.result.round)
     ]
+
+
+def _round_text(network: StudyNetwork) -> str:
+    return f"round {network.result.round}" if network.is_earlier_round else ""
 
 
 def _reason(found: Findings, network: StudyNetwork) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, TrialRecord
 from prunetune.spaces.accuracy import Accuracy
-from prunetune.spaces.deployment import Deployment
+from prunetune.spaces.deployment import Deployment, size_text
 from prunetune.spaces.recipe import Recipe, Threshold
 from prunetune.spaces.splice import Splice, title_of_network
 from prunetune.targets.latency import NormalizedLatency
@@ -41,6 +41,17 @@ class StudyNetwork:
         return self.result.round < self.rounds
 
     @property
+    def own_name(self) -> str:
+        """The name of the same network at the deployment that it was trained for: `7` of `7@96`."""
+        name, _, label = self.name.rpartition("@")
+        return name if name and label in labels(self.deployment) else self.name
+
+    @property
+    def is_deployed_further(self) -> bool:
+        """Whether it is another one of the study's networks at a further deployment, without training of its own."""
+        return self.own_name != self.name
+
+    @property
     def title(self) -> str:
         """What it is called: `trial 7`, `trial 7, round 1`, `dense at 96 px`."""
         return title_of_network(self.name)
@@ -49,6 +60,11 @@ class StudyNetwork:
     def deployment(self) -> Deployment:
         """Its input size and precision."""
         return self.result.deployment
+
+    @property
+    def imgsz_text(self) -> str:
+        """Its input size in px: `640`, `384x640`."""
+        return size_text(self.deployment.imgsz)
 
     @property
     def recipe_text(self) -> str:
@@ -147,6 +163,12 @@ def latencies_document(latencies: Mapping[str, NormalizedLatency]) -> dict[str, 
 def deployed_name(name: str, deployment: Deployment, own: Deployment) -> str:
     """What a network is called at another deployment than its own: `7@96`, `dense@96-int8`."""
     return f"{name}@{deployment.label(own)}"
+
+
+def labels(deployment: Deployment) -> tuple[str, str]:
+    """What may stand for a deployment in a network's name: `96`, `96-int8`."""
+    size = size_text(deployment.imgsz)
+    return size, f"{size}-{deployment.precision}"
 
 
 def network_name(trial: int, round_number: int, rounds: int) -> str:

@@ -67,7 +67,7 @@ class StudyResults:
 
     @property
     def baselines(self) -> dict[str, StudyNetwork]:
-        """The networks that the study compares with, by name."""
+        """The networks that the study compares with, by name: `dense`, or `dense@96` at a further deployment."""
         return dict(self.findings.baselines)
 
     @property
@@ -88,15 +88,25 @@ class StudyResults:
         return list(self.findings.front)
 
     def networks(self) -> list[StudyNetwork]:
-        """The networks of all trials, by trial and round."""
+        """The networks of all trials, by trial and round, each at its own deployment and then at further ones."""
         return list(self.findings.networks.values())
+
+    def baseline_front(self) -> list[StudyNetwork]:
+        """The baselines at all deployments that no other dominates, by rising latency, within the budget or not: what
+        can be had without pruning."""
+        return list(self.findings.baseline_front)
 
     def hypervolume(self) -> float | None:
         """The share of the unit cube that the front dominates; None while the dense network is not measured."""
         return self.findings.hypervolume
 
+    def hypervolume_baselines(self) -> float | None:
+        """The same of the baselines within the budget, at all deployments: what the front has to beat."""
+        return self.findings.hypervolume_baselines
+
     def candidate(self, name: int | str) -> Candidate:
-        """A network by its name: `7` is what trial 7 came to, `7.1` what it had after round 1, `dense` a baseline.
+        """A network by its name: `7` is what trial 7 came to, `7.1` what it had after round 1, `dense` a baseline;
+        `7@96` is the same network at 96 px.
 
         Raises:
             ConfigError: There is none, or it has no finished network.
@@ -115,7 +125,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """`7`, `7.1`, `dense`."""
+        """`7`, `7.1`, `dense`, `7@96`."""
         return self.network.name
 
     @property
@@ -202,7 +212,7 @@ class Figures:
         from prunetune.results.cost_figures import progress_figure
         from prunetune.results.costs import progress
 
-        return progress_figure(progress(self._findings), over)
+        return progress_figure(progress(self._findings), over, self._findings.hypervolume_baselines)
 
     def importances(self) -> go.Figure | None:
         """Which parameters of the space decided on accuracy and latency."""

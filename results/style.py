@@ -8,6 +8,8 @@ import plotly.graph_objects as go
 
 FRONT, CONTROL, LIMIT = "#3b82d6", "#d9822b", "#d1495b"
 SELECTED = "#c9a227"
+WITHOUT_PRUNING = "without pruning"
+"""What pictures call the sceptic's curve."""
 FAINT, INK, GRID = "#99a0ab", "#808690", "rgba(128,134,145,0.22)"
 REGIONS = {"backbone": "#1f9e89", "neck": "#3b82d6", "head": "#9067c6", "": "#3b82d6"}
 SCALE = [[0.0, "#7b5cc4"], [0.35, "#3b82d6"], [0.65, "#1f9e89"], [1.0, "#c9a227"]]

@@ -20,7 +20,7 @@ from prunetune.spaces.files import publish
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_WORDS = ("model", "kind", "network", "recipe", "remarks")
+_WORDS = ("model", "kind", "network", "deployment_imgsz", "deployment_precision", "recipe", "remarks")
 _COUNTS = ("trial", "params")
 
 _LEFT = {
@@ -28,6 +28,8 @@ _LEFT = {
     "kind": "kind",
     "network": "network.name",
     "trial": "network.trial",
+    "deployment_imgsz": "network.imgsz_text",
+    "deployment_precision": "network.deployment.precision",
     "map50": "network.accuracy.map50",
     "map50_change": "map50_change",
     "map50_95": "network.accuracy.map50_95",

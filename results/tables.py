@@ -65,8 +65,13 @@ class Column:
     is_number: bool = True
 
 
+_MODEL = Column("model", lambda row: row.model, is_number=False)
+_DEPLOYED = (
+    Column("input", lambda row: f"{row.network.imgsz_text} px"),
+    Column("precision", lambda row: row.network.deployment.precision),
+)
+"""Each is there only where networks differ in it."""
 _LEFT_COLUMNS = (
-    Column("model", lambda row: row.model, is_number=False),
     Column("mAP50", lambda row: decimals(row.network.accuracy.map50)),
     Column("change", lambda row: signed(row.map50_change)),
     Column("mmAP", lambda row: decimals(row.network.map50_95)),
@@ -105,7 +110,8 @@ def row(study: Source, name: str) -> Row:
 
 
 def columns(table: list[Row]) -> list[Column]:
-    """The columns that the rows need: one latency a target, those of the test split only if anything was tested."""
+    """The columns that the rows need: input size and precision where they differ, one latency a target, those of the
+    test split only if anything was tested."""
     return [*narrow_columns(table), *(TESTED if is_tested(table) else ()), REMARKS]
 
 
@@ -113,7 +119,8 @@ def narrow_columns(table: list[Row]) -> list[Column]:
     """The columns without those of the test split and the remarks."""
     names = targets(table)
     measured = [_latency_column(target, "latency" if len(names) == 1 else f"latency@{target}") for target in names]
-    return [*_LEFT_COLUMNS, *measured, *_RIGHT_COLUMNS]
+    deployed = [column for column in _DEPLOYED if len({column.cell(row) for row in table}) > 1]
+    return [_MODEL, *deployed, *_LEFT_COLUMNS, *measured, *_RIGHT_COLUMNS]
 
 
 def targets(table: list[Row]) -> list[str]:
@@ -143,6 +150,12 @@ def trained_text(baseline: Baseline) -> str:
     return f"trained on for {count} from {baseline.map50_95_given:.3f}"
 
 
+def baseline_text(found: Findings, network: StudyNetwork) -> str:
+    """How long the network of a baseline was trained, at whatever deployment; empty where that is not known."""
+    known = found.study.baselines
+    return trained_text(known.get(network.own_name) or known[network.name])
+
+
 def ended_text(counts: Mapping[str, int]) -> str:
     """How many trials ended how, and their earlier rounds; empty where there is none."""
     parts = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count and name != "rounds"]
@@ -155,11 +168,17 @@ def caption(study: Source) -> str:
     ended = ended_text(found.counts)
     parts = [
         budget_text(found),
-        "" if found.hypervolume is None else f"hypervolume {found.hypervolume:.3f}",
+        "" if found.hypervolume is None else f"hypervolume {hypervolumes_text(found)}",
         f"trials: {ended or 'none yet'}",
         _confirmed_text(found.study.confirmation),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def hypervolumes_text(found: Findings) -> str:
+    """The front's hypervolume, and that of the baselines within the budget: `0.338 (0.290 without pruning)`."""
+    without = f" ({decimals(found.hypervolume_baselines)} without pruning)" if found.baseline_front else ""
+    return "" if found.hypervolume is None else decimals(found.hypervolume) + without
 
 
 def budget_text(study: Source) -> str:
@@ -280,7 +299,7 @@ def _row(found: Findings, network: StudyNetwork) -> Row:
 
 def _notes(found: Findings, network: StudyNetwork) -> list[str]:
     if network.trial is None:
-        return [trained_text(found.study.baselines[network.name])]
+        return [baseline_text(found, network)]
     known = found.study.confirmation
     sure = None if known is None else known.of(network.name)
     against = {} if sure is None else sure.against

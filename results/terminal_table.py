@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prunetune.results.escapes import printable
 from prunetune.results.findings import Findings, Source
+from prunetune.results.headline import against_baselines
 from prunetune.results.tables import TESTED, Row, caption, columns, narrow_columns, rows
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def rich_table(study: Source, width: int | None = None) -> Table:
     shown = narrow_columns(lines) if is_narrow else columns(lines)
     below = [_below(line) for line in lines] if is_narrow else []
     table = Table(title=Text(printable(found.name)), box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.caption = Text("\n".join([*(words for words in below if words), printable(caption(found))]))
+    verdict = "" if found.best is None else against_baselines(found, found.best)
+    told = [*below, printable(verdict), printable(caption(found))]
+    table.caption = Text("\n".join(words for words in told if words))
     table.caption_justify = "left"
     for column in shown:
         table.add_column(Text(printable(column.title)), justify="right" if column.is_number else "left")

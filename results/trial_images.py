@@ -41,7 +41,7 @@ def trial_images(found: Findings, number: int, record: TrialRecord, folder: Path
     if record.curves or last_decisions(record):
         yield "recovery.png", _recovery(found, record, folder)
     for network in reversed(networks_of(number, record)):
-        if network.figures.channels and found.study.channels_dense:
+        if network.figures.channels and found.study.channels_dense and not network.is_deployed_further:
             of_round = f"-round-{network.result.round}" if network.is_earlier_round else ""
             yield f"channels{of_round}.png", _channels(found, network)
     if record.gammas:
@@ -60,9 +60,9 @@ def _recovery(found: Findings, record: TrialRecord, folder: Path) -> bytes:
             at, values = [item.epochs for item in decided], [item.values[0] for item in decided]
             color = REGIONS["backbone"] if goes_on else LIMIT
             axes.scatter(at, values, color=color, marker=marker, s=60, label=name, zorder=3)
-    for name, baseline in found.baselines.items():
+    for baseline in _beside(found, record):
         axes.axhline(baseline.map50_95, color=CONTROL, linestyle=":", linewidth=1.2)
-        axes.annotate(_plain(name), (1, baseline.map50_95), xycoords=("axes fraction", "data"), color=CONTROL,
+        axes.annotate(_plain(baseline.name), (1, baseline.map50_95), xycoords=("axes fraction", "data"), color=CONTROL,
                       ha="right", va="bottom", fontsize=9)  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
@@ -71,6 +71,13 @@ def _recovery(found: Findings, record: TrialRecord, folder: Path) -> bytes:
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     _tidy(axes)
     return _png(figure)
+
+
+def _beside(found: Findings, record: TrialRecord) -> list[StudyNetwork]:
+    """The baselines at the deployment of a trial's last network; where there is none, at those of their own."""
+    deployment = None if record.network is None else record.network.deployment
+    alike = [baseline for baseline in found.baselines.values() if baseline.deployment == deployment]
+    return alike or [baseline for baseline in found.baselines.values() if not baseline.is_deployed_further]
 
 
 def _channels(found: Findings, network: StudyNetwork) -> bytes:

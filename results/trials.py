@@ -26,7 +26,8 @@ def trial_table(study: Source) -> DataFrame:
 
     Columns: `trial, state, outcome, reason, on_front, feasible, on_edge` (of a budget), `violation, rung, rounds` (that
     it came through), the recipe as `recipe_<name>` (with the defaults of options that some trials differ in), the
-    network's measures (latency confirmed where it was), `latency_spread_ms`, `latency_predicted` (by a table; the trial
+    network's `deployment_imgsz` (px, `384x640`), `deployment_precision` and measures (latency confirmed where it was),
+    `latency_spread_ms`, `latency_predicted` (by a table; the trial
     ended there), `sparsity_lambda`, `sparsity_pull`, `epochs_trained`, `epochs_reused`, `seconds` (in all) and
     `seconds_<part>`, `host`, `pid`, `duplicate_of` (the trial that ended with the same network), `latency_from` (the
     trial with the same channels), `started` and `finished` (UTC). What a trial does not know is missing (NaN or None).
@@ -66,6 +67,8 @@ def _row_document(found: Findings, trial: FrozenTrial, members: set[str]) -> dic
         "rounds": None if network is None else network.result.round,
         **_flat_document("recipe", {} if record.recipe is None else record.recipe.as_dict()),
         **({"recipe_threshold_found": thresholds} if thresholds else {}),
+        "deployment_imgsz": None if network is None else network.imgsz_text,
+        "deployment_precision": None if network is None else network.deployment.precision,
         **{name: measures.get(name) for name in _MEASURES},
         **(further if len(latencies) > 1 else {}),
         "latency_spread_ms": None if latency is None else latency.spread_ms,

@@ -88,7 +88,7 @@ class StudyBuilder:
         }
         figures |= {name: changes.pop(name) for name in list(changes) if name in NetworkFigures.__dataclass_fields__}
         return NetworkResult(
-            Deployment(160),
+            changes.pop("deployment", Deployment(160)),
             NetworkFigures(**figures),
             accuracy if isinstance(accuracy, Accuracy) else cls.accuracy(accuracy),
             files=NetworkFiles() if files is None else NetworkFiles(f"{files}/pruned.pt", f"{files}/pruned.onnx"),
@@ -125,6 +125,7 @@ class StudyBuilder:
         channels: dict[str, int] | None = None,
         further: dict[str, float] | None = None,
         rounds: Sequence[NetworkResult] = (),
+        deployed: Sequence[NetworkResult] = (),
         network: dict[str, Any] | None = None,
         seconds: dict[str, float] | None = None,
         epochs: tuple[int, int] = (10, 4),
@@ -136,6 +137,7 @@ class StudyBuilder:
             map50_95: Of the network that it came to; without it, or without a latency, it came to none.
             latency_ms: On `cpu`; `further` are those on other targets.
             rounds: The networks that it had on its way.
+            deployed: Its last network at further deployments.
             network: Further values of its network.
             seconds: By part.
             epochs: Trained and reused.
@@ -153,9 +155,14 @@ class StudyBuilder:
                 "files": f"trials/{number}",
             }
             networks.append(self.network(map50_95, ms, **told | (network or {})))
+            networks += deployed
         usual: dict[str, Any] = {
             "recipe": Recipe(
-                0.3, 4, Threshold(0.1, 0.1 + number / 1000), rounds=max(1, len(networks)), recovery_epochs=6
+                0.3,
+                4,
+                Threshold(0.1, 0.1 + number / 1000),
+                rounds=max(1, len(networks) - len(deployed)),
+                recovery_epochs=6,
             ),
             "outcome": Outcome(outcome) if outcome else None,
             "networks": tuple(networks),

@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from prunetune.results import RungDecision, StudyRecord, write_report
+from prunetune.spaces import Deployment
 
 Builder = Any
 Open = Callable[[Path], Any]
@@ -153,3 +154,25 @@ def test_reports_of_little_make_no_error(builder: Builder, tmp_path: Path, opene
     assert page.empty == []
     assert page.complaints() == []
     assert page.run("return document.title") == "barcodes: pruning study"
+
+
+def test_a_further_deployment_has_the_panels_of_its_network(rich: Path, opened: Open, filled: Builder) -> None:
+    study = StudyRecord.of(filled.study)
+    dense = filled.accuracy(0.7, classes=classes(0.7))
+    small = Deployment(96)
+    widths = {layer: max(8, width // 2) for layer, width in study.channels_dense.items()}
+    filled.store(baselines={**study.baselines, "dense@96": filled.baseline(dense, 1.2, deployment=small)})
+    own = filled.accuracy(0.87, classes=classes(0.87))
+    further = filled.network(filled.accuracy(0.8, classes=classes(0.8)), 0.45, deployment=small, channels=widths)
+    number = filled.trial(own, 0.7, channels=widths, gammas="stages/gammas-0.json", deployed=[further])
+    page = opened(write_report(filled.study, rich.parent, rich, trial=f"{number}@96"))
+    page.look_through()
+    assert page.run("return document.getElementById('choice').value") == f"{number}@96"
+    assert "input96 px fp32" in page.words("#details")
+    assert [trace["name"] for trace in page.data("figure-classes")] == [f"trial {number} at 96 px", "dense@96"]
+    drawn = {name: page.data(name) for name in ("figure-channels", "figure-gammas")}
+    page.click_point("figure-front", str(number))
+    page.look_through()
+    assert drawn == {name: page.data(name) for name in drawn}
+    assert page.empty == []
+    assert page.complaints() == []

@@ -240,7 +240,7 @@ def test_front_figure_separates_what_is_not_recovered(filled: Builder) -> None:
     traces = {trace.name: list(trace.x) for trace in figure.data}
     assert traces["front"] == [0.7, 0.8]
     assert traces["complete, dominated"] == [0.9]
-    assert traces["controls"] == [2.0, 1.0]
+    assert traces["without pruning"] == [1.0, 2.0]
     (line,) = figure.layout.shapes
     assert line.x0 == line.x1 == 1.0
 
