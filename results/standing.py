@@ -26,13 +26,9 @@ def memberships(found: Findings, trial: int) -> list[str]:
     `round 1 on the front`."""
     members = [network for network in found.networks_of(trial) if network in found.front]
     return [
-        " ".join(filter(None, [_round_text(network), network.further_text, "on the front"]))
+        f"{network.title.removeprefix(f'trial {trial}').lstrip(', ')} on the front".lstrip()
         for network in sorted(members, key=lambda network: -network.result.round)
     ]
-
-
-def _round_text(network: StudyNetwork) -> str:
-    return f"round {network.result.round}" if network.is_earlier_round else ""
 
 
 def _reason(found: Findings, network: StudyNetwork) -> str:

@@ -28,6 +28,7 @@ from prunetune.results import front
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.search import engine, local_engine, runner
 from prunetune.search.interruption import TrialLostError
+from prunetune.search.latency.shipping import Shipping
 from prunetune.search.local_engine import carry_out_trials
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
@@ -68,7 +69,7 @@ def context(spec: StudySpec, *errors: BaseException) -> Any:
         dataset=nothing,
         pipeline=cast("Any", FailingPipeline(spec.folder / "store", *errors)),
         meter=nothing,
-        shipping=nothing,
+        shipping=Shipping(spec.targets[0], nothing, (), spec.imgsz),
         files=StudyFiles(spec.folder),
         dense_channels=nothing,
         dense_params=0,

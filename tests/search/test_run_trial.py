@@ -23,7 +23,7 @@ from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.progress import Progress
 from prunetune.search.spec import EarlyStopping, StudySpec
 from prunetune.search.trial import TrialContext, run_trial
-from prunetune.spaces import MeasurementError, Outcome, Recipe, StoreError, Threshold
+from prunetune.spaces import Deployment, MeasurementError, Outcome, Recipe, StoreError, Threshold
 from prunetune.targets import NormalizedLatency
 
 pytestmark = pytest.mark.slow
@@ -75,12 +75,12 @@ class RefusingMeter:
     def __init__(self, meter: LatencyMeter) -> None:
         self.targets, self._meter, self._refused = meter.targets, meter, False
 
-    def normalized(self, detector: Detector) -> dict[str, NormalizedLatency]:
+    def normalized(self, detector: Detector, deployment: Deployment) -> dict[str, NormalizedLatency]:
         """See `LatencyMeter`."""
         if not self._refused:
             self._refused = True
             raise MeasurementError("target 'cpu': no answer")
-        return self._meter.normalized(detector)
+        return self._meter.normalized(detector, deployment)
 
 
 @pytest.fixture(scope="module")
