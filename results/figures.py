@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from prunetune.results.findings import Findings, Source
-from prunetune.results.front_points import FrontPoints, Point, is_step
+from prunetune.results.front_points import HEIGHT, WIDTH, FrontPoints, Point, is_left, is_step, with_room
 from prunetune.results.record import Interval
 from prunetune.results.study_network import StudyNetwork
 from prunetune.results.style import (
@@ -69,7 +69,7 @@ def front_figure(study: Source, chosen: str | int | None = None, target: str | N
     _front_line(figure, points)
     marked = found.best if chosen is None else found.network(str(chosen))
     _ring(figure, marked, [*points.drawn, *points.over], points.over)
-    _controls(figure, points, (left + right) / 2 if budget_ms is None else budget_ms)
+    _controls(figure, points, budget_ms)
     _tested(figure, found, drawn.name if drawn is not None else None)
     size_px = 8 if len(found.networks) <= CROWD else 5
     cross = {"symbol": "x", "size": size_px, "color": LIMIT, "opacity": 0.75}
@@ -114,6 +114,8 @@ def _ring(figure: go.Figure, marked: StudyNetwork | None, points: Sequence[Point
 
 def _front_line(figure: go.Figure, points: FrontPoints) -> None:
     if points.front:
+        (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.yaxis.range
+        named = with_room(points.front, WIDTH * (right - left), HEIGHT * (high - low))
         figure.add_scatter(
             **_places(points.front),
             mode="lines+markers+text" if is_step(points.front) else "markers+text",
@@ -121,11 +123,12 @@ def _front_line(figure: go.Figure, points: FrontPoints) -> None:
             # A step: between two members nothing better than the faster one was found.
             line={"color": FRONT, "width": 2, "shape": "hv"},
             marker={"size": 11, "color": FRONT},
-            text=[point.network.name for point in points.front],
+            text=[point.network.name if point.network.name in named else "" for point in points.front],
             textposition="top left",
             textfont={"color": FRONT, "size": 12},
             error_x=_noise(points.front, FRONT),
             zorder=_ABOVE,
+            cliponaxis=False,  # names may begin left of the axis
         )
 
 
@@ -191,12 +194,11 @@ def _points(figure: go.Figure, points: Sequence[Point], name: str, marker: dict[
         figure.add_scatter(**_places(points), yaxis=axis, mode="markers", name=name, marker=marker)
 
 
-def _controls(figure: go.Figure, points: FrontPoints, middle: float) -> None:
-    slowest = max((point.latency_ms for point in points.controls), default=0.0)
+def _controls(figure: go.Figure, points: FrontPoints, budget_ms: float | None) -> None:
     for some, name, line in ((points.curve, WITHOUT_PRUNING, "lines+"), (points.baselines, "other controls", "")):
         if not some:
             continue
-        is_left = [point.latency_ms <= middle or point.latency_ms > 0.8 * slowest for point in some]
+        sides = ["left" if is_left(point, points.controls, budget_ms) else "right" for point in some]
         figure.add_scatter(
             **_places(some),
             mode=f"{line if is_step(some) else ''}markers+text",
@@ -204,8 +206,7 @@ def _controls(figure: go.Figure, points: FrontPoints, middle: float) -> None:
             line={"color": CONTROL, "width": 1.5, "shape": "hv", "dash": "dot"},
             marker={"symbol": "diamond", "size": 12, "color": CONTROL},
             text=[f"\u2002{escape(point.network.name)}\u2002" for point in some],
-            # Names stand below the bars, and on the side of the budget's line that their control is on.
-            textposition=["bottom left" if left else "bottom right" for left in is_left],
+            textposition=[f"bottom {side}" for side in sides],  # below the bars
             textfont={"color": CONTROL, "size": 12},
             error_x=_noise(some, CONTROL),
             zorder=_ABOVE,

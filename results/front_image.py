@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import Study
 
 from prunetune.results.findings import Findings
-from prunetune.results.front_points import FrontPoints, Point, is_step
+from prunetune.results.front_points import HEIGHT, WIDTH, FrontPoints, Point, is_left, is_step, with_room
 from prunetune.results.labels import Label, place_labels
 from prunetune.results.record import Confirmation, Interval
 from prunetune.results.style import CONTROL, FAINT, FRONT, INK, LIMIT, WITHOUT_PRUNING
@@ -96,7 +96,9 @@ def write_front_image(study: Study | Findings, path: Path, target: str | None = 
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that matplotlib's font lacks
         lines = [front, curve, [] if budget_ms is None else [(budget_ms, end) for end in axes.get_ylim()]]
         seen = list(map(_place, points.drawn))
-        place_labels(axes, _labels(points, budget_ms), seen, [line for line in lines if line])
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        named = with_room(points.front, WIDTH * (right - left), HEIGHT * (high - low))
+        place_labels(axes, _labels(points, named, budget_ms), seen, [line for line in lines if line])
         figure.savefig(draft, format="png", dpi=DPI)
     return path
 
@@ -108,15 +110,15 @@ def _steps(points: Sequence[Point]) -> list[tuple[float, float]]:
     return [place for pair in zip_longest(places, corners) for place in pair if place is not None]
 
 
-def _labels(points: FrontPoints, budget_ms: float | None) -> list[Label]:
-    """The names of the controls, below their bars, and those of the front, above its line."""
-    slowest = max((point.latency_ms for point in points.controls), default=0.0)
-    named = []
-    for point in points.controls:
-        # On the side of the budget's line that the control is on.
-        is_left = point.latency_ms > 0.8 * slowest or budget_ms is None or point.latency_ms <= budget_ms
-        named.append(Label(_plain(point.network.name), _place(point), (-1 if is_left else 1, -1), CONTROL))
-    return [*named, *(Label(point.network.name, _place(point), (-1, 1), FRONT, 9) for point in points.front)]
+def _labels(points: FrontPoints, named: set[str], budget_ms: float | None) -> list[Label]:
+    """The names of the controls, below their bars, and those of the front that have room, above its line."""
+    controls = [
+        Label(_plain(point.network.name), _place(point), (-1 if left else 1, -1), CONTROL)
+        for point in points.controls
+        for left in [is_left(point, points.controls, budget_ms)]
+    ]
+    members = [point for point in points.front if point.network.name in named]
+    return [*controls, *(Label(point.network.name, _place(point), (-1, 1), FRONT, 9) for point in members)]
 
 
 def _place(point: Point) -> tuple[float, float]:

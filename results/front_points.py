@@ -11,6 +11,9 @@ from prunetune.results.record import StudiedTarget
 from prunetune.results.study_network import StudyNetwork
 from prunetune.spaces.outcome import Outcome
 
+WIDTH, HEIGHT = 0.07, 0.04
+"""Of a name, as shares of the picture's."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -98,6 +101,30 @@ class FrontPoints:
         """All that were recovered or trained, whose accuracies compare."""
         return (*self.front, *self.dominated, *self.deployed, *self.stopped, *self.slow, *self.controls,
                 *self.deployed_baselines)  # fmt: skip
+
+
+def with_room(points: Iterable[Point], width: float, height: float) -> set[str]:
+    """The names of points that have room for it; those of the most accurate come first.
+
+    Args:
+        points: The points.
+        width: Of a name, in ms.
+        height: Of a name, in map50_95.
+    """
+    named: list[Point] = []
+    for point in sorted(points, key=lambda point: -point.map50_95):
+        near = (item for item in named if abs(item.latency_ms - point.latency_ms) < width)
+        if all(abs(item.map50_95 - point.map50_95) >= height for item in near):
+            named.append(point)
+    return {point.network.name for point in named}
+
+
+def is_left(point: Point, controls: Sequence[Point], budget_ms: float | None) -> bool:
+    """Whether the name of a control stands to its left: so that it keeps to its side of the budget's line, and within
+    the picture."""
+    slowest = max(control.latency_ms for control in controls)
+    is_near = budget_ms is not None and 0.8 * budget_ms <= point.latency_ms <= budget_ms
+    return is_near or point.latency_ms > 0.8 * slowest
 
 
 def is_step(line: Sequence[Point]) -> bool:

@@ -12,7 +12,6 @@ from prunetune.results.tables import (
     decimals,
     earlier_rounds,
     edge_text,
-    hypervolumes_text,
     latencies_text,
     percent,
     size,
@@ -59,7 +58,8 @@ def summary(found: Findings) -> Summary:
             "parameters": size(winner.figures.params),
             "parameters removed": percent(winner.figures.params_removed),
             "on the front": str(len(found.front)),
-            "hypervolume": hypervolumes_text(found),
+            "hypervolume": decimals(found.hypervolume),
+            "hypervolume without pruning": decimals(found.hypervolume_baselines) if found.baseline_front else "",
         }
         facts = {name: value for name, value in told.items() if value}
     return Summary(

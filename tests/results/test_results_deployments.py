@@ -30,13 +30,14 @@ from prunetune.results.choice import find_network, no_network
 from prunetune.results.cost_figures import progress_figure, time_figure
 from prunetune.results.costs import Costs, progress
 from prunetune.results.front_image import write_front_image
-from prunetune.results.front_points import FrontPoints
+from prunetune.results.front_points import FrontPoints, with_room
 from prunetune.results.headline import against_baselines, summary
 from prunetune.results.networks import Networks
 from prunetune.results.notes import study_note, trial_note
 from prunetune.results.recoveries import recoveries
 from prunetune.results.report import write_report
 from prunetune.results.standing import memberships, standing
+from prunetune.results.tables import caption
 from prunetune.results.trial_images import trial_images
 from prunetune.spaces import ConfigError, Deployment
 
@@ -340,12 +341,14 @@ def test_a_front_that_is_beaten_everywhere_says_so_first(builder: Builder) -> No
 def test_sizes_hypervolumes_and_members_are_told(deployed: Builder, found: Findings) -> None:
     top = summary(found)
     assert "at 160 px, deployed at 160, 128, 96 px; target cpu" in top.searched
-    assert top.facts["hypervolume"] == f"{found.hypervolume:.3f} ({found.hypervolume_baselines:.3f} without pruning)"
+    told = [f"{found.hypervolume:.3f}", f"{found.hypervolume_baselines:.3f}"]
+    assert [top.facts[name] for name in ("hypervolume", "hypervolume without pruning")] == told
+    assert f"hypervolume {told[0]} ({told[1]} without pruning)" in caption(found)
     assert memberships(found, 1) == ["at 128 px on the front", "at 96 px on the front", "round 1 at 96 px on the front"]
     assert memberships(found, 0) == ["on the front"]
-    told = {name: standing(found, found.networks[name]) for name in ("1", "1@96")}
-    assert told["1"] == "It is not on the front of its study: trial 1 at 128 px is at least as accurate and as fast."
-    assert told["1@96"] == "It is on the front of its study."
+    stands = {name: standing(found, found.networks[name]) for name in ("1", "1@96")}
+    assert stands["1"] == "It is not on the front of its study: trial 1 at 128 px is at least as accurate and as fast."
+    assert stands["1@96"] == "It is on the front of its study."
     note = trial_note(found, deployed.study.trials[1])
     assert "within the budget, 12.0 % below" in note
     assert "| trial 1 at 96 px | 96 px | 0.327 |" in note
@@ -444,6 +447,29 @@ def test_what_is_on_no_line_is_small(found: Findings) -> None:
     assert (small.text, small.marker.color) == (None, traces["front"].marker.color)
     assert traces["controls at further deployments"].customdata[0][1] == "dense@96"
     assert "96 px fp32" in traces["front"].customdata[0][0]
+
+
+def test_only_members_with_room_are_named(builder: Builder) -> None:
+    builder.context()
+    for number in range(40):
+        builder.trial(0.5 + number / 100, 0.2 + number / 50, channels={})
+    trace = next(trace for trace in front_figure(builder.study).data if trace.name == "front")
+    named = [name for name in trace.text if name]
+    assert len(trace.customdata) == 40
+    assert "39" in named
+    assert 10 <= len(named) <= 25
+    drawn = FrontPoints.of(Findings.of(builder.study)).front
+    assert with_room(drawn, 0.0, 0.0) == {str(number) for number in range(40)}
+    assert with_room(drawn, 9.0, 9.0) == {"39"}
+
+
+def test_a_controls_name_keeps_to_its_side_of_the_budget(builder: Builder) -> None:
+    builder.context(
+        baselines={name: builder.baseline(0.5 + ms / 10, ms) for name, ms in
+                   (("fast", 0.2), ("within", 0.99), ("over", 1.01), ("slow", 2.0))},
+    )  # fmt: skip
+    trace = next(trace for trace in front_figure(builder.study).data if trace.name == "without pruning")
+    assert list(trace.textposition) == ["bottom right", "bottom left", "bottom right", "bottom left"]
 
 
 def test_pictures_are_drawn_with_a_curve(deployed: Builder, found: Findings, tmp_path: Path) -> None:
