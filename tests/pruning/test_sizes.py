@@ -43,13 +43,14 @@ def parents(networks: list[Pruned | Recovered], store: StageStore) -> list[str]:
 
 
 @contextmanager
-def sizes_seen() -> Iterator[set[tuple[int, int]]]:
-    """Heights and widths of the images that networks are trained on meanwhile."""
-    found: set[tuple[int, int]] = set()
+def sizes_seen() -> Iterator[dict[str, set[tuple[int, int]]]]:
+    """Heights and widths of the batches of images that networks are trained on meanwhile, and of all others."""
+    found: dict[str, set[tuple[int, int]]] = {"trained": set(), "seen": set()}
 
     def hear(layer: nn.Module, images: tuple[Any, ...]) -> None:
-        if isinstance(layer, nn.Conv2d) and layer.in_channels == 3 and layer.weight.requires_grad and layer.training:
-            found.add(tuple(images[0].shape[2:]))
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == 3 and len(images[0]) > 1:
+            does = "trained" if layer.training and layer.weight.requires_grad else "seen"
+            found[does].add(tuple(images[0].shape[2:]))
 
     handle = nn.modules.module.register_module_forward_pre_hook(hear)
     try:
@@ -107,7 +108,7 @@ def test_sizes_share_the_sparse_phase_and_nothing_after_it(pipeline: Pipeline, s
     before = pipeline.stages.meter.reading()
     with sizes_seen() as seen:
         pruned, recovered = carry_out(pipeline, replace(RECIPE, imgsz=96))
-    assert seen == {(96, 96)}
+    assert seen == {"trained": {(96, 96)}, "seen": {(96, 96), (128, 128)}}, "ultralytics pads what it validates"
     assert pruned.stage.parent == own[0].stage.parent, "the sparse phase is shared"
     assert pruned.plan == own[0].plan
     assert pruned.stage.digest != own[0].stage.digest
@@ -169,7 +170,7 @@ def test_a_killed_recovery_of_another_size_goes_on(pipeline: Pipeline, store: St
 def test_a_rectangle_is_recovered_on_squares_and_scored_as_it_is(pipeline: Pipeline) -> None:
     with sizes_seen() as seen:
         pruned, recovered = carry_out(pipeline, replace(RECIPE, imgsz=(64, 96)))
-    assert seen == {(96, 96)}
+    assert seen == {"trained": {(96, 96)}, "seen": {(64, 96)}}
     wide = pipeline.stages.at((64, 96))
     for network in (pruned, recovered):
         assert network.accuracy == wide.evaluate(network.load())
