@@ -82,8 +82,7 @@ def progress(study: Source) -> list[Progress]:
     The front is that of today's latencies: those measured again replace the trials' own, as they do elsewhere.
     """
     found = Findings.of(study)
-    references = [value for value in map(found.dense_ms, found.judged) if value]
-    if not references or len(references) < len(found.judged):
+    if (references := found.dense_point) is None:
         return []
     ended = [trial for trial in found.trials if trial.datetime_complete is not None and trial.state.is_finished()]
     clock = _Clock(ended)

@@ -17,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.pareto import hypervolume, nondominated
-from prunetune.results.record import NetworkFiles, StudiedTarget, StudyRecord, TrialRecord
+from prunetune.results.record import NetworkFiles, StudiedFigure, StudiedTarget, StudyRecord, TrialRecord
 from prunetune.results.study_network import StudyNetwork, labels, networks_of
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.outcome import Outcome
@@ -61,9 +61,15 @@ class Findings:
 
     @cached_property
     def judged(self) -> list[StudiedTarget]:
-        """The targets whose latencies decide on dominance: the main one, then the further objectives."""
-        further = [target for target in self.targets if target.is_objective and target is not self.main]
-        return [] if self.main is None else [self.main, *further]
+        """The targets whose latencies decide on dominance: the main one, then the further objectives. None where other
+        figures alone are minimised."""
+        objectives = [target for target in self.targets if target.is_objective]
+        return objectives or ([] if self.main is None or self.judged_figures else [self.main])
+
+    @cached_property
+    def judged_figures(self) -> list[StudiedFigure]:
+        """What else decides on dominance."""
+        return [figure for figure in self.study.figures if figure.is_objective]
 
     # Networks
 
@@ -182,10 +188,10 @@ class Findings:
     # The budget
 
     def excess(self, network: StudyNetwork) -> dict[str, float]:
-        """How far a network is over the budgets, as a share of each, by target; empty if it is over none. Limits on
-        what is not measured again are as they were stored."""
-        found = dict(network.figures.violations) if self.targets else {}
-        found |= {target.name: target.violation(network.latencies.get(target.name)) for target in self.targets}
+        """How far a network is over the budgets, as a share of each, by target or by what is limited beside latency;
+        empty if it is over none."""
+        found = {target.name: target.violation(network.latencies.get(target.name)) for target in self.targets}
+        found |= {figure.name: figure.violation(network.figures) for figure in self.study.figures}
         return {name: over for name, over in found.items() if over > 0}
 
     def edges(self, network: StudyNetwork) -> list[str]:
@@ -225,10 +231,21 @@ class Findings:
     # The front
 
     def point(self, network: StudyNetwork) -> tuple[float, ...] | None:
-        """What decides on dominance: map50_95, then the latencies that are judged, in ms. None if one is missing."""
-        latencies = [network.latencies.get(target.name) for target in self.judged] or [network.latency]
+        """What decides on dominance: map50_95, the latencies that are judged, in ms, and then other figures. None if a
+        latency is missing."""
+        latencies = [network.latencies.get(target.name) for target in self.judged]
+        if not latencies and not self.judged_figures:
+            latencies = [network.latency]
         known = [latency.ms for latency in latencies if latency is not None]
-        return (network.map50_95, *known) if len(known) == len(latencies) else None
+        figures = [figure.of(network.figures) for figure in self.judged_figures]
+        return (network.map50_95, *known, *figures) if len(known) == len(latencies) else None
+
+    @property
+    def dense_point(self) -> list[float] | None:
+        """What the dense network has of all but accuracy, in the order of `point`; None while it is not known."""
+        known = [*map(self.dense_ms, self.judged), *(figure.dense for figure in self.judged_figures)]
+        values = [value for value in known if value]
+        return values if values and len(values) == len(known) else None
 
     @cached_property
     def front(self) -> list[StudyNetwork]:
@@ -281,7 +298,7 @@ class Findings:
     @property
     def best(self) -> StudyNetwork | None:
         """See `best`."""
-        # The front ascends in latency, and `max` keeps the first of equals: the faster one.
+        # The front ascends in what is minimised first, and `max` keeps the first of equals: the faster one.
         return max(self.front, key=lambda network: network.map50_95, default=None)
 
     @property
@@ -296,8 +313,7 @@ class Findings:
         return self._hypervolume(self.rivals)
 
     def _hypervolume(self, networks: Sequence[StudyNetwork]) -> float | None:
-        references = [value for value in map(self.dense_ms, self.judged) if value]
-        if not references or len(references) < len(self.judged):
+        if (references := self.dense_point) is None:
             return None
         return hypervolume([point for point in map(self.point, networks) if point is not None], references)
 
@@ -374,6 +390,7 @@ def front_document(study: Source, folder: Path | None = None) -> dict[str, Any]:
         "controls": {name: network.within(folder).as_dict() for name, network in found.baselines.items()},
         "baselines": [network_document(found, network, folder) for network in found.baseline_front],
         "targets": [target.as_dict() for target in found.targets],
+        "figures": [figure.as_dict() for figure in found.study.figures],
         "hypervolume": found.hypervolume,
         "hypervolume_baselines": found.hypervolume_baselines,
         "nearest": closest.within(folder).as_dict() if closest else None,

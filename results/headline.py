@@ -19,6 +19,7 @@ from prunetune.results.tables import (
 )
 from prunetune.spaces.deployment import size_text
 from prunetune.spaces.fields import number, text
+from prunetune.targets.budget import FIGURES
 
 LEARNT = 0.05
 """Below this mAP50-95 a dense network's accuracy is noise."""
@@ -102,7 +103,7 @@ def _described(target: StudiedTarget) -> str:
 def won(found: Findings, winner: StudyNetwork) -> str:
     """What the front has that no control has, the most accurate member in numbers, and against the controls."""
     limit = edge_text(found, winner) or "within the budget"
-    within = f" {limit}" if any(target.has_budget for target in found.targets) else ""
+    within = f" {limit}" if budget_text(found) else ""
     words = [
         against_baselines(found, winner),
         f"The most accurate network{within} is {winner.title}: mAP50-95 {decimals(winner.map50_95)} at "
@@ -184,7 +185,9 @@ def missed(found: Findings) -> str:
         excess = found.excess(near)
         if excess:
             worst = max(excess, key=lambda name: excess[name])
-            words += f", {percent(excess[worst])} over the limit" + (f" on {worst}" if len(found.targets) > 1 else "")
+            words += f", {percent(excess[worst])} over the limit" + (
+                f" on {worst}" if len(found.targets) > 1 or worst in FIGURES else ""
+            )
         words += f" ({near.recipe_text})." if near.recipe else "."
     return words
 

@@ -1,4 +1,4 @@
-"""Dominance and hypervolume of accuracy (up) and latencies (down)."""
+"""Dominance and hypervolume of accuracy (up) and latencies or other figures (down)."""
 
 from __future__ import annotations
 

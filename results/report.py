@@ -182,10 +182,9 @@ def _fronts(found: Findings, chosen: str | None) -> list[Figure]:
 
 
 def _judged(found: Findings) -> str:
-    """The latencies that dominance goes by."""
-    if len(found.targets) < 2:
-        return "latency"
-    return " or ".join(f"latency on {target.name}" for target in found.judged)
+    """The latencies and other figures that dominance goes by."""
+    latencies = [f"latency on {target.name}" if len(found.targets) > 1 else "latency" for target in found.judged]
+    return " or ".join([*latencies, *(figure.name for figure in found.judged_figures)]) or "latency"
 
 
 def _front_table(found: Findings) -> Table:

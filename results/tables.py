@@ -183,13 +183,11 @@ def hypervolumes_text(found: Findings) -> str:
 
 def budget_text(study: Source) -> str:
     """The budgets in words: what the user wrote, and what it is in ms. Empty without a budget."""
-    targets = Findings.of(study).targets
-    limits = {target.name: limit_text(target) for target in targets if target.has_budget}
-    if not limits:
-        return ""
-    if len(targets) == 1:
-        return f"budget {next(iter(limits.values()))}"
-    return "budget " + ", ".join(f"{limit} on {name}" for name, limit in limits.items())
+    found = Findings.of(study)
+    limits = {target.name: limit_text(target) for target in found.targets if target.has_budget}
+    told = [limit if len(found.targets) == 1 else f"{limit} on {name}" for name, limit in limits.items()]
+    told += [f"{figure.name} {figure.budget_text}" for figure in found.study.figures if figure.has_budget]
+    return f"budget {', '.join(told)}" if told else ""
 
 
 def limit_text(target: StudiedTarget) -> str:

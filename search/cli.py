@@ -151,6 +151,7 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
     from prunetune.results import rich_table
     from prunetune.results.findings import Findings
     from prunetune.results.tables import budget_text, latencies_text
+    from prunetune.targets.budget import FIGURES
 
     found = Findings.of(study)
     if found.study.finished is None:
@@ -176,8 +177,10 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
             f"space.latency: no recipe came to its share of the {budget}. {nearest}: {reason}; ask for a larger share, "
             f"or lower space.floor if it has one. {where}"
         )
+    worst = max(found.excess(closest).items(), key=lambda item: item[1])[0]
+    what = worst if worst in FIGURES else "latency"
     raise PrunetuneError(
-        f"budget.latency: no recipe met the {budget}. {nearest}; allow more latency, or let the space prune more "
+        f"budget.{what}: no recipe met the {budget}. {nearest}; allow more {what}, or let the space prune more "
         f"(a higher threshold or sparsity, more rounds). {where}"
     )
 

@@ -31,7 +31,7 @@ from prunetune.spaces.recipe import OPTIONS, LatencyShare
 from prunetune.spaces.references import REFERENCES
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
 from prunetune.spaces.yaml_file import insert_targets, read_yaml
-from prunetune.targets import TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
+from prunetune.targets import FIGURES, LATENCY, TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
 from prunetune.targets.spec import PATIENCE
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
@@ -51,9 +51,6 @@ CHANGEABLE = frozenset(
 TRIALS = 30
 """How many trials a study has that says nothing of its size."""
 
-LATENCY = "latency"
-"""The latency of a study's only target, or in `budget` of every target that has no limit of its own."""
-
 
 def latency_on(target: str) -> str:
     """What `objectives` and `budget` call the latency on one of several targets."""
@@ -63,17 +60,6 @@ def latency_on(target: str) -> str:
 def control_name(control: str) -> str:
     """What a control is called: its name, or that of its file."""
     return control if control in REFERENCES else Path(control).name.replace("@", "-")
-
-
-def _parses(text: str) -> str:
-    try:
-        Budget.parse(text)
-    except ConfigError as error:
-        raise ValueError("; ".join(error.problems)) from error
-    return text
-
-
-BudgetText = Annotated[str, AfterValidator(_parses)]
 
 
 FileText = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -162,10 +148,11 @@ class StudySpec(BaseModel):
     targets: tuple[TargetSpec, ...] = (OnnxRuntimeSpec(),)
     """Where latency is measured. Each is an objective, has a budget, or both."""
     objectives: tuple[str, ...] = ("map50_95", LATENCY)
-    """`map50_95`, and `latency` or `latency@TARGET` of some targets; alone for the best accuracy within the budget."""
-    budget: dict[str, BudgetText] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
-    """Limits by `latency` (all targets) or `latency@TARGET`; a network above one of them is not recovered.
-    For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
+    """`map50_95`, and what is minimised: `latency` or `latency@TARGET` of some targets, `params`, `bytes`, `gflops`;
+    alone for the best accuracy within the budget."""
+    budget: dict[str, str] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
+    """Limits by `latency` (all targets), `latency@TARGET`, `params`, `bytes` or `gflops`; a network above one of them
+    is not recovered. For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
     sampler: SamplerName = "tpe"
     """Which of Optuna's samplers proposes recipes; the first ones of `tpe` come from a design that covers the space."""
     early_stopping: StopsEarly = EarlyStopping()
@@ -246,6 +233,18 @@ class StudySpec(BaseModel):
                 raise ValueError(f"takes names, and files of .yaml or .pt: there is no {control!r}; {known}")
         return controls
 
+    @field_validator("budget")
+    @classmethod
+    def _parses(cls, budget: dict[str, str]) -> dict[str, str]:
+        for key, text in budget.items():
+            what = key.partition("@")[0]
+            try:
+                if what in (LATENCY, *FIGURES):
+                    Budget.parse(text, what)
+            except ConfigError as error:
+                raise ValueError(f"{key}: {'; '.join(error.problems)}") from error
+        return budget
+
     @model_validator(mode="after")
     def _check_together(self) -> StudySpec:
         names = [target.name for target in self.targets]
@@ -254,10 +253,12 @@ class StudySpec(BaseModel):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"targets: two are called {twice!r}; give each its own name")
+        if taken := next((name for name in names if name in FIGURES), None):
+            raise ValueError(f"targets: {taken!r} is what a budget calls the networks' {taken}; give it another name")
         self._check_objectives(names)
         for key in self.budget:
-            if key not in (LATENCY, *map(latency_on, names)):
-                raise ValueError(f"budget.{key}: {_no_latency(key, names)}")
+            if key not in (LATENCY, *map(latency_on, names), *FIGURES):
+                raise ValueError(f"budget.{key}: {_nothing_called(key, names)}")
         if self.space.latency is not None and not any(map(self.limit_of, names)):
             raise ValueError(
                 "space.latency: is a share of the budget, and there is none; give budget: {latency: '<= half-width'}, "
@@ -276,23 +277,26 @@ class StudySpec(BaseModel):
         return self
 
     def _check_objectives(self, names: Sequence[str]) -> None:
-        accuracy, *latencies = self.objectives or ("",)
+        accuracy, *minimised = self.objectives or ("",)
         if accuracy != "map50_95":
             raise ValueError(f"objectives: the first is map50_95, not {accuracy!r}; write [map50_95, {LATENCY}]")
-        for key in latencies:
+        for key in minimised:
             if key == LATENCY and len(names) > 1:
                 several = " or ".join(map(latency_on, names))
                 raise ValueError(f"objectives: {LATENCY} alone does not say on which target; write {several}")
-            if key not in (LATENCY, *map(latency_on, names)):
-                raise ValueError(f"objectives: {_no_latency(key, names)}")
+            if key not in (LATENCY, *map(latency_on, names), *FIGURES):
+                raise ValueError(f"objectives: {_nothing_called(key, names)}")
         twice = next((name for name in names if self.judged.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"objectives: the latency on {twice} stands twice")
+        if twice := next((key for key in FIGURES if minimised.count(key) > 1), None):
+            raise ValueError(f"objectives: {twice} stands twice")
 
     @property
     def judged(self) -> list[str]:
         """The targets whose latency is an objective, in the order of the objectives."""
-        return [self.targets[0].name if key == LATENCY else key.partition("@")[2] for key in self.objectives[1:]]
+        latencies = [key for key in self.objectives[1:] if key not in FIGURES]
+        return [self.targets[0].name if key == LATENCY else key.partition("@")[2] for key in latencies]
 
     def latency_name(self, target: str) -> str:
         """What a trial calls the latency on a target: `latency`, or `latency@TARGET` where there are several."""
@@ -402,10 +406,10 @@ def parse_target(values: Mapping[str, Any], source: str = "") -> TargetSpec:
         raise ConfigError([problem.removeprefix("targets.0").lstrip(".: ") for problem in problems], source) from error
 
 
-def _no_latency(key: str, targets: Sequence[str]) -> str:
+def _nothing_called(key: str, targets: Sequence[str]) -> str:
     """Says that nothing is called `key`, and what is."""
-    known = [LATENCY, *map(latency_on, targets)] if len(targets) == 1 else [*map(latency_on, targets)]
-    return f"there is no {key!r}; {did_you_mean(key, known)}"
+    latencies = [LATENCY, *map(latency_on, targets)] if len(targets) == 1 else [*map(latency_on, targets)]
+    return f"there is no {key!r}; {did_you_mean(key, [*latencies, *FIGURES])}"
 
 
 _PARAMETER_KEYS = {*FloatParameter.model_fields, *ChoiceParameter.model_fields, "unit"}
@@ -454,7 +458,8 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         return f"{where}: takes a value, {{low, high}} or {{choices: [...]}}, not {given!r}"
     if kind == "value_error":
         message = str(problem["ctx"]["error"])
-        return f"{where}{'.' if where == 'space' else ': '}{message}" if where else message  # a space's names its part
+        named = where in ("space", "budget")  # their messages name the part
+        return f"{where}{'.' if named else ': '}{message}" if where else message
     if kind == "tuple_type":
         return f"{where}: takes a list in brackets, such as [{given}], not {given!r}"
     if kind in ("dict_type", "model_type", "model_attributes_type"):

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from prunetune.pruning.processes import is_alive
 from prunetune.results.findings import Findings, Source, network_document
-from prunetune.results.record import TrialRecord
+from prunetune.results.record import StudiedFigure, StudiedTarget, TrialRecord
 from prunetune.results.tables import earlier_rounds, latencies_text, limit_text
 from prunetune.search.limits import Forecast, Limits, Spent, forecast, spent
 from prunetune.spaces import Outcome
@@ -64,6 +64,7 @@ class StudyStatus:
         """Plain values for JSON."""
         found, best = self.found, self.found.best
         running = {number: found.records[number] for number in self.running}
+        judged: list[StudiedTarget | StudiedFigure] = [*found.targets, *found.study.figures]
         return {
             "study": found.name,
             "folder": str(self.folder),
@@ -87,7 +88,7 @@ class StudyStatus:
             "waiting": sum(trial.state == TrialState.WAITING for trial in found.trials),
             "epochs_trained": self.epochs_trained,
             "epochs_reused": self.epochs_reused,
-            "budgets": {target.name: target.as_dict()["budget"] for target in found.targets if target.has_budget},
+            "budgets": {item.name: item.as_dict()["budget"] for item in judged if item.has_budget},
             "front": len(found.front),
             "best": network_document(found, best, self.folder) if best else None,
         }
@@ -135,6 +136,9 @@ def write_status(status: StudyStatus, console: Console) -> None:
     for target in found.targets:
         if target.has_budget:
             say(f"budget on {target.name}: {limit_text(target)}")
+    for figure in found.study.figures:
+        if figure.has_budget:
+            say(f"budget on {figure.name}: {figure.budget_text}")
     if best is None:
         say("front: no trial within the budget yet")
     else:

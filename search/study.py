@@ -44,7 +44,7 @@ def open_study(spec: StudySpec) -> StoredStudy:
     with study_lock(spec.folder), storage_errors(spec.folder, spec.storage):
         database = open_storage(spec.storage_url)
         directions: list[Literal["minimize", "maximize"]] = ["maximize"]
-        directions += ["minimize" for _ in spec.judged]
+        directions += ["minimize" for _ in spec.objectives[1:]]
         optuna.create_study(storage=database, study_name=spec.name, directions=directions, load_if_exists=True)
         study = StoredStudy(spec.name, database)
         stored = StudyRecord.of(study).spec

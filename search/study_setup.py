@@ -37,12 +37,13 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.store_limit import STORE
 from prunetune.search.study import DATA, study_lock
 from prunetune.search.trial.context import TrialContext
+from prunetune.search.trial.figures import studied_figures
 from prunetune.search.trial.files import StudyFiles
 from prunetune.spaces import ConfigError, ImageSize, ModelError
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import write_text
 from prunetune.spaces.references import REFERENCES
-from prunetune.targets import shared
+from prunetune.targets import FIGURES, Budget, shared
 
 VERSIONS = ("prunetune", "torch", "ultralytics", "torch-pruning", "optuna", "onnx")
 """Packages on which a study's figures depend. Those of its targets are in their fingerprints."""
@@ -113,7 +114,9 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     meter = CostMeter()
     stages = _stage_runner(spec, dataset, StageStore(store), meter, listener)
     shipping = Shipping(spec.targets[0], stages, dataset.names, spec.imgsz)
+    limits = [Budget.parse(text, key) for key, text in spec.budget.items() if key in FIGURES]
     needed = {name for target in targets for name in target.reference_names}
+    needed |= {name for limit in limits for name in limit.references_needed()}
     return StudySetup(
         spec=spec,
         dataset=dataset,
@@ -209,6 +212,7 @@ def _context(setup: StudySetup, targets: tuple[StudyTarget, ...], record: StudyR
         dense_channels=ChannelConfig.from_dict(record.channels_dense),
         dense_params=record.params_dense,
         sizes=record.sizes,
+        figures=record.figures,
     )
 
 
@@ -307,6 +311,7 @@ def _store_originals(study: optuna.Study, setup: StudySetup) -> None:
         channels_dense=setup.networks.channels["dense"],
         **half,
         params_dense=references["dense"].params,
+        figures=studied_figures(setup.spec, references),
         regions=layer_regions(references["dense"].model),
         data_fingerprint=setup.dataset.fingerprint,
         model_sha256=setup.model_sha256,

@@ -4,7 +4,7 @@ Importing this room loads neither torch nor a runtime; the first use of a target
 """
 
 from prunetune.targets.alignment_probe import AlignmentProbe, probe_alignment
-from prunetune.targets.budget import Budget
+from prunetune.targets.budget import FIGURES, LATENCY, Budget
 from prunetune.targets.command_target import CommandTarget
 from prunetune.targets.conv_graph import ConvGraph
 from prunetune.targets.create import create_predictor, create_target
@@ -36,6 +36,8 @@ from prunetune.targets.tensorrt_target import TensorRtTarget
 from prunetune.targets.torch_target import TorchTarget
 
 __all__ = [
+    "FIGURES",
+    "LATENCY",
     "TARGET_KINDS",
     "AlignmentProbe",
     "Backend",

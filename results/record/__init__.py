@@ -1,6 +1,7 @@
 """What a study and its trials found, as typed values: the search writes them, whoever shows a study reads them."""
 
 from prunetune.results.record.confirmation import Comparison, Confirmation, ConfirmedNetwork, Interval
+from prunetune.results.record.figure import StudiedFigure
 from prunetune.results.record.network import NetworkFigures, NetworkFiles, NetworkResult
 from prunetune.results.record.study import Baseline, StudyRecord
 from prunetune.results.record.target import StudiedTarget
@@ -17,6 +18,7 @@ __all__ = [
     "NetworkFiles",
     "NetworkResult",
     "RungDecision",
+    "StudiedFigure",
     "StudiedTarget",
     "StudyRecord",
     "TrialRecord",

@@ -29,7 +29,8 @@ class NetworkFigures:
     latencies: Mapping[str, NormalizedLatency] = field(default_factory=dict, hash=False)
     """By target."""
     violations: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """How far the latency is over each target's budget, as a share of it; at most 0 where it is not."""
+    """How far it is over each budget, as a share of it, by target or by what is limited beside latency (`params`); at
+    most 0 where it is not."""
 
     @property
     def violation(self) -> float | None:

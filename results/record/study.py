@@ -13,6 +13,7 @@ from optuna.study import Study
 
 from prunetune.pruning.data_facts import DataFacts
 from prunetune.results.record.confirmation import Confirmation
+from prunetune.results.record.figure import StudiedFigure
 from prunetune.results.record.network import NetworkResult, parse_latencies
 from prunetune.results.record.target import StudiedTarget
 from prunetune.spaces.accuracy import Accuracy
@@ -69,6 +70,8 @@ class StudyRecord:
     """Of the packages on which its figures depend."""
     targets: tuple[StudiedTarget, ...] = ()
     """In the order of the description; empty before the references are measured."""
+    figures: tuple[StudiedFigure, ...] = ()
+    """What it minimises or limits beside latency."""
     data: DataFacts = field(default_factory=DataFacts)
     data_fingerprint: str = ""
     model_sha256: str | None = None
@@ -112,6 +115,7 @@ class StudyRecord:
                 f"prunetune=={version}, or start another one with name={name}-2"
             )
         targets = map(StudiedTarget.parse, items(attrs.get("targets")))
+        figures = map(StudiedFigure.parse, items(attrs.get("figures")))
         baselines = {str(key): Baseline.parse(value) for key, value in mapping(attrs.get("baselines")).items()}
         tested = {str(key): Accuracy.parse(value) for key, value in mapping(attrs.get("test")).items()}
         confirmed = {str(key): parse_latencies(value) for key, value in mapping(attrs.get("confirmed")).items()}
@@ -120,6 +124,7 @@ class StudyRecord:
             version=version,
             versions=_texts(attrs.get("versions")),
             targets=tuple(target for target in targets if target is not None),
+            figures=tuple(figure for figure in figures if figure is not None),
             data=DataFacts.parse(attrs.get("data")),
             data_fingerprint=text(attrs.get("data_fingerprint")) or "",
             model_sha256=text(attrs.get("model_sha256")),

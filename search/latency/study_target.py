@@ -92,7 +92,7 @@ class StudyTarget:
     @property
     def limit_ms(self) -> float | None:
         """The budget in ms; None if there is none."""
-        return None if self.budget_text is None else Budget.parse(self.budget_text).limit_ms(self.references_ms)
+        return None if self.budget_text is None else Budget.parse(self.budget_text).limit(self.references_ms)
 
     def require_family(self, dense: Network) -> None:
         """Refuses a table that was made for another detector or input size.

@@ -13,13 +13,14 @@ from prunetune.pruning.dataset import Dataset
 from prunetune.pruning.pipeline import Pipeline
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.store import StageStore
-from prunetune.results.record import NetworkResult, TrialRecord
+from prunetune.results.record import NetworkResult, StudiedFigure, TrialRecord
 from prunetune.search.deploy import further
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.shipping import Shipping
 from prunetune.search.spec import StudySpec
 from prunetune.search.trial.files import StudyFiles
 from prunetune.spaces import Deployment, ImageSize, Recipe
+from prunetune.targets import FIGURES
 
 
 class Peers(Protocol):
@@ -68,6 +69,8 @@ class TrialContext:
     dense_params: int
     sizes: tuple[ImageSize, ...] = ()
     """The input sizes that the study deploys at, the largest first."""
+    figures: tuple[StudiedFigure, ...] = ()
+    """What the study minimises or limits beside latency."""
     number: int | None = None
     """The trial's; None outside of any study."""
     peers: Peers = field(default_factory=NoPeers)
@@ -121,6 +124,8 @@ class TrialContext:
         return self.stages.meter
 
     def values(self, network: NetworkResult) -> tuple[float, ...]:
-        """The objectives: map50_95, then the latencies that are minimised, in ms."""
-        latencies = network.figures.latencies
-        return (network.accuracy.map50_95, *(latencies[target].ms for target in self.spec.judged))
+        """The objectives: map50_95, then what is minimised, latencies in ms."""
+        figures = network.figures
+        latencies = (figures.latencies[target].ms for target in self.spec.judged)
+        minimised = [getattr(figures, key) if key in FIGURES else next(latencies) for key in self.spec.objectives[1:]]
+        return (network.accuracy.map50_95, *map(float, minimised))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunetune.pruning.detector import Detector
-from prunetune.results.record import NetworkFigures
+from prunetune.results.record import NetworkFigures, StudiedFigure
 from prunetune.search.latency.study_target import violations
+from prunetune.search.spec import StudySpec
 from prunetune.search.trial.context import TrialContext
 from prunetune.spaces import Deployment, LatencyShare, Recipe
-from prunetune.targets import NormalizedLatency
+from prunetune.targets import FIGURES, Budget, NormalizedLatency
 
 SHARE_TOLERANCE = 1e-6
 """A share of the budget counts as met up to this relative excess."""
@@ -38,7 +40,7 @@ def network_figures(
     """
     latencies = context.meter.normalized(detector, deployment) if latencies is None else latencies
     channels = detector.channels
-    return NetworkFigures(
+    figures = NetworkFigures(
         channels=channels.as_dict(),
         params=detector.params,
         gflops=detector.gflops(deployment.imgsz),
@@ -48,16 +50,49 @@ def network_figures(
         latencies=latencies,
         violations=violations(context.meter.targets, latencies),
     )
+    over = {item.name: item.violation(figures) for item in context.figures if item.limit is not None}
+    return replace(figures, violations={**figures.violations, **over})
+
+
+def studied_figures(spec: StudySpec, references: Mapping[str, Detector]) -> tuple[StudiedFigure, ...]:
+    """What a study minimises or limits beside latency, with what the references have of it.
+
+    Args:
+        spec: The study's.
+        references: The networks that a limit may refer to, by name, `dense` among them.
+    """
+    return tuple(_studied(key, spec, references) for key in FIGURES if key in (*spec.objectives, *spec.budget))
+
+
+def _studied(key: str, spec: StudySpec, references: Mapping[str, Detector]) -> StudiedFigure:
+    values = {name: _figure(detector, key, spec.imgsz) for name, detector in references.items()}
+    text = spec.budget.get(key)
+    limit = None if text is None else Budget.parse(text, key).limit(values)
+    return StudiedFigure(key, key in spec.objectives, text, limit, values)
+
+
+def _figure(detector: Detector, key: str, imgsz: int) -> float:
+    if key == "params":
+        return detector.params
+    if key == "gflops":
+        return detector.gflops(imgsz)
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
+        file = Path(folder) / "checkpoint.pt"
+        detector.save(file, {}, {})
+        return file.stat().st_size
 
 
 def excess_text(figures: NetworkFigures) -> str:
     """By how much a network is over the budget, where it is over it by most."""
-    worst = max(figures.violations, key=lambda target: figures.violations[target])
-    latency = figures.latencies[worst]
-    where = f" on {worst}" if len(figures.latencies) > 1 else ""
+    worst = max(figures.violations, key=lambda key: figures.violations[key])
     idle = "" if figures.channels_removed else "nothing was removed: "
+    over = f"{100 * figures.violations[worst]:.0f} % over the budget"
+    if (latency := figures.latencies.get(worst)) is None:
+        value = getattr(figures, worst)
+        return f"{idle}{value:{'.3g' if worst == 'gflops' else ',.0f'}} {worst}, {over}"
+    where = f" on {worst}" if len(figures.latencies) > 1 else ""
     how = "predicted " if latency.predicted else ""
-    return f"{idle}{how}{latency.ms:.3g} ms{where}, {100 * figures.violations[worst]:.0f} % over the budget"
+    return f"{idle}{how}{latency.ms:.3g} ms{where}, {over}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from prunetune.search.store_limit import keep_within_limit
 from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.run import run_trial
 from prunetune.spaces import Cost, Outcome, Recipe
+from prunetune.targets import FIGURES
 
 UNFINISHED = "unfinished"
 """The constraint that a trial violates whose accuracy is not that of its whole recipe."""
@@ -132,7 +133,8 @@ def tell(study: StoredStudy, trial: Trial, record: TrialRecord, context: TrialCo
 def constraints(record: TrialRecord, spec: StudySpec) -> dict[str, float]:
     """What a trial with a network violates, by the constraint's name; at most 0 where it does not."""
     figures = None if record.network is None else record.network.figures
-    found = {} if figures is None else {spec.latency_name(name): over for name, over in figures.violations.items()}
+    told = {} if figures is None else figures.violations
+    found = {name if name in FIGURES else spec.latency_name(name): over for name, over in told.items()}
     if spec.early_stopping:
         found[UNFINISHED] = float(record.outcome is Outcome.STOPPED_EARLY)
     return found

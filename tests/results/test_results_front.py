@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from prunetune.results import Findings, StudyNetwork, best, front, front_document, hypervolume, nearest
+from prunetune.results.costs import progress
 from prunetune.results.headline import summary
 from prunetune.results.notes import trial_note
-from prunetune.results.record import StudiedTarget
+from prunetune.results.record import StudiedFigure, StudiedTarget
 from prunetune.results.standing import standing
 from prunetune.results.table_formats import markdown
-from prunetune.results.tables import edge_text
+from prunetune.results.tables import budget_text, edge_text
 from prunetune.results.trials import trial_table
 from prunetune.targets import NormalizedLatency
 
@@ -310,6 +311,61 @@ def test_the_main_target_is_the_first_that_is_an_objective(builder: Builder, two
     builder.trial(0.9, 0.8, further={"board": 2.0})
     builder.trial(0.8, 0.9, further={"board": 1.0})
     assert [(item.trial, item.latency_ms) for item in front(builder.study)] == [(1, 1.0), (0, 2.0)]
+
+
+# Beside latency
+
+MB = 10**6
+
+
+def figures(**objectives: bool) -> list[StudiedFigure]:
+    """Of a dense network of 8 MB and 4 GFLOPs; `bytes` are limited to 4 MB."""
+    limits = {"bytes": ("<= 4 MB", 4.0 * MB), "gflops": (None, None)}
+    dense = {"bytes": 8.0 * MB, "gflops": 4.0}
+    return [
+        StudiedFigure(name, is_objective, *limits[name], {"dense": dense[name]})
+        for name, is_objective in objectives.items()
+    ]
+
+
+def test_what_is_minimised_beside_latency_decides_on_dominance(builder: Builder) -> None:
+    builder.context(figures=figures(bytes=True))
+    builder.trial(0.9, 0.8, network={"bytes": 3 * MB})
+    builder.trial(0.9, 1.0, network={"bytes": 2 * MB})
+    builder.trial(0.9, 1.0, network={"bytes": 3 * MB})
+    assert numbers(front(builder.study)) == [0, 1]
+    # Boxes of (0.9, 1 - 0.8 / 2, 1 - 3 / 8) and (0.9, 1 - 1 / 2, 1 - 2 / 8), which overlap in (0.5, 5 / 8).
+    expected = 0.9 * (0.6 * 5 / 8 + 0.5 * 6 / 8 - 0.5 * 5 / 8)
+    document = front_document(builder.study)
+    assert document["hypervolume"] == pytest.approx(expected)
+    assert Findings.of(builder.study).dense_point == [2.0, 8.0 * MB]
+    assert progress(builder.study)[-1].hypervolume == pytest.approx(expected)
+    assert document["figures"] == [
+        {
+            "name": "bytes", "is_objective": True, "references": {"dense": 8e6},
+            "budget": {"text": "<= 4 MB", "limit": 4e6},
+        }
+    ]  # fmt: skip
+
+
+def test_latency_does_not_decide_where_others_alone_are_minimised(builder: Builder) -> None:
+    builder.context(targets=[builder.target(is_objective=False)], figures=figures(bytes=False, gflops=True))
+    builder.trial(0.9, 0.8, network={"gflops": 2.0})
+    builder.trial(0.9, 0.9, network={"gflops": 1.0})
+    assert numbers(front(builder.study)) == [1]
+    assert front_document(builder.study)["hypervolume"] == pytest.approx(0.9 * 0.75)
+
+
+def test_a_limit_beside_latency_is_told_and_stands_in_the_excess(builder: Builder) -> None:
+    builder.context(figures=figures(bytes=False))
+    builder.trial(0.9, 0.8, network={"bytes": 3 * MB, "violations": {"cpu": -0.2, "bytes": -0.25}})
+    over = {"bytes": 5 * MB, "violations": {"cpu": -0.2, "bytes": 0.25}}
+    builder.trial(0.95, 0.8, outcome="OVER_BUDGET", network=over)
+    found = Findings.of(builder.study)
+    assert numbers(found.front) == [0]
+    assert found.excess(found.networks["0"]) == {}
+    assert found.excess(found.networks["1"]) == {"bytes": 0.25}
+    assert budget_text(found) == "budget <= half-width (1.00 ms), bytes <= 4 MB"
 
 
 @pytest.mark.parametrize("late", ["cpu", "board"])

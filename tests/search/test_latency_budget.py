@@ -451,6 +451,32 @@ def test_a_network_over_the_budget_equals_an_earlier_one(studies: Studies, measu
     assert "over the budget), duplicate of trial 0" in said
 
 
+def test_what_no_device_has_to_tell_is_minimised_and_gates_right_after_surgery(studies: Studies) -> None:
+    options = {
+        "targets": [CPU], "space": by_threshold(2.0), "trials": 1, "objectives": ["map50_95", "gflops", "latency"],
+    }  # fmt: skip
+    for limit, outcome in (("<= 0.001 x dense", Outcome.OVER_BUDGET), ("<= dense", Outcome.OK)):
+        name = f"params-{outcome.value.lower()}"
+        found = studies.try_out(name, **options, budget={"params": limit, "bytes": "<= 90 MB"})
+        record, trial, figures = found.records[0], found.trials[0], last(found.records[0]).figures
+        assert record.outcome is outcome
+        dense = found.study.params_dense
+        assert dense is not None
+        most = 0.001 * dense if outcome is Outcome.OVER_BUDGET else dense
+        expected = {"params": figures.params / most - 1, "bytes": figures.bytes / 90e6 - 1}
+        assert figures.violations == pytest.approx(expected, rel=1e-3)
+        assert {key: trial.constraints[key] for key in expected} == figures.violations
+        assert trial.values == [last(record).accuracy.map50_95, figures.gflops, latency_of(record).ms]
+        assert any(use.kind == "recovery" for use in record.cost.stages) == (outcome is Outcome.OK)
+        if outcome is Outcome.OVER_BUDGET:
+            assert record.reason == f"{figures.params:,} params, {100 * expected['params']:.0f} % over the budget"
+        assert [(item.name, item.is_objective) for item in found.study.figures] == [
+            ("params", False), ("bytes", False), ("gflops", True)
+        ]  # fmt: skip
+        gflops = found.study.figures[-1].references
+        assert gflops == {"dense": pytest.approx(Detector.load("yolov5n.yaml", names=("a", "b")).gflops(IMGSZ))}
+
+
 def test_equal_channels_of_another_parent_share_the_latency_only(studies: Studies, measurements: list[str]) -> None:
     space = by_threshold(2.0, sparse_epochs={"choices": [1, 2]})
     options = {"targets": [CPU], "budget": {"latency": "<= dense"}}

@@ -42,6 +42,13 @@ def test_a_study_without_a_budget(written: Written, short: str) -> None:
     assert (spec.judged, spec.limit_of("cpu")) == (["cpu"], None)
 
 
+def test_what_no_device_has_to_tell_is_an_objective_or_a_limit_beside_latency(written: Written, short: str) -> None:
+    lines = "objectives: [map50_95, bytes, latency@eager, params]\nbudget: {latency: <= dense, gflops: <= 1.2}\n"
+    spec = StudySpec.read(written(short + TWO + lines))
+    assert spec.judged == ["eager"]
+    assert (spec.limit_of("cpu"), spec.budget["gflops"]) == ("<= dense", "<= 1.2")
+
+
 @pytest.mark.parametrize(
     ("lines", "field", "said"),
     [

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.references import REFERENCES
 from prunetune.targets import Budget
+from prunetune.targets.budget import FIGURES, LATENCY
 
 factors = st.floats(min_value=1e-6, max_value=1e6)
-budgets = st.builds(Budget, factors, st.sampled_from([None, *REFERENCES]))
+keys = st.sampled_from([LATENCY, *FIGURES])
+budgets = st.builds(Budget, factors, st.sampled_from([None, *REFERENCES]), keys)
 latencies = st.fixed_dictionaries(dict.fromkeys(REFERENCES, factors))
 
 
@@ -34,6 +36,43 @@ latencies = st.fixed_dictionaries(dict.fromkeys(REFERENCES, factors))
 )
 def test_what_can_be_written(text: str, budget: Budget) -> None:
     assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "budget"),
+    [
+        ("bytes", "<= 2 MB", Budget(2e6, key="bytes")),
+        ("bytes", "<= 1.5mib", Budget(1.5 * 2**20, key="bytes")),
+        ("bytes", "<= 700000 B", Budget(7e5, key="bytes")),
+        ("params", "<= 500000", Budget(5e5, key="params")),
+        ("params", "<= 1.7 M", Budget(1.7e6, key="params")),
+        ("params", "<= 900k", Budget(9e5, key="params")),
+        ("params", "<= 0.5 x dense", Budget(0.5, "dense", "params")),
+        ("gflops", "<= 1.2", Budget(1.2, key="gflops")),
+        ("gflops", "<= half-width", Budget(1.0, "half-width", "gflops")),
+    ],
+)
+def test_figures_have_units_of_their_own(key: str, text: str, budget: Budget) -> None:
+    assert Budget.parse(text, key) == budget
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("bytes", "<= 2"),
+        ("bytes", "<= 2 ms"),
+        ("bytes", "<= 2 Mbit"),
+        ("params", "<= 2 MB"),
+        ("params", "<= 0.5 dense"),
+        ("gflops", "<= 1.2 ms"),
+        ("gflops", "<= inf"),
+        ("latency", "<= 2 MB"),
+    ],
+)
+def test_a_unit_that_does_not_fit(key: str, text: str) -> None:
+    example = {"bytes": "2 MB", "params": "0.5 M", "gflops": "1.2", "latency": "1.0 ms"}[key]
+    with pytest.raises(ConfigError, match=rf"{text!r}: .*write '<= {example}', '<= half-width'"):
+        Budget.parse(text, key)
 
 
 @pytest.mark.parametrize(
@@ -90,19 +129,19 @@ def test_a_wrong_value_is_refused_however_it_is_made(factor: float, reference: s
         Budget(factor, reference)
 
 
-@given(st.text())
-def test_any_text_is_a_budget_or_a_config_error(text: str) -> None:
+@given(st.text(), keys)
+def test_any_text_is_a_budget_or_a_config_error(text: str, key: str) -> None:
     for candidate in (text, f"<= {text}"):
         try:
-            budget = Budget.parse(candidate)
+            budget = Budget.parse(candidate, key)
         except ConfigError:
             continue
-        assert Budget.parse(str(budget)) == budget
+        assert Budget.parse(str(budget), key) == budget
 
 
 @given(budgets)
 def test_text_and_back(budget: Budget) -> None:
-    found = Budget.parse(str(budget))
+    found = Budget.parse(str(budget), budget.key)
     assert found == budget
     assert hash(found) == hash(budget)
 
@@ -110,16 +149,17 @@ def test_text_and_back(budget: Budget) -> None:
 @given(budgets, latencies)
 def test_the_references_needed_are_enough(budget: Budget, references: dict[str, float]) -> None:
     needed = {name: references[name] for name in budget.references_needed()}
-    assert budget.limit_ms(needed) == budget.limit_ms(references)
+    assert budget.limit(needed) == budget.limit(references)
 
 
 def test_limits() -> None:
     references = {"dense": 10.0, "half-width": 4.0}
-    assert Budget.parse("<= 1.5 ms").limit_ms({}) == 1.5
-    assert Budget.parse("<= 0.5 x dense").limit_ms(references) == 5.0
-    assert Budget.parse("<= half-width").limit_ms(references) == 4.0
+    assert Budget.parse("<= 1.5 ms").limit({}) == 1.5
+    assert Budget.parse("<= 0.5 x dense").limit(references) == 5.0
+    assert Budget.parse("<= half-width").limit(references) == 4.0
+    assert Budget.parse("<= 1 kB", "bytes").limit({}) == 1000
 
 
 def test_a_reference_that_was_not_measured() -> None:
     with pytest.raises(ConfigError, match=r"<= half-width.*controls"):
-        Budget.parse("<= half-width").limit_ms({"dense": 1.0})
+        Budget.parse("<= half-width").limit({"dense": 1.0})

@@ -1,0 +1,61 @@
+"""What a study minimises or limits beside latency: parameters, bytes, operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from heard.events import NETWORK, RECORD
+
+from prunetune.pruning.detector import Detector
+from prunetune.results.record import NetworkResult, StudiedFigure
+from prunetune.search.spec import StudySpec
+from prunetune.search.trial.figures import excess_text, studied_figures
+from prunetune.search.trial.objective import constraints
+
+MakeSpec = Callable[..., StudySpec]
+
+LIMITS = {"bytes": "<= 2 MB", "params": "<= 0.5 x half-width", "gflops": "<= 1.2"}
+
+
+def network(**violations: float) -> NetworkResult:
+    return replace(NETWORK, figures=replace(NETWORK.figures, violations=violations))
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Detector]:
+    return {"dense": Detector.load("yolov5n.yaml"), "half-width": Detector.load("yolov5n.yaml")}
+
+
+def test_limits_are_multiples_of_what_the_references_have(make_spec: MakeSpec, references: dict[str, Detector]) -> None:
+    dense = references["dense"]
+    spec = make_spec(budget={"latency": "<= dense", **LIMITS}, objectives=["map50_95", "gflops"], imgsz=160)
+    params, size, gflops = studied_figures(spec, references)
+    assert (params.name, params.is_objective, params.limit) == ("params", False, dense.params / 2)
+    assert (size.name, size.is_objective, size.limit) == ("bytes", False, 2e6)
+    assert (gflops.name, gflops.is_objective, gflops.limit) == ("gflops", True, 1.2)
+    assert gflops.dense == pytest.approx(dense.gflops(160))
+    assert size.dense == pytest.approx(4 * dense.params, rel=0.05), "fp32 weights"
+    assert [StudiedFigure.parse(figure.as_dict()) for figure in (params, size, gflops)] == [params, size, gflops]
+
+
+def test_a_study_of_latency_alone_has_none(make_spec: MakeSpec, references: dict[str, Detector]) -> None:
+    assert studied_figures(make_spec(), references) == ()
+
+
+@pytest.mark.parametrize(("limit", "over"), [(None, 0.0), (1e6, -0.2), (8e5, 0.0), (4e5, 1.0)])
+def test_how_far_a_network_is_over_a_limit(limit: float | None, over: float) -> None:
+    assert StudiedFigure("bytes", limit=limit).violation(NETWORK.figures) == pytest.approx(over)
+
+
+def test_a_sampler_hears_of_each_limit_by_its_key(make_spec: MakeSpec) -> None:
+    spec = make_spec(budget={"latency": "<= dense", "bytes": "<= 2 MB"}, early_stopping=False)
+    record = replace(RECORD, networks=(network(cpu=-0.1, bytes=0.3),))
+    assert constraints(record, spec) == {"latency": -0.1, "bytes": 0.3}
+
+
+def test_the_worst_excess_is_told() -> None:
+    assert excess_text(network(cpu=0.1, bytes=0.3).figures) == "800,000 bytes, 30 % over the budget"
+    assert excess_text(network(cpu=0.1, gflops=0.3).figures) == "0.105 gflops, 30 % over the budget"
+    assert excess_text(network(cpu=0.4, bytes=0.3).figures) == "1.01 ms, 40 % over the budget"
