@@ -269,6 +269,30 @@ def test_torch_runs_each_module_at_its_own_size() -> None:
     assert seen == {((1, 3, 8, 16), torch.float32), ((1, 3, 16, 32), torch.float32)}
 
 
+def test_onnxruntime_tells_its_gpu_provider_each_networks_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = OnnxRuntimeSpec(device="cuda:1", provider="tensorrt", precision="fp16")
+    target, seen = OnnxRuntimeTarget(spec), []
+    networks = [network_of(tmp_path, SIZE, precision) for precision in (None, "fp32", "int8")]
+    target._quantised.file(networks[-1])  # which needs real sessions
+
+    class Session:
+        def __init__(self, path: str, _: Any, *, providers: Any, enable_fallback: int) -> None:
+            ((self.provider, options),) = providers
+            asked = tuple(options[f"trt_{precision}_enable"] for precision in ("fp16", "int8"))
+            seen.append((*asked, options["device_id"], is_quantised(onnx.load(path))))
+
+        def get_providers(self) -> list[str]:
+            return [self.provider]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    for network in networks:
+        target._open(network)
+    assert seen == [("True", "False", "1", False), ("False", "False", "1", False), ("False", "True", "1", True)]
+
+
 @pytest.mark.parametrize("precision", [None, "fp32", "fp16", "int8"])
 def test_tensorrt_takes_a_file_of_the_networks_precision(tmp_path: Path, precision: str | None) -> None:
     network = network_of(tmp_path, SIZE, precision)
