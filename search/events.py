@@ -135,9 +135,15 @@ class TrialEnded(Event):
         outcome = self.record.outcome
         return networks_of(self.trial, self.record) if outcome is not None and outcome.has_values else []
 
+    @property
+    def trained(self) -> list[StudyNetwork]:
+        """Those of them at the deployments that they were recovered for; the last one is what the trial came to."""
+        return [network for network in self.networks if not network.is_deployed_further]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: how it ended and the figures of its networks, without channels and stages."""
-        record, networks = self.record, [network.result for network in self.networks]
+        record, networks = self.record, [network.result for network in self.trained]
+        further = [network.result for network in self.networks if network.is_deployed_further]
         cost, found = record.cost, [threshold.as_json() for threshold in record.thresholds]
         return {
             "trial": self.trial,
@@ -146,6 +152,7 @@ class TrialEnded(Event):
             "recipe": None if record.recipe is None else record.recipe.as_dict(),
             **(_network_document(networks[-1]) if networks else {}),
             **({"rounds": [_network_document(network) for network in networks[:-1]]} if networks else {}),
+            **({"further": [_network_document(network) for network in further]} if further else {}),
             **({"threshold_found": found} if found else {}),
             **({"unseparated": list(record.warnings)} if record.warnings else {}),
             "duplicate_of": record.duplicate_of,
@@ -163,6 +170,7 @@ def _network_document(network: NetworkResult) -> dict[str, Any]:
     return jsonable(
         {
             "round": network.round,
+            "deployment": network.deployment.as_dict(),
             "accuracy": accuracy,
             "latencies": latencies_document(figures.latencies),
             **{name: getattr(figures, name) for name in numbers},

@@ -14,7 +14,7 @@ from prunetune.results.findings import Findings
 from prunetune.results.pictures import Picture, draw, evenly, most_different
 from prunetune.results.study_results import StudyResults
 from prunetune.search.options import named
-from prunetune.search.spec import StudySpec
+from prunetune.search.spec import StudySpec, control_name
 from prunetune.search.store_limit import STORE
 from prunetune.search.study import DATA, spec_here
 from prunetune.spaces import ConfigError
@@ -55,12 +55,12 @@ def make_pictures(
             raise ConfigError("--trial: the front is empty; give the name of a network that was kept")
         name = study.best.name
     results, spec = StudyResults(study, folder), spec_here(study, folder)
-    candidates = [results.candidate(other) for other, item in study.baselines.items() if item.checkpoint]
-    networks = {item.name: item.checkpoint for item in candidates}
+    controls = [name for name in map(control_name, spec.controls) if name in study.baselines]
+    candidates = [results.candidate(name) for name in controls if study.baselines[name].checkpoint]
     with named("--trial"):
         candidates.append(results.candidate(name))
+    networks = {candidate.network.title: candidate for candidate in candidates}
     chosen = candidates[-1].network.title
-    networks[chosen] = candidates[-1].checkpoint
     for candidate in candidates:
         candidate.load()  # a damaged one is told before anything is drawn
     loaders = _loaders(spec, folder)
@@ -69,9 +69,10 @@ def make_pictures(
     images = labelled(loaders, "test" if loaders.has_test else "val")
     files = [file for file, _ in images]
     found: dict[str, list[tuple[Box, ...]]] = {}
-    for title, checkpoint in networks.items():
+    for title, candidate in networks.items():
         with console.status(f"{title} on {len(files)} images"):
-            found[title] = detect(checkpoint, files, spec.imgsz, confidence, spec.device)
+            imgsz = candidate.network.deployment.imgsz
+            found[title] = detect(candidate.checkpoint, files, imgsz, confidence, spec.device)
     pictures = [
         Picture(file, boxes, {title: found[title][index] for title in networks})
         for index, (file, boxes) in enumerate(images)

@@ -70,10 +70,10 @@ class TrackingCallback(StudyCallback, ABC):
         run, record, cost = f"trial {event.trial}", event.record, event.record.cost
         self._begin(run, {} if record.recipe is None else record.recipe.as_dict())
         metrics = {"seconds": cost.total_s, "epochs_trained": cost.epochs_trained, "epochs_reused": cost.epochs_reused}
-        for network in event.networks[:-1]:
+        for network in event.trained[:-1]:
             figures = _metrics(network.result)
             metrics |= {f"round {network.result.round}/{name}": value for name, value in figures.items()}
-        for network in event.networks[-1:]:
+        for network in event.trained[-1:]:
             metrics |= _metrics(network.result)
         self.log(run, metrics, None)
         self._end(

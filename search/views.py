@@ -56,7 +56,7 @@ def lines(event: Event) -> list[str]:
     if isinstance(event, Message):
         return [event.text]
     if isinstance(event, TrialEnded):
-        return [trial_text(event), *map(round_text, event.networks[:-1])]
+        return [trial_text(event), *map(round_text, event.trained[:-1])]
     if isinstance(event, NetworkReady):
         return [network_text(event)]
     if isinstance(event, StudyProgress) and event.is_due:
@@ -96,7 +96,7 @@ def network_text(event: NetworkReady) -> str:
 
 def trial_text(event: TrialEnded) -> str:
     """How a trial ended, with the figures of its last network."""
-    record, networks = event.record, event.networks
+    record, networks = event.record, event.trained
     figures, recipe = "", recipe_text(record.recipe, record.thresholds)
     if networks:
         last = networks[-1]
