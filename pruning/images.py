@@ -22,6 +22,7 @@ from prunetune.pruning.compat import prepare_ultralytics
 
 prepare_ultralytics()
 from ultralytics.data import YOLODataset  # noqa: E402
+from ultralytics.data.augment import LetterBox  # noqa: E402
 from ultralytics.data.utils import get_split_fraction, verify_image_label  # noqa: E402
 from ultralytics.utils.patches import imread  # noqa: E402
 
@@ -121,7 +122,7 @@ class StudyImages(YOLODataset):
         """See `YOLODataset`."""
         transforms = super().build_transforms(hyp)
         if self._rectangle is not None:
-            transforms.transforms[0].new_shape = self._rectangle  # ultralytics' LetterBox
+            transforms.transforms[0] = LetterBox(self._rectangle, scaleup=False)  # in the place of that to a square
         return transforms
 
     def get_labels(self) -> list[dict[str, Any]]:
