@@ -122,7 +122,7 @@ class StudyImages(YOLODataset):
         """See `YOLODataset`."""
         transforms = super().build_transforms(hyp)
         if self._rectangle is not None:
-            transforms.transforms[0] = LetterBox(new_shape=self._rectangle, scaleup=False)
+            transforms.transforms[0] = LetterBox(self._rectangle, scaleup=False)  # in the place of that to a square
         return transforms
 
     def get_labels(self) -> list[dict[str, Any]]:
