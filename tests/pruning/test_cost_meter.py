@@ -50,6 +50,20 @@ def test_an_inner_part_pauses_the_outer_one(hands: Hands) -> None:
     assert meter.reading().seconds == {"setup": 21, "store": 10}
 
 
+def test_a_block_that_counts_all_as_one_part(hands: Hands) -> None:
+    meter = CostMeter()
+    with meter.part("train"):
+        hands.now += 1
+        with pytest.raises(ZeroDivisionError), meter.all_as("deploy"):
+            hands.now += 2
+            with meter.part("measure"):
+                hands.now += 4
+                raise ZeroDivisionError
+        with meter.part("measure"):
+            hands.now += 8
+    assert meter.reading().seconds == {"train": 1, "deploy": 6, "measure": 8}
+
+
 def test_a_failing_part_counts_and_closes(hands: Hands) -> None:
     meter = CostMeter()
     with meter.part("setup"):
