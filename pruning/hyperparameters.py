@@ -73,7 +73,7 @@ def hyperparameter_problems(hyperparameters: Mapping[str, Any], imgsz: int) -> l
 
     Args:
         hyperparameters: What a user wrote into `train`.
-        imgsz: Side of the square input in px.
+        imgsz: Side of the smallest images that are trained on, in px.
     """
     problems = [problem for key, value in hyperparameters.items() for problem in _problems(key, value)]
     if problems:

@@ -39,7 +39,7 @@ from prunetune.search.study import DATA, study_lock
 from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.figures import studied_figures
 from prunetune.search.trial.files import StudyFiles
-from prunetune.spaces import ConfigError, ImageSize, ModelError
+from prunetune.spaces import ConfigError, Deployment, ImageSize, ModelError
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import write_text
 from prunetune.spaces.references import REFERENCES
@@ -89,10 +89,13 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     Raises:
         ConfigError, DatasetError, ModelError, TargetError: Anything the user must mend before a trial can run.
     """
-    problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train, spec.imgsz)]
+    problems: list[str] = []
     if problem := device_problem(spec.device):
         problems.append(f"device: {problem}")
     original = _checked_model(spec, problems)
+    sizes = (spec.imgsz,) if original is None else spec.sizes(original.stride)
+    smallest = min(max(Deployment(size).height_width) for size in sizes)  # a rectangle is trained on its longer side
+    problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train, smallest)]
     for control in spec.controls:
         if control not in REFERENCES:
             _check_control(spec, control, problems)
@@ -124,7 +127,7 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
         model_sha256=file_sha256(Path(spec.model)) if source.is_checkpoint else None,
         stages=stages,
         targets=targets,
-        sizes=spec.sizes(original.stride),
+        sizes=sizes,
         shipping=shipping,
         networks=NetworkExporter(
             folder=spec.folder,
