@@ -241,16 +241,17 @@ class Pipeline:
             epochs: Epochs of training after the original's own. What starts from scratch, or from a checkpoint of
                 other classes, gets the original's epochs as well.
         """
-        if (given := self.given(name)) is not None:
-            return self.stages.train("control", given, continued_phase(epochs, self.choose)).stage
+        trained = self.original() if name == "dense" else self.given(name)
+        if trained is not None:
+            return self.stages.train("control", trained, continued_phase(epochs, self.choose)).stage
         phase = recovery_phase(self.source.dense_epochs + epochs, self.choose)
         start = self._transferred(Path(name)) if is_checkpoint(name) else self._untrained(name)
         return self.stages.train("control", start, phase).stage
 
     def given(self, control: str) -> StoredStage | None:
-        """What the training of a control goes on from: the original, or a checkpoint of the data set's classes."""
+        """A control as the user gave it, a checkpoint of the data set's classes; None for what is trained here."""
         if control == "dense":
-            return self.original()
+            return self.original() if self.source.is_checkpoint else None
         if is_checkpoint(control) and self.source.mismatch(Detector.load(control)) is None:
             return self._imported(Path(control))
         return None

@@ -12,7 +12,7 @@ from functools import partial
 import optuna
 
 from prunetune.pruning.detector import Detector
-from prunetune.pruning.pipeline import Recovered, is_checkpoint
+from prunetune.pruning.pipeline import Recovered
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.store import StoredStage
 from prunetune.pruning.training import TrainingFailureError
@@ -28,7 +28,6 @@ from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.deployments import deployed, family
 from prunetune.search.trial.figures import network_figures
 from prunetune.spaces import Accuracy, Deployment, ImageSize, MeasurementError, Recipe, Threshold, size_text
-from prunetune.spaces.references import REFERENCES
 
 
 def train_baselines(study: optuna.Study, context: TrialContext, progress: Progress) -> None:
@@ -91,10 +90,9 @@ def _baseline(context: TrialContext, control: str, trained: StoredStage, imgsz: 
     deployment = own if imgsz is None else Deployment(imgsz, own.precision)
     accuracy, name = _accuracy(context, trained, deployment), control_name(control)
     further = spec.space.longest_epochs if imgsz is None else int(spec.space.recovery_epochs.largest)
-    is_given = is_checkpoint(spec.model if control in REFERENCES or imgsz is not None else control)
-    given = pipeline.given(control) if is_given and imgsz is None else None
-    if given is None:
-        epochs = further if is_given and imgsz is not None else spec.dense_epochs + further
+    given = pipeline.given(control if imgsz is None else "dense")
+    if given is None or imgsz is not None:
+        epochs = further if given is not None else spec.dense_epochs + further
         return Baseline(_network(context, name, trained, deployment, accuracy), epochs)
     as_given = _accuracy(context, given, deployment)
     kept = (given, as_given) if accuracy.map50_95 < as_given.map50_95 else (trained, accuracy)
