@@ -253,6 +253,17 @@ class Detector:
         except RuntimeError as error:  # torch's zip writer hides the operating system's error
             raise as_os_error(file, error) from error
 
+    def save_for(self, file: Path, imgsz: ImageSize) -> None:
+        """Writes a checkpoint as it was read, with another input size that `YOLO(file)` falls back to.
+
+        Args:
+            file: Where to.
+            imgsz: The size.
+        """
+        given = getattr(self.model, "args", {})
+        args = dict(given) if isinstance(given, Mapping) else vars(given)
+        self.save(file, self.record, {**args, "imgsz": list(imgsz) if isinstance(imgsz, tuple) else imgsz})
+
     def export_onnx(self, file: Path, imgsz: ImageSize) -> None:
         """Writes the network as ONNX: batch 1, static input of `imgsz` px, simplified, with ultralytics' metadata.
 

@@ -136,7 +136,9 @@ def against_baselines(found: Findings, winner: StudyNetwork) -> str:
     if best is not None and best is not rival:
         within = "within the budget" if any(target.has_budget for target in found.targets) else "at any latency"
         words += f", and the best {within} is {best.title} with {decimals(best.map50_95)} at {latencies_text(best)}"
-    return f"{words}."
+    shares = [found.noisy(network).values() for network in (winner, rival, best) if network is not None]
+    off = max((share for known in shares for share in known), default=0.0)
+    return f"{words}; these latencies are known to {percent(off)} only." if off else f"{words}."
 
 
 def _ahead(found: Findings) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 import sqlalchemy.engine
 import sqlalchemy.event
 import sqlalchemy.exc
@@ -129,6 +130,7 @@ def open_storage(url: str, heartbeat_interval: int | None = None, grace_period: 
     """
     with _address_errors(url):
         options = _engine_options(parse_address(url))
+        _require_own_tables(url, options)
         make = partial(RDBStorage, url, options, heartbeat_interval=heartbeat_interval, grace_period=grace_period)
         database = _with_tables(make)
         if database.engine.dialect.name == "postgresql":
@@ -168,6 +170,24 @@ def _address_errors(url: str) -> Iterator[None]:
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
     except RuntimeError as error:  # tables of another version of Optuna
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
+
+
+def _require_own_tables(url: str, options: Mapping[str, Any]) -> None:
+    """Refuses a database of another program, before Optuna adds its tables to those.
+
+    Raises:
+        ConfigError: It has a table of Optuna's name that is not Optuna's.
+    """
+    engine = sqlalchemy.create_engine(url, **options)
+    try:
+        tables = sqlalchemy.inspect(engine)
+        if tables.has_table("studies") and "study_name" not in {item["name"] for item in tables.get_columns("studies")}:
+            raise ConfigError(
+                f"storage: {public_address(url)}: is a database of another program, whose table `studies` is not "
+                "Optuna's; give one of its own"
+            )
+    finally:
+        engine.dispose()
 
 
 def _with_tables(make: Callable[[], RDBStorage]) -> RDBStorage:

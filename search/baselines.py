@@ -132,7 +132,7 @@ def _network(
         figures=network_figures(detector, checkpoint, context, deployment, latencies),
         accuracy=accuracy,
         stage=stage.digest,
-        files=NetworkFiles(context.files.keep_checkpoint(checkpoint, name.replace(".", "-"))),
+        files=NetworkFiles(context.files.keep_checkpoint(checkpoint, name)),
     )
 
 

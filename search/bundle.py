@@ -85,15 +85,20 @@ def export_bundle(study: optuna.Study, folder: Path, name: str, out: Path | None
     out = out or folder / "export" / _file_name(candidate.network)
     export = _Export(study, found, folder, candidate, forms)
     require_place(out, export.title)
-    return write_bundle(
-        out,
-        candidate.checkpoint,
-        export.parts(),
-        export.channels_document(),
-        export.bundle_document,
-        export.table(),
-        {STUDY: yaml.safe_dump(dict(found.study.spec), sort_keys=False, allow_unicode=True)},
-    )
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as scratch:
+        checkpoint = candidate.checkpoint
+        if candidate.network.is_deployed_further:  # stock ultralytics is to run it at the size that it ships for
+            checkpoint = Path(scratch) / "model.pt"
+            candidate.load().save_for(checkpoint, candidate.network.deployment.imgsz)
+        return write_bundle(
+            out,
+            checkpoint,
+            export.parts(),
+            export.channels_document(),
+            export.bundle_document,
+            export.table(),
+            {STUDY: yaml.safe_dump(dict(found.study.spec), sort_keys=False, allow_unicode=True)},
+        )
 
 
 def _file_name(network: StudyNetwork) -> str:
@@ -311,7 +316,7 @@ class _Export:
         return [
             *whole,
             command_line("prunetune", "run", STUDY, *changes) + f"   # this recipe alone{but}",
-            command_line("prunetune", "export", alone, "--trial", "0"),
+            command_line("prunetune", "export", alone, "--trial", network.name.replace(network.own_name, "0", 1)),
         ]
 
     @property

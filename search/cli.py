@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from prunetune.search.output import write_json as _write_json
 from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
 from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError, Threshold
+from prunetune.spaces.files import is_without_room, storage_error
 from prunetune.spaces.recipe import Importance
 
 if TYPE_CHECKING:
@@ -420,6 +422,11 @@ def main() -> None:
         raise SystemExit(2) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except OSError as error:
+        if not is_without_room(error):
+            raise
+        print(f"error: {storage_error(Path(error.filename or tempfile.gettempdir()), error)}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None

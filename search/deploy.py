@@ -46,6 +46,11 @@ class DeploySettings(BaseModel):
             raise ValueError("has a value twice")
         return given
 
+    @field_validator("imgsz")
+    @classmethod
+    def _largest_first(cls, given: Any) -> Any:
+        return given and tuple(sorted(given, key=lambda size: Deployment(size).pixels, reverse=True))
+
     def sizes(self, imgsz: int, stride: int) -> tuple[ImageSize, ...]:
         """The input sizes of a study, the largest first.
 
@@ -54,7 +59,7 @@ class DeploySettings(BaseModel):
             stride: Its detector's.
         """
         if self.imgsz is not None:
-            return tuple(sorted(self.imgsz, key=lambda size: Deployment(size).pixels, reverse=True))
+            return self.imgsz
         steps = dict.fromkeys(round(share * imgsz / stride) for share in SHARES)
         return (imgsz, *(step * stride for step in steps if FEWEST_STRIDES <= step < imgsz / stride))
 

@@ -318,16 +318,16 @@ class StudySpec(BaseModel):
 
     def size_problems(self, stride: int) -> Iterator[str]:
         """What is wrong with the sizes of `deploy` and `space` for a detector of a stride."""
-        yield from size_problems("deploy.imgsz", self.deploy.imgsz or (), self.imgsz, stride)
         drawn = () if self.space.imgsz is None else map(parse_size, self.space.imgsz.values or ())
-        yield from size_problems("space.imgsz", drawn, self.imgsz, stride)
         table = next((target for target in self.targets if target.kind == "table"), None)
-        other = next((size for size in self.deploy.imgsz or () if size != self.imgsz), None)
-        if table is not None and other is not None:
-            yield (
-                f"deploy.imgsz: target {table.name!r} is a table made for one input size, and cannot tell the latency "
-                f"at {size_text(other)}; give imgsz: {self.imgsz} alone, or a target that measures"
-            )
+        for key, sizes in (("deploy.imgsz", self.deploy.imgsz or ()), ("space.imgsz", tuple(drawn))):
+            yield from size_problems(key, sizes, self.imgsz, stride)
+            other = next((size for size in sizes if size != self.imgsz), None)
+            if table is not None and other is not None:
+                yield (
+                    f"{key}: target {table.name!r} is a table made for one input size, and cannot tell the latency at "
+                    f"{size_text(other)}; give {self.imgsz} alone, or a target that measures"
+                )
 
     @property
     def limits(self) -> Limits:

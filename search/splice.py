@@ -62,10 +62,11 @@ def splice_networks(
         StopAskedError: As asked for.
     """
     longest = int(stored_spec(study).space.recovery_epochs.largest)
-    wanted = Splice(backbone, head, longest if recovery_epochs is None else recovery_epochs)
     donors = [
         _candidate(study, folder, option, name) for option, name in (("backbone-from", backbone), ("head-from", head))
     ]
+    backbone, head = (donor.network.own_name for donor in donors)  # widths are the same at each deployment
+    wanted = Splice(backbone, head, longest if recovery_epochs is None else recovery_epochs)
     if backbone == head:
         raise ConfigError(f"--backbone-from {backbone}, --head-from {head}: that is the network itself; give two")
     if (known := _known(study, wanted)) is not None:

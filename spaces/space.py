@@ -77,6 +77,16 @@ class RegionThresholds(BaseModel):
         yield "head", self.head
 
 
+def _stored_size(size: Any) -> Any:
+    """An input size as Optuna stores it, which has numbers and words, and no pairs; what is none stays for others to
+    refuse."""
+    try:
+        parsed = parse_size(size)
+    except ValueError:
+        return size
+    return parsed if isinstance(parsed, int) else size_text(parsed)
+
+
 def _threshold_kind(value: Any) -> str:
     regions = isinstance(value, RegionThresholds) or (
         isinstance(value, Mapping) and any(region in value for region in get_args(Region))
@@ -209,7 +219,15 @@ class SearchSpace(BaseModel):
             raise ValueError("and balance cannot both be given; write threshold: {backbone: ..., head: ...}")
         return threshold
 
-    @field_validator("sparse_epochs", "rounds", "recovery_epochs", *_WORDS, "imgsz", mode="before")
+    @field_validator("imgsz", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        """Choices in the one form that Optuna stores: 640, or `384x640`, which may be written `[384, 640]`."""
+        if isinstance(value, Mapping) and isinstance(value.get("choices"), list | tuple):
+            return {**value, "choices": [_stored_size(size) for size in value["choices"]]}
+        return parse_shorthand(value)
+
+    @field_validator("sparse_epochs", "rounds", "recovery_epochs", *_WORDS, mode="before")
     @classmethod
     def _whole_shorthand(cls, value: Any) -> Any:
         return parse_shorthand(value)
@@ -276,8 +294,7 @@ class SearchSpace(BaseModel):
         """
         if self.imgsz is not None or not sizes:
             return self
-        # Optuna stores numbers and words, and no pairs.
-        choices = tuple(size if isinstance(size, int) else size_text(size) for size in sizes)
+        choices = tuple(map(_stored_size, sizes))
         parameter = ChoiceParameter(choices=choices) if len(choices) > 1 else FixedParameter(value=choices[0])
         return self.model_copy(update={"imgsz": parameter})
 

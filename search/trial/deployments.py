@@ -43,15 +43,18 @@ def further_networks(
         own: What the trial has beside it.
     """
     found: list[NetworkResult] = []
+    is_bounded = True
     with context.cost_meter.all_as("deploy"):
         rivals = [other for record in context.peers.records().values() for other in record.networks]
         for deployment in context.further(network.deployment):
             before = [other for other in (network, *found) if _covers(other.deployment, deployment)]
-            bound = min(other.accuracy.map50_95 for other in before) + MARGIN
+            bound = min(other.accuracy.map50_95 for other in before) + MARGIN if is_bounded else 1.0
             if not _may_be_best(network, detector, deployment, bound, [*rivals, *own, network, *found], context):
                 continue
             try:
                 found.append(deployed(network, detector, deployment, context))
+                # A detector that was given may have learnt at a smaller input, and be better there.
+                is_bounded = is_bounded and found[-1].accuracy.map50_95 <= bound
             except MeasurementError as error:  # that is this deployment's end, and not the trial's
                 _log.warning("%s at %s: %s", context.title, deployment, error)
     return tuple(found)

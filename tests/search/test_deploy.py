@@ -45,7 +45,7 @@ def test_default_sizes_fit_the_detector(steps: int, stride: int) -> None:
 def test_sizes_are_told_the_largest_first() -> None:
     settings = DeploySettings(imgsz=(320, "640", [384, 640]))
     assert settings.sizes(640, 32) == (640, (384, 640), 320)
-    assert settings.model_dump(mode="json") == {"imgsz": [320, 640, [384, 640]], "precision": None}
+    assert settings.model_dump(mode="json") == {"imgsz": [640, [384, 640], 320], "precision": None}
 
 
 @given(squares, st.lists(squares, max_size=4, unique=True), st.sampled_from([("fp32",), ("fp32", "int8")]))
@@ -105,12 +105,23 @@ def test_a_bad_description_of_deployments(make_spec: MakeSpec, deploy: dict[str,
     assert words in refused.value.problems[0]
 
 
-def test_a_table_without_a_device_knows_one_size(make_spec: MakeSpec) -> None:
+def test_sizes_of_the_space_have_one_form(tiny: dict[str, Any]) -> None:
+    space = SearchSpace.model_validate({**tiny["space"], "imgsz": {"choices": [[384, 640], "640", [320, 320]]}})
+    assert dict(space.parameters())["imgsz"].values == ("384x640", 640, 320)
+    with pytest.raises(ValueError, match=r"twice"):
+        SearchSpace.model_validate({**tiny["space"], "imgsz": {"choices": [96, "96x96"]}})
+
+
+def test_a_table_without_a_device_knows_one_size(make_spec: MakeSpec, tiny: dict[str, Any]) -> None:
     table = [{"kind": "table", "file": "cpu.json"}]
     assert make_spec(imgsz=160, targets=table).sizes(32) == (160,)
-    problems = list(make_spec(imgsz=160, targets=table, deploy={"imgsz": [160, 96]}).size_problems(32))
-    assert len(problems) == 1
-    assert "'table' is a table made for one input size" in problems[0]
+    for key, changes in (
+        ("deploy.imgsz", {"deploy": {"imgsz": [160, 96]}}),
+        ("space.imgsz", {"space": {**tiny["space"], "imgsz": 96}}),
+    ):
+        problems = list(make_spec(imgsz=160, targets=table, **changes).size_problems(32))
+        assert len(problems) == 1
+        assert problems[0].startswith(f"{key}: target 'table' is a table made for one input size")
 
 
 def test_recipes_are_drawn_over_the_sizes() -> None:
