@@ -130,7 +130,8 @@ def open_storage(url: str, heartbeat_interval: int | None = None, grace_period: 
     """
     with _address_errors(url):
         options = _engine_options(parse_address(url))
-        _require_own_tables(url, options)
+        if "{" not in url:  # Optuna refuses braces
+            _require_own_tables(url, options)
         make = partial(RDBStorage, url, options, heartbeat_interval=heartbeat_interval, grace_period=grace_period)
         database = _with_tables(make)
         if database.engine.dialect.name == "postgresql":

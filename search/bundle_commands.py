@@ -18,7 +18,8 @@ from prunetune.spaces import PrunetuneError
 def export(
     study: StudyArgument,
     trial: Annotated[
-        str, typer.Option(help="The network: 7, 7.1 after the first of several rounds, or a control's name.")
+        str,
+        typer.Option(help="The network: 7, 7.1 after the first of several rounds, 7@96 at 96 px, or a control's name."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The bundle's folder; by default export/trial-N in the study's.")

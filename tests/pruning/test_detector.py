@@ -22,7 +22,7 @@ from prunetune.pruning.compat import prepare_ultralytics
 from prunetune.pruning.detector import Detector, read_description, scaled_width
 from prunetune.pruning.plan import plan_pruning
 from prunetune.pruning.surgery import apply_plan
-from prunetune.spaces import ModelError, Threshold
+from prunetune.spaces import ImageSize, ModelError, Threshold
 
 NAMES = ("square", "disc")
 TRAIN_ARGS = {"task": "detect", "imgsz": 64}
@@ -221,6 +221,24 @@ def test_a_name_that_ultralytics_would_change(
     loaded = Detector.load(name)
     assert loaded.source == name
     assert loaded.channels == pruned.channels
+
+
+@pytest.mark.parametrize(("imgsz", "stored"), [(96, 96), ((64, 96), [64, 96])])
+def test_a_checkpoint_for_another_input_size_differs_in_that_alone(
+    pruned: Detector, tmp_path: Path, imgsz: ImageSize, stored: int | list[int]
+) -> None:
+    pruned.save(tmp_path / "pruned.pt", {"kind": "recovery"}, TRAIN_ARGS)
+    Detector.load(tmp_path / "pruned.pt").save_for(tmp_path / "small.pt", imgsz)
+    small = Detector.load(tmp_path / "small.pt")
+    assert small.model.args == {**pruned_args(tmp_path / "pruned.pt"), "imgsz": stored}
+    assert small.record == {"kind": "recovery"}
+    for name, weights in pruned.model.state_dict().items():
+        assert small.model.state_dict()[name].equal(weights), name
+
+
+def pruned_args(file: Path) -> dict[str, Any]:
+    """What `YOLO(file)` falls back to."""
+    return dict(Detector.load(file).model.args)
 
 
 def test_a_missing_checkpoint_gives_the_nearest(tmp_path: Path) -> None:

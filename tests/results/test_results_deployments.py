@@ -40,6 +40,7 @@ from prunetune.results.standing import memberships, standing
 from prunetune.results.tables import caption
 from prunetune.results.trial_images import trial_images
 from prunetune.spaces import ConfigError, Deployment
+from prunetune.targets import NormalizedLatency
 
 Builder = Any
 """`conftest.StudyBuilder`."""
@@ -304,6 +305,13 @@ def test_the_first_sentence_compares_at_the_winners_latency(deployed: Builder, f
     deployed.confirm({"0": 1.0})
     same = "At 1.00 ms: 0.617; without pruning, the best is dense-96 with 0.562."
     assert first_sentence(Findings.of(deployed.study)) == same
+
+
+def test_the_first_sentence_says_how_sure_its_latencies_are(deployed: Builder) -> None:
+    deployed.confirm(
+        {"0": NormalizedLatency(1.0, uncertainty=0.4), "dense-96": NormalizedLatency(0.9, uncertainty=0.02)}
+    )
+    assert first_sentence(Findings.of(deployed.study)).endswith("; these latencies are known to 40.0 % only.")
 
 
 def test_without_a_baseline_that_is_as_fast(builder: Builder) -> None:

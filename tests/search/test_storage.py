@@ -239,6 +239,16 @@ def test_an_address_that_cannot_hold_a_study_is_refused(address: str, words: str
         open_storage(address)
 
 
+def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/others.db"
+    engine = sqlalchemy.create_engine(address)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE studies (study_id INTEGER, title TEXT)"))
+    with pytest.raises(ConfigError, match=r"another program.*`studies`"):
+        open_storage(address)
+    assert sqlalchemy.inspect(engine).get_table_names() == ["studies"]
+
+
 def test_tables_of_another_optuna_are_refused(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path}/studies.db"
     engine = open_storage(address).engine

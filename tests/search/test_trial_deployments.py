@@ -20,6 +20,7 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.storage import StoredStudy
 from prunetune.search.taking import next_trial
 from prunetune.search.trial import TrialContext, run_trial
+from prunetune.search.trial import deployments as deployments_of_trials
 from prunetune.spaces import Accuracy, Deployment, Outcome, Recipe, Threshold
 from prunetune.targets import NormalizedLatency
 
@@ -142,6 +143,27 @@ def test_what_cannot_come_to_the_front_is_left_out(
 ) -> None:
     record = run_trial(RECIPE, context({5: rival(map50_95, ms)}))
     assert deployments(record) == ([LARGE] if is_left_out else [LARGE, SMALL])
+
+
+def test_a_detector_that_is_better_at_a_smaller_input_has_no_bound(
+    context: Callable[..., TrialContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds: list[float] = []
+
+    def may_be_best(*arguments: Any) -> bool:
+        bounds.append(arguments[3])
+        return True
+
+    def better(network: NetworkResult, _: Detector, deployment: Deployment, __: TrialContext) -> NetworkResult:
+        return replace(network, deployment=deployment, accuracy=replace(network.accuracy, map50_95=0.9))
+
+    monkeypatch.setattr(deployments_of_trials, "_may_be_best", may_be_best)
+    monkeypatch.setattr(deployments_of_trials, "deployed", better)
+    it = context()
+    spec = it.spec.model_copy(update={"deploy": it.spec.deploy.model_copy(update={"precision": ("fp32", "int8")})})
+    record = run_trial(RECIPE, replace(it, spec=spec))
+    assert record.network is not None
+    assert bounds == [record.network.accuracy.map50_95 + deployments_of_trials.MARGIN, 1.0, 1.0]
 
 
 def test_the_other_precision_is_looked_at_too(context: Callable[..., TrialContext]) -> None:
