@@ -59,7 +59,7 @@ def latency_on(target: str) -> str:
 
 def control_name(control: str) -> str:
     """What a control is called: its name, or that of its file."""
-    return control if control in REFERENCES else Path(control).name.replace("@", "-")
+    return control if control in REFERENCES else Path(control).name
 
 
 FileText = Annotated[str, AfterValidator(os.path.expanduser)]

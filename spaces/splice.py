@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +48,8 @@ class Splice:
 def title_of_network(name: str) -> str:
     """What a network is called by its name: `trial 7` for `7`, `trial 7, round 1` for `7.1`, a control as it is, and
     `dense at 96 px in int8` for `dense@96-int8`."""
-    network, _, deployment = name.partition("@")
-    size, _, precision = deployment.partition("-")
+    deployed = re.fullmatch(r"(.+)@(\d+(?:x\d+)?)(?:-(\w+))?", name)
+    network, size, precision = (name, None, None) if deployed is None else deployed.groups()
     number, _, round_number = network.partition(".")
     title = network
     if number.isdecimal() and (not round_number or round_number.isdecimal()):

@@ -34,6 +34,7 @@ from prunetune.results.front_points import FrontPoints, with_room
 from prunetune.results.headline import against_baselines, summary
 from prunetune.results.networks import Networks
 from prunetune.results.notes import study_note, trial_note
+from prunetune.results.record import StudiedFigure
 from prunetune.results.recoveries import recoveries
 from prunetune.results.report import write_report
 from prunetune.results.standing import memberships, standing
@@ -225,8 +226,11 @@ def test_the_curve_is_over_all_baselines_and_compares_within_the_budget(found: F
 
 
 def test_a_limit_on_something_else_takes_a_baseline_out_of_the_comparison(builder: Builder) -> None:
-    large = baseline(builder, 96, 0.6, 0.9, violations={"bytes": 0.3})
-    builder.context(baselines={"large": large, "small": baseline(builder, 96, 0.5, 0.9)})
+    sizes = {
+        "large": baseline(builder, 96, 0.6, 0.9, params=3000),
+        "small": baseline(builder, 96, 0.5, 0.9, params=900),
+    }
+    builder.context(baselines=sizes, figures=[StudiedFigure("params", budget_text="<= 1K", limit=1000.0)])
     found = Findings.of(builder.study)
     assert [network.name for network in found.baseline_front] == ["large"]
     assert [network.name for network in found.rivals] == ["small"]
