@@ -29,11 +29,12 @@ from prunetune.pruning.training import TrainingFailureError, TrainingSetup, cont
 from prunetune.results import verify
 from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
 from prunetune.results.model_card import command_line
+from prunetune.search.deploy import Size
 from prunetune.search.interruption import Interruption, safe_point
 from prunetune.search.overrides import overridden
 from prunetune.search.progress import Progress
 from prunetune.search.spec import FileText
-from prunetune.spaces import ConfigError, ModelError, PrunetuneError
+from prunetune.spaces import ConfigError, Deployment, ModelError, PrunetuneError
 from prunetune.spaces.accuracy import Accuracy, Choice
 from prunetune.spaces.errors import did_you_mean
 from prunetune.spaces.files import write_text
@@ -54,7 +55,8 @@ class RecoverySpec(BaseModel):
 
     data: FileText = Field(min_length=1)
     epochs: int = Field(ge=1)
-    imgsz: int = Field(ge=32, multiple_of=32)
+    imgsz: Size
+    """Of a rectangle the side of the squares that are trained on is the longer one."""
     batch: int = Field(ge=1)
     device: str = "cpu"
     workers: int = Field(default=8, ge=0)
@@ -64,8 +66,13 @@ class RecoverySpec(BaseModel):
     train: dict[str, Any] = {}
     """Further ultralytics arguments."""
 
+    @property
+    def side(self) -> int:
+        """Of the square images that are trained on, in px."""
+        return max(Deployment(self.imgsz).height_width)
+
     @classmethod
-    def read(cls, overrides: Sequence[str], usual: Mapping[str, int]) -> RecoverySpec:
+    def read(cls, overrides: Sequence[str], usual: Mapping[str, Any]) -> RecoverySpec:
         """Reads `key=value`s.
 
         Args:
@@ -83,7 +90,7 @@ class RecoverySpec(BaseModel):
             spec = cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError([_sentence(problem) for problem in error.errors()]) from error
-        problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train, spec.imgsz)]
+        problems = [f"train.{problem}" for problem in hyperparameter_problems(spec.train, spec.side)]
         if problem := device_problem(spec.device):
             problems.append(f"device: {problem}")
         if problem := data_problem(spec.data):
@@ -99,6 +106,8 @@ def _sentence(problem: ErrorDetails) -> str:
         return f"{where}: missing; give {where}=..."
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key; {did_you_mean(where, RecoverySpec.model_fields)}"
+    if problem["type"] == "value_error":
+        return f"{where}: {problem['ctx']['error']}"
     return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
 
 
@@ -161,7 +170,7 @@ class _Parent:
         return str(self.told.get("title") or self.checkpoint.name)
 
     @property
-    def usual(self) -> dict[str, int]:
+    def usual(self) -> dict[str, Any]:
         """What holds where the user says nothing."""
         trained = getattr(self.detector.model, "args", {})
         trained = trained if isinstance(trained, Mapping) else vars(trained)
@@ -190,8 +199,10 @@ class _Recovery:
         if problem := mismatch(parent.detector, self._dataset.names, self._dataset.channels):
             raise ConfigError(f"data: {spec.data}: {parent.checkpoint} {problem}")
         data = work / "data.yaml"
-        shared = spec.model_dump(include={"imgsz", "batch", "device", "workers", "cache", "seed"})
-        setup = TrainingSetup(str(data.resolve()), self._dataset.fingerprint, hyperparameters=spec.train, **shared)
+        shared = spec.model_dump(include={"batch", "device", "workers", "cache", "seed"})
+        setup = TrainingSetup(
+            str(data.resolve()), self._dataset.fingerprint, spec.side, hyperparameters=spec.train, **shared
+        ).at(spec.imgsz)
         self._phase = continued_phase(spec.epochs, spec.choose)
         self._start = Stage("original", "", {"checkpoint": parent.sha256, "data": self._dataset.fingerprint})
         self._digest = training_stage("recovery", self._start.digest, setup, self._phase).digest
@@ -245,6 +256,7 @@ class _Recovery:
 
     def _document(self, detector: Detector, accuracies: Mapping[str, Accuracy]) -> dict[str, Any]:
         parent, spec = self._parent, self._spec
+        imgsz = spec.model_dump(mode="json")["imgsz"]
         given = {
             **spec.model_dump(exclude_defaults=True, exclude={"train"}),
             **{f"train.{key}": value for key, value in spec.train.items()},
@@ -258,7 +270,7 @@ class _Recovery:
             "classes": list(detector.names),
             "stride": detector.stride,
             "image_channels": detector.image_channels,
-            "imgsz": spec.imgsz,
+            "imgsz": imgsz,
             "batch": spec.batch,
             "alignment": parent.told.get("alignment", ""),
             "data": spec.data,
@@ -269,7 +281,7 @@ class _Recovery:
                 "gflops": detector.gflops(spec.imgsz),
             },
             "figures": {verify.CHECKPOINT: {split: accuracy.as_dict() for split, accuracy in accuracies.items()}},
-            "latencies": parent.told.get("latencies", {}) if spec.imgsz == parent.told.get("imgsz") else {},
+            "latencies": parent.told.get("latencies", {}) if imgsz == parent.told.get("imgsz") else {},
             "latency_note": LATENCY_NOTE,
             "recipe": None,
             "commands": [

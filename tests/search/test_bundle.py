@@ -406,6 +406,17 @@ def test_a_checkpoint_is_trained_on(bundle: Path, finished_study: Path, prunetun
     assert "Not measured." in (tmp_path / "small-recovered" / "model-card.md").read_text(encoding="utf-8")
 
 
+def test_a_rectangle_is_trained_on_as_one(
+    bundle: Path, finished_study: Path, prunetune: Prunetune, tmp_path: Path
+) -> None:
+    data, first, second = f"data={finished_study / 'data.yaml'}", tmp_path / "first", tmp_path / "second"
+    for source, out, given in ((bundle, first, ["imgsz=[32, 64]"]), (first, second, [])):
+        answer = prunetune("recover", source, data, "epochs=1", *given, "--out", out)
+        assert answer.code == 0, answer.err
+        assert json.loads((out / "bundle.json").read_text())["imgsz"] == [32, 64]
+        assert prunetune("verify", out).code == 0
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [("space.recovery_lr=3", "there are "), ("imgzs=64", "did you mean imgsz?"), ("model=x", "there are ")],
@@ -420,8 +431,14 @@ def test_a_key_that_a_recovery_has_not(given: str, said: str) -> None:
 
 def test_what_cannot_be_trained_on(own: Path, finished_study: Path, prunetune: Prunetune, tmp_path: Path) -> None:
     data = finished_study / "data.yaml"
-    message = prunetune("recover", own, "epohs=1", "batch=0").complaint
-    for words in ("data: missing", "epochs: missing", "epohs: unknown key; did you mean epochs?", "batch:"):
+    message = prunetune("recover", own, "epohs=1", "batch=0", "imgsz=abc").complaint
+    for words in (
+        "imgsz: takes px, such as 640, or [height, width], such as [384, 640], not 'abc'",
+        "data: missing",
+        "epochs: missing",
+        "epohs: unknown key; did you mean epochs?",
+        "batch:",
+    ):
         assert words in message
     assert "itself" in prunetune("recover", own, f"data={data}", "epochs=1", "--out", own).complaint
     other = tmp_path / "other.yaml"
