@@ -181,6 +181,8 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
         )
     worst = max(found.excess(closest).items(), key=lambda item: item[1])[0]
     what = worst if worst in FIGURES else "latency"
+    if worst in FIGURES:
+        nearest = f"Nearest is {closest.title} with {getattr(closest.figures, worst):,} {worst}"
     raise PrunetuneError(
         f"budget.{what}: no recipe met the {budget}. {nearest}; allow more {what}, or let the space prune more "
         f"(a higher threshold or sparsity, more rounds). {where}"
