@@ -90,10 +90,12 @@ def export_members(study: optuna.Study, context: TrialContext) -> None:
         exports[network.name] = str(file.relative_to(context.folder))
     StudyRecord.store(study, exports=exports)
     if (winner := best(study)) is not None:
-        with publish(context.folder / "best.pt") as draft:
-            load_network(context, winner).detector.save_for(draft, winner.deployment.imgsz)
-        with publish(context.folder / "best.onnx") as draft:
-            shutil.copyfile(context.folder / str(winner.onnx), draft)
+        for path in (winner.checkpoint, winner.onnx):
+            with publish(context.folder / f"best{Path(str(path)).suffix}") as draft:
+                shutil.copyfile(context.folder / str(path), draft)
+        if winner.is_deployed_further:  # stock ultralytics is to run it at the size that it ships for
+            with publish(context.folder / "best.pt") as draft:
+                load_network(context, winner).detector.save_for(draft, winner.deployment.imgsz)
 
 
 def write_results(study: optuna.Study, folder: Path) -> None:

@@ -32,7 +32,7 @@ Prunetune = Callable[..., Any]
 Points = Callable[[Path], set[tuple[float, float]]]
 
 FRONT_FIELDS = [
-    "network", "trial", "round", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
+    "network", "trial", "round", "deployment", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
     "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed",
     "checkpoint", "onnx",
 ]  # fmt: skip
