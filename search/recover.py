@@ -72,7 +72,7 @@ class RecoverySpec(BaseModel):
         return max(Deployment(self.imgsz).height_width)
 
     @classmethod
-    def read(cls, overrides: Sequence[str], usual: Mapping[str, Any]) -> RecoverySpec:
+    def read(cls, overrides: Sequence[str], usual: Mapping[str, int | list[int]]) -> RecoverySpec:
         """Reads `key=value`s.
 
         Args:
@@ -170,7 +170,7 @@ class _Parent:
         return str(self.told.get("title") or self.checkpoint.name)
 
     @property
-    def usual(self) -> dict[str, Any]:
+    def usual(self) -> dict[str, int | list[int]]:
         """What holds where the user says nothing."""
         trained = getattr(self.detector.model, "args", {})
         trained = trained if isinstance(trained, Mapping) else vars(trained)
