@@ -137,7 +137,7 @@ def test_a_board_that_is_gone_stops_the_study_and_loses_no_trial(
     assert "board: does not answer" in answer.err
     assert "the same command goes on" in answer.err
     assert answer.err.count("error: ") == 1
-    assert studies.outcomes("gone") == [Outcome.OK, Outcome.INTERRUPTED, None]
+    assert studies.outcomes("gone") == [Outcome.OK, Outcome.INTERRUPTED]
     board.boot()
     studies.write("gone", 3, retries=5, timeout=100.0)
     answer = prunetune("run", file)
