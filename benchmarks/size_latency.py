@@ -18,6 +18,7 @@ from pathlib import Path
 from latency_noise import IMGSZ, random_network
 
 from prunetune.pruning.cost_meter import CostMeter
+from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import Source
 from prunetune.search.latency.meter import LatencyMeter, measure_references
 from prunetune.search.latency.network_files import NetworkExporter
@@ -60,7 +61,7 @@ def main() -> None:
 
 def meters(folder: Path) -> tuple[LatencyMeter, LatencyMeter]:
     """A study's meter without a latency table, and one with it. They share what is measured."""
-    source = Source("yolov5n.yaml", ("thing",), dense_epochs=1)
+    source = Source("yolov5n.yaml", Detector.load("yolov5n.yaml").names, dense_epochs=1)
     references = {name: source.reference(name) for name in NAMES}
     exporter = NetworkExporter(folder, references, Deployment(IMGSZ), CostMeter())
     plain = StudyTarget.create(parse_target_spec({"kind": "onnxruntime"}), "<= half-width", NAMES, is_objective=True)

@@ -25,7 +25,7 @@ from prunetune.targets import NormalizedLatency
 MARGIN = 0.02
 """So much map50_95 more than at a larger input, or in full precision, a network may have."""
 
-SLACK = 0.1
+SLACK = 0.15
 """By this share a latency may be below its prediction."""
 
 _log = logging.getLogger(__name__)
