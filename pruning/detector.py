@@ -28,7 +28,7 @@ from prunetune.pruning.export import export_onnx
 from prunetune.pruning.foreign_files import why_unreadable
 from prunetune.pruning.layers import channel_config, coarsest_stride, image_channels, size_problem
 from prunetune.pruning.tasks import FINDS, Task, model_class, task_of
-from prunetune.spaces.deployment import Deployment, ImageSize
+from prunetune.spaces.deployment import Deployment, ImageSize, plain_size
 from prunetune.spaces.errors import ConfigError, ModelError, did_you_mean
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
@@ -262,7 +262,7 @@ class Detector:
         """
         given = getattr(self.model, "args", {})
         args = dict(given) if isinstance(given, Mapping) else vars(given)
-        self.save(file, self.record, {**args, "imgsz": list(imgsz) if isinstance(imgsz, tuple) else imgsz})
+        self.save(file, self.record, {**args, "imgsz": plain_size(imgsz)})
 
     def export_onnx(self, file: Path, imgsz: ImageSize) -> None:
         """Writes the network as ONNX: batch 1, static input of `imgsz` px, simplified, with ultralytics' metadata.

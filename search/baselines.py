@@ -25,8 +25,7 @@ from prunetune.search.interruption import safe_point
 from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec, control_name
 from prunetune.search.trial.context import TrialContext
-from prunetune.search.trial.deployments import deployed, family
-from prunetune.search.trial.figures import network_figures
+from prunetune.search.trial.deployments import deployed, measured_figures
 from prunetune.spaces import Accuracy, Deployment, ImageSize, MeasurementError, Recipe, Threshold, size_text
 
 
@@ -124,12 +123,9 @@ def _network(
     context: TrialContext, name: str, stage: StoredStage, deployment: Deployment, accuracy: Accuracy
 ) -> NetworkResult:
     checkpoint = stage.file(CHECKPOINT)
-    detector = Detector.load(checkpoint)
-    measured = context.meter.measure(detector, deployment, family(detector, context))
-    latencies = {target.name: target.normalized(measured[target.name]) for target in context.meter.targets}
     return NetworkResult(
         deployment=deployment,
-        figures=network_figures(detector, checkpoint, context, deployment, latencies),
+        figures=measured_figures(Detector.load(checkpoint), checkpoint, deployment, context),
         accuracy=accuracy,
         stage=stage.digest,
         files=NetworkFiles(context.files.keep_checkpoint(checkpoint, name)),

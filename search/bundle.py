@@ -40,6 +40,7 @@ from prunetune.search.options import named
 from prunetune.search.study import spec_here, stored_spec
 from prunetune.search.study_setup import StudySetup, check_study, require_same_data
 from prunetune.spaces import Accuracy, LatencyShare, MissingExtraError, Recipe, Splice
+from prunetune.spaces.deployment import plain_size
 from prunetune.targets import (
     Network,
     OnnxRuntimeSpec,
@@ -235,7 +236,7 @@ class _Export:
             "classes": list(self._detector.names),
             "stride": self._detector.stride,
             "image_channels": self._detector.image_channels,
-            "imgsz": self._deployment.as_dict()["imgsz"],
+            "imgsz": plain_size(self._deployment.imgsz),
             "batch": spec.batch,
             "alignment": ", ".join(dict.fromkeys(str(target.alignment.as_json()) for target in spec.targets)),
             "data": spec.data,

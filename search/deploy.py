@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, field_validator
 
 from prunetune.spaces import Deployment, ImageSize, parse_size, size_text
+from prunetune.spaces.deployment import plain_size
 from prunetune.targets import Target
 from prunetune.targets.spec import Precision
 
@@ -19,11 +20,7 @@ FEWEST_STRIDES = 2
 """A smaller input has a single cell left at the coarsest level of a detector."""
 
 
-def _plain(size: ImageSize) -> int | list[int]:
-    return list(size) if isinstance(size, tuple) else size
-
-
-Size = Annotated[Any, BeforeValidator(parse_size), PlainSerializer(_plain)]
+Size = Annotated[Any, BeforeValidator(parse_size), PlainSerializer(plain_size)]
 
 
 class DeploySettings(BaseModel):

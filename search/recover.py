@@ -36,6 +36,7 @@ from prunetune.search.progress import Progress
 from prunetune.search.spec import FileText
 from prunetune.spaces import ConfigError, Deployment, ModelError, PrunetuneError
 from prunetune.spaces.accuracy import Accuracy, Choice
+from prunetune.spaces.deployment import plain_size
 from prunetune.spaces.errors import did_you_mean
 from prunetune.spaces.files import write_text
 
@@ -256,7 +257,7 @@ class _Recovery:
 
     def _document(self, detector: Detector, accuracies: Mapping[str, Accuracy]) -> dict[str, Any]:
         parent, spec = self._parent, self._spec
-        imgsz = spec.model_dump(mode="json")["imgsz"]
+        imgsz = plain_size(spec.imgsz)
         given = {
             **spec.model_dump(exclude_defaults=True, exclude={"train"}),
             **{f"train.{key}": value for key, value in spec.train.items()},

@@ -33,6 +33,11 @@ def size_text(imgsz: ImageSize) -> str:
     return "x".join(map(str, imgsz)) if isinstance(imgsz, tuple) else str(imgsz)
 
 
+def plain_size(imgsz: ImageSize) -> int | list[int]:
+    """Plain values for JSON: 640, [384, 640]."""
+    return list(imgsz) if isinstance(imgsz, tuple) else imgsz
+
+
 @dataclass(frozen=True)
 class Deployment:
     """Input size and precision.
@@ -62,10 +67,7 @@ class Deployment:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "imgsz": list(self.imgsz) if isinstance(self.imgsz, tuple) else self.imgsz,
-            "precision": self.precision,
-        }
+        return {"imgsz": plain_size(self.imgsz), "precision": self.precision}
 
     @classmethod
     def parse(cls, stored: Any) -> Deployment | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunetune.pruning.channels import ChannelConfig
@@ -29,6 +29,8 @@ class LatencyMeter:
 
     targets: tuple[StudyTarget, ...]
     networks: NetworkExporter
+    _ratios: dict[tuple[str, Deployment], dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
+    """What `reference_ratios` found: whoever plans a surgery asks for it with every prediction."""
 
     def normalized(self, detector: Detector, deployment: Deployment | None = None) -> dict[str, NormalizedLatency]:
         """A candidate's latency by target: measured, or predicted where nothing needs to be measured.
@@ -104,11 +106,13 @@ class LatencyMeter:
         """What the references take at a deployment, by name, in multiples of the target's reference at the study's."""
         if deployment == self.networks.deployment:
             return {name: ms / target.references_ms[target.reference] for name, ms in target.references_ms.items()}
-        return {
-            name: self.measure_channels(detector.channels, detector.copy, [target], deployment)[target.name].ratio
-            for name, detector in self.networks.references.items()
-            if name in target.references_ms
-        }
+        if (target.name, deployment) not in self._ratios:
+            self._ratios[target.name, deployment] = {
+                name: self.measure_channels(detector.channels, detector.copy, [target], deployment)[target.name].ratio
+                for name, detector in self.networks.references.items()
+                if name in target.references_ms
+            }
+        return self._ratios[target.name, deployment]
 
     def predict(self, channels: ChannelConfig) -> dict[str, Latency]:
         """A network's latency on each target that has a table, by name, its ratio that to the reference."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunetune.pruning.detector import Detector
@@ -31,6 +31,7 @@ class Shipping:
     stages: StageRunner
     names: tuple[str, ...]
     imgsz: ImageSize
+    _calibrations: dict[ImageSize, tuple[Images, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def deployment(self) -> Deployment:
@@ -39,8 +40,10 @@ class Shipping:
 
     def calibration(self, imgsz: ImageSize) -> tuple[Images, ...]:
         """Training images, always the same, that the ranges of int8 networks of an input size are taken from."""
-        images = [image[None].numpy() for batch in self.stages.at(imgsz).loaders.calibration() for image in batch]
-        return tuple(images[:: max(1, len(images) // INT8_IMAGES)])
+        if imgsz not in self._calibrations:
+            images = [image[None].numpy() for batch in self.stages.at(imgsz).loaders.calibration() for image in batch]
+            self._calibrations[imgsz] = tuple(images[:: max(1, len(images) // INT8_IMAGES)])
+        return self._calibrations[imgsz]
 
     def evaluate(
         self, detector: Detector, deployment: Deployment, split: str = "val", listener: Listener | None = None

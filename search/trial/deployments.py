@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from prunetune.pruning.channels import digest_of
 from prunetune.pruning.detector import Detector
 from prunetune.results.pareto import nondominated
-from prunetune.results.record import NetworkResult
+from prunetune.results.record import NetworkFigures, NetworkResult
 from prunetune.search.latency.shares import predicted_ratios
 from prunetune.search.latency.study_target import violations
 from prunetune.search.trial.context import TrialContext
@@ -74,15 +75,25 @@ def deployed(
     Raises:
         MeasurementError: A target cannot run it there.
     """
-    measured = context.meter.measure(detector, deployment, family(detector, context))
-    latencies = {target.name: target.normalized(measured[target.name]) for target in context.meter.targets}
-    checkpoint = context.folder / str(network.files.checkpoint)
-    figures = network_figures(detector, checkpoint, context, deployment, latencies)
+    figures = measured_figures(detector, context.folder / str(network.files.checkpoint), deployment, context)
     accuracy = context.shipping.evaluate(detector, deployment)
     return replace(network, deployment=deployment, figures=figures, accuracy=accuracy)
 
 
-def family(detector: Detector, context: TrialContext) -> str:
+def measured_figures(
+    detector: Detector, checkpoint: Path, deployment: Deployment, context: TrialContext
+) -> NetworkFigures:
+    """The figures of a network of whatever family, measured in any case: no table predicts them.
+
+    Raises:
+        MeasurementError: A target cannot run it there.
+    """
+    measured = context.meter.measure(detector, deployment, _family(detector, context))
+    latencies = {target.name: target.normalized(measured[target.name]) for target in context.meter.targets}
+    return network_figures(detector, checkpoint, context, deployment, latencies)
+
+
+def _family(detector: Detector, context: TrialContext) -> str:
     """What tells the latency of another detector from that of equal channels in the study's; empty for the study's."""
     if detector.channels.keys() == context.dense_channels.keys():
         return ""
