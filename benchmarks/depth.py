@@ -228,6 +228,7 @@ class Contest:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", help="the data set's yaml; without it only the surgery is tried")
+    parser.add_argument("--quick", action="store_true", help="try the surgery alone, also with a data set")
     parser.add_argument("--imgsz", type=int, default=128)
     parser.add_argument("--epochs", type=int, nargs=3, default=(20, 4, 10), metavar=("DENSE", "SPARSE", "RECOVERY"))
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4], help="how many blocks go")
@@ -240,7 +241,9 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("prunetune").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    rows = [row for seed in options.seeds if options.data for row in Contest(options, seed).rows()]
+    rows = [
+        row for seed in options.seeds if options.data and not options.quick for row in Contest(options, seed).rows()
+    ]
     error = max(surgery_error(f"{family}.yaml") for family in ("yolov5n", "yolov8n", "yolo11n", "yolo12n", "yolo26n"))
     print(json.dumps({"surgery_error": error, "rows": rows}))
 
