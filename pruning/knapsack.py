@@ -3,13 +3,14 @@
 A global threshold removes where scores are low, wherever time is spent. Here blocks of channels go one after the other,
 each time the one that gives up least importance for the latency that it saves, until the network is as fast as it
 should be. What a block saves depends on its neighbours' widths, because a convolution costs by inputs times outputs, so
-it is predicted anew whenever one of them has changed. Blocks leave a layer from the least important channel on.
+it is predicted anew whenever one of them has changed. Blocks leave a layer from the least important channel on. A
+residual block goes in one step, which gives up what its last BatchNorm adds and saves all of its layers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,9 +19,10 @@ import numpy
 import torch
 from torch import nn
 
+from prunetune.pruning.depth import LAST, folded_inputs, residual_blocks
 from prunetune.pruning.groups import ChannelGroup, module_of, tied_roots, width_of
 from prunetune.pruning.layers import blank_image, is_depthwise
-from prunetune.pruning.plan import PruningPlan, ScoredGroup, Scores
+from prunetune.pruning.plan import PruningPlan, ScoredBlock, ScoredGroup, Scores
 from prunetune.spaces.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class _Step:
     """What a group may lose next."""
 
     kept: int
-    """Channels of each part that it would keep."""
+    """Channels of each part that it would keep; of a residual block 0."""
     lost: float
     """The importance of what goes."""
     costs: Array
@@ -63,7 +65,7 @@ class _Step:
 class KnapsackLadder:
     """The plans of the knapsack planner, from nothing removed to one block or the floor everywhere.
 
-    From rung to rung one group loses a block, or up to four.
+    From rung to rung one group loses a block of channels, or up to four; or a residual block goes.
 
     Args:
         scores: The detector's.
@@ -79,14 +81,16 @@ class KnapsackLadder:
             raise ConfigError(f"balance: {balance!r} is not from 0.001 to 1000")
         self._scores = scores
         self._rungs = _descend(scores, costs, balance)
-        """After each step, the roots of the groups that lost channels, each with what it keeps."""
+        """After each step, the roots of the groups that lost channels, each with what it keeps; or the residual block
+        that went, with 0."""
 
     def __len__(self) -> int:
         return 1 + len(self._rungs)
 
     def plan(self, index: int) -> PruningPlan:
         """The plan on a rung, from 0."""
-        return self._scores.keeping({root: count for kept in self._rungs[:index] for root, count in kept.items()})
+        kept = {root: count for kept in self._rungs[:index] for root, count in kept.items()}
+        return self._scores.keeping(kept, blocks=[block.name for block in self._scores.blocks if block.name in kept])
 
 
 class _Unit:
@@ -109,25 +113,81 @@ class _Unit:
             for layer in (*item.group.layers, *(reader.layer for reader in item.group.readers))
         }
         """The layers whose cost depends on it."""
+        self.items = tuple(items)
         self._layers = [(module_of(layer), item.group.parts) for item in items for layer in item.group.layers]
 
     def narrowed(self, widths: Mapping[str, int], count: int) -> dict[str, int]:
         """The network's widths when each part keeps so many channels instead of those that it has."""
         narrow = dict(widths)
         for layer, parts in self._layers:
-            narrow[layer] -= parts * (self.kept - count)
+            if layer in narrow:  # else its residual block is gone
+                narrow[layer] -= parts * (self.kept - count)
         return narrow
+
+    def is_gone(self, widths: Mapping[str, int]) -> bool:
+        """Whether all of its layers were in residual blocks that a network has no more."""
+        return not any(layer in widths for layer, _ in self._layers)
 
     def channels(self) -> dict[str, int]:
         """The root of each group, and how many channels it keeps."""
         return {root: parts * self.kept for root, parts in self._parts.items()}
 
 
-def _units(scores: Scores, balance: float) -> dict[str, _Unit]:
-    """By the root of the first group."""
+class _Block:
+    """A residual block, as a unit that has one step.
+
+    Args:
+        block: The block.
+        item: The group that its last convolution belongs to; None for one that cannot lose channels.
+        unit: That of the group.
+        layers: The names of all layers.
+        balance: See `KnapsackLadder`.
+    """
+
+    levels = (1, 0)
+
+    def __init__(
+        self, block: ScoredBlock, item: ScoredGroup | None, unit: _Unit | None, layers: Iterable[str], balance: float
+    ) -> None:
+        self.kept = 1
+        self._name, self._item, self._unit = block.name, item, unit
+        self._scores = block.scores / (1.0 if block.region == "backbone" else balance)
+        readers = () if item is None else item.group.readers
+        self.touched = {layer for layer in layers if layer.startswith(f"{self._name}.")}
+        self.touched |= {reader.layer for reader in readers}  # one of them may concatenate what it writes
+
+    @property
+    def worth(self) -> tuple[float, float]:
+        """What it adds to the channels that are left, when it is gone and when it is not."""
+        if self._item is None or self._unit is None:
+            return (0.0, float(self._scores.sum()))
+        left = self._item.order[: self._unit.kept * self._item.group.parts]
+        return (0.0, float(self._scores[list(left)].sum()))
+
+    def narrowed(self, widths: Mapping[str, int], count: int) -> dict[str, int]:
+        """The network's widths without it."""
+        return {layer: width for layer, width in widths.items() if not layer.startswith(f"{self._name}.")}
+
+    def is_gone(self, widths: Mapping[str, int]) -> bool:
+        """Never: a block does not go with another one."""
+        return False
+
+    def channels(self) -> dict[str, int]:
+        """Its name, and that nothing is left of it."""
+        return {self._name: 0}
+
+
+def _units(scores: Scores, balance: float) -> dict[str, _Unit | _Block]:
+    """By the root of the first group, or the name of the residual block."""
     items = {item.group.root: item for item in scores.groups}
     pairs = dict.fromkeys(tuple(sorted(tied_roots(item.group))) for item in items.values())
-    return {roots[0]: _Unit([items[root] for root in roots], balance) for roots in pairs}
+    units = {roots[0]: _Unit([items[root] for root in roots], balance) for roots in pairs}
+    writes = {layer: (item, unit) for unit in units.values() for item in unit.items for layer in item.group.layers}
+    blocks = {}
+    for block in scores.blocks:
+        item, unit = writes.get(f"{block.name}.{LAST}", (None, None))
+        blocks[block.name] = _Block(block, item, unit, scores.channels, balance)
+    return {**units, **blocks}
 
 
 def _descend(scores: Scores, costs: Costs, balance: float) -> list[dict[str, int]]:
@@ -156,9 +216,11 @@ def _descend(scores: Scores, costs: Costs, balance: float) -> list[dict[str, int
         _, root, step = best
         widths = units[root].narrowed(widths, step.kept)
         units[root].kept = step.kept
+        for other in [other for other in neighbours[root] if other in units and units[other].is_gone(widths)]:
+            del units[other], steps[other]
         current = current + step.costs
         rungs.append(units[root].channels())
-        stale = neighbours[root]
+        stale = neighbours[root] & units.keys()
 
 
 def _levels(items: Sequence[ScoredGroup]) -> list[int]:
@@ -185,7 +247,7 @@ def _worth(item: ScoredGroup, balance: float) -> list[float]:
     return list(accumulate((item.ranked.sum(dim=0) / factor).tolist(), initial=0.0))
 
 
-def _neighbours(units: Mapping[str, _Unit]) -> dict[str, set[str]]:
+def _neighbours(units: Mapping[str, _Unit | _Block]) -> dict[str, set[str]]:
     """The units, itself among them, whose savings change when a unit loses channels.
 
     Those are the ones that some layer joins with it: it writes for the one and reads the other, or reads both.
@@ -220,6 +282,11 @@ class MultiplyAdds:
             for reader in group.readers:
                 parts.setdefault(reader.layer, []).append((group.root, len(reader.positions) / group.width))
                 read[reader.layer] = read.get(reader.layer, 0) + len(reader.positions)
+        self._folds: dict[str, list[str]] = {}
+        """The last convolutions of residual blocks whose outputs a layer reads beside their inputs."""
+        for block in residual_blocks(model):
+            for folded, _ in folded_inputs(model, [block]):
+                self._folds.setdefault(folded, []).append(f"{block}.{LAST}")
         for name, count in positions.items():
             layer = model.get_submodule(name)
             assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))  # by `_positions`
@@ -237,8 +304,13 @@ class MultiplyAdds:
     def _count(self, widths: Mapping[str, int]) -> float:
         total = 0.0
         for name, kernel in self._kernels.items():
+            if name not in widths:  # in a residual block that is gone
+                continue
             constant, parts = self._reads[name]
             inputs = constant + sum(share * width_of(root, widths) for root, share in parts)
+            for block in self._folds.get(name, ()):
+                if block not in widths:
+                    inputs -= widths[f"{name.removesuffix('cv2.conv')}cv1.conv"] // 2  # C2f's `c`
             total += kernel * inputs * widths[name]
         return total
 

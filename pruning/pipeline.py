@@ -290,7 +290,8 @@ class Pipeline:
                     recipe.sparse_distillation, original.digest
                 )
                 parent = sparse = self.stages.train("sparse", parent, phase).stage
-            pruned, planned = self._prune(stages, parent, recipe, recipe.cut(number), number / recipe.rounds)
+            cut, way = recipe.cut(number), number / recipe.rounds
+            pruned, planned = self._prune(stages, parent, recipe, cut, way, first=number == 1)
             plan, at_floor, warning = planned
             yield Pruned(pruned, number, last, plan, pruned.require_accuracy(), warning, at_floor, sparse)
             parent = pruned
@@ -342,7 +343,13 @@ class Pipeline:
         return Untrained(plain, self.source.names, self.stages.setup.seed)
 
     def _prune(
-        self, stages: StageRunner, parent: StoredStage, recipe: Recipe, cut: Threshold | LatencyShare, way: float
+        self,
+        stages: StageRunner,
+        parent: StoredStage,
+        recipe: Recipe,
+        cut: Threshold | LatencyShare,
+        way: float,
+        first: bool,
     ) -> tuple[StoredStage, Planned]:
         detector, meter = stages.load(parent), stages.meter
         latencies = self._latencies and self._latencies.at(recipe.imgsz)
@@ -350,7 +357,7 @@ class Pipeline:
         dense = self.original().channels if recipe.floor else None
         with meter.part("surgery"):
             groups = channel_groups(detector.model)
-            planned = planning.plan(detector, groups, recipe, cut, way, dense)
+            planned = planning.plan(detector, groups, recipe, cut, way, dense, first=first)
             plan = planned.plan
 
         def build() -> Detector:

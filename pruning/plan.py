@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.pruning.channels import ChannelConfig, digest_of, natural_order, round_channels
+from prunetune.pruning.depth import LAST, LAST_NORM, name_after, name_before
 from prunetune.pruning.groups import LEAST_OF_PART, ChannelGroup, module_of, tied_roots, width_of, widths_after
 from prunetune.pruning.importance import Gamma, Judge
 from prunetune.pruning.layers import channel_config, is_depthwise, layer_regions
@@ -42,10 +43,24 @@ class PruningPlan:
     """What the channels were judged by."""
     planner: Planner = "threshold"
     """Who chose them."""
+    blocks: tuple[str, ...] = ()
+    """Residual blocks that go whole, in ascending order. They, like `keep`, are called as they are before the surgery;
+    `channels` has the names that stay."""
 
     def digest(self) -> str:
         """A name for the surgery: whatever threshold, importance and planner came to these channels."""
-        return digest_of({"keep": self.keep, "alignment": self.alignment.as_json()})
+        blocks = {"blocks": self.blocks} if self.blocks else {}
+        return digest_of({"keep": self.keep, "alignment": self.alignment.as_json(), **blocks})
+
+    def after(self, blocks: Sequence[str]) -> PruningPlan:
+        """The same surgery on the network that this one was planned for had, with blocks that went before.
+
+        Args:
+            blocks: Residual blocks, called as they were with all of them there.
+        """
+        gone = {*blocks, *(name_before(block, blocks) for block in self.blocks)}
+        keep = _in_order({name_before(root, blocks): kept for root, kept in self.keep})
+        return replace(self, keep=keep, blocks=tuple(sorted(gone, key=natural_order)))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON. Importance and planner are left out where they are the recipe's defaults."""
@@ -56,6 +71,7 @@ class PruningPlan:
             **({} if self.threshold is None else {"threshold": self.threshold.as_json()}),
             "alignment": self.alignment.as_json(),
             **{name: value for name, value in options.items() if value != OPTIONS[name]},
+            **({"blocks": list(self.blocks)} if self.blocks else {}),
         }
 
     @classmethod
@@ -68,6 +84,7 @@ class PruningPlan:
             alignment=Alignment.parse(values["alignment"]),
             importance=values.get("importance", OPTIONS["importance"]),
             planner=values.get("planner", OPTIONS["planner"]),
+            blocks=tuple(values.get("blocks", ())),
         )
 
 
@@ -145,11 +162,32 @@ class ScoredGroup:
 
 
 @dataclass(frozen=True, eq=False)
+class ScoredBlock:
+    """A residual block that can go whole."""
+
+    name: str
+    scores: Tensor
+    """Of the channels of its last BatchNorm, by themselves: what the block adds to them. In double precision."""
+    region: Region
+
+    def goes(self, threshold: Threshold) -> bool:
+        """Whether all of its channels are below a threshold."""
+        return self.highest < threshold.for_region(self.region)
+
+    @property
+    def highest(self) -> float:
+        """The score that a threshold must be above."""
+        return float(self.scores.max())
+
+
+@dataclass(frozen=True, eq=False)
 class Scores:
     """All that a detector's plans are made from, read once for any number of thresholds. See `plan_pruning`."""
 
     groups: tuple[ScoredGroup, ...]
     """Those that can lose channels."""
+    blocks: tuple[ScoredBlock, ...]
+    """The residual blocks that can go."""
     channels: ChannelConfig
     """The detector's."""
     alignment: Alignment
@@ -164,6 +202,7 @@ class Scores:
         judge: Judge = GAMMA,
         floor: float = 0.0,
         dense: Mapping[str, int] | None = None,
+        blocks: Sequence[str] = (),
     ) -> Scores:
         """Judges a detector's channels.
 
@@ -176,6 +215,7 @@ class Scores:
                 alignment.
             dense: Layer name to the output channels that the floor is a share of: those that the first round began
                 with. The model's own if they are not given.
+            blocks: The residual blocks that can go.
 
         Raises:
             ModelError: The detector has gammas that are not finite.
@@ -188,8 +228,11 @@ class Scores:
         channels = channel_config(model)
         judged = [group for group in groups if group.can_shrink]
         by_root = {group.root: group for group in judged}
+        branches = [branch_of(name, channels) for name in blocks]
+        found = judge.scores(model, [*judged, *branches])
+        ends = zip(blocks, branches, found[len(judged) :], strict=True)
         scored = []
-        for group, scores in zip(judged, judge.scores(model, judged), strict=True):
+        for group, scores in zip(judged, found[: len(judged)], strict=True):
             tied = [by_root[root] for root in tied_roots(group)]
             # Blocks of each part: all of these groups keep equally many there.
             each = [math.lcm(group_alignment(one, kinds, alignment), one.parts) // one.parts for one in tied]
@@ -206,12 +249,16 @@ class Scores:
                     round_channels(max(least, math.ceil(floor * whole - 1e-9)), group.width, block),
                 )
             )
-        return cls(tuple(scored), channels, alignment, judge.importance)
+        whole_blocks = tuple(ScoredBlock(name, scores, regions[branch.root]) for name, branch, scores in ends)
+        return cls(tuple(scored), whole_blocks, channels, alignment, judge.importance)
 
     def is_least(self, plan: PruningPlan) -> bool:
-        """Whether no other plan leaves fewer channels to a layer: each has as few as it may have."""
+        """Whether no other plan leaves less: each layer has as few channels as it may have, each block is gone."""
         kept = dict(plan.keep)
-        return all(len(kept.get(item.group.root, range(item.group.width))) <= item.least for item in self.groups)
+        widths = {item: len(kept.get(item.group.root, range(item.group.width))) for item in self.groups}
+        return len(plan.blocks) == len(self.blocks) and all(
+            width <= item.least or name_after(item.group.root, plan.blocks) is None for item, width in widths.items()
+        )
 
     def plan(self, threshold: Threshold) -> PruningPlan:
         """The channels that stay at a threshold.
@@ -228,14 +275,18 @@ class Scores:
             )
             for item in self.groups
         }
-        return self.keeping(kept, threshold)
+        blocks = [block.name for block in self.blocks if block.goes(threshold)]
+        return self.keeping(kept, threshold, blocks)
 
-    def keeping(self, kept: Mapping[str, int], threshold: Threshold | None = None) -> PruningPlan:
+    def keeping(
+        self, kept: Mapping[str, int], threshold: Threshold | None = None, blocks: Sequence[str] = ()
+    ) -> PruningPlan:
         """The plan that keeps so many channels of each group, the most important ones.
 
         Args:
             kept: Root of a group to the channels that it keeps, at least; a group that is not named keeps all.
             threshold: What chose them; None if that was the planner that fills a latency.
+            blocks: The residual blocks that go.
         """
         keep: dict[str, tuple[int, ...]] = {}
         each = {
@@ -243,11 +294,15 @@ class Scores:
         }
         for item in self.groups:
             count = item.group.parts * max(each[root] for root in tied_roots(item.group))
-            if count < item.group.width:
+            if count < item.group.width and name_after(item.group.root, blocks) is not None:
                 keep[item.group.root] = tuple(sorted(item.order[:count]))
-        channels = widths_after(self.channels, keep, [item.group for item in self.groups])
+        widths = widths_after(self.channels, keep, [item.group for item in self.groups])
+        channels = ChannelConfig(
+            {name: widths[layer] for layer in widths if (name := name_after(layer, blocks)) is not None}
+        )
         planner: Planner = "knapsack" if threshold is None else "threshold"
-        return PruningPlan(_in_order(keep), channels, threshold, self.alignment, self.importance, planner)
+        gone = tuple(sorted(blocks, key=natural_order))
+        return PruningPlan(_in_order(keep), channels, threshold, self.alignment, self.importance, planner, gone)
 
 
 def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, LayerKind]:
@@ -271,6 +326,16 @@ def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, L
 def group_alignment(group: ChannelGroup, kinds: Mapping[str, LayerKind], alignment: Alignment) -> int:
     """The channels that a group is kept in multiples of: the least common multiple of what its layers want."""
     return math.lcm(*(alignment.of(kinds[layer]) for layer in group.layers))
+
+
+def branch_of(block: str, channels: Mapping[str, int]) -> ChannelGroup:
+    """What a residual block adds to its input, as channels that are judged by themselves.
+
+    Args:
+        block: The block.
+        channels: The network's, by layer.
+    """
+    return ChannelGroup(channels[f"{block}.{LAST}"], (f"{block}.{LAST}",), (f"{block}.{LAST_NORM}",), ())
 
 
 def _in_order(keep: Mapping[str, tuple[int, ...]]) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from prunetune.pruning.depth import residual_blocks, without_blocks
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.groups import ChannelGroup
-from prunetune.pruning.importance import create_judge
+from prunetune.pruning.importance import Losses, create_judge
 from prunetune.pruning.knapsack import Array, KnapsackLadder, MultiplyAdds
-from prunetune.pruning.plan import PruningPlan, Scores
+from prunetune.pruning.plan import PruningPlan, Scores, branch_of
 from prunetune.pruning.separation import unseparated
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.threshold_search import Ladder, LatencyShares, PlanLadder, find_plan, round_goal
+from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces import Alignment, ConfigError, LatencyShare, Recipe, Threshold
 
 
@@ -54,7 +56,8 @@ class Planning:
             dense: The channels of the study's dense detector, of which the recipe's floor is a share.
         """
         judge = create_judge(recipe.importance, self.stages.losses)
-        return Scores.of(detector.model, self.alignment, groups, judge, recipe.floor, dense)
+        blocks = () if recipe.depth is None else residual_blocks(detector.model)
+        return Scores.of(detector.model, self.alignment, groups, judge, recipe.floor, dense, blocks)
 
     def plan(
         self,
@@ -64,6 +67,8 @@ class Planning:
         cut: Threshold | LatencyShare,
         way: float,
         dense: Mapping[str, int] | None = None,
+        *,
+        first: bool = True,
     ) -> Planned:
         """Plans one round.
 
@@ -74,10 +79,27 @@ class Planning:
             cut: The round's threshold, or the latency of the last round.
             way: The round's number over the number of rounds: 1 for the last.
             dense: As in `scores`.
+            first: Whether it is the first round, in which the recipe's `depth` goes.
 
         Raises:
             ConfigError: The cut is a latency, and no latencies are known; or the planner needs a latency and has none.
         """
+        if first and recipe.depth and (blocks := least_blocks(detector, recipe.depth, self.stages.losses)):
+            short = Detector(without_blocks(detector.model, blocks), detector.source)
+            self.stages.recalibrate(short)
+            planned = self._planned(short, channel_groups(short.model), recipe, cut, way, dense)
+            return planned._replace(plan=planned.plan.after(blocks))
+        return self._planned(detector, groups, recipe, cut, way, dense)
+
+    def _planned(
+        self,
+        detector: Detector,
+        groups: Sequence[ChannelGroup],
+        recipe: Recipe,
+        cut: Threshold | LatencyShare,
+        way: float,
+        dense: Mapping[str, int] | None,
+    ) -> Planned:
         scores = self.scores(detector, groups, recipe, dense)
         if not isinstance(cut, Threshold):
             plan = self._fill(detector, groups, recipe, cut, way, scores)
@@ -128,3 +150,21 @@ class Planning:
             return shares
 
         return KnapsackLadder(scores, costs, cut.balance)
+
+
+def least_blocks(detector: Detector, count: int, losses: Losses) -> list[str]:
+    """The residual blocks whose removal changes the loss least to first order (Taylor; arXiv 1906.10771).
+
+    Gammas do not tell blocks apart: after short sparse phases those of all last BatchNorms are alike.
+
+    Args:
+        detector: The network.
+        count: How many, at most.
+        losses: Gives its losses on training images.
+    """
+    names, channels = residual_blocks(detector.model), detector.channels
+    if not names:
+        return []
+    scores = create_judge("taylor", losses).scores(detector.model, [branch_of(name, channels) for name in names])
+    effects = dict(zip(names, (float(each.sum()) for each in scores), strict=True))
+    return sorted(names, key=effects.__getitem__)[:count]

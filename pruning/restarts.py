@@ -17,7 +17,7 @@ from torch import nn
 
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.plan import PruningPlan
-from prunetune.pruning.splicing import Kept, compose, cut_to
+from prunetune.pruning.splicing import Remains, compose, cut_to
 from prunetune.pruning.stage_runner import Restart, StageRunner
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage
@@ -42,7 +42,7 @@ class Restarts:
         early: Callable[[], StoredStage],
     ) -> None:
         self._start, self._stages, self._original, self._early = start, stages, original, early
-        self._kept: Kept = {}
+        self._left = Remains()
 
     def after(self, pruned: StoredStage, plan: PruningPlan) -> Restart:
         """The start of the recovery after the next surgery. Call it after each, in their order.
@@ -58,15 +58,15 @@ class Restarts:
         early = stages.load(stage)
         with stages.meter.part("surgery"):
             groups = channel_groups(early.model)
-        kept = self._kept = compose(self._kept, plan, groups)
+        left = self._left = compose(self._left, plan, groups)
 
         def build() -> Detector:
             with stages.meter.part("surgery"):
-                rewound = Detector(cut_to(early.model, kept, groups), early.source)
+                rewound = Detector(cut_to(early.model, left, groups), early.source)
             stages.recalibrate(rewound)
             return rewound
 
-        settings = {"kept": {root: list(left) for root, left in kept.items()}, "setup": stages.setup.identity()}
+        settings = {**left.as_dict(), "setup": stages.setup.identity()}
         return Restart(Stage("rewound", stage.digest, settings).digest, build)
 
     def _renewed(self, pruned: StoredStage) -> Restart:

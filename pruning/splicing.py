@@ -1,6 +1,7 @@
 """Splicing: a network whose backbone has one pruning's widths, and whose neck and head have another's.
 
-Both prunings come from the same dense network, so a channel that both kept is the same channel. Each part takes its
+Both prunings come from the same dense network, so a channel that both kept is the same channel, and all of them are
+called as in the dense network, whichever residual blocks went. Each part takes its
 weights from its own network. Where the neck reads the backbone, it keeps its weights for the channels that its own
 network read there; channels that are new to it begin with weights of zero, so that they change nothing until training
 has found a use for them.
@@ -8,13 +9,15 @@ has found a use for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from prunetune.pruning.channels import ChannelConfig, natural_order
+from prunetune.pruning.depth import folded_inputs, name_after, name_before
 from prunetune.pruning.groups import ChannelGroup, first_of_parts, module_of, width_of, widths_after
 from prunetune.pruning.layers import channel_config, layer_regions, region_of
 from prunetune.pruning.plan import PruningPlan
@@ -32,19 +35,50 @@ Kept = Mapping[str, tuple[int, ...]]
 not named is whole."""
 
 
+@dataclass(frozen=True)
+class Remains:
+    """What surgeries left of a dense network, in its names."""
+
+    kept: Kept = field(default_factory=dict)
+    blocks: tuple[str, ...] = ()
+    """The residual blocks that went."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; blocks only where some went."""
+        kept = {root: list(channels) for root, channels in self.kept.items()}
+        return {"kept": kept, **({"blocks": list(self.blocks)} if self.blocks else {})}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Remains:
+        """What `as_dict` wrote."""
+        kept = {root: tuple(channels) for root, channels in values["kept"].items()}
+        return cls(kept, tuple(values.get("blocks", ())))
+
+    def widths(self, dense: ChannelConfig, groups: Iterable[ChannelGroup]) -> ChannelConfig:
+        """The channels of the layers that are left, by the names that these have now.
+
+        Args:
+            dense: The dense network's.
+            groups: Those of the dense network.
+        """
+        widths = widths_after(dense, self.kept, groups)
+        named = ((name_after(layer, self.blocks), width) for layer, width in widths.items())
+        return ChannelConfig({name: width for name, width in named if name is not None})
+
+
 @dataclass(frozen=True, eq=False)
 class Donor:
     """A network that gives a part of itself.
 
     Attributes:
         model: The network.
-        kept: Which of the dense network's channels it has.
+        left: What it has of the dense network.
         is_pruned: Whether it came from the dense network. Of one that was trained by itself only the number of channels
             counts: they have nothing in common with those of other networks.
     """
 
     model: nn.Module
-    kept: Kept = field(default_factory=dict)
+    left: Remains = field(default_factory=lambda: Remains())
     is_pruned: bool = True
 
     @classmethod
@@ -62,52 +96,61 @@ class Donor:
             for group in groups
             if widths[group.root] < group.width
         }
-        return cls(model, kept, is_pruned=False)
+        return cls(model, Remains(kept), is_pruned=False)
 
 
-def compose(kept: Kept, plan: PruningPlan, groups: Sequence[ChannelGroup]) -> dict[str, tuple[int, ...]]:
+def compose(left: Remains, plan: PruningPlan, groups: Sequence[ChannelGroup]) -> Remains:
     """What is left of the dense network after one more surgery.
 
     Args:
-        kept: What was left before it.
-        plan: The surgery, in channels of what was left.
+        left: What was left before it.
+        plan: The surgery, in channels and blocks of what was left.
         groups: Those of the dense network.
     """
-    cut = dict(plan.keep)
+    cut = {name_before(root, left.blocks): kept for root, kept in plan.keep}
     found = {}
     for group in groups:
-        before = kept.get(group.root, tuple(range(group.width)))
+        before = left.kept.get(group.root, tuple(range(group.width)))
         after = tuple(before[index] for index in cut[group.root]) if group.root in cut else before
         if len(after) < group.width:
             found[group.root] = after
-    return found
+    gone = {*left.blocks, *(name_before(block, left.blocks) for block in plan.blocks)}
+    return Remains(found, tuple(sorted(gone, key=natural_order)))
 
 
-def cut_to(dense: nn.Module, kept: Kept, groups: Sequence[ChannelGroup]) -> nn.Module:
-    """A copy of the dense network with what surgeries left of its channels, and its own weights.
+def cut_to(dense: nn.Module, left: Remains, groups: Sequence[ChannelGroup]) -> nn.Module:
+    """A copy of the dense network with what surgeries left of it, and its own weights.
 
     Its statistics of BatchNorm are the dense network's: recalibrate them.
 
     Args:
         dense: A network with the dense network's channels.
-        kept: What was left.
+        left: What was left.
         groups: Those of the dense network.
     """
-    widths = widths_after(channel_config(dense), kept, groups)
-    plan = PruningPlan(tuple(kept.items()), widths, Threshold.everywhere(0.0), Alignment.everywhere(1))
+    plan = PruningPlan(
+        tuple(left.kept.items()),
+        left.widths(channel_config(dense), groups),
+        Threshold.everywhere(0.0),
+        Alignment.everywhere(1),
+        blocks=left.blocks,
+    )
     return apply_plan(dense, plan, groups=groups)
 
 
-def spliced_kept(backbone: Kept, head: Kept, dense: nn.Module, groups: Sequence[ChannelGroup]) -> Kept:
-    """Which channels a spliced network has: those of one network in the backbone, of the other in neck and head.
+def spliced_remains(backbone: Remains, head: Remains, dense: nn.Module, groups: Sequence[ChannelGroup]) -> Remains:
+    """What a spliced network has: the channels and blocks of one network in the backbone, of the other in neck and
+    head.
 
     Raises:
         ModelError: Layers of both parts share channels.
     """
     regions = layer_regions(dense)
-    parts: dict[Part, Kept] = {"backbone": backbone, "head": head}
-    found = {group.root: parts[_part(group, regions)].get(group.root) for group in groups}
-    return {root: kept for root, kept in found.items() if kept is not None}
+    parts: dict[Part, Remains] = {"backbone": backbone, "head": head}
+    found = {group.root: parts[_part(group, regions)].kept.get(group.root) for group in groups}
+    gone = [block for part, left in parts.items() for block in left.blocks if _part_of(region_of(dense, block)) == part]
+    kept = {root: kept for root, kept in found.items() if kept is not None}
+    return Remains(kept, tuple(sorted(gone, key=natural_order)))
 
 
 def splice(dense: nn.Module, backbone: Donor, head: Donor, groups: Sequence[ChannelGroup] | None = None) -> nn.Module:
@@ -125,14 +168,14 @@ def splice(dense: nn.Module, backbone: Donor, head: Donor, groups: Sequence[Chan
         ModelError: A donor was not pruned from the dense network, or layers of both parts share channels.
     """
     groups = groups or channel_groups(dense)
-    kept = spliced_kept(backbone.kept, head.kept, dense, groups)
+    left = spliced_remains(backbone.left, head.left, dense, groups)
     dense_channels = channel_config(dense)
     for donor in (backbone, head):
-        if channel_config(donor.model) != widths_after(dense_channels, donor.kept, groups):
+        if channel_config(donor.model) != donor.left.widths(dense_channels, groups):
             raise ModelError("a part was not pruned from the given dense network; splice prunings of one network")
-    spliced = cut_to(dense, kept, groups)
+    spliced = cut_to(dense, left, groups)
     weights = {"backbone": backbone.model.state_dict(), "head": head.model.state_dict()}
-    chosen = {"backbone": backbone.kept, "head": head.kept}
+    chosen = {"backbone": backbone.left, "head": head.left}
     readers = {reader.layer for group in groups for reader in group.readers}
     regions = layer_regions(dense)
     state: dict[str, Tensor] = {}
@@ -140,10 +183,10 @@ def splice(dense: nn.Module, backbone: Donor, head: Donor, groups: Sequence[Chan
         layer, _, kind = key.rpartition(".")
         part = _part_of(region_of(dense, layer))
         given = weights[part][key].to(fresh.device, fresh.dtype)
-        if kind == "weight" and layer in readers:
+        if kind == "weight" and name_before(layer, left.blocks) in readers:
             # A part that was trained by itself has nothing in common with what it reads of the other.
             common = None if backbone.is_pruned and head.is_pruned else part
-            wanted, there = (_inputs(groups, layer, left, regions, common) for left in (kept, chosen[part]))
+            wanted, there = (_inputs(dense, groups, layer, each, regions, common) for each in (left, chosen[part]))
             given = _with_inputs(spliced.get_submodule(layer), given, fresh, wanted, there)
         state[key] = given
     spliced.load_state_dict(state)
@@ -188,21 +231,28 @@ def _placed(
 
 
 def _inputs(
-    groups: Sequence[ChannelGroup], layer: str, kept: Kept, regions: Mapping[str, Region], common: Part | None
+    dense: nn.Module,
+    groups: Sequence[ChannelGroup],
+    layer: str,
+    left: Remains,
+    regions: Mapping[str, Region],
+    common: Part | None,
 ) -> list[int | None]:
     """The input channels of a layer that are left, by their positions in the dense layer.
 
     With `common`, those that come from the other part are None.
     """
-    left: dict[int, int | None] = {}
+    layer = name_before(layer, left.blocks)
+    folded = {place for reader, places in folded_inputs(dense, left.blocks) if reader == layer for place in places}
+    found: dict[int, int | None] = {}
     for group in groups:
-        staying = set(kept.get(group.root, range(group.width)))
+        staying = set(left.kept.get(group.root, range(group.width)))
         for reader in (reader for reader in group.readers if reader.layer == layer):
             for position, channel in zip(reader.positions, reader.channels, strict=True):
-                if channel in staying:
+                if channel in staying and position not in folded:
                     is_other = common is not None and _part_of(regions[module_of(group.root)]) != common
-                    left[position] = None if is_other else position
-    return [left[position] for position in sorted(left)]
+                    found[position] = None if is_other else position
+    return [found[position] for position in sorted(found)]
 
 
 def _part_of(region: Region) -> Part:

@@ -1,4 +1,4 @@
-"""Surgery: cuts the channels that a plan does not keep out of a copy of the detector."""
+"""Surgery: cuts the channels and residual blocks that a plan does not keep out of a copy of the detector."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from prunetune.pruning.blocks import splits
 from prunetune.pruning.channels import natural_order
+from prunetune.pruning.depth import residual_blocks, without_blocks
 from prunetune.pruning.groups import ChannelGroup, first_channel, module_of
 from prunetune.pruning.layers import CONVOLUTIONS, channel_config, is_depthwise
 from prunetune.pruning.plan import PruningPlan
@@ -19,7 +20,7 @@ from prunetune.spaces.errors import ModelError
 
 @torch.inference_mode(False)
 def apply_plan(model: nn.Module, plan: PruningPlan, groups: Sequence[ChannelGroup] | None = None) -> nn.Module:
-    """Cuts the channels that the plan does not keep out of a copy. The original is left exactly as it was.
+    """Cuts what the plan does not keep out of a copy. The original is left exactly as it was.
 
     The result holds classes of torch and ultralytics only. BatchNorms keep their eps and momentum, the
     detector its stride, names, yaml and mode. All weights can be trained again, except for Detect's fixed
@@ -50,6 +51,8 @@ def apply_plan(model: nn.Module, plan: PruningPlan, groups: Sequence[ChannelGrou
         for reader in group.readers:
             arrivals = zip(reader.positions, reader.channels, strict=True)
             inputs.setdefault(reader.layer, set()).update(place for place, channel in arrivals if channel in lost)
+    for name in set(plan.blocks) - set(residual_blocks(model)):
+        raise _misfit(name, "no residual block")
     pruned = copy.deepcopy(model)
     for name, lost in outputs.items():
         _drop_outputs(pruned, name, lost)
@@ -57,6 +60,8 @@ def apply_plan(model: nn.Module, plan: PruningPlan, groups: Sequence[ChannelGrou
         _drop_inputs(pruned.get_submodule(name), name, lost)
     for block in (block for block in pruned.modules() if splits(block)):
         block.c = block.cv1.conv.out_channels // 2  # type: ignore[union-attr, operator, assignment]
+    if plan.blocks:
+        pruned = without_blocks(pruned, plan.blocks)
     for name, parameter in pruned.named_parameters():
         parameter.requires_grad_(parameter.is_floating_point() and ".dfl." not in name)
     result = channel_config(pruned)

@@ -105,7 +105,7 @@ class PlanLadder:
             _least_above(score, min(1.0 if region == "backbone" else balance for region in item.regions))
             for item in scores.groups
             for score in _opening(item)
-        }
+        } | {_least_above(block.highest, 1.0 if block.region == "backbone" else balance) for block in scores.blocks}
         self._lowest = [0.0, *sorted(steps)]
         """The smallest threshold of each plan."""
         self._plans: dict[int, PruningPlan] = {}

@@ -16,7 +16,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.pipeline import accuracy_curve
 from prunetune.pruning.plan import PruningPlan
-from prunetune.pruning.splicing import Donor, Kept, compose, splice, spliced_kept
+from prunetune.pruning.splicing import Donor, Remains, compose, splice, spliced_remains
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.stages import Stage
 from prunetune.pruning.store import StoredStage, file_sha256
@@ -169,11 +169,8 @@ class _Splicing:
             "head": file_sha256(head.checkpoint),
             "setup": stages.setup.identity(),
         }
-        kept = spliced_kept(parts[0].kept, parts[1].kept, dense, groups)
-        extra = {
-            "kept": {root: list(left) for root, left in kept.items()},
-            "is_pruned": all(part.is_pruned for part in parts),
-        }
+        left = spliced_remains(parts[0].left, parts[1].left, dense, groups)
+        extra = {**left.as_dict(), "is_pruned": all(part.is_pruned for part in parts)}
         return stages.make(Stage("splicing", original.digest, settings), build, extra).stage
 
     def _donor(self, candidate: Candidate, groups: Sequence[ChannelGroup]) -> Donor:
@@ -185,7 +182,7 @@ class _Splicing:
             return Donor(model) if channels == dense.as_dict() else Donor.narrow(model, groups)
         record = TrialRecord.from_trial(self._study.get_trials(deepcopy=False)[network.trial])
         recipe = record.recipe
-        kept: Kept = {}
+        left = Remains()
         is_pruned = not isinstance(recipe, Recipe) or recipe.start != "scratch" or not recipe.recovery_epochs
         for use in record.cost.stages:
             if use.kind not in ("pruning", "splicing"):
@@ -197,13 +194,13 @@ class _Splicing:
                     "that it kept, is no longer in the store"
                 )
             if use.kind == "splicing":
-                kept = {root: tuple(left) for root, left in stage.record["kept"].items()}
+                left = Remains.from_dict(stage.record)
                 is_pruned = is_pruned and stage.record["is_pruned"]
             else:
-                kept = compose(kept, PruningPlan.from_dict(stage.record["plan"]), groups)
+                left = compose(left, PruningPlan.from_dict(stage.record["plan"]), groups)
             if use.digest == network.result.surgery:
                 break
-        return Donor(model, kept, is_pruned)
+        return Donor(model, left, is_pruned)
 
     def _add(self, record: TrialRecord, recovered: StoredStage | None) -> FrozenTrial:
         """Adds the trial: complete at once, so that no other process ever takes it up."""

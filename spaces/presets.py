@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latency": {"low": 0.6, "high": 0.98},
         "rounds": {"low": 1, "high": 3},
         "recovery_epochs": {"choices": [50, 100, 200, 400, 800]},
+        "depth": {"low": 0, "high": 4},
     },
 }
 """Preset name to the keys of a `SearchSpace`."""

@@ -126,6 +126,9 @@ class Recipe:
     planner: Planner = "threshold"
     floor: float = 0.0
     """The least share of its channels that every layer keeps."""
+    depth: int | None = None
+    """Residual blocks that go in the first round, the least important first; beside them go all whose last BatchNorm
+    has no channel that reaches the threshold, in any round. None: all blocks stay."""
     start: Start = "current"
     recovery_lr: float = 1.0
     """The learning rate of recoveries, in multiples of that of all other trainings."""

@@ -113,7 +113,12 @@ ThresholdParameter = Annotated[
 MOST_EPOCHS = 100_000
 """In one phase. More is a slip of the keyboard, and no schedule should have to compute with it."""
 
-_WHOLE = {"sparse_epochs": (0, MOST_EPOCHS), "rounds": (1, 1000), "recovery_epochs": (0, MOST_EPOCHS)}
+_WHOLE = {
+    "sparse_epochs": (0, MOST_EPOCHS),
+    "rounds": (1, 1000),
+    "recovery_epochs": (0, MOST_EPOCHS),
+    "depth": (0, 1000),
+}
 """Parameters that take whole numbers, with the smallest and the largest that make sense."""
 
 _REAL = ("latency", "balance", "floor", "recovery_lr", "distillation", "sparse_distillation")
@@ -160,6 +165,7 @@ class SearchSpace(BaseModel):
     importance: Parameter | None = None
     planner: Parameter | None = None
     floor: Parameter | None = None
+    depth: Parameter | None = None
     start: Parameter | None = None
     recovery_lr: Parameter | None = None
     distillation: Parameter | None = None
@@ -227,7 +233,13 @@ class SearchSpace(BaseModel):
             return {**value, "choices": [_stored_size(size) for size in value["choices"]]}
         return parse_shorthand(value)
 
-    @field_validator("sparse_epochs", "rounds", "recovery_epochs", *_WORDS, mode="before")
+    @field_validator("depth", mode="before")
+    @classmethod
+    def _depth(cls, value: Any) -> Any:
+        """`false` keeps all blocks, `true` lets go what the threshold does not reach."""
+        return {False: None, True: FixedParameter(value=0)}[value] if isinstance(value, bool) else value
+
+    @field_validator("sparse_epochs", "rounds", "recovery_epochs", "depth", *_WORDS, mode="before")
     @classmethod
     def _whole_shorthand(cls, value: Any) -> Any:
         return parse_shorthand(value)
@@ -338,7 +350,7 @@ class SearchSpace(BaseModel):
                 cuts.append(Threshold(**{region: float(known[f"{name}_{region}"]) for region, _ in item.parameters()}))
             elif item is not None:
                 cuts.append(Threshold.everywhere(float(known[name])))
-        kinds: dict[str, Any] = {**dict.fromkeys(_WORDS, str), "imgsz": parse_size}
+        kinds: dict[str, Any] = {**dict.fromkeys(_WORDS, str), "imgsz": parse_size, "depth": int}
         options: dict[str, Any] = {name: kinds.get(name, float)(known[name]) for name in OPTIONS if name in known}
         return Recipe(
             sparsity=float(known["sparsity"]),

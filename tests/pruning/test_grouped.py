@@ -25,7 +25,7 @@ from prunetune.pruning.knapsack import KnapsackLadder, MultiplyAdds
 from prunetune.pruning.layers import channel_config, convolutions, is_depthwise, is_grouped
 from prunetune.pruning.plan import PruningPlan, Scores, plan_pruning
 from prunetune.pruning.restarts import renew
-from prunetune.pruning.splicing import Donor, compose, splice
+from prunetune.pruning.splicing import Donor, Remains, compose, splice
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.threshold_search import PlanLadder
 from prunetune.pruning.tracing import channel_groups
@@ -264,17 +264,16 @@ def test_splices_keep_what_each_group_reads(name: str) -> None:
     dense = detector.model
     donors = []
     for seed in (1, 2):
-        kept: dict[str, tuple[int, ...]] = {}
-        model = copy.deepcopy(dense)
+        left, model = Remains(), copy.deepcopy(dense)
         for threshold in (0.4, 0.3):
             spread(model, seed)
             plan = plan_pruning(model, Threshold.everywhere(threshold), 8)
-            kept, model = compose(kept, plan, groups), apply_plan(model, plan)
-        donors.append(Donor(model, kept))
+            left, model = compose(left, plan, groups), apply_plan(model, plan)
+        donors.append(Donor(model, left))
     one, other = donors
     spliced = splice(dense, one, other, groups)
     assert outputs(spliced).isfinite().all()
-    itself = splice(dense, one, Donor(copy.deepcopy(one.model), one.kept), groups).state_dict()
+    itself = splice(dense, one, Donor(copy.deepcopy(one.model), one.left), groups).state_dict()
     assert all(torch.equal(value, itself[key]) for key, value in one.model.state_dict().items())
     half = Detector.build(scaled_width(dense.yaml, 0.5), NAMES).model
     narrow = channel_config(splice(dense, Donor.narrow(half, groups), other, groups))
@@ -289,13 +288,13 @@ def test_where_the_neck_reads_the_backbone_in_groups() -> None:
         model = copy.deepcopy(detector.model)
         spread(model, seed)
         plan = plan_pruning(model, Threshold.everywhere(0.6), 1, groups=groups)
-        donors.append(Donor(apply_plan(model, plan, groups=groups), dict(plan.keep)))
+        donors.append(Donor(apply_plan(model, plan, groups=groups), Remains(dict(plan.keep))))
     backbone, head = donors
-    inputs = [reading(groups, donor.kept) for donor in donors]
+    inputs = [reading(groups, donor.left.kept) for donor in donors]
     weight, given = (
         model.get_submodule("model.9.conv").weight for model in (splice(detector.model, *donors, groups), head.model)
     )
-    assert backbone.kept != head.kept
+    assert backbone.left.kept != head.left.kept
     for row in range(len(weight)):
         group = row // (len(weight) // 4)
         for column, position in enumerate(inputs[0][group]):

@@ -13,7 +13,7 @@ from torch import nn
 from prunetune.pruning import Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.pipeline import Pruned, Recovered, Trained
 from prunetune.pruning.restarts import Restarts, renew
-from prunetune.pruning.splicing import compose
+from prunetune.pruning.splicing import Remains, compose
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stages import training_stage
 from prunetune.pruning.store import StoredStage
@@ -124,7 +124,7 @@ def test_a_rewound_network_has_the_early_weights_of_what_both_rounds_left(pipeli
     assert [found[index].stage.parent for index in (1, 3)] == [start.digest for start in starts]
     early = pipeline.stages.load(pipeline.early()).model
     groups = channel_groups(early)
-    kept = compose(compose({}, found[0].plan, groups), found[2].plan, groups)
+    kept = compose(compose(Remains(), found[0].plan, groups), found[2].plan, groups).kept
     root = "model.0.conv"
     rewound = starts[1].build()
     assert rewound.channels == found[3].load().channels

@@ -15,7 +15,7 @@ from prunetune.pruning.detector import Detector, scaled_width
 from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.layers import channel_config, layer_regions
 from prunetune.pruning.plan import PruningPlan, plan_pruning
-from prunetune.pruning.splicing import Donor, compose, splice
+from prunetune.pruning.splicing import Donor, Remains, compose, splice
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.tracing import channel_groups
 from prunetune.spaces import ModelError, Threshold
@@ -44,15 +44,15 @@ def groups(dense: nn.Module) -> tuple[ChannelGroup, ...]:
 
 def donor(dense: nn.Module, groups: tuple[ChannelGroup, ...], *rounds: tuple[int, float], step: float = 0.0) -> Donor:
     """Prunes in rounds of (seed of the gammas, threshold); afterwards every weight moves by a step."""
-    kept, model = {}, deepcopy(dense)
+    left, model = Remains(), deepcopy(dense)
     for seed, threshold in rounds:
         spread(model, seed)
         plan = plan_pruning(model, Threshold.everywhere(threshold), 8)
-        kept, model = compose(kept, plan, groups), apply_plan(model, plan)
+        left, model = compose(left, plan, groups), apply_plan(model, plan)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += step
-    return Donor(model, kept)
+    return Donor(model, left)
 
 
 def widths_of(model: nn.Module, part: str) -> dict[str, int]:
@@ -92,7 +92,7 @@ def test_where_the_neck_reads_the_backbone(dense: nn.Module, groups: tuple[Chann
     backbone, head = donor(dense, groups, (1, 0.5)), donor(dense, groups, (3, 0.5), step=-0.1)
     weight = splice(dense, backbone, head, groups).get_submodule("model.10.conv").weight
     given = head.model.get_submodule("model.10.conv").weight
-    there, wanted = head.kept["model.9.cv2.conv"], backbone.kept["model.9.cv2.conv"]
+    there, wanted = head.left.kept["model.9.cv2.conv"], backbone.left.kept["model.9.cv2.conv"]
     common = set(there) & set(wanted)
     assert common
     assert set(wanted) - common, "some are new"
@@ -109,7 +109,7 @@ def test_a_network_spliced_of_itself_is_itself(seed: int, threshold: float) -> N
     dense = _small()
     groups = channel_groups(dense)
     one = donor(dense, groups, (seed, threshold), (seed + 1, threshold / 2))
-    spliced = splice(dense, one, Donor(deepcopy(one.model), one.kept), groups)
+    spliced = splice(dense, one, Donor(deepcopy(one.model), one.left), groups)
     state = one.model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in spliced.state_dict().items())
 
@@ -123,7 +123,7 @@ def test_what_is_left_after_two_rounds(dense: nn.Module, groups: tuple[ChannelGr
     first = plan_pruning(dense, Threshold.everywhere(0.5), 8)
     once = apply_plan(dense, first)
     second: PruningPlan = plan_pruning(once, Threshold.everywhere(0.8), 8)
-    kept = compose(compose({}, first, groups), second, groups)
+    kept = compose(compose(Remains(), first, groups), second, groups).kept
     twice = apply_plan(once, second)
     for root, left in kept.items():
         assert channel_config(twice)[root] == len(left)
@@ -164,7 +164,7 @@ def test_other_families(name: str) -> None:
     assert widths_of(spliced, "head") == widths_of(head.model, "head")
     assert spliced(torch.zeros(1, 3, 64, 64))[0].shape == (1, 6, 84)
     state = head.model.state_dict()
-    itself = splice(dense, head, Donor(deepcopy(head.model), head.kept), groups).state_dict()
+    itself = splice(dense, head, Donor(deepcopy(head.model), head.left), groups).state_dict()
     assert all(torch.equal(value, itself[key]) for key, value in state.items())
     half = Detector.build(scaled_width(dense.yaml, 0.5), NAMES).model
     assert widths_of(splice(dense, Donor.narrow(half, groups), head, groups), "backbone") == widths_of(half, "backbone")
