@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -309,14 +310,16 @@ class Pipeline:
     def _recover(
         self, stages: StageRunner, start: Parent, phase: Phase, number: int, rungs: Collection[int]
     ) -> Generator[Trained, None, StoredStage]:
-        counted = 0
-        for rung in sorted(set(rungs)):
-            if 0 < rung < phase.epochs:
-                progress = stages.advance("recovery", start, phase, rung, counted)
-                counted = counted if progress.is_whole else rung
-                best, curve = _best(progress.history, self.choose), accuracy_curve(progress.history)
-                yield Trained(number, rung, phase.epochs, best, curve, progress.is_whole)
-        return stages.train("recovery", start, phase, counted=counted).stage
+        with closing(stages.train_in_parts("recovery", start, phase, rungs)) as parts:
+            while True:
+                try:
+                    progress = next(parts)
+                except StopIteration as end:
+                    recovered: StoredStage = end.value.stage
+                    return recovered
+                history = progress.history
+                best, curve = _best(history, self.choose), accuracy_curve(history)
+                yield Trained(number, len(history), phase.epochs, best, curve, progress.is_whole)
 
     def _imported(self, file: Path) -> StoredStage:
         detector = Detector.load(file)  # first: a missing or damaged file is the user's to mend

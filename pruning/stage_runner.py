@@ -2,13 +2,13 @@
 
 A stage's name says what it does and what it starts from. Which stages a recipe needs, and in which order, the pipeline
 knows; it asks for one after the other. `StageRunner.train` gives the stages that are trained, `StageRunner.make` all
-others. Both read back what is stored, and return the stage with what it cost. `StageRunner.advance` trains a part of
+others. Both read back what is stored, and return the stage with what it cost. `StageRunner.train_in_parts` pauses on
 the way, for whoever decides then whether the rest is worth its price.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from prunetune.pruning.batchnorm import recalibrate
-from prunetune.pruning.cost_meter import CostMeter
+from prunetune.pruning.cost_meter import CostMeter, Section
 from prunetune.pruning.detector import Detector
 from prunetune.pruning.evaluation import Listener, Predictor, evaluate, evaluate_predictor, losses
 from prunetune.pruning.lease import StageLease
@@ -35,12 +35,12 @@ from prunetune.pruning.stage_files import (
 )
 from prunetune.pruning.stages import Stage, training_stage, trunk
 from prunetune.pruning.store import StageStore, StoredStage
-from prunetune.pruning.trainer import TrainingState, advance, chosen
-from prunetune.pruning.training import EpochRecord, Occupy, Phase, StageListener, TrainingFailureError, TrainingSetup
+from prunetune.pruning.trainer import TrainingState, chosen, in_parts
+from prunetune.pruning.training import EpochRecord, Occupy, Phase, StageListener, TrainingSetup
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.cost import Cost, StageUse
 from prunetune.spaces.deployment import ImageSize
-from prunetune.spaces.errors import ModelError, PrunetuneError, StoreError
+from prunetune.spaces.errors import ModelError, StoreError
 
 
 @dataclass(frozen=True)
@@ -225,9 +225,7 @@ class StageRunner:
             self._safe_point()
         return StageResult(made, self.meter.reading() - before)
 
-    def train(
-        self, kind: str, parent: Parent, phase: Phase, passing: Phase | None = None, counted: int = 0
-    ) -> StageResult:
+    def train(self, kind: str, parent: Parent, phase: Phase, passing: Phase | None = None) -> StageResult:
         """A training: read back, continued from its furthest epoch that is stored, or begun.
 
         Args:
@@ -235,119 +233,108 @@ class StageRunner:
             parent: What it starts from.
             phase: What to do.
             passing: The beginning of `phase`: the stage of kind `early` that it gives is left on the way.
-            counted: Epochs that the caller has from `advance`, which has counted them.
 
         Raises:
             TrainingFailureError: It diverged or ran out of memory.
             StageBusyError: Another process trains it. The same call later goes on from there.
         """
-        before = self.meter.reading()
-        training = _Training(kind, parent, phase, self.setup, passing)
-        stage = self._read_back(training, counted)
-        if stage is None:
-            with self._lease(training) as lease:
-                # Again: who had the lease until now may have published it.
-                stage = self._read_back(training, counted) or self._train_leased(training, lease, counted)
-        return StageResult(stage, self.meter.reading() - before)
+        parts = self.train_in_parts(kind, parent, phase, passing=passing)
+        try:
+            next(parts)
+        except StopIteration as end:
+            result: StageResult = end.value
+            return result
+        raise AssertionError("there is no pause")
 
-    def advance(self, kind: str, parent: Parent, phase: Phase, epoch: int, counted: int = 0) -> Progress:
-        """Trains up to an epoch before the last, and keeps the state there; `train` goes on from it.
+    def train_in_parts(
+        self, kind: str, parent: Parent, phase: Phase, pauses: Collection[int] = (), passing: Phase | None = None
+    ) -> Generator[Progress, None, StageResult]:
+        """The same with pauses, for whoever decides there whether the rest is worth its price. Closing it stops it.
 
         Args:
             kind: As in `train`.
             parent: What it starts from.
             phase: The whole training.
-            epoch: The epoch to stop after.
-            counted: As in `train`.
+            pauses: The epochs after which it pauses; those that do not lie within it are none.
+            passing: As in `train`.
 
         Raises:
-            TrainingFailureError: It diverged or ran out of memory.
-            StageBusyError: Another process trains it. The same call later goes on from there.
+            TrainingFailureError, StageBusyError: As in `train`.
         """
-        training = _Training(kind, parent, phase, self.setup)
-        if (whole := self._whole(training, epoch)) is not None:
-            return whole
-        with self._lease(training) as lease:
-            if (whole := self._whole(training, epoch)) is not None:
-                return whole
-            state = self._furthest_state(training)
-            done = state.epoch if state else 0
-            if state is None or done < epoch:
-                _, state = self._run(training, lease, state, epoch, counted)
-        self.meter.count(StageUse(kind, training.trunk, max(epoch - done, 0), max(min(done, epoch) - counted, 0)))
-        return Progress(state.history[:epoch], is_whole=False)
+        before = self.meter.reading()
+        training = _Training(kind, parent, phase, self.setup, passing)
+        within = sorted({epoch for epoch in pauses if 0 < epoch < phase.end})
+        stage = self.store.find(training.stage.digest)
+        if stage is None:
+            with self._lease(training) as lease:
+                # Again: who had the lease until now may have published it.
+                stage = self.store.find(training.stage.digest)
+                if stage is None:
+                    stage = yield from self._train_leased(training, lease, within)
+                    return StageResult(stage, self.meter.reading() - before)
+        for epoch in within:
+            yield Progress(read_history(stage)[:epoch], is_whole=True)
+        self.meter.count(StageUse(kind, stage.digest, reused=phase.end, was_stored=True))
+        return StageResult(stage, self.meter.reading() - before)
 
     def _lease(self, training: _Training) -> StageLease:
         return self.store.lease(training.trunk, training.stage.digest)
 
-    def _read_back(self, training: _Training, counted: int) -> StoredStage | None:
-        stage = self.store.find(training.stage.digest)
-        if stage is not None:
-            reused = training.phase.end - counted
-            self.meter.count(StageUse(training.kind, stage.digest, reused=reused, was_stored=not counted))
-        return stage
-
-    def _whole(self, training: _Training, epoch: int) -> Progress | None:
-        stage = self.store.find(training.stage.digest)
-        return None if stage is None else Progress(read_history(stage)[:epoch], is_whole=True)
-
-    def _train_leased(self, training: _Training, lease: StageLease, counted: int) -> StoredStage:
-        state = self._furthest_state(training)
+    def _train_leased(
+        self, training: _Training, lease: StageLease, pauses: Sequence[int]
+    ) -> Generator[Progress, None, StoredStage]:
+        """Trains under the lease, and keeps every epoch before the training's last."""
+        end, state = training.phase.end, self._furthest_state(training)
         done = state.epoch if state else 0
-        start, state = self._run(training, lease, state, training.phase.end, counted)
+        ran = reached = 0
+        start, teacher = self.load(training.parent), self._teacher(training.phase)
+        listener = self._listener(training.kind, end, done) if self._listener else None
+        section: Section
+
+        def keep(state: TrainingState) -> None:
+            nonlocal ran
+            ran = state.epoch - done
+            section.give("train", state.history[-1].train_s)
+            section.give("validate", state.history[-1].validate_s)
+            if state.epoch < end:
+                with self.meter.part("store"):
+                    self._keep(training, lease, start, state)
+
+        def told(record: EpochRecord) -> None:
+            if listener is not None:
+                listener(record)
+            if record.epoch < end:  # the last one is not stored before the stage is
+                self._safe_point()
+
+        parts = in_parts(
+            start,
+            training.phase,
+            self.setup,
+            self.loaders,
+            teacher=teacher,
+            state=state,
+            on_state=keep,
+            on_epoch=told,
+            occupy=self._occupy,
+        )
+        try:
+            with parts as advance:
+                for reached in (*pauses, end):
+                    with self.meter.part("setup") as section:
+                        state = advance(reached)
+                    if reached < end:
+                        yield Progress(state.history[:reached], is_whole=False)
+        except BaseException:  # also where nobody asks for the rest
+            self.meter.count(StageUse(training.kind, training.trunk, ran, min(done, reached)))
+            raise
+        assert state is not None  # the last part ends with one
         trained = chosen(start, state)
         accuracy = None if training.kind in ("sparse", "early") else self.evaluate(trained)
         published = self._publish(training.stage, trained, state, accuracy)
         self.store.forget_progress(training.trunk)
-        ran, reused = training.phase.end - done, max(done - counted, 0)
-        self.meter.count(StageUse(training.kind, published.digest, ran, reused))
+        self.meter.count(StageUse(training.kind, published.digest, end - done, done))
         self._safe_point()
         return published
-
-    def _run(
-        self, training: _Training, lease: StageLease, state: TrainingState | None, until: int, counted: int
-    ) -> tuple[Detector, TrainingState]:
-        """Trains under the lease from a state up to an epoch, and keeps every epoch before the training's last.
-
-        Returns:
-            The network that the training began with, and its state there.
-        """
-        end, done = training.phase.end, state.epoch if state else 0
-        ran = 0
-        detector, teacher = self.load(training.parent), self._teacher(training.phase)
-        listener = self._listener(training.kind, end, done) if self._listener else None
-        with self.meter.part("setup") as section:
-
-            def keep(state: TrainingState) -> None:
-                nonlocal ran
-                ran = state.epoch - done
-                section.give("train", state.history[-1].train_s)
-                section.give("validate", state.history[-1].validate_s)
-                if state.epoch < end:
-                    with self.meter.part("store"):
-                        self._keep(training, lease, detector, state)
-
-            def told(record: EpochRecord) -> None:
-                if listener is not None:
-                    listener(record)
-                if record.epoch < end:  # the last one is not stored before the stage is
-                    self._safe_point()
-
-            try:
-                return detector, advance(
-                    detector,
-                    replace(training.phase, until=until),
-                    self.setup,
-                    self.loaders,
-                    teacher=teacher,
-                    state=state,
-                    on_state=keep,
-                    on_epoch=told,
-                    occupy=self._occupy,
-                )
-            except (KeyboardInterrupt, TrainingFailureError, PrunetuneError):
-                self.meter.count(StageUse(training.kind, training.trunk, ran, max(done - counted, 0)))
-                raise
 
     def _teacher(self, phase: Phase) -> Detector | None:
         if not phase.distillation:

@@ -129,14 +129,18 @@ def train(
         ModelError: The network's channels changed during training.
         ConfigError: A side of the input is no multiple of the detector's stride.
     """
-    end = advance(
-        detector, phase, setup, loaders,
-        teacher=teacher, state=state, on_state=on_state, on_epoch=on_epoch, occupy=occupy,
-    )  # fmt: skip
+    options: dict[str, Any] = {"teacher": teacher, "on_state": on_state, "on_epoch": on_epoch, "occupy": occupy}
+    with in_parts(detector, phase, setup, loaders, state=state, **options) as advance:
+        end = advance(phase.end)
     return chosen(detector, end), end
 
 
-def advance(
+Advance = Callable[[int], TrainingState]
+"""Trains up to an epoch; returns the state there, or the one that was given, where that is further."""
+
+
+@contextmanager
+def in_parts(
     detector: Detector,
     phase: Phase,
     setup: TrainingSetup,
@@ -147,23 +151,29 @@ def advance(
     on_state: StateSaver | None = None,
     on_epoch: EpochListener | None = None,
     occupy: Occupy = nullcontext,
-) -> TrainingState:
-    """The state at the end of what `train` does, for whoever does not need the network yet."""
+) -> Iterator[Advance]:
+    """What `train` does, for whoever decides on the way whether to go on. Set up once, when something is to do."""
     detector.require_size(setup.size)
-    if state is not None and state.epoch >= phase.end:
-        return state
-    with tempfile.TemporaryDirectory(prefix="prunetune-") as folder:
-        loop = _Loop(detector.copy(), phase, setup, loaders, state, on_state, on_epoch, Path(folder), teacher)
-        try:
-            with loop.hold_for_batches(occupy):
-                loop.train()
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                message = f"out of memory with batch={setup.batch}, imgsz={setup.imgsz}; try a smaller batch"
-                raise TrainingFailureError("OUT_OF_MEMORY", message) from error
-            raise
-    assert loop.end is not None  # a training has an epoch at least
-    return loop.end
+    loop: _Loop | None = None
+    with ExitStack() as stack:
+
+        def advance(epoch: int) -> TrainingState:
+            nonlocal loop
+            if state is not None and state.epoch >= epoch:
+                return state
+            try:
+                if loop is None:
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prunetune-")))
+                    loop = _Loop(detector.copy(), phase, setup, loaders, state, on_state, on_epoch, folder, teacher)
+                    stack.enter_context(loop.hold_for_batches(occupy))
+                return loop.advance(epoch)
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    message = f"out of memory with batch={setup.batch}, imgsz={setup.imgsz}; try a smaller batch"
+                    raise TrainingFailureError("OUT_OF_MEMORY", message) from error
+                raise
+
+        yield advance
 
 
 def chosen(detector: Detector, state: TrainingState) -> Detector:
@@ -211,6 +221,7 @@ class _Loop(DetectionTrainer):
         self._channels = detector.channels
         self._layers = penalty_layers(detector.model) if phase.sparse else ()
         self._clock = self._validated_s = 0.0
+        self._until = phase.end
         options = {
             **arguments(setup),
             "lr0": phase.lr_factor * learning_rate(setup.hyperparameters, loaders.classes),
@@ -227,6 +238,20 @@ class _Loop(DetectionTrainer):
         super().__init__(overrides=options)
         self.model = detector.model
         self.add_callback("on_train_epoch_start", _Loop._begin_epoch)
+
+    def advance(self, epoch: int) -> TrainingState:
+        """Trains up to an epoch; another call goes on from there."""
+        if self.end is None or self.end.epoch < epoch:
+            self._until, self.stop = epoch, False
+            self.train()
+        assert self.end is not None  # an epoch was trained
+        return self.end
+
+    def _setup_train(self) -> None:
+        if self.end is None:
+            super()._setup_train()
+        else:
+            self.start_epoch = self.end.epoch
 
     @contextmanager
     def hold_for_batches(self, occupy: Occupy) -> Iterator[None]:
@@ -352,7 +377,7 @@ class _Loop(DetectionTrainer):
         )
         check_finite(record.losses, record.epoch)
         self._history += (record,)
-        self.stop = record.epoch >= self._phase.end
+        self.stop = record.epoch >= self._until
         if record.accuracy is not None:
             score = record.accuracy.score(self._phase.choose)
             if self._best is None or score >= self._best["score"]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from ultralytics import YOLO
 
 from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, plan_pruning
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.depth import LAST, folded_inputs, name_after, name_before, residual_blocks, without_blocks
+from prunetune.pruning.depth import folded_inputs, name_after, name_before, residual_blocks, without_blocks
 from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.knapsack import KnapsackLadder, MultiplyAdds
 from prunetune.pruning.layers import channel_config
@@ -24,11 +27,11 @@ from prunetune.pruning.plan import Scores
 from prunetune.pruning.planning import least_blocks
 from prunetune.pruning.splicing import Donor, Remains, compose, cut_to, splice
 from prunetune.pruning.tracing import channel_groups
-from prunetune.spaces import Threshold
+from prunetune.spaces import ModelError, Threshold
 from prunetune.targets import read_conv_graph
 
 NAMES = ("square", "disc")
-FAMILIES = {"yolov5n": 7, "yolov8n": 6, "yolo11n": 6, "yolo12n": 12, "yolo26n": 13}
+FAMILIES = {"yolov5n": 7, "yolov8n": 6, "yolo11n": 11, "yolo12n": 10, "yolo26n": 13}
 """Residual blocks of the smallest detector of each family."""
 
 
@@ -100,7 +103,7 @@ def test_layers_are_renamed_there_and_back(family: Family) -> None:
         assert all(name is not None and name_before(name, gone) == before for name, before in there.items())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_a_higher_threshold_removes_more_and_apply_does_what_was_planned(family: Family, data: st.DataObject) -> None:
     detector, groups, _ = family
@@ -109,7 +112,7 @@ def test_a_higher_threshold_removes_more_and_apply_does_what_was_planned(family:
     scores = Scores.of(model, 8, groups, blocks=blocks)
     values = sorted(data.draw(st.lists(st.floats(0, 3.2), min_size=2, max_size=3)))
     plans = [scores.plan(Threshold.everywhere(value)) for value in values]
-    for less, more in zip(plans, plans[1:], strict=False):
+    for less, more in itertools.pairwise(plans):
         assert set(less.blocks) <= set(more.blocks)
         wide, narrow = left_of(less, groups), left_of(more, groups)
         assert all(set(kept) <= set(wide[root]) for root, kept in narrow.items())
@@ -125,26 +128,23 @@ def left_of(plan: PruningPlan, groups: Sequence[ChannelGroup]) -> dict[str, tupl
     """What is left of each group; of those in blocks that went nothing."""
     whole = {group.root: tuple(range(group.width)) for group in groups}
     return {
-        root: () if name_after(root, plan.blocks) is None else kept for root, kept in {**whole, **dict(plan.keep)}.items()
+        root: () if name_after(root, plan.blocks) is None else kept
+        for root, kept in {**whole, **dict(plan.keep)}.items()
     }
 
 
 @pytest.mark.slow
 def test_what_is_left_is_stock(family: Family, tmp_path: Path) -> None:
     """Stock ultralytics loads it, its ONNX file computes the same, and it is pruned and shortened further."""
-    from ultralytics import YOLO
-
     detector, groups, _ = family
     model = deepcopy(detector.model).float()
     plan = Scores.of(model, 8, groups, blocks=residual_blocks(model)).plan(Threshold.everywhere(2.9))
-    plan = plan.after(()) if plan.blocks else pytest.fail("no block went")
+    assert plan.blocks
     pruned = Detector(apply_plan(model, plan, groups), detector.source)
     pruned.save(tmp_path / "short.pt", {}, {"imgsz": 64})
     stock: Any = YOLO(tmp_path / "short.pt").model.eval()
     assert torch.equal(outputs(stock), outputs(pruned.model.eval()))
     pruned.export_onnx(tmp_path / "short.onnx", 64)
-    import onnxruntime
-
     session = onnxruntime.InferenceSession(tmp_path / "short.onnx", providers=["CPUExecutionProvider"])
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -159,10 +159,6 @@ def test_what_is_left_is_stock(family: Family, tmp_path: Path) -> None:
 def test_a_plan_of_another_detector_is_refused() -> None:
     model = detector_of("yolov5n").model.float()
     plan = PruningPlan((), channel_config(model), None, plan_pruning(model, Threshold.everywhere(0), 8).alignment)
-    from dataclasses import replace
-
-    from prunetune.spaces.errors import ModelError
-
     with pytest.raises(ModelError, match=r"model\.13\.m\.0"):
         apply_plan(model, replace(plan, blocks=("model.13.m.0",)))  # the neck's have no shortcut
 
@@ -195,9 +191,9 @@ def test_ladders_end_without_any_block(family: Family) -> None:
         assert (plans[0].blocks, plans[-1].blocks) == ((), blocks)
         assert scores.is_least(plans[-1])
         assert not scores.is_least(plans[0])
-        for less, more in zip(plans, plans[1:], strict=False):
+        for less, more in itertools.pairwise(plans):
             assert set(less.blocks) <= set(more.blocks)
-        steps = [set(more.blocks) - set(less.blocks) for less, more in zip(plans, plans[1:], strict=False)]
+        steps = [set(more.blocks) - set(less.blocks) for less, more in itertools.pairwise(plans)]
         assert all(len(step) <= 1 for step in steps)
 
 
@@ -210,19 +206,22 @@ def test_knapsack_gives_up_first_what_adds_least_for_its_work() -> None:
     assert ladder.plan(1).blocks == ("model.6.m.1",)
 
 
-def test_work_of_shortened_networks_is_counted_as_their_files_have_it(family: Family, tmp_path: Path) -> None:
-    detector, groups, _ = family
-    model = deepcopy(detector.model).float()
-    work, blocks = MultiplyAdds(model, groups), residual_blocks(model)
-    graph_work = []
-    for number, gone in enumerate(((), blocks[:1], blocks)):
+@pytest.mark.parametrize("name", ["yolov5n", "yolo26n"])
+def test_work_of_shortened_networks_is_counted_as_their_files_have_it(name: str, tmp_path: Path) -> None:
+    """As shares of what all blocks save: not all that is trained is exported."""
+    detector = detector_of(name)
+    model = detector.model.float()
+    work, blocks = MultiplyAdds(model, channel_groups(model)), residual_blocks(model)
+    sets = ((), blocks[:1], blocks)
+    found = [float(work([without(detector.channels, gone)])[0, 0]) for gone in sets]
+    wanted = []
+    for number, gone in enumerate(sets):
         short = Detector(without_blocks(model, gone), detector.source)
         short.export_onnx(tmp_path / f"{number}.onnx", 64)
         graph = read_conv_graph(tmp_path / f"{number}.onnx")
-        graph_work.append(graph.multiply_adds(graph.widths))
-    mine = [float(work([without(detector.channels, gone)])[0, 0]) for gone in ((), blocks[:1], blocks)]
-    saved = [(mine[0] - each) / mine[0] for each in mine]
-    assert saved == pytest.approx([(graph_work[0] - each) / graph_work[0] for each in graph_work], rel=0.05)
+        wanted.append(graph.multiply_adds(graph.widths))
+    one, other = ((each[0] - each[1]) / (each[0] - each[2]) for each in (found, wanted))
+    assert one == pytest.approx(other, rel=1e-6)
 
 
 def without(channels: Mapping[str, int], blocks: Sequence[str]) -> dict[str, int]:
@@ -240,14 +239,10 @@ def test_the_least_blocks_are_those_that_change_the_loss_least() -> None:
     def losses(model: nn.Module) -> Any:
         for seed in range(2):
             image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-            yield sum((part["boxes"] if isinstance(part, dict) else part).square().mean() for part in _parts(model(image)))
+            yield model(image)[0].square().mean()
 
     assert set(least_blocks(detector, 2, losses)) == set(quiet)
     assert len(least_blocks(detector, 100, losses)) == 7
-
-
-def _parts(found: Any) -> list[Any]:
-    return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 # Later surgeries
@@ -294,5 +289,3 @@ def test_folded_inputs_are_those_that_a_concatenation_loses() -> None:
     width = model.get_submodule("model.4").c
     assert list(folded_inputs(model, ["model.4.m.1"])) == [("model.4.cv2.conv", range(3 * width, 4 * width))]
     assert list(folded_inputs(detector_of("yolov5n").model, ["model.4.m.1"])) == []
-    assert isinstance(channel_config(model), ChannelConfig)
-    assert LAST == "cv2.conv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,8 @@ def test_what_others_left_in_the_store_changes_no_result(setup: TrainingSetup, t
     used.original()
     pruned = next(used.run(recipe))
     assert isinstance(pruned, Pruned)
-    used.stages.advance("recovery", pruned.stage, recovery_phase(2, "map50_95"), 1)
+    with closing(used.stages.train_in_parts("recovery", pruned.stage, recovery_phase(2, "map50_95"), [1])) as parts:
+        next(parts)
     after_others, saved = carry_out(used, recipe)
     alone, paid = carry_out(new_pipeline(setup, StageStore(tmp_path / "empty")), recipe)
 

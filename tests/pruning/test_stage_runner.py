@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from prunetune.pruning import StageBusyError, StageRunner, StageStore, TrainingFailureError, TrainingSetup
-from prunetune.pruning.detector import read_description
-from prunetune.pruning.stage_files import read_history
-from prunetune.pruning.stage_runner import Untrained
+from prunetune.pruning.detector import Detector, read_description
+from prunetune.pruning.stage_files import CHECKPOINT, read_history
+from prunetune.pruning.stage_runner import Progress, StageResult, Untrained
 from prunetune.pruning.stages import trunk
 from prunetune.pruning.training import EpochListener, EpochRecord, recovery_phase
 from prunetune.spaces import StageUse, StoreError
@@ -51,32 +53,57 @@ def stopping(after: int, error: BaseException) -> Callable[..., EpochListener]:
 
 def test_what_is_trained_in_parts_counts_once(runner: Callable[..., StageRunner], name: str) -> None:
     me, other = runner(), runner()
-    others = other.advance("recovery", PARENT, PHASE, 1)
-    rung = me.advance("recovery", PARENT, PHASE, 2)
-    assert me.meter.reading().stages == (StageUse("recovery", name, trained=1, reused=1),)
-    other.advance("recovery", PARENT, PHASE, 3, counted=1)
-    whole = me.train("recovery", PARENT, PHASE, counted=2)
-    assert not whole.stage.reused
-    assert whole.cost.stages == (StageUse("recovery", name, trained=1, reused=1),)
-    assert whole.cost.seconds["train"] > 0
-    mine, theirs = me.meter.reading(), other.meter.reading()
-    assert (mine.epochs_trained, mine.epochs_reused) == (2, 2)
-    assert (theirs.epochs_trained, theirs.epochs_reused) == (2, 1)
+    with closing(other.train_in_parts("recovery", PARENT, PHASE, [1, 2])) as parts:
+        theirs = next(parts)
+    assert other.meter.reading().stages == (StageUse("recovery", name, trained=1),), "the rest was not asked for"
 
+    parts = me.train_in_parts("recovery", PARENT, PHASE, [1, 2, 4, 9])
+    rungs, whole = [next(parts), next(parts)], ending(parts)
+    assert not whole.stage.reused
+    assert whole.cost.stages == (StageUse("recovery", name, trained=3, reused=1),)
+    assert whole.cost.seconds["train"] > 0
     history = read_history(whole.stage)
-    assert (others.history, rung.history) == (history[:1], history[:2])
-    assert not rung.is_whole
-    again = other.advance("recovery", PARENT, PHASE, 2)
-    assert (again.history, again.is_whole) == (history[:2], True)
-    assert other.meter.reading().stages == theirs.stages, "what is there is counted by whoever reads it back"
-    read = other.train("recovery", PARENT, PHASE, counted=3)
-    assert read.cost.stages == (StageUse("recovery", name, reused=1),), "the others it has counted"
+    assert [theirs.history, *(rung.history for rung in rungs)] == [history[:1], history[:1], history[:2]]
+    assert not any(rung.is_whole for rung in rungs)
+
+    again = other.train_in_parts("recovery", PARENT, PHASE, [2])
+    rung = next(again)
+    assert (rung.history, rung.is_whole) == (history[:2], True)
+    assert ending(again).cost.stages == (StageUse("recovery", name, reused=4, was_stored=True),)
+
+
+def ending(parts: Generator[Progress, None, StageResult]) -> StageResult:
+    """What a training returns when nobody pauses any more."""
+    with pytest.raises(StopIteration) as end:
+        next(parts)
+    result: StageResult = end.value.value
+    return result
+
+
+def test_a_training_that_paused_is_the_one_that_did_not(
+    setup: TrainingSetup, tmp_path: Path, runner: Callable[..., StageRunner]
+) -> None:
+    """To the last bit, whether it paused in this process or was read back by another one."""
+    parts = runner().train_in_parts("recovery", PARENT, PHASE, [1])
+    next(parts)
+    paused = ending(parts).stage
+    once = StageRunner(setup, StageStore(tmp_path / "other")).train("recovery", PARENT, PHASE).stage
+    with closing(
+        (third := StageRunner(setup, StageStore(tmp_path / "third"))).train_in_parts("recovery", PARENT, PHASE, [2])
+    ) as parts:
+        next(parts)
+    resumed = third.train("recovery", PARENT, PHASE).stage
+    states = [Detector.load(stage.file(CHECKPOINT)).model.state_dict() for stage in (paused, once, resumed)]
+    for state in states[1:]:
+        assert all(torch.equal(value, state[key]) for key, value in states[0].items())
 
 
 def test_what_is_further_than_asked_is_not_trained(runner: Callable[..., StageRunner], name: str) -> None:
-    runner().advance("recovery", PARENT, PHASE, 3)
+    with closing(runner().train_in_parts("recovery", PARENT, PHASE, [3])) as parts:
+        next(parts)
     me = runner(listener=stopping(1, AssertionError()))
-    assert [record.epoch for record in me.advance("recovery", PARENT, PHASE, 2).history] == [1, 2]
+    with closing(me.train_in_parts("recovery", PARENT, PHASE, [2])) as parts:
+        assert [record.epoch for record in next(parts).history] == [1, 2]
     assert me.meter.reading().stages == (StageUse("recovery", name, reused=2),)
 
 
@@ -86,11 +113,11 @@ def test_what_is_further_than_asked_is_not_trained(runner: Callable[..., StageRu
 )
 def test_what_ran_before_it_ended_counts(error: BaseException, runner: Callable[..., StageRunner], name: str) -> None:
     me = runner(listener=stopping(3, error))
-    me.advance("recovery", PARENT, PHASE, 1)
+    parts = me.train_in_parts("recovery", PARENT, PHASE, [1])
+    next(parts)
     with pytest.raises(type(error)):
-        me.train("recovery", PARENT, PHASE, counted=1)
-    uses = me.meter.reading().stages
-    assert uses == (StageUse("recovery", name, trained=1), StageUse("recovery", name, trained=2))
+        next(parts)
+    assert me.meter.reading().stages == (StageUse("recovery", name, trained=3),)
 
 
 def test_what_a_training_starts_from_is_in_use_until_its_last_rung(runner: Callable[..., StageRunner]) -> None:
@@ -100,11 +127,12 @@ def test_what_a_training_starts_from_is_in_use_until_its_last_rung(runner: Calla
     start = me.train("recovery", first, replace(PHASE, epochs=1)).stage
     for stage in (first, start):
         os.utime(stage.folder, (1.0, 1.0))
-    me.advance("recovery", start, PHASE, 1)
+    with closing(me.train_in_parts("recovery", start, PHASE, [1])) as parts:
+        next(parts)
     assert min(first.folder.stat().st_mtime, start.folder.stat().st_mtime) > 1.0
 
 
 def test_a_part_of_the_way_is_leased_as_the_whole(runner: Callable[..., StageRunner], name: str) -> None:
     me = runner()
     with me.store.lease(name, name), pytest.raises(StageBusyError):
-        runner().advance("recovery", PARENT, PHASE, 1)
+        next(runner().train_in_parts("recovery", PARENT, PHASE, [1]))

@@ -408,7 +408,7 @@ def test_an_equal_network_copies_the_result_and_nothing_runs(
     def run(*_: Any, **__: Any) -> Any:
         raise AssertionError("a network is trained or evaluated")
 
-    monkeypatch.setattr(stage_runner, "advance", run)
+    monkeypatch.setattr(stage_runner, "in_parts", run)
     monkeypatch.setattr(stage_runner, "evaluate", run)
     study, said = studies.run("equal", **options, trials=3)
     assert len(measurements) == 1
