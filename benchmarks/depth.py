@@ -25,7 +25,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from itertools import product
 from operator import itemgetter
 from pathlib import Path
@@ -37,10 +36,10 @@ import torch
 from torch import nn
 
 from prunetune.pruning import ChannelConfig, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
-from prunetune.pruning.channels import natural_order
 from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.groups import ChannelGroup
+from prunetune.pruning.depth import residual_blocks, without_blocks
 from prunetune.pruning.importance import create_judge
+from prunetune.pruning.plan import branch_of
 from prunetune.pruning.planning import Planning
 from prunetune.pruning.sparsity import sparse_phase
 from prunetune.pruning.stages import Stage
@@ -53,32 +52,6 @@ from prunetune.targets import Network, create_target, parse_target_spec, read_co
 from prunetune.targets.synthesis import write_resized
 
 
-def residual_blocks(model: nn.Module) -> list[str]:
-    """The bottlenecks with a shortcut whose removal leaves a stock network, by name."""
-    return [name for name, block in model.named_modules() if type(block).__name__ == "Bottleneck" and block.add]
-
-
-def without(model: nn.Module, blocks: Sequence[str]) -> nn.Module:
-    """A copy without residual blocks: what was branch and shortcut is the shortcut alone."""
-    model = deepcopy(model)
-    for name in sorted(blocks, key=natural_order, reverse=True):
-        container, _, index = name.rpartition(".")
-        modules: Any = model.get_submodule(container)
-        if isinstance(modules, nn.ModuleList):
-            _fold(model.get_submodule(container.rpartition(".")[0]), int(index))
-        del modules[int(index)]
-    return model
-
-
-def _fold(owner: Any, index: int) -> None:
-    """Gives what C2f's last convolution reads of a block to what it reads of the block's input, which is the same."""
-    conv, width, start = owner.cv2.conv, owner.c, (2 + index) * owner.c
-    weight = conv.weight.detach().clone()
-    weight[:, start - width : start] += weight[:, start : start + width]
-    conv.weight = nn.Parameter(torch.cat((weight[:, :start], weight[:, start + width :]), dim=1))
-    conv.in_channels -= width
-
-
 def surgery_error(family: str) -> float:
     """The largest difference of outputs where nothing should be lost; fails if what is left cannot be traced."""
     torch.manual_seed(0)
@@ -89,7 +62,7 @@ def surgery_error(family: str) -> float:
     for norm in (model.get_submodule(f"{name}.cv2.bn") for name in blocks):
         nn.init.zeros_(norm.weight)  # its bias is zero, too
     with torch.no_grad():
-        whole, found = model(image)[0], [without(model, chosen) for chosen in (blocks, blocks[:1], blocks[-1:])]
+        whole, found = model(image)[0], [without_blocks(model, chosen) for chosen in (blocks, blocks[:1], blocks[-1:])]
         errors = [float((whole - short(image)[0]).abs().max()) for short in found]
     channel_groups(found[0].float())
     print(f"{family}: {len(blocks)} residual blocks, outputs without them differ by {max(errors):.1e}", file=sys.stderr)
@@ -177,7 +150,7 @@ class Contest:
         return told, recovered
 
     def _short(self, parent: StoredStage, blocks: Sequence[str]) -> Detector:
-        short = Detector(without(self._stages.load(parent).model, blocks), "yolov5n.yaml")
+        short = Detector(without_blocks(self._stages.load(parent).model, blocks), "yolov5n.yaml")
         self._stages.recalibrate(short)
         return short
 
@@ -206,8 +179,7 @@ class Contest:
             if rule == "loss":
                 values = [self._loss(self._short(parent, [name])) for name in names]
             else:
-                layers = [(f"{name}.cv2.conv", f"{name}.cv2.bn") for name in names]
-                groups = [ChannelGroup(widths[conv], (conv,), (norm,), ()) for conv, norm in layers]
+                groups = [branch_of(name, widths) for name in names]
                 scores = create_judge(rule, self._stages.losses).scores(detector.model, groups)
                 values = [float(each.mean() if rule == "gamma" else each.sum()) for each in scores]
             found = dict(zip(names, values, strict=True))

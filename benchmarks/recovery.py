@@ -5,12 +5,16 @@
 All networks are trained for as many epochs in all: the dense one for the first number, and then everything for the
 second, sparse phases included. Every pruned network is cut to a share of half-width's measured latency (onnxruntime,
 one thread, channels in multiples of 8). FOLDER keeps what was trained: the same command goes on with it, and seeds may
-run beside each other. `--quick` is two epochs of each on one seed. The last line is JSON. Over the seeds, mean and
+run beside each other. `--quick` is two epochs of each of the first three parts
+on one seed. The last line is JSON. Over the seeds, mean and
 the smallest and largest value of:
 
 - `gap_closed`: (ours - half-width) / (dense - half-width) of map50_95 at half-width's latency, at 0.85 and 0.6 of it:
-  `widths` alone; with `size`, the best of the input sizes; with `int8` too. The best is chosen on the validation split,
-  which flatters it; `test` has what the same network does there. `gain_over_half_width`, in map50_95; `share_of_dense`.
+  `widths` alone; with `size`, the best of the input sizes; with `depth`, four residual blocks less; with `int8` too.
+  The best is chosen on the validation split, which flatters it; `test` has what the same network does there.
+  `gain_over_half_width`, in map50_95; `share_of_dense`.
+- `hypervolume_ratio`: the area under the front of ours and of what there is without pruning, over that of the latter,
+  from latency 0 to half-width's and from map50_95 0 on.
 - `curve`: the best that there is without pruning at these latencies: dense and half-width at every size as they are,
   and dense trained on there for as many epochs as a recovery has.
 - `networks`: map50_95 and latency of each, on the validation and the test split: `chosen`, `chosen at 0.85`,
@@ -30,6 +34,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from itertools import accumulate, product
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +56,9 @@ from prunetune.search.progress import Progress
 from prunetune.search.spec import StudySpec
 from prunetune.spaces import Deployment, ImageSize, LatencyShare, Recipe, Threshold
 
-PARTS = ("main", "sizes", "rivals", "ablation", "starts")
+PARTS = ("main", "sizes", "depth", "rivals", "ablation", "starts")
+DEPTH = 4
+"""Residual blocks that go where depth is tried."""
 SHARES = {1.0: 1.0, 0.85: 0.5, 0.6: 0.5}
 """Of half-width's latency, with the thresholds of neck and head there in multiples of the backbone's."""
 TIGHTEST = 0.7
@@ -88,6 +95,7 @@ class Race:
                 "targets": [{"kind": "onnxruntime", "name": "cpu", "threads": 1, "alignment": 8}],
                 "budget": {"latency": "<= half-width"},
                 "controls": ["dense", "half-width"],
+                **({"deploy": {"imgsz": options.sizes}} if options.sizes else {}),
                 "runs": options.runs,
             }
         )
@@ -121,10 +129,11 @@ class Race:
         yield "dense", lambda: pipeline.control("dense", self.epochs)
         yield "half-width", lambda: pipeline.control("half-width", self.epochs)
         sizes = [size for size in self.context.sizes if size != self.context.spec.imgsz] if "sizes" in parts else []
-        for share, balance in SHARES.items():
-            for size in (None, *sizes):
-                recipe = self.recipe(share, balance=balance, imgsz=size)
-                yield name_at(share, size), lambda recipe=recipe: self.pruned(recipe)  # type: ignore[misc]
+        for (share, balance), size, depth in product(
+            SHARES.items(), (None, *sizes), (None, DEPTH) if "depth" in parts else (None,)
+        ):
+            recipe = self.recipe(share, balance=balance, imgsz=size, depth=depth)
+            yield name_at(share, size, depth), lambda recipe=recipe: self.pruned(recipe)  # type: ignore[misc]
         for size in sizes:
             yield f"dense trained on at {size} px", lambda size=size: self.pruned(self.dense_at(size))  # type: ignore[misc]
         if "rivals" in parts:
@@ -251,10 +260,14 @@ class Race:
                 yield f"{name} at {size} px", self.judge(stage, replace(own, imgsz=size))
 
 
-def name_at(share: float, imgsz: ImageSize | None) -> str:
-    """What our network of a latency, for an input size, is called."""
-    return "chosen" + (f" at {share:g}" if share != 1 else "") + ("" if imgsz is None else f" at {imgsz} px")
+def name_at(share: float, imgsz: ImageSize | None, depth: int | None) -> str:
+    """What our network of a latency, for an input size, without so many residual blocks, is called."""
+    short = f", {depth} blocks less" if depth else ""
+    return "chosen" + (f" at {share:g}" if share != 1 else "") + short + ("" if imgsz is None else f" at {imgsz} px")
 
+
+BASELINES = ("dense", "half-width")
+"""How the names of networks begin that nobody pruned."""
 
 NOISE = 0.01
 """A latency so little above a share of half-width's keeps it."""
@@ -278,6 +291,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pull", type=float, default=0.5)
     parser.add_argument("--distillation", type=float, default=1.0)
+    parser.add_argument("--sizes", type=int, nargs="+", help="input sizes in px; by default those of a study")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--quick", action="store_true")
@@ -303,13 +317,14 @@ def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """The figures over all seeds."""
     seeds = range(len(found["dense"]))
 
-    def best(share: float, seed: int, *, sized: bool, int8: bool) -> dict[str, float]:
+    def best(share: float, seed: int, *, sized: bool, short: bool, int8: bool) -> dict[str, float]:
         """Of our networks that keep a share of half-width's latency, by the validation split."""
         known = [
             told[seed]
             for name, told in found.items()
             if name.startswith("chosen")
             and (sized or " px" not in name)
+            and (short or "less" not in name)
             and (int8 or "int8" not in name)
             and told[seed]["latency"] <= share * (1 + NOISE)
         ]
@@ -320,22 +335,44 @@ def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         return (told[split] - half) / (dense - half) if dense != half else 0.0
 
     def gap(split: str) -> dict[str, Any]:
-        kinds = {"widths": (False, False), "size": (True, False), "int8": (True, True)}
+        kinds = {
+            "widths": (False, False, False),
+            "size": (True, False, False),
+            "depth": (True, True, False),
+            "int8": (True, True, True),
+        }
         return {
             f"{share:g}": {
-                kind: spread([closed(best(share, seed, sized=sized, int8=int8), seed, split) for seed in seeds])
-                for kind, (sized, int8) in kinds.items()
+                kind: spread(
+                    [closed(best(share, seed, sized=sized, short=short, int8=int8), seed, split) for seed in seeds]
+                )
+                for kind, (sized, short, int8) in kinds.items()
             }
             for share in SHARES
         }
 
     def curve(share: float, seed: int) -> float:
-        known = [told[seed] for name, told in found.items() if name.startswith(("dense", "half-width"))]
+        known = [told[seed] for name, told in found.items() if name.startswith(BASELINES)]
         return max((told["map50_95"] for told in known if told["latency"] <= share * (1 + NOISE)), default=0.0)
 
+    def area(seed: int, *kinds: str) -> float:
+        """Under the staircase of networks whose names begin so, up to half-width's latency."""
+        points = sorted(
+            (told[seed]["latency"], told[seed]["map50_95"])
+            for name, told in found.items()
+            if name.startswith(kinds) and told[seed]["latency"] <= 1 + NOISE
+        )
+        highest = list(accumulate((accuracy for _, accuracy in points), max))
+        ends = [min(latency, 1.0) for latency, _ in points[1:]] + [1.0]
+        return sum(
+            best * (end - min(latency, 1.0)) for best, (latency, _), end in zip(highest, points, ends, strict=True)
+        )
+
+    ratios = [area(seed, *BASELINES, "chosen") / area(seed, *BASELINES) for seed in seeds]
     pairs = list(zip(found["chosen"], found["half-width"], found["dense"], strict=True))
     return {
         "gap_closed": gap("map50_95"),
+        "hypervolume_ratio": spread(ratios),
         "gain_over_half_width": spread([own["map50_95"] - half["map50_95"] for own, half, _ in pairs]),
         "share_of_dense": spread([own["map50_95"] / dense["map50_95"] for own, _, dense in pairs]),
         "curve": {f"{share:g}": spread([curve(share, seed) for seed in seeds]) for share in SHARES},
