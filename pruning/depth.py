@@ -9,7 +9,7 @@ shorter. Either way what is left is a network of stock ultralytics.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,19 @@ def name_before(name: str, blocks: Sequence[str]) -> str:
     for block in sorted(blocks, key=natural_order):
         name = _moved(name, block, 1)
     return name
+
+
+def lacks_only_blocks(names: Collection[str], dense: Collection[str], blocks: Sequence[str]) -> bool:
+    """Whether layers are those of a dense network without some of its residual blocks, or without any.
+
+    Args:
+        names: The layers.
+        dense: The dense network's.
+        blocks: Its `residual_blocks`.
+    """
+    # What is left is numbered anew: it is always the last ones of a container that are missing.
+    gone = [block for block in blocks if not any(name.startswith(f"{block}.") for name in names)]
+    return set(names) == {name_after(name, gone) for name in dense} - {None}
 
 
 def _moved(name: str, block: str, by: int) -> str:

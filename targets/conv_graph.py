@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
+
+from prunetune.spaces.errors import TargetError
 
 Operation: TypeAlias = Literal["concat", "resize", "add", "pool"]
 
@@ -28,6 +31,17 @@ class Channels:
     def width(self, widths: Mapping[str, int]) -> int:
         """How many there are when the layers have these widths."""
         return sum(width_of(name, widths) for name in self.layers) + self.constant
+
+    def are_of(self, names: Collection[str]) -> bool:
+        """Whether layers write all of them, each one of these."""
+        return bool(self.layers) and not self.constant and all(layer_of(name) in names for name in self.layers)
+
+    def replaced(self, name: str, by: Channels) -> Channels:
+        """The same where a layer's channels give way to others."""
+        if not (times := self.layers.count(name)):
+            return self
+        layers = tuple(new for old in self.layers for new in (by.layers if old == name else (old,)))
+        return Channels(layers, self.constant + times * by.constant)
 
 
 @dataclass(frozen=True)
@@ -124,9 +138,31 @@ class ConvGraph:
         """Of all convolutions, for one image.
 
         Args:
-            widths: Layer name to output channels, such as a `ChannelConfig`.
+            widths: Layer name to output channels, such as a `ChannelConfig`. Residual blocks may be missing.
+
+        Raises:
+            TargetError: As of `only`.
         """
-        return sum(layer.weights(widths) * layer.positions for layer in self.layers)
+        return sum(layer.weights(widths) * layer.positions for layer in self.only(widths).layers)
+
+    def only(self, names: Collection[str]) -> ConvGraph:
+        """The graph of the network without some residual blocks, whose inputs take the place of their outputs.
+
+        Args:
+            names: The layers that are left. Names of other networks are ignored.
+
+        Raises:
+            TargetError: A layer is missing that is no part of a residual block which is missing as a whole.
+        """
+        missing = frozenset(layer.name for layer in self.layers if layer.name not in names)
+        if missing and missing not in self._shortened:
+            self._shortened[missing] = _without(self, missing)
+        return self._shortened[missing] if missing else self
+
+    @cached_property
+    def _shortened(self) -> dict[frozenset[str], ConvGraph]:
+        """What `only` found, by what is missing: many networks have equal layers."""
+        return {}
 
     @property
     def free(self) -> frozenset[str]:
@@ -166,6 +202,78 @@ class ConvGraph:
             ),
             groups=tuple(tuple(group) for group in values["groups"]),
         )
+
+
+def _without(graph: ConvGraph, missing: frozenset[str]) -> ConvGraph:
+    before = graph
+    while gone := [
+        (place, shortcut, branch)
+        for place, shortcut, branch in _blocks(graph)
+        if branch.are_of(missing) and not any(layer_of(name) in missing for name in shortcut.layers)
+    ]:
+        graph = _without_block(graph, *gone[0])
+    graph = replace(
+        graph,
+        layers=tuple(layer for layer in graph.layers if layer.name not in missing),
+        transfers=tuple(item for item in graph.transfers if not all(part.are_of(missing) for part in item.parts)),
+        groups=tuple(
+            left for group in graph.groups if (left := tuple(name for name in group if layer_of(name) not in missing))
+        ),
+    )
+    was_read, is_read = ({layer_of(name) for part in _reads(item) for name in part.layers} for item in (before, graph))
+    # A layer of a whole block led to its addition, and to nothing else; all that is left leads where it led.
+    torn = [name for name in before.widths if name in missing and (name not in was_read or name in is_read)]
+    if not torn and was_read - is_read - missing:
+        torn = [name for name in before.widths if name in missing]
+    if torn:
+        raise TargetError(f"layer {torn[0]}: the network has none of this name, which is of no residual block")
+    return graph
+
+
+def _blocks(graph: ConvGraph) -> Iterator[tuple[int, Channels, Channels]]:
+    """The additions: the place, what was there first, so that it may be a shortcut, and what may be a branch."""
+    order = {layer.name: number for number, layer in enumerate(graph.layers)}
+    for place, item in enumerate(graph.transfers):
+        if item.operation == "add" and len(item.parts) == 2:
+            shortcut, branch = sorted(
+                item.parts, key=lambda part: max((order[layer_of(name)] for name in part.layers), default=-1)
+            )
+            yield place, shortcut, branch
+
+
+def _without_block(graph: ConvGraph, place: int, shortcut: Channels, branch: Channels) -> ConvGraph:
+    """The graph without one addition, whose result its shortcut is."""
+    additions = sum(other == shortcut for _, other, _ in _blocks(graph))
+
+    def passed(channels: Channels) -> Channels:
+        return channels.replaced(branch.layers[0], shortcut) if len(branch.layers) == 1 else channels
+
+    def joined(parts: Sequence[Channels]) -> list[Channels]:
+        """What a concatenation still brings: of a shortcut that it brings beside each sum with it, one fewer."""
+        left = [passed(part) for part in parts]
+        if left.count(shortcut) == 1 + additions:
+            left.remove(shortcut)
+        return left
+
+    def read(channels: Channels) -> Channels:
+        parts = joined([Channels((name,)) for name in channels.layers])
+        constant = channels.constant + sum(part.constant for part in parts)
+        return Channels(tuple(name for part in parts for name in part.layers), constant)
+
+    return replace(
+        graph,
+        layers=tuple(replace(layer, reads=read(layer.reads)) for layer in graph.layers),
+        transfers=tuple(
+            replace(item, parts=tuple(joined(item.parts) if item.operation == "concat" else map(passed, item.parts)))
+            for number, item in enumerate(graph.transfers)
+            if number != place
+        ),
+    )
+
+
+def _reads(graph: ConvGraph) -> Iterator[Channels]:
+    yield from (layer.reads for layer in graph.layers)
+    yield from (part for item in graph.transfers for part in item.parts)
 
 
 def layer_of(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -89,10 +89,10 @@ class LatencyTable:
 
         Args:
             widths: Layer name to output channels, such as a `ChannelConfig`. Layers that the graph does not have,
-                because their time never changes, are ignored.
+                because their time never changes, are ignored. Residual blocks may be missing.
 
         Raises:
-            TargetError: A layer is missing, or wider than in the network that the table was made for.
+            TargetError: Another layer is missing, or one is wider than in the network that the table was made for.
         """
         ratio = float(self.predict_many(self.as_array([widths]))[0])
         latency = ratio * self.anchor_ms
@@ -118,36 +118,64 @@ class LatencyTable:
         """Ratios to the anchor of many networks at once.
 
         Args:
-            widths: Networks by layers: output channels, in the order of `graph.layers`; as `as_array` gives.
+            widths: Networks by layers: output channels, in the order of `graph.layers`, 0 for layers of residual
+                blocks that are missing; as `as_array` gives.
 
         Raises:
-            TargetError: A layer is wider than in the network that the table was made for.
+            TargetError: As of `predict`.
         """
         weights = numpy.array([self.coefficients[name] for name in FEATURES])
-        ratios: Array = self._model.features(widths) @ weights
+        ratios: Array = numpy.empty(len(widths))
+        structures, structure_of = numpy.unique(widths > 0, axis=0, return_inverse=True)
+        for number, there in enumerate(structures):
+            chosen = structure_of.reshape(-1) == number
+            ratios[chosen] = self._model_of(tuple(there.tolist())).features(widths[chosen][:, there]) @ weights
         return ratios
 
     def as_array(self, networks: Sequence[Mapping[str, int]]) -> Array:
         """Networks by layers, for `predict_many`.
 
         Raises:
-            TargetError: A layer is missing.
+            TargetError: A layer is missing, and not with a whole residual block.
+        """
+        for widths in networks:
+            self._only(widths)
+        return numpy.array([[widths.get(layer.name, 0) for layer in self.graph.layers] for widths in networks])
+
+    def _only(self, names: Collection[str]) -> ConvGraph:
+        """The graph without the residual blocks that a network lacks.
+
+        Raises:
+            TargetError: It lacks more.
         """
         try:
-            return numpy.array([[widths[layer.name] for layer in self.graph.layers] for widths in networks])
-        except KeyError as error:
+            return self.graph.only(names)
+        except TargetError as error:
             raise TargetError(
-                f"layer {error.args[0]}: the network has none of this name, so it is not of the family that the "
-                "table was made for; run prunetune profile on the dense detector"
+                f"{error}: it is not of the family that the table was made for; run prunetune profile on the dense "
+                "detector"
             ) from None
 
+    def _model_of(self, there: tuple[bool, ...]) -> FeatureModel:
+        """The model of a structure: of each layer, whether the networks have it."""
+        if there not in self._models:
+            names = [layer.name for layer, is_left in zip(self.graph.layers, there, strict=True) if is_left]
+            self._models[there] = FeatureModel(self._only(names), self.grids)
+        return self._models[there]
+
     @cached_property
-    def _model(self) -> FeatureModel:
-        return FeatureModel(self.graph, self.grids)
+    def _models(self) -> dict[tuple[bool, ...], FeatureModel]:
+        return {}
 
     def has_layers_of(self, network: ConvGraph) -> bool:
-        """Whether a network, at its input size, is of the family that the table was made for. Widths may differ."""
-        there, here = ([(layer.name, layer.shape) for layer in item.layers] for item in (network, self.graph))
+        """Whether a network, at its input size, is of the family that the table was made for. Widths may differ, and
+        residual blocks may be missing."""
+        try:
+            family = self.graph.only(network.widths)
+        except TargetError:
+            return False
+        # Exporters may order the layers of a shorter network otherwise.
+        there, here = ({layer.name: layer.shape for layer in item.layers} for item in (network, family))
         return there == here
 
     def require_device(self, fingerprint: Mapping[str, str]) -> None:
@@ -195,7 +223,7 @@ class LatencyTable:
             graph = ConvGraph.from_dict(values.pop("skeleton"))
             grids = tuple(_grid_from_dict(item) for item in values.pop("grids"))
             table = cls(graph=graph, grids=grids, **values)
-            _ = table._model
+            table._model_of((True,) * len(graph.layers))
         except OSError as error:
             raise TargetError(f"{path}: cannot be read ({error.strerror}); {again}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:

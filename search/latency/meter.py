@@ -88,7 +88,7 @@ class LatencyMeter:
 
         Args:
             channels: The network's.
-            build: Makes it. Called only for a target that runs no files.
+            build: Makes it. Called only for a target that runs no files, and where residual blocks are missing.
             targets: Where to measure.
             deployment: How it runs; the study's by default.
 

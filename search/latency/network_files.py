@@ -61,13 +61,15 @@ class NetworkExporter:
 
         Args:
             channels: Its channels.
-            build: Makes it. Called only for a target that runs no files.
+            build: Makes it. Called only for a target that runs no files, and where residual blocks are missing.
             deployment: How it runs.
             target: Where it is measured.
         """
         network = self._network("candidate", deployment)
         if target.target.form == "module":
             return replace(network, module=build().deployed)
+        if self.channels["dense"].keys() - channels.keys():
+            return self.candidate(build(), deployment, target)
         dense = self.reference("dense", target, deployment.imgsz).onnx
         assert dense is not None  # its form is not "module"
         file = self.candidates / f"resized-{os.getpid()}-{size_text(deployment.imgsz)}-{channels.digest()}.onnx"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prunetune.pruning.channels import digest_of
+from prunetune.pruning.depth import lacks_only_blocks, residual_blocks
 from prunetune.pruning.detector import Detector
 from prunetune.results.pareto import nondominated
 from prunetune.results.record import NetworkFigures, NetworkResult
@@ -94,8 +95,10 @@ def measured_figures(
 
 
 def _family(detector: Detector, context: TrialContext) -> str:
-    """What tells the latency of another detector from that of equal channels in the study's; empty for the study's."""
-    if detector.channels.keys() == context.dense_channels.keys():
+    """What tells the latency of another detector from that of equal channels in the study's; empty for the study's, and
+    for what is left of it without residual blocks."""
+    blocks = residual_blocks(context.meter.networks.references["dense"].model)
+    if lacks_only_blocks(detector.channels, context.dense_channels, blocks):
         return ""
     return digest_of([detector.model.yaml.get(part) for part in ("backbone", "head")])
 

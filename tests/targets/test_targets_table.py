@@ -30,7 +30,7 @@ from prunetune.targets import (
     profile,
     read_conv_graph,
 )
-from prunetune.targets.conv_graph import Channels, ConvShape
+from prunetune.targets.conv_graph import Channels, ConvShape, Layer, Transfer
 from prunetune.targets.network import Form
 from prunetune.targets.profiling import FEATURES, anchor_widths, fit, random_widths
 from prunetune.targets.synthesis import write_resized
@@ -141,6 +141,107 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path, content: bytes | N
         path.write_bytes(content)
     with pytest.raises(TargetError, match=r"broken\.onnx.*export"):
         read_conv_graph(path)
+
+
+# Networks without residual blocks
+
+
+def write_shorter(path: Path) -> Path:
+    """The same network without its residual block."""
+    model = onnx.load(write_network(path))
+    gone = {f"{name}{part}" for name in ("one", "two") for part in ("", ".sigmoid")} | {"b", "c", "sum"}
+    nodes = [node for node in model.graph.node if node.output[0] not in gone]
+    weights = [item for item in model.graph.initializer if not item.name.startswith(("one.", "two."))]
+    for node in nodes:
+        node.input[:] = ["a" if name == "sum" else name for name in node.input]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(weights)
+    onnx.save(model, path)
+    return path
+
+
+SHORTER = ("stem", "side", "out")
+
+
+def test_a_graph_without_a_block_is_that_of_the_shorter_network(graph: ConvGraph, tmp_path: Path) -> None:
+    shorter = read_conv_graph(write_shorter(tmp_path / "shorter.onnx"))
+    assert graph.only(SHORTER) == graph.only([*SHORTER, "decoder"]) == shorter
+    assert graph.only(graph.widths) == graph
+    assert graph.multiply_adds(shorter.widths) == shorter.multiply_adds(shorter.widths)
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [("two", "two"), ("one", "one"), ("side", "side"), ("out", "out"), ("stem", "stem"), ("stem one two", "stem"),
+     ("one two out", "out")],
+)  # fmt: skip
+def test_what_is_no_whole_residual_block_cannot_be_missing(graph: ConvGraph, missing: str, named: str) -> None:
+    with pytest.raises(TargetError, match=f"layer {named}:"):
+        graph.only(graph.widths.keys() - set(missing.split()))
+
+
+def chain(blocks: int, concatenates: bool, is_first: bool) -> ConvGraph:
+    """Residual blocks one after the other, and a layer that reads their end, or all that there is of them.
+
+    Args:
+        blocks: How many.
+        concatenates: Whether the last layer reads the input of the first block, and the output of each.
+        is_first: Whether additions have the branch first, and so its channels.
+    """
+    layers, additions, brought = [Layer("in", POINT, Channels(constant=3), 8, 1)], list[Transfer](), [Channels(("in",))]
+    for block in range(blocks):
+        inner, outer = f"{block}.inner", f"{block}.outer"
+        layers += [Layer(inner, POINT, brought[-1], 8, 1), Layer(outer, POINT, Channels((inner,)), 8, 1)]
+        parts = (Channels((outer,)), brought[-1]) if is_first else (brought[-1], Channels((outer,)))
+        additions.append(Transfer("add", parts, 1))
+        brought.append(parts[0])
+    side = Channels(("side",), 2)
+    layers.append(Layer("side", POINT, Channels(constant=3), 8, 1))
+    joined = (side, *(brought if concatenates else brought[-1:]))
+    names = tuple(name for part in joined for name in part.layers)
+    layers.append(Layer("out", POINT, Channels(names, 2), 8, 1))
+    tied = ("in", *(f"{block}.outer" for block in range(blocks)))
+    alone = [(f"{block}.inner",) for block in range(blocks)]
+    return ConvGraph((1, 1), tuple(layers), (*additions, Transfer("concat", joined, 1)), (tied, *alone, ("side",)))
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+@pytest.mark.parametrize("concatenates", [False, True])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_concatenation_loses_what_only_a_missing_block_brought(left: int, concatenates: bool, is_first: bool) -> None:
+    shorter = chain(left, concatenates, is_first)
+    assert chain(3, concatenates, is_first).only(shorter.widths) == shorter
+
+
+def test_a_block_in_a_missing_block_goes_with_it() -> None:
+    layers = (
+        Layer("in", POINT, Channels(constant=3), 8, 1),
+        Layer("one", POINT, Channels(("in",)), 8, 1),
+        Layer("deep", POINT, Channels(("one",)), 8, 1),
+        Layer("two", POINT, Channels(("one",)), 8, 1),
+        Layer("out", POINT, Channels(("in",)), 8, 1),
+    )
+    inner = Transfer("add", (Channels(("one",)), Channels(("deep",))), 1)
+    outer = Transfer("add", (Channels(("in",)), Channels(("two",))), 1)
+    graph = ConvGraph((1, 1), layers, (inner, outer), (("in", "two"), ("one", "deep")))
+    assert graph.only(("in", "out")) == ConvGraph((1, 1), (layers[0], layers[-1]), (), (("in",),))
+    assert graph.only(("in", "one", "two", "out")).transfers == (outer,)
+
+
+def test_a_table_predicts_shorter_networks(file: Path, tmp_path: Path) -> None:
+    device = MadeUp()
+    table = profile(device, file, networks=24)
+    short = write_shorter(tmp_path / "shorter.onnx")
+    whole, shorter = table.graph.widths, read_conv_graph(short).widths
+    assert table.has_layers_of(read_conv_graph(short))
+    assert table.predict(shorter).latency_ms == pytest.approx(device.cost_ms(short), rel=0.05)
+    mixed = [shorter, whole, {**shorter, "side": 8}, {**whole, "side": 8}]
+    ratios = table.predict_many(table.as_array(mixed)).tolist()
+    assert ratios == pytest.approx([table.predict(widths).ratio for widths in mixed])
+    assert ratios[2] < ratios[0] < ratios[1]
+    with pytest.raises(TargetError, match=r"layer side: 48 channels.*40"):
+        table.predict({**shorter, "side": 48})
 
 
 # Grouped convolutions
@@ -463,6 +564,15 @@ class TestTable(TargetTestCase):
         assert found.median_ms == wide.latency_ms
         assert found.ratio == pytest.approx(wide.ratio / narrow.ratio)
         assert found.uncertainty == pytest.approx(2**0.5 * table.error)
+
+    def test_it_predicts_networks_without_residual_blocks(self) -> None:
+        short = Network("shorter", (1, 3, SIZE, SIZE), onnx=write_shorter(self.folder / "shorter.onnx"))
+        whole = Network("whole", (1, 3, SIZE, SIZE), onnx=self.file)
+        found = self.target().measure([whole, short], reference="whole")["shorter"]
+        table = LatencyTable.load(self.folder / "table.json")
+        only = {layer: self.graph.widths[layer] for layer in SHORTER}
+        assert found.ratio == pytest.approx(table.predict(only).ratio / table.predict(self.graph.widths).ratio)
+        assert found.ratio < 0.8
 
     def test_other_networks_are_refused(self) -> None:
         network = self.network("narrow", 8)
