@@ -27,7 +27,11 @@ def channels_figure(study: Source, network: StudyNetwork) -> go.Figure | None:
         None if the network or the study does not know its widths.
     """
     found = Findings.of(study)
-    kept, dense, half = network.figures.channels, found.study.channels_dense, found.study.channels_half
+    kept, dense, half = (
+        found.study.kept(network.figures.channels),
+        found.study.channels_dense,
+        found.study.channels_half,
+    )
     layers = [layer for layer in dense if layer in kept and dense[layer] > 0]
     if not layers:
         return None

@@ -95,7 +95,7 @@ class Networks:
     def _network_document(
         self, network: StudyNetwork, facts: Mapping[str, str | None], layers: Sequence[str]
     ) -> dict[str, Any]:
-        channels = network.figures.channels
+        channels = self.found.study.kept(network.figures.channels)
         own = {"kept": _kept(channels, layers), "removed": _removed(self.found, channels, layers)}
         return _known(
             {

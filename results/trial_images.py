@@ -82,7 +82,7 @@ def _beside(found: Findings, record: TrialRecord) -> list[StudyNetwork]:
 
 def _channels(found: Findings, network: StudyNetwork) -> bytes:
     """The share of its channels that each layer kept, beside half-width's."""
-    kept = network.figures.channels
+    kept = found.study.kept(network.figures.channels)
     dense, half = found.study.channels_dense, found.study.channels_half
     layers = [layer for layer in dense if layer in kept and dense[layer] > 0]
     figure = _canvas(max(2.5, 1.2 + 0.2 * len(layers)))

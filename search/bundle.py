@@ -205,7 +205,8 @@ class _Export:
     # What is said of it
 
     def channels_document(self) -> dict[str, Any]:
-        """The width of every layer, beside the dense network's."""
+        """The width of every layer, beside the dense network's, and the layers that went with whole blocks."""
+        kept = self._found.study.kept(self._detector.channels)
         dense, regions = self._found.study.channels_dense, self._found.study.regions
         return {
             "alignment": {target.name: target.alignment.as_json() for target in self._spec.targets},
@@ -213,6 +214,7 @@ class _Export:
                 layer: {"width": width, "dense": dense.get(layer), "region": regions.get(layer)}
                 for layer, width in self._detector.channels.items()
             },
+            "removed": [layer for layer, width in kept.items() if not width],
         }
 
     def table(self) -> str:

@@ -141,6 +141,16 @@ class StudyRecord:
             finished=integer(attrs.get("finished")),
         )
 
+    def kept(self, channels: Mapping[str, int]) -> Mapping[str, int]:
+        """What a network keeps of the dense network's channels, by layer: 0 where a layer went with its whole block.
+
+        Args:
+            channels: The network's. Where they have layers that the dense network does not, or none at all, they say
+                nothing of what was removed, and stay as they are.
+        """
+        is_part = bool(channels) and channels.keys() <= self.channels_dense.keys()
+        return {layer: channels.get(layer, 0) for layer in self.channels_dense} if is_part else channels
+
     @staticmethod
     def store(study: Study, **changes: Any) -> None:
         """Stores fields with a study.

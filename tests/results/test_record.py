@@ -233,6 +233,13 @@ def test_a_study_is_read_as_it_was_written(
     assert StudyRecord.of(study) == StudyRecord(**written)
 
 
+def test_a_layer_that_went_with_its_block_keeps_nothing() -> None:
+    study = StudyRecord(channels_dense={"stem": 16, "block": 8, "out": 6})
+    assert study.kept({"stem": 12, "out": 6}) == {"stem": 12, "block": 0, "out": 6}
+    assert study.kept({"stem": 12, "another": 6}) == {"stem": 12, "another": 6}
+    assert study.kept({}) == {}
+
+
 @given(st.dictionaries(st.sampled_from(sorted(StudyRecord.__dataclass_fields__)), junk))
 def test_a_damaged_study_is_read(attrs: dict[str, Any]) -> None:
     version = attrs.get("version")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from prunetune.results import (
     Findings,
@@ -490,6 +491,19 @@ def test_pictures_are_drawn_with_a_curve(deployed: Builder, found: Findings, tmp
     found = Findings.of(deployed.study)
     named = [name for name, _ in trial_images(found, 1, found.records[1], tmp_path)]
     assert named == ["channels.png"]
+
+
+def test_a_picture_has_the_layers_that_went_with_their_blocks(builder: Builder, tmp_path: Path) -> None:
+    dense = {f"model.{number}.conv": 16 for number in range(20)}
+    builder.context(channels_dense=dense, channels_half=dense)
+    left = dict(list(dense.items())[:12])
+    for channels in (dense, left, {**left, "decoder": 16}):
+        builder.trial(0.9, 0.8, channels=channels)
+    found = Findings.of(builder.study)
+    drawn = [dict(trial_images(found, number, found.records[number], tmp_path))["channels.png"] for number in range(3)]
+    whole, short, other = (Image.open(io.BytesIO(content)).height for content in drawn)
+    assert whole == short > other, "another detector has no layers in common but these"
+    assert drawn[0] != drawn[1]
 
 
 def test_a_recovery_counts_for_the_front_at_any_deployment(found: Findings, tmp_path: Path) -> None:

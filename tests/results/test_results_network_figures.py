@@ -44,6 +44,19 @@ def test_channels_figure_shows_every_layer_and_the_removed_share(filled: Builder
     assert channels_figure(filled.study, network(filled.study, "1")) is not None
 
 
+def test_layers_that_went_with_their_blocks_keep_nothing(filled: Builder) -> None:
+    dense = Findings.of(filled.study).study.channels_dense
+    left = dict(list(dense.items())[:-3])
+    number = filled.trial(0.9, 0.8, channels=left)
+    figure = channels_figure(filled.study, network(filled.study, str(number)))
+    assert figure is not None
+    head, removed = (next(t for t in figure.data if t.name.startswith(name)) for name in ("head", "removed"))
+    assert list(head.y)[-3:] == list(dense)[-3:]
+    assert list(head.x) == [100.0] * (len(head.x) - 3) + [0.0] * 3
+    assert list(removed.x) == [0.0] * len(left) + [100.0] * 3
+    assert head.customdata[-1] == f"0 of {list(dense.values())[-1]}"
+
+
 def test_channels_figure_needs_widths(builder: Builder) -> None:
     builder.trial(0.9, 0.8)
     assert channels_figure(builder.study, network(builder.study, "0")) is None

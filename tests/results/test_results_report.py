@@ -262,7 +262,8 @@ def test_panels_know_every_layer_and_the_removed_share(filled: Builder, tmp_path
     first = told["networks"]["0"]
     assert first["removed"] == {"backbone": "50.0 %", "head": "75.0 %"}
     assert first["kept"][0] == 8
-    assert told["networks"]["1"]["kept"] == [9, *[None] * 35], "layers that the trial does not know are missing"
+    assert told["networks"]["1"]["kept"] == [9, *[0] * 35], "layers that the trial lacks went with their blocks"
+    assert told["networks"]["1"]["removed"]["head"] == "100.0 %"
     assert told["networks"]["half-width"]["kept"][0] == 8
     assert told["networks"]["half-width"]["facts"]["ended"] == "control, trained for 90 epochs"
 
@@ -279,6 +280,13 @@ def test_panels_and_notes_tell_where_a_threshold_separates_nothing(builder: Buil
     notes = [trial_note(found, trial) for trial in found.trials]
     assert "nothing separates at threshold 0.5" in notes[0]
     assert "nothing separates" not in notes[1]
+
+
+def test_panels_of_another_detector_show_the_layers_that_it_shares(filled: Builder, tmp_path: Path) -> None:
+    number = filled.trial(0.9, 0.8, channels={"model.0.conv": 12, "model.99.conv": 4})
+    told = networks(filled, tmp_path)["networks"][str(number)]
+    assert told["kept"] == [12, *[None] * 35]
+    assert told["removed"] == {"backbone": "25.0 %"}
 
 
 def test_panels_need_no_widths(builder: Builder, tmp_path: Path) -> None:

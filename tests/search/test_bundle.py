@@ -103,7 +103,9 @@ def test_all_that_ships(bundle: Path, finished_study: Path) -> None:
     assert done.stdout.count(": OK") == len(FILES) - 1
     assert (bundle / "model.pt").read_bytes() == (finished_study / "candidates" / "trial-1.pt").read_bytes()
     widths = Detector.load(bundle / "model.pt").channels
-    layers = json.loads((bundle / "channels.json").read_text())["layers"]
+    channels = json.loads((bundle / "channels.json").read_text())
+    layers = channels["layers"]
+    assert channels["removed"] == []
     assert {name: told["width"] for name, told in layers.items()} == widths
     assert any(told["width"] < told["dense"] for told in layers.values())
     pruned = {name: told["width"] for name, told in layers.items() if told["width"] < told["dense"]}
