@@ -29,8 +29,9 @@ from prunetune.search.taking import next_trial
 from prunetune.spaces import Cost, Outcome, StageUse
 
 ROOT = Path(__file__).resolve().parent.parent
-WORK = ("train", "validate", "measure")
-"""The parts that a study is there for. Everything else is overhead."""
+WORK = ("train", "validate", "measure", "deploy")
+"""The parts that a study is there for, the last one validation and measurement at further deployments. Everything else
+is overhead."""
 
 
 def main() -> None:

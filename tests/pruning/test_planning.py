@@ -13,6 +13,7 @@ import torch
 
 from prunetune.pruning import Detector, Pipeline, Pruned, PruningPlan, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.channels import ChannelConfig
+from prunetune.pruning.depth import residual_blocks
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.spaces import ConfigError, ImageSize, LatencyShare, Recipe, Threshold
 from prunetune.spaces.recipe import Importance
@@ -197,3 +198,35 @@ def test_a_threshold_in_the_midst_of_the_gammas_is_told(pipeline: Callable[..., 
     assert candidate.warning.startswith(f"nothing separates at threshold {middle:.3g}: ")
     assert "|" in candidate.warning
     assert pruned(pipeline(), replace(RECIPE, threshold=Threshold.everywhere(0.0))).warning is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"threshold": LatencyShare(0.9), "planner": "knapsack", "importance": "taylor"},
+    ],
+)
+def test_so_many_blocks_go_in_the_first_round(
+    pipeline: Callable[..., Pipeline], dense: ChannelConfig, options: dict[str, Any]
+) -> None:
+    latencies = ByChannels(dense) if options else None
+    recipe = replace(RECIPE, depth=2, rounds=2, **options)
+    first, second = surgeries(pipeline(latencies), recipe)
+    gone = first.plan.blocks
+    assert len(gone) >= 2
+    assert second.plan.channels.keys() <= first.plan.channels.keys() < dense.keys()
+    assert second.load().channels == second.plan.channels
+    whole = pruned(pipeline(latencies), replace(recipe, depth=None, rounds=1))
+    assert (whole.plan.blocks, whole.plan.channels.keys()) == ((), dense.keys())
+    if latencies is not None:
+        assert latencies.share(second.plan.channels) <= 0.9
+    again = surgeries(pipeline(latencies), recipe)
+    assert [item.stage.digest for item in again] == [first.stage.digest, second.stage.digest]
+    assert all(item.stage.reused for item in again)
+
+
+def test_a_detector_has_no_more_blocks_to_lose_than_it_has(pipeline: Callable[..., Pipeline]) -> None:
+    candidate = pruned(pipeline(), replace(RECIPE, depth=50))
+    assert residual_blocks(candidate.load().model) == ()
+    assert len(candidate.plan.blocks) == 7

@@ -113,9 +113,12 @@ def test_a_beginning_that_is_trained_again_is_the_one_that_was_passed(
 
 
 @pytest.mark.slow
-def test_a_rewound_network_has_the_early_weights_of_what_both_rounds_left(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("depth", [None, 2])
+def test_a_rewound_network_has_the_early_weights_of_what_both_rounds_left(
+    pipeline: Pipeline, depth: int | None
+) -> None:
     recipe = replace(RECIPE, threshold=Threshold.everywhere(0.9), later_thresholds=(Threshold.everywhere(2.0),))
-    found, cost = carry_out(pipeline, replace(recipe, rounds=2, start="rewind"))
+    found, cost = carry_out(pipeline, replace(recipe, rounds=2, start="rewind", depth=depth))
     assert [item.round for item in found] == [1, 1, 2, 2]
     assert "early" not in [use.kind for use in cost.stages], "it is no part of a recipe"
 
@@ -124,7 +127,9 @@ def test_a_rewound_network_has_the_early_weights_of_what_both_rounds_left(pipeli
     assert [found[index].stage.parent for index in (1, 3)] == [start.digest for start in starts]
     early = pipeline.stages.load(pipeline.early()).model
     groups = channel_groups(early)
-    kept = compose(compose(Remains(), found[0].plan, groups), found[2].plan, groups).kept
+    left = compose(compose(Remains(), found[0].plan, groups), found[2].plan, groups)
+    kept = left.kept
+    assert (len(left.blocks) >= 2) == bool(depth)
     root = "model.0.conv"
     rewound = starts[1].build()
     assert rewound.channels == found[3].load().channels
