@@ -125,11 +125,12 @@ class LatencyTable:
             TargetError: As of `predict`.
         """
         weights = numpy.array([self.coefficients[name] for name in FEATURES])
+        rows: dict[tuple[bool, ...], list[int]] = {}
+        for row, structure in enumerate(map(tuple, (widths > 0).tolist())):
+            rows.setdefault(structure, []).append(row)
         ratios: Array = numpy.empty(len(widths))
-        structures, structure_of = numpy.unique(widths > 0, axis=0, return_inverse=True)
-        for number, there in enumerate(structures):
-            chosen = structure_of.reshape(-1) == number
-            ratios[chosen] = self._model_of(tuple(there.tolist())).features(widths[chosen][:, there]) @ weights
+        for structure, alike in rows.items():
+            ratios[alike] = self._model_of(structure).features(widths[alike][:, structure]) @ weights
         return ratios
 
     def as_array(self, networks: Sequence[Mapping[str, int]]) -> Array:
