@@ -26,7 +26,9 @@ def parse_address(storage: str) -> sqlalchemy.engine.URL:
             f"storage: cannot be used: it is no address such as {EXAMPLE}. Letters of a password that mean something "
             "in an address are written as numbers: %40 for @, %2F for /, %3A for :"
         ) from error
-    if url.drivername.startswith("sqlite") and url.database in (None, "", ":memory:"):
+    if url.drivername.startswith("sqlite") and (
+        url.database in (None, "", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
+    ):
         raise ConfigError("storage: an SQLite database in memory ends with its process; name a file: sqlite:////PATH")
     return url
 

@@ -18,7 +18,7 @@ import sqlalchemy.event
 import sqlalchemy.exc
 from optuna.storages import RDBStorage
 
-from prunetune.results.address import parse_address, public_address
+from prunetune.results.address import EXAMPLE, parse_address, public_address
 from prunetune.results.findings import Findings
 from prunetune.results.place import choose_name, place_of, sqlite_url
 from prunetune.results.record import StudyRecord
@@ -108,7 +108,9 @@ def storage_errors(folder: Path, storage: str | None = None, *, runs: bool = Tru
             gone = file if file.parent.is_dir() else file.parent
             remedy = "; its stages are in the store, and the same command starts the study anew" if runs else ""
             raise StoreError(f"{gone}: was removed, or replaced, while the study was used{remedy}") from error
-        remedy = "restore it from a copy" + (f", or remove {file} to start anew" if runs else "")
+        remedy = "restore it from a copy"
+        if runs:  # a file that was named may be another program's
+            remedy += f", or remove {file} to start anew" if storage is None else ", or give another address"
         if "locked" in text:
             remedy = "another program holds it; end that, and run the same command again"
         raise StoreError(f"{file}: the study's database cannot be used ({text}); {remedy}") from error
@@ -129,6 +131,7 @@ def open_storage(url: str, heartbeat_interval: int | None = None, grace_period: 
         MissingExtraError: Its driver is not installed.
     """
     with _address_errors(url):
+        _require_place(parse_address(url))
         options = _engine_options(parse_address(url))
         if "{" not in url:  # Optuna refuses braces
             _require_own_tables(url, options)
@@ -167,6 +170,11 @@ def _address_errors(url: str) -> Iterator[None]:
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({error})") from error
     except (KeyError, IndexError) as error:  # Optuna fills braces in
         raise ConfigError("storage: cannot be used: write %7B for { and %7D for } in an address") from error
+    except sqlalchemy.exc.NoSuchModuleError as error:
+        kind = parse_address(url).drivername
+        raise ConfigError(
+            f"storage: {public_address(url)}: cannot be used: there is no {kind!r}; give sqlite:////PATH or {EXAMPLE}"
+        ) from error
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise ConfigError(f"storage: {public_address(url)}: cannot be used ({type(error).__name__})") from error
     except RuntimeError as error:  # tables of another version of Optuna
@@ -177,18 +185,45 @@ def _require_own_tables(url: str, options: Mapping[str, Any]) -> None:
     """Refuses a database of another program, before Optuna adds its tables to those.
 
     Raises:
-        ConfigError: It has a table of Optuna's name that is not Optuna's.
+        ConfigError: It has a table of Optuna's name that is not Optuna's, or tables of others and none of Optuna's.
     """
     engine = sqlalchemy.create_engine(url, **options)
     try:
-        tables = sqlalchemy.inspect(engine)
-        if tables.has_table("studies") and "study_name" not in {item["name"] for item in tables.get_columns("studies")}:
+        inspector = sqlalchemy.inspect(engine)
+        tables = inspector.get_table_names()
+        others = [
+            table
+            for table, column in _OWN_COLUMNS.items()
+            if table in tables and column not in {item["name"] for item in inspector.get_columns(table)}
+        ]
+        if "version_info" not in tables:  # of Optuna's own, others may just be made by another process
+            others += [table for table in tables if not table.startswith(("study_", "trial_", *_OWN_COLUMNS))]
+        if others:
             raise ConfigError(
-                f"storage: {public_address(url)}: is a database of another program, whose table `studies` is not "
+                f"storage: {public_address(url)}: is a database of another program, whose table `{others[0]}` is not "
                 "Optuna's; give one of its own"
             )
     finally:
         engine.dispose()
+
+
+_OWN_COLUMNS = {"studies": "study_name", "trials": "trial_id", "version_info": "version_info_id"}
+"""Tables of Optuna's, each with a column that others of that name hardly have."""
+
+
+def _require_place(url: sqlalchemy.engine.URL) -> None:
+    """Refuses an SQLite file where none can be.
+
+    Raises:
+        ConfigError: Its folder is not there, or it is a folder.
+    """
+    if not url.drivername.startswith("sqlite") or not url.database or url.database.startswith("file:"):
+        return
+    file = Path(url.database)
+    if file.is_dir():
+        raise ConfigError(f"storage: {file}: is a folder; name a file in it")
+    if not file.parent.is_dir():
+        raise ConfigError(f"storage: {file.parent}: no such folder; make it, or correct the address")
 
 
 def _with_tables(make: Callable[[], RDBStorage]) -> RDBStorage:

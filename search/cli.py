@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,7 +22,7 @@ from prunetune.search.output import write_json as _write_json
 from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
 from prunetune.search.store_commands import store_app
 from prunetune.spaces import ConfigError, PrunetuneError, Threshold
-from prunetune.spaces.files import is_without_room, storage_error
+from prunetune.spaces.files import place_error
 from prunetune.spaces.recipe import Importance
 
 if TYPE_CHECKING:
@@ -425,9 +424,10 @@ def main() -> None:
     except BrokenPipeError:
         raise SystemExit(1) from None
     except OSError as error:
-        if not is_without_room(error):
+        told = place_error(error)
+        if told is None:
             raise
-        print(f"error: {storage_error(Path(error.filename or tempfile.gettempdir()), error)}", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

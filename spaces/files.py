@@ -57,9 +57,25 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def is_without_room(error: OSError) -> bool:
-    """Whether a disk is full, or takes nothing any more."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+def place_error(error: OSError) -> StoreError | None:
+    """The same of a disk that takes no more, or of a folder for temporary files that cannot be used.
+
+    Returns:
+        What to do about it; None if the error speaks of what was done, and not of a place.
+    """
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError as absent:
+        return StoreError(f"{absent.strerror}; {_OTHER_FOLDER}")
+    file = Path(error.filename or folder)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return storage_error(file, error)
+    if folder in file.parents and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        return StoreError(f"{folder}: temporary files cannot be written ({error.strerror}); {_OTHER_FOLDER}")
+    return None
+
+
+_OTHER_FOLDER = "set TMPDIR to a folder that you can write"
 
 
 def storage_error(path: Path, error: OSError) -> StoreError:

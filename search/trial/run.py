@@ -9,10 +9,8 @@ over them.
 from __future__ import annotations
 
 import logging
-import tempfile
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeAlias, assert_never
 
 from prunetune.pruning.pipeline import Pruned, Recovered, Trained
@@ -35,7 +33,7 @@ from prunetune.search.trial.early_stopping import decided_after, judge, rungs_of
 from prunetune.search.trial.figures import excess_text, missed_share, network_figures
 from prunetune.search.trial.files import CURVES, GAMMAS
 from prunetune.spaces import LatencyShare, MeasurementError, Outcome, PrunetuneError, Recipe
-from prunetune.spaces.files import is_without_room, storage_error
+from prunetune.spaces.files import place_error
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +78,8 @@ def _end_of(run: _Run) -> TrialRecord:
     except Exception as error:
         if stop_is_asked():  # a signal to the whole group also ends the processes that load images
             raise StopAskedError from error
-        if isinstance(error, OSError) and is_without_room(error):  # that says nothing of the recipe
-            raise storage_error(Path(error.filename or tempfile.gettempdir()), error) from error
+        if isinstance(error, OSError) and (told := place_error(error)):  # that says nothing of the recipe
+            raise told from error
         outcome = Outcome.OUT_OF_MEMORY if is_out_of_memory(error) else Outcome.ERROR
         if outcome is Outcome.ERROR:
             _log.warning("%s failed", run.context.title, exc_info=True)

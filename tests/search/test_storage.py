@@ -230,6 +230,11 @@ def test_a_study_is_that_of_its_database(make_spec: MakeSpec, storage: str) -> N
     [
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
+        ("sqlite:///file::memory:?uri=true", "in memory"),
+        ("sqlite:///file:x?mode=memory&uri=true", "in memory"),
+        ("sqlite:////nowhere/at/all/x.db", "/nowhere/at/all: no such folder"),
+        ("sqlite:////etc", "/etc: is a folder"),
+        ("foo://x", "there is no 'foo'.*postgresql"),
         ("postgresql+psycopg://u:p{1}w@127.0.0.1:9/studies", "%7B"),
         ("sqlite:////tmp/{name}.db", "%7B"),
     ],
@@ -239,14 +244,33 @@ def test_an_address_that_cannot_hold_a_study_is_refused(address: str, words: str
         open_storage(address)
 
 
-def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "table",
+    [
+        "customers (id INTEGER)",
+        "studies (study_id INTEGER, title TEXT)",
+        "trials (id INTEGER)",
+        "version_info (version TEXT)",
+        "alembic_version (version_num TEXT)",
+    ],
+)
+def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path, table: str) -> None:
     address = f"sqlite:///{tmp_path}/others.db"
     engine = sqlalchemy.create_engine(address)
     with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("CREATE TABLE studies (study_id INTEGER, title TEXT)"))
-    with pytest.raises(ConfigError, match=r"another program.*`studies`"):
+        connection.execute(sqlalchemy.text(f"CREATE TABLE {table}"))
+    with pytest.raises(ConfigError, match="another program.*`" + table.split()[0]):
         open_storage(address)
-    assert sqlalchemy.inspect(engine).get_table_names() == ["studies"]
+    assert sqlalchemy.inspect(engine).get_table_names() == [table.split()[0]]
+
+
+def test_a_database_that_holds_studies_may_hold_more(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/studies.db"
+    engine = open_storage(address).engine
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE customers (id INTEGER)"))
+    engine.dispose()
+    assert open_storage(address).get_all_studies() == []
 
 
 def test_tables_of_another_optuna_are_refused(tmp_path: Path) -> None:
@@ -283,3 +307,12 @@ def test_a_damaged_database_in_a_folder_that_is_read_only_is_damaged(
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(StoreError, match="restore it from a copy"), storage_errors(tmp_path, runs=False):
         raise sqlalchemy.exc.DatabaseError("SELECT 1", {}, GoneError("database disk image is malformed"))
+
+
+def test_a_file_that_is_no_database_is_not_to_be_removed(tmp_path: Path) -> None:
+    file = tmp_path / "letter.txt"
+    file.write_text("Dear Sir or Madam, " * 100)
+    address = f"sqlite:///{file}"
+    with pytest.raises(StoreError, match="give another address") as caught, storage_errors(tmp_path, address):
+        open_storage(address)
+    assert "remove" not in str(caught.value)

@@ -8,13 +8,14 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from prunetune.spaces import ConfigError, DatasetError, MissingExtraError, PrunetuneError, StoreError
-from prunetune.spaces.files import publish, storage_error, write_text
+from prunetune.spaces.files import place_error, publish, storage_error, write_text
 
 DIE_WHILE_WRITING = """
 import os, signal, sys
@@ -157,6 +158,41 @@ def test_a_failing_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_errors_of_the_system_name_file_and_remedy(code: int, text: str) -> None:
     assert str(storage_error(Path("x"), OSError(code, os.strerror(code)))) == text
+
+
+@pytest.mark.parametrize("kind", ["gone", "file"])
+def test_a_temporary_folder_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = tmp_path / kind
+    if kind == "file":
+        folder.touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(OSError, match=kind) as caught:
+        tempfile.mkdtemp()
+    assert str(place_error(caught.value)).startswith(f"{folder}: ")
+    assert "TMPDIR" in str(place_error(caught.value))
+
+
+def test_no_temporary_folder_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    assert "['/tmp']; set TMPDIR" in str(place_error(FileNotFoundError(errno.ENOENT, "nothing")))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_a_disk_that_takes_no_more_is_no_fault_of_the_work(code: int) -> None:
+    assert str(place_error(OSError(code, os.strerror(code), "/data/x"))).startswith("/data/x: ")
+    assert str(place_error(OSError(code, os.strerror(code)))).startswith(f"{tempfile.gettempdir()}: ")
+
+
+def test_an_error_of_the_work_says_nothing_of_places(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="absent") as caught:
+        (tmp_path / "absent").read_text()
+    assert place_error(caught.value) is None
+    assert place_error(FileNotFoundError(errno.ENOENT, "", f"{tempfile.gettempdir()}/absent")) is None
 
 
 def test_one_problem_is_one_line() -> None:
