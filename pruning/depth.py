@@ -25,12 +25,16 @@ LAST_NORM = "cv2.bn"
 
 
 def residual_blocks(model: nn.Module) -> tuple[str, ...]:
-    """The bottlenecks with a shortcut, by name, in natural order.
+    """The bottlenecks with a shortcut, by name, in natural order. Those among layers of other kinds are left out.
 
     Args:
         model: An ultralytics `DetectionModel`.
     """
-    found = [name for name, block in model.named_modules() if type(block).__name__ == "Bottleneck" and block.add]
+    found = [
+        name
+        for name, block in model.named_modules()
+        if _is_bottleneck(block) and block.add and all(map(_is_bottleneck, _siblings(model, name)))
+    ]
     return tuple(sorted(found, key=natural_order))
 
 
@@ -101,6 +105,14 @@ def lacks_only_blocks(names: Collection[str], dense: Collection[str], blocks: Se
     # What is left is numbered anew: it is always the last ones of a container that are missing.
     gone = [block for block in blocks if not any(name.startswith(f"{block}.") for name in names)]
     return set(names) == {name_after(name, gone) for name in dense} - {None}
+
+
+def _is_bottleneck(module: nn.Module) -> bool:
+    return type(module).__name__ == "Bottleneck"
+
+
+def _siblings(model: nn.Module, block: str) -> Iterator[nn.Module]:
+    yield from model.get_submodule(_place(block)[0]).children()
 
 
 def _moved(name: str, block: str, by: int) -> str:

@@ -31,7 +31,7 @@ from prunetune.spaces import ModelError, Threshold
 from prunetune.targets import read_conv_graph
 
 NAMES = ("square", "disc")
-FAMILIES = {"yolov5n": 7, "yolov8n": 6, "yolo11n": 11, "yolo12n": 10, "yolo26n": 13}
+FAMILIES = {"yolov5n": 7, "yolov8n": 6, "yolo11n": 11, "yolo12n": 10, "yolo26n": 12}
 """Residual blocks of the smallest detector of each family."""
 
 

@@ -87,6 +87,7 @@ ASSIGN = {
     "pruning/batchnorm.py": _MODULE,
     "pruning/blocks.py": _MODULE,
     "pruning/compat.py": _PATCH,
+    "pruning/depth.py": _MODULE,
     "pruning/detector.py": _MODULE,
     "pruning/evaluation.py": _MODULE,
     "pruning/export.py": _MODULE,
