@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A test that no signal wakes, deep in a library, is told by its stack after 1000 s and ends its process, and no more.
+PYTEST := $(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder \
+	-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
 ROOMS := spaces targets pruning results search
 
-.PHONY: setup demo test retest lint bench clean
+.PHONY: setup demo test test-faults test-all retest lint bench clean
 
 setup: $(STAMP)
 
@@ -23,12 +26,17 @@ demo: setup
 	$(BIN)/python examples/barcodes/generate.py --out data/barcodes
 	$(BIN)/prunetune run examples/barcodes/study.yaml
 
-# A test that no signal wakes, deep in a library, is told by its stack after 1000 s and ends its process, and no more.
 test: setup
-	$(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder \
-		-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
+	$(PYTEST) -m "not faults"
 
-# What failed beside other tests, once more and alone.
+# Kills, outages, clusters, browsers, every family of detectors: slow, and seldom what a change breaks.
+test-faults: setup
+	$(PYTEST) -m faults
+
+test-all: setup
+	$(PYTEST)
+
+# What failed last beside other tests, once more and alone.
 retest: setup
 	$(BIN)/pytest --last-failed --last-failed-no-failures none
 

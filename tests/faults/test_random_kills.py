@@ -25,7 +25,7 @@ from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
 from prunetune.spaces import Outcome, StoreError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 STUDY: dict[str, Any] = {
     "name": "torn",

@@ -13,6 +13,7 @@ import numpy
 import onnxruntime
 import pytest
 import torch
+from families.tiers import in_tiers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -70,7 +71,7 @@ def outputs(model: nn.Module) -> torch.Tensor:
     return found
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=in_tiers(FAMILIES))
 def family(request: pytest.FixtureRequest) -> tuple[Detector, tuple[ChannelGroup, ...], int]:
     detector = detector_of(request.param)
     return detector, channel_groups(deepcopy(detector.model).float()), FAMILIES[request.param]
@@ -206,7 +207,7 @@ def test_knapsack_gives_up_first_what_adds_least_for_its_work() -> None:
     assert ladder.plan(1).blocks == ("model.6.m.1",)
 
 
-@pytest.mark.parametrize("name", ["yolov5n", "yolo26n"])
+@pytest.mark.parametrize("name", in_tiers(["yolov5n", "yolo26n"]))
 def test_work_of_shortened_networks_is_counted_as_their_files_have_it(name: str, tmp_path: Path) -> None:
     """As shares of what all blocks save: not all that is trained is exported."""
     detector = detector_of(name)

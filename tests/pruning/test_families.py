@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from families.tiers import in_tiers
 from torch import Tensor, nn
 
 from prunetune.pruning.batchnorm import recalibrate
@@ -127,12 +128,12 @@ def stem(name: str) -> str:
 _built: dict[str, Family] = {}
 
 
-@pytest.fixture(params=[*DETECTORS, *OTHER_HEADS], ids=stem)
+@pytest.fixture(params=in_tiers([*DETECTORS, *OTHER_HEADS]))
 def family(request: pytest.FixtureRequest) -> Family:
     return _family(request.param)
 
 
-@pytest.fixture(params=DETECTORS, ids=stem)
+@pytest.fixture(params=in_tiers(DETECTORS))
 def detector(request: pytest.FixtureRequest) -> Family:
     return _family(request.param)
 
@@ -309,7 +310,7 @@ def find_small_boxes(head: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["yolov5n.yaml", "yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml", AUTHORS], ids=stem
+    "name", in_tiers(["yolov5n.yaml", "yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml", AUTHORS])
 )
 def test_surgery_itself_costs_no_accuracy(name: str, shapes: Path, tmp_path: Path) -> None:
     from ultralytics.utils.nms import non_max_suppression
@@ -346,6 +347,7 @@ def test_surgery_itself_costs_no_accuracy(name: str, shapes: Path, tmp_path: Pat
         assert getattr(after, figure) == pytest.approx(getattr(before, figure), abs=1e-4)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "phase", [recovery_phase(3, "map50_95"), sparse_phase(3, Sparsity(0.1, 0.1, 0.01))], ids=["recovery", "sparse"]
@@ -364,7 +366,7 @@ def test_a_training_of_two_heads_goes_on_where_it_was_cut_off(shapes: Path, phas
 
 
 @pytest.mark.parametrize(
-    "name", ["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo12s.yaml", "yolo26n.yaml", AUTHORS], ids=stem
+    "name", in_tiers(["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo12s.yaml", "yolo26n.yaml", AUTHORS])
 )
 def test_half_and_quarter_of_the_width(name: str) -> None:
     dense, half, quarter = (
@@ -388,6 +390,7 @@ def test_a_saved_network_is_the_same(family: Family, tmp_path: Path) -> None:
     assert_equal_outputs(loaded.model, pruned.model, 0.0)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_stock_ultralytics_computes_the_same_without_prunetune(
     tmp_path: Path, stock_ultralytics: Callable[..., dict[str, Any]]
@@ -403,7 +406,7 @@ def test_stock_ultralytics_computes_the_same_without_prunetune(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPORTED, ids=stem)
+@pytest.mark.parametrize("name", in_tiers(EXPORTED))
 def test_an_exported_network_computes_the_same(name: str, tmp_path: Path) -> None:
     pruned = _family(name).pruned(0.6)
     recalibrate(pruned.model, [images(8)])
@@ -426,7 +429,11 @@ def test_an_exported_network_computes_the_same(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["yolov5s.yaml", *[pytest.param(f"yolov5{size}.yaml", marks=pytest.mark.slow) for size in "mlx"]]
+    "name",
+    [
+        "yolov5s.yaml",
+        *[pytest.param(f"yolov5{size}.yaml", marks=[pytest.mark.faults, pytest.mark.slow]) for size in "mlx"],
+    ],
 )
 def test_larger_networks_of_yolov5(name: str) -> None:
     family = Family.build(name)

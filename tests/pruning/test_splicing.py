@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from families.tiers import in_tiers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -154,7 +155,7 @@ def test_a_stranger(dense: nn.Module, groups: tuple[ChannelGroup, ...]) -> None:
         splice(dense, Donor(pruned.model), pruned, groups)
 
 
-@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml"])
+@pytest.mark.parametrize("name", in_tiers(["yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml"]))
 def test_other_families(name: str) -> None:
     dense: nn.Module = Detector.load(name, NAMES).model.eval()
     groups = channel_groups(dense)

@@ -15,6 +15,8 @@ from optuna.trial import TrialState
 from prunetune.results import RungDecision, StudyRecord, write_report
 from prunetune.spaces import Deployment
 
+pytestmark = pytest.mark.faults
+
 Builder = Any
 Open = Callable[[Path], Any]
 

@@ -263,6 +263,7 @@ def wait_for_text(browser: Any, *words: str) -> None:
         wait(browser, f"document.body.innerText.includes({json.dumps(word)})")
 
 
+@pytest.mark.faults
 def test_a_browser_shows_front_notes_and_pictures(online: Any, own: Any) -> None:
     own.carry_out(0.7, 0.7)
     own.carry_out(0.7, 0.7, duplicate_of=0, rounds=[own.network(0.85, 0.6, channels={"model.0.conv": 12})])

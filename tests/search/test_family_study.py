@@ -15,7 +15,7 @@ from prunetune.results import load_study
 from prunetune.search.runner import run_study
 from prunetune.search.spec import StudySpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 SPACE: dict[str, Any] = {"sparsity": 0.3, "sparse_epochs": 1, "threshold": 0.8, "recovery_epochs": 1}
 

@@ -18,7 +18,7 @@ from filelock import SoftFileLease
 from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 STUDY: dict[str, Any] = {
     "name": "frozen",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from families.tiers import in_tiers
 from rich.console import Console
 
 from prunetune.pruning import Detector, apply_plan, plan_pruning
@@ -31,7 +32,7 @@ GROUPED = str(Path(__file__).parents[1] / "pruning" / "models" / "grouped.yaml")
 FAMILIES = ["yolov5n.yaml", "yolov5n-deconv.yaml", "yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"]
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, GROUPED], ids=lambda name: Path(name).stem)
+@pytest.fixture(scope="module", params=in_tiers([*FAMILIES, GROUPED]))
 def dense(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Path]:
     """A detector and its ONNX file."""
     detector = Detector.load(request.param, names=("square", "disc"))

@@ -21,6 +21,8 @@ from prunetune.spaces import Outcome
 
 ray = pytest.importorskip("ray")
 
+pytestmark = pytest.mark.faults
+
 StartCommand = Callable[..., Command]
 WriteStudy = Callable[..., Path]
 

@@ -33,6 +33,7 @@ MakeSpec = Callable[..., StudySpec]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("storage", ["sqlite", pytest.param("postgresql", marks=pytest.mark.faults)], indirect=True)
 class TestContract(StorageTestCase):
     """Optuna's own conformance suite."""
 

@@ -207,6 +207,7 @@ def test_every_trial_says_what_it_did(whole: Path) -> None:
     assert trained == 1 + 3 * len(plans), "one sparse phase for all, one recovery for each network"
 
 
+@pytest.mark.faults
 def test_the_report_opens_in_a_browser(whole: Path, opened: Callable[[Path], Any]) -> None:
     page = opened(whole / "report.html")
     page.look_through()
