@@ -246,7 +246,9 @@ def cautions(found: Findings) -> list[str]:
 
 def _against(winner: StudyNetwork, control: StudyNetwork, name: str) -> str:
     points = 100 * (winner.map50_95 - control.map50_95)
-    parts = [f"{abs(points):.1f} points {'above' if points >= 0 else 'below'}"]
+    parts = [
+        f"{abs(points):.1f} points {'above' if points > 0 else 'below'}" if f"{points:.1f}" != "0.0" else "as accurate"
+    ]
     for target, mine in winner.latencies.items():
         theirs = control.latencies.get(target)
         if theirs is not None:

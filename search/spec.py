@@ -226,7 +226,8 @@ class StudySpec(BaseModel):
     def _each_once(cls, controls: tuple[str, ...]) -> tuple[str, ...]:
         names = list(map(control_name, controls))
         if len(set(names)) < len(names):
-            raise ValueError(f"has a name twice: {', '.join(names)}")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"has {twice!r} twice; files need names of their own, whatever their folders")
         for control in controls:
             if control not in REFERENCES and Path(control).suffix.lower() not in (".pt", ".yaml", ".yml"):
                 known = did_you_mean(control, REFERENCES)
