@@ -161,7 +161,7 @@ def test_other_deployments_are_another_study(make_spec: MakeSpec) -> None:
     [
         (["dens"], "did you mean dense?"),
         (["yolov8n.onnx"], "takes names, and files of .yaml or .pt"),
-        (["a/best.pt", "b/best.pt"], "has a name twice: best.pt, best.pt"),
+        (["a/best.pt", "b/best.pt"], "has 'best.pt' twice"),
     ],
 )
 def test_a_control_that_is_none(make_spec: MakeSpec, controls: list[str], words: str) -> None:

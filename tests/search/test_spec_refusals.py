@@ -43,7 +43,7 @@ BAD = [
     ("device: true", "device", "string"),
     ("controls: [tiny]", "controls", "there are dense, half-width"),
     ("controls: dense", "controls", "takes a list in brackets, such as [dense]"),
-    ("controls: [dense, dense]", "controls", "has a name twice"),
+    ("controls: [dense, dense]", "controls", "has 'dense' twice"),
     ("seed: 4294967296", "seed", "less than or equal to 1000000000"),
     ("runs: ''", "runs", "at least 1"),
     ("objectives: [latency]", "objectives", "the first is map50_95, not 'latency'"),
