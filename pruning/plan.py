@@ -255,9 +255,10 @@ class Scores:
     def is_least(self, plan: PruningPlan) -> bool:
         """Whether no other plan leaves less: each layer has as few channels as it may have, each block is gone."""
         kept = dict(plan.keep)
-        widths = {item: len(kept.get(item.group.root, range(item.group.width))) for item in self.groups}
         return len(plan.blocks) == len(self.blocks) and all(
-            width <= item.least or name_after(item.group.root, plan.blocks) is None for item, width in widths.items()
+            len(kept.get(item.group.root, range(item.group.width))) <= item.least
+            for item in self.groups
+            if name_after(item.group.root, plan.blocks) is not None
         )
 
     def plan(self, threshold: Threshold) -> PruningPlan:
