@@ -32,7 +32,7 @@ class DeploySettings(BaseModel):
     """Sizes in px, `640` or `[384, 640]`; recipes are drawn from them too. By default the study's and 0.85, 0.7, 0.55
     and 0.4 of it, in multiples of the detector's stride, from two strides on."""
     precision: tuple[Precision, ...] | None = None
-    """By default what each target is set to."""
+    """Number formats that networks are looked at in; by default what each target is set to."""
 
     @field_validator("imgsz", "precision")
     @classmethod

@@ -120,39 +120,42 @@ class StudySpec(BaseModel):
     name: str
     """The study's name, and its folder below `runs`."""
     model: FileText
-    """A yaml (trained first) or a .pt (taken as it is)."""
+    """A yaml, which is trained first, or a .pt, which is taken as it is: it finds the data set's classes, in their
+    order."""
     data: FileText
-    """The data set's yaml."""
+    """A data set of ultralytics: a data.yaml, its folder, an archive of that, or a name such as `coco8`."""
     space: SearchSpace
     """Which recipes may be tried."""
     imgsz: int = Field(strict=True, default=640, ge=32, le=8192, multiple_of=32)
-    """Side of the square input in px."""
+    """Side of the square input in px; a multiple of the detector's coarsest stride."""
     deploy: DeploySettings = DeploySettings()
     """At which input sizes and in which precisions networks run."""
     batch: int = Field(strict=True, default=16, ge=1)
-    """Images per step."""
+    """Images per step. Every batch is one step of the optimizer."""
     device: str = "cpu"
-    """`cpu`, or a GPU's number; several numbers give as many workers."""
+    """`cpu`, `mps`, or a GPU's number; several numbers, `[0, 1]`, give as many workers."""
     workers: int = Field(strict=True, default=8, ge=0)
     """Processes that load images; none on a CPU."""
     cache: Literal["ram", "disk", ""] = "ram"
     """Where decoded images are kept."""
     dense_epochs: int = Field(strict=True, default=100, ge=1, le=MOST_EPOCHS)
-    """Epochs of the dense training of a yaml, and the head start of the narrow controls."""
+    """Epochs of the dense training of a yaml. Beside a .pt those that it had: half-width gets as many."""
     seed: int = Field(strict=True, default=0, ge=0, le=10**9)
     """Initial weights, order of images, sampler."""
     choose: Literal["map50_95", "f1", "both"] = "map50_95"
-    """Which epoch's checkpoint a training keeps."""
+    """Which epoch's checkpoint a training keeps: by `map50_95`, by `f1`, or by `both`, their geometric mean."""
     train: dict[str, float | int | bool | str] = Field(default_factory=dict)
-    """Further training arguments of ultralytics, such as `optimizer`, `lr0` or `mosaic`."""
+    """Further arguments of ultralytics for every training, such as `{optimizer: SGD, lr0: 0.01, mosaic: 0.5}`. Those
+    that would change what is scored, or that a study decides, are refused with the reason."""
     targets: tuple[TargetSpec, ...] = (OnnxRuntimeSpec(),)
     """Where latency is measured. Each is an objective, has a budget, or both."""
     objectives: tuple[str, ...] = ("map50_95", LATENCY)
-    """`map50_95`, and what is minimised: `latency` or `latency@TARGET` of some targets, `params`, `bytes`, `gflops`;
-    alone for the best accuracy within the budget."""
+    """`map50_95`, and what is minimised: `latency` or `latency@TARGET` of some targets, `params`, `bytes` (the
+    checkpoint's), `gflops`. `[map50_95]` alone asks for the best accuracy within the budget."""
     budget: dict[str, str] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
-    """Limits by `latency` (all targets), `latency@TARGET`, `params`, `bytes` or `gflops`; a network above one of them
-    is not recovered. For example `<= 1.0 ms`, `<= half-width`, `<= 0.5 x dense`."""
+    """Limits by `latency` (all targets without one of their own), `latency@TARGET`, `params`, `bytes` or `gflops`: a
+    value, or a multiple of `dense`, `half-width` or `quarter-width`, such as `<= 1.0 ms`, `<= 2 MB`, `<= half-width`,
+    `<= 0.5 x dense`. All are known right after surgery, and a network above one of them ends there. `{}` is none."""
     sampler: SamplerName = "tpe"
     """Which of Optuna's samplers proposes recipes; the first ones of `tpe` come from a design that covers the space."""
     early_stopping: StopsEarly = EarlyStopping()
@@ -161,7 +164,8 @@ class StudySpec(BaseModel):
     """Networks to compare with, trained for as many epochs in all as the longest recipe spends: `dense`, `half-width`,
     `quarter-width`, and any other detector's .yaml or .pt."""
     trials: int | None = Field(strict=True, default=None, ge=1)
-    """How many recipes are carried out; 30 where neither `epochs` nor `hours` limits them."""
+    """How many recipes are carried out; 30 where neither `epochs` nor `hours` limits them. The first limit that is
+    reached ends the study."""
     epochs: int | None = Field(strict=True, default=None, ge=1)
     """Epochs of training in all trials together. No trial is begun after so many."""
     hours: float | None = Field(strict=True, default=None, gt=0)
@@ -171,9 +175,9 @@ class StudySpec(BaseModel):
     ray: RaySettings = RaySettings()
     """The cluster, and what a trial may use of it."""
     storage: str | None = Field(default=None, min_length=1, repr=False)
-    """Optuna storage; by default an SQLite file in the study's folder."""
+    """Address of an Optuna RDB storage; by default an SQLite file in the study's folder."""
     runs: FileText = Field(default="runs", min_length=1)
-    """Folder for studies and stages."""
+    """Folder of studies. The stages that they share lie in `.store` below it."""
     store_gb: float | None = Field(strict=True, default=None, gt=0)
     """Most that the stages of all studies in `runs` may take, in GB of 10^9 bytes. No trial is begun above it."""
     trust: bool = False

@@ -145,6 +145,7 @@ class FixedParameter(_Parameter):
     """One value, not searched."""
 
     value: Value
+    """The value; it may stand alone."""
 
     @property
     def largest(self) -> Value:

@@ -60,9 +60,11 @@ class RegionThresholds(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Parameter
+    """Up to the neck."""
     neck: Parameter | None = None
-    """The head's, if it is not given."""
+    """What lies between backbone and Detect; the head's, if it is not given."""
     head: Parameter
+    """Detect, the last block."""
 
     @field_validator("backbone", "neck", "head", mode="before")
     @classmethod
@@ -150,26 +152,45 @@ class SearchSpace(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sparsity: Parameter
+    """How strongly sparse training pulls BatchNorm's gammas to zero, in its unit."""
     sparsity_unit: SparsityUnit = "pull"
+    """`pull` or `lambda`; written as `unit` beside the bounds of `sparsity`."""
     sparse_epochs: Parameter
+    """Epochs of sparse training in each round; 0 goes without."""
     latency: Parameter | None = None
     """The latency as a share of the budget, from which the threshold is found."""
     balance: Parameter | None = None
     """Beside `latency`: the threshold of neck and head in multiples of the backbone's; 1 if it is not given."""
     threshold: ThresholdParameter | None = Field(default=None, validate_default=True)
+    """In the place of `latency`: channels with an importance below it go. One for all, or
+    `{backbone: ..., neck: ..., head: ...}`."""
     later_thresholds: tuple[ThresholdParameter, ...] = ()
     """Beside `threshold`: those of the rounds from the second on. Further rounds have the last one."""
     rounds: Parameter = FixedParameter(value=1)
+    """How often sparse training, surgery and recovery are repeated, each on what the last round left."""
     recovery_epochs: Parameter
+    """Epochs of ordinary training after each surgery."""
     shrinkage: Parameter | None = None
+    """How sparsity acts: `proximal`, or `subgradient`, the penalty in the gradient, as in the paper. The latter belongs
+    with `train: {optimizer: SGD}`: AdamW, the default, hides its size."""
     importance: Parameter | None = None
+    """What channels are judged by: `gamma`, `l1`, `l2`, `taylor` or `lamp`."""
     planner: Parameter | None = None
+    """Who chooses the channels: `threshold`, one for the whole detector, or `knapsack`, by importance for the latency
+    saved."""
     floor: Parameter | None = None
+    """The least share of its channels that every layer keeps."""
     depth: Parameter | None = None
+    """Residual blocks that go whole in the first round; `true` is 0, `false` keeps all."""
     start: Parameter | None = None
+    """The weights that a recovery begins with: `current`, `rewind` or `scratch`."""
     recovery_lr: Parameter | None = None
+    """The learning rate of recoveries, in multiples of that of the other trainings: `{low: 1, high: 10, log: true}`."""
     distillation: Parameter | None = None
+    """Weight of the dense original's features in the loss of recoveries (ultralytics' `dis`, there 6 by default); 0
+    goes without. Compare it by `{choices: [0, 1, 6]}`: a range hardly ever draws 0."""
     sparse_distillation: Parameter | None = None
+    """The same in sparse phases."""
     imgsz: Parameter | None = None
     """The input sizes that recipes are drawn from; by default those of the study's `deploy`."""
 

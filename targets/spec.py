@@ -75,12 +75,12 @@ class BaseTargetSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: str
-    """The runtime."""
+    """What runs networks there."""
     name: str = "cpu"
     """What tables and files call this target. On a GPU `gpu` by default."""
     alignment: Annotated[Alignment, BeforeValidator(_parse_alignment), PlainSerializer(Alignment.as_json)] = _EIGHT
-    """Channels that the hardware computes together, by kind of layer. Widths are rounded up to a multiple of it. By
-    default what `usual_alignment` says."""
+    """Channels that the hardware computes together: one number, or by kind of layer. Widths are rounded up to a
+    multiple of it. By default 8; in bf16 16; in int8 16, on a GPU 32."""
     tolerance: float = Field(strict=True, default=0.01, gt=0, lt=1)
     """How exact a ratio must be: measuring ends when its 95 % confidence interval is this wide to either side."""
     runs: int = Field(strict=True, default=400, ge=MINIMUM_ROUNDS)
@@ -282,22 +282,26 @@ class CommandSpec(BaseTargetSpec):
     kind: Literal["command"] = "command"
     name: str = "board"
     command: Annotated[tuple[str, ...], BeforeValidator(parse_command)]
-    """The program and its arguments, run without a shell. `prunetune.targets.template` has the placeholders."""
+    """The program and its arguments, a list, for no shell splits or expands them. `"{onnx}"` is the network's file;
+    there are `{name}`, `{batch}`, `{channels}`, `{height}`, `{width}` and `{precision}`, each network's own, and a
+    plain brace is `{{`. A program without a slash is found in PATH, another path starts in the current folder."""
     json_key: str | None = Field(default=None, min_length=1)
     """Where the latency is in the JSON that the program prints: `latency.median`, `runs.0.ms`. By default
     `latency_ms`."""
     regex: str | None = None
-    """What finds the latency in other output: its one group is the whole number, such as `1234.5` or `1.2e3`."""
+    """What finds the latency in other output: its one group is the whole number, such as `1234.5` or `1.2e3`. It is
+    matched without a time limit."""
     pick: Literal["first", "last", "median", "min"] | None = None
     """Which of several numbers counts. It has to be said where one run of the program prints different ones."""
     unit: Literal["us", "ms", "s", "printed"] = "ms"
-    """Unit of the number that the program prints. One that stands beside it or in its label has to be the same;
-    `printed` reads it there, for programs that change it."""
+    """Unit of the number that the program prints. Another one beside the number (`7 us`, `7 ± 1 us`, `3 h`), in its
+    label (`time_us: 7`) or in the key is an error; `printed` reads it there, for programs that change it."""
     timeout: float = Field(strict=True, default=120.0, gt=0)
-    """How long one run of the program may take, in s."""
+    """How long one run of the program may take, in s. It may change when a study is resumed."""
     retries: int = Field(strict=True, default=3, ge=0)
-    """How often a run that failed is tried again."""
+    """How often a run that failed is tried again, after 1, 2, 4 ... s. It may change when a study is resumed."""
     runs: int = Field(strict=True, default=20, ge=1)
+    """Most rounds that count. One run of the program gives one; fewer than 6 have no 95 % interval."""
     seconds: float = Field(strict=True, default=600.0, gt=0)
     device: str = ""
     """The board's model, for the fingerprint; by default the target's name."""
@@ -308,7 +312,7 @@ class CommandSpec(BaseTargetSpec):
     threads: int | None = Field(strict=True, default=None, ge=1)
     """CPU threads that the program uses, for the fingerprint."""
     fingerprint: Annotated[tuple[str, ...], BeforeValidator(_parse_fingerprint)] = ()
-    """A program that prints what measurements must share to compare, such as the firmware's version."""
+    """A command line, a list. What it prints, such as the firmware's version, has to stay the same in a study."""
     table: str | None = Field(default=None, min_length=1)
     """A latency table of this target's, asked before anything is measured. See `prunetune profile`."""
     occupies: str = ""
