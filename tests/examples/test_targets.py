@@ -69,8 +69,8 @@ def test_the_example_tells_what_went_wrong_on_the_board(home: Path, tmp_path: Pa
     assert [path.name for path in home.glob("[!.]*")] == ["bench.py"]
 
 
-def test_the_target_in_the_readme(tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_the_target_in_the_pages(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/targets.md").read_text(encoding="utf-8"), re.DOTALL)
     (block,) = (block for block in blocks if "kind: command" in block)
     (tmp_path / "jetson.yaml").write_text(block)
     spec = read_target(str(tmp_path / "jetson.yaml"), {})

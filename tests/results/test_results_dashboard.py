@@ -145,7 +145,7 @@ def test_gammas_and_curves_are_drawn_from_the_study_s_folder(own: Any) -> None:
 
 
 def test_the_stock_dashboard_reads_no_named_constraints(address: str, build: Any) -> None:
-    # README tells it. Once this fails, optuna-dashboard reads them, and README's sentence can go.
+    # docs/results.md tells it. Once this fails, optuna-dashboard reads them, and its sentence can go.
     shown = page(address)
     assert build.study.trials[2].constraints == {"latency": 0.4}
     assert shown["trials"][2]["constraints"] == []
