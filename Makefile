@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder \
 	-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
 ROOMS := spaces targets pruning results search
 
-.PHONY: setup demo test test-faults test-all retest lint bench clean
+.PHONY: setup demo test test-faults test-all retest lint docs bench clean
 
 setup: $(STAMP)
 
@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[ray,postgres,dashboard,openvino,examples,notebook,parquet,dev]"
+		-e ".[ray,postgres,dashboard,openvino,examples,notebook,parquet,docs,dev]"
 	mkdir -p $(VENV)/rooms/prunetune
 	for room in $(ROOMS); do ln -sfn ../../../$$room $(VENV)/rooms/prunetune/$$room; done
 	touch $(STAMP)
@@ -44,6 +44,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, in build/site. A link that leads nowhere ends it. `docs/generate.py` fills in what pages have of the code.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: setup
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

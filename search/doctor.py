@@ -26,6 +26,7 @@ PURPOSES = {
     "examples": "examples/barcodes",
     "notebook": "examples/results.ipynb",
     "parquet": "`table --format parquet`",
+    "docs": "`make docs`",
     "dev": "`make lint` and `make test`",
 }
 """What each extra is for. Which there are, the package itself says."""

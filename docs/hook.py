@@ -1,0 +1,35 @@
+"""Brings into the site what lies outside of docs/: the README, the figures and the examples.
+
+In the repository `../benchmarks/RESULTS.md` leads there from a page of docs/. In the site that file is a page as well,
+and links to it go without the `../`. README.md is the page `five-minutes.md`: mkdocs would take it for the front page.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+README = "five-minutes.md"
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the files."""
+    files.append(File.generated(config, README, abs_src_path=str(ROOT / "README.md")))
+    examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    for path in (ROOT / "benchmarks/RESULTS.md", *sorted(examples)):
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Links from the repository's places to the site's."""
+    name = page.file.src_uri
+    if name == README:
+        return markdown.replace("](docs/", "](")
+    if "/" in name:
+        return markdown.replace("](../docs/", "](../")
+    return markdown.replace("](../README.md", f"]({README}").replace("](../", "](")
