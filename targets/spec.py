@@ -286,7 +286,7 @@ class CommandSpec(BaseTargetSpec):
     there are `{name}`, `{batch}`, `{channels}`, `{height}`, `{width}` and `{precision}`, each network's own, and a
     plain brace is `{{`. A program without a slash is found in PATH, another path starts in the current folder."""
     json_key: str | None = Field(default=None, min_length=1)
-    """Where the latency is in the JSON that the program prints: `latency.median`, `runs.0.ms`. By default
+    """Where the latency is in the last JSON object that the program prints: `latency.median`, `runs.0.ms`. By default
     `latency_ms`."""
     regex: str | None = None
     """What finds the latency in other output: its one group is the whole number, such as `1234.5` or `1.2e3`. It is
