@@ -205,7 +205,10 @@ class _Export:
     # What is said of it
 
     def channels_document(self) -> dict[str, Any]:
-        """The width of every layer, beside the dense network's, and the layers that went with whole blocks."""
+        """The width of every layer, beside the dense network's, and the dense network's layers that are missing.
+
+        Blocks are numbered anew when one goes: the last of a container are missing, whichever went.
+        """
         kept = self._found.study.kept(self._detector.channels)
         dense, regions = self._found.study.channels_dense, self._found.study.regions
         return {

@@ -258,9 +258,9 @@ class SearchSpace(BaseModel):
     @classmethod
     def _depth(cls, value: Any) -> Any:
         """`false` keeps all blocks, `true` lets go what the threshold does not reach."""
-        return {False: None, True: FixedParameter(value=0)}[value] if isinstance(value, bool) else value
+        return parse_shorthand({False: None, True: 0}[value] if isinstance(value, bool) else value)
 
-    @field_validator("sparse_epochs", "rounds", "recovery_epochs", "depth", *_WORDS, mode="before")
+    @field_validator("sparse_epochs", "rounds", "recovery_epochs", *_WORDS, mode="before")
     @classmethod
     def _whole_shorthand(cls, value: Any) -> Any:
         return parse_shorthand(value)

@@ -142,7 +142,9 @@ class StudyRecord:
         )
 
     def kept(self, channels: Mapping[str, int]) -> Mapping[str, int]:
-        """What a network keeps of the dense network's channels, by layer: 0 where a layer went with its whole block.
+        """What a network keeps of the dense network's channels, by layer: 0 where a layer is missing.
+
+        Of residual blocks the last of a container are missing, whichever went: those behind one take its name.
 
         Args:
             channels: The network's. Where they have layers that the dense network does not, or none at all, they say

@@ -131,6 +131,14 @@ def test_options_are_parameters_like_the_others(seed: int) -> None:
     assert SearchSpace.model_validate(space.as_json()) == space
 
 
+@pytest.mark.parametrize("base", [LATENCY, {"preset": "yolov5-slimming"}])
+@pytest.mark.parametrize(("word", "depth"), [(False, None), (True, 0)])
+def test_depth_may_be_switched_off_and_on(base: dict[str, Any], word: bool, depth: int | None) -> None:
+    space = SearchSpace(**base, depth=word)
+    assert space.suggest(new_trial()).depth == depth
+    assert SearchSpace(**space.as_json()) == space
+
+
 @pytest.mark.parametrize("name", ["penalty", "penalty_weights"])
 def test_an_option_that_is_gone_is_named_with_the_remedy(name: str) -> None:
     with pytest.raises(ValidationError, match=rf"{name}: .* gone since prunetune 0\.2; remove it"):
