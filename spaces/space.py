@@ -282,7 +282,9 @@ class SearchSpace(BaseModel):
                 if isinstance(number, bool) or not isinstance(number, (int, float)):
                     raise ValueError(f"{place}: {number!r} is not a number")
                 if whole and (isinstance(parameter, FloatParameter) or number != int(number)):
-                    raise ValueError(f"{place}: takes whole numbers, not {number!r}")
+                    ends = (parameter.low, parameter.high) if isinstance(parameter, FloatParameter) else (number,)
+                    broken = next((end for end in ends if end != int(end)), number)
+                    raise ValueError(f"{place}: takes whole numbers, not {broken!r}")
                 if name == "latency" and not 0 < number <= 1:
                     raise ValueError(f"latency: {number!r} is no share of the budget, above 0 and at most 1")
                 low, high = _FACTORS.get(name, (-math.inf, math.inf))

@@ -287,7 +287,7 @@ def test_json_and_back(description: dict[str, Any]) -> None:
         ({"sparsity": {"low": 1.0, "high": 0.1}}, r"sparsity.*\n.*low \(1.0\) is above high \(0.1\)"),
         ({"sparse_epochs": {"choices": []}}, r"sparse_epochs.*\n.*at least 1 item"),
         ({"preset": "yolov5-sliming"}, "preset: 'yolov5-sliming' is unknown; there are yolov5-slimming"),
-        ({"rounds": {"low": 1.0, "high": 3.5}}, "rounds: takes whole numbers"),
+        ({"rounds": {"low": 1.0, "high": 3.5}}, "rounds: takes whole numbers, not 3.5"),
         ({"rounds": 1.5}, "rounds: takes whole numbers, not 1.5"),
         ({"rounds": 0}, "rounds: 0 is below 1"),
         ({"rounds": {"low": 0, "high": 2}}, "rounds: 0 is below 1"),
