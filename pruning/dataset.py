@@ -25,9 +25,8 @@ from prunetune.pruning.data_facts import DataFacts, SharedImages, Split, shared_
 from prunetune.pruning.data_source import locate
 from prunetune.pruning.data_yaml import Description, describe, list_images
 from prunetune.pruning.labels import Problem, wrong_line
-from prunetune.pruning.store import file_sha256
 from prunetune.spaces.errors import DatasetError
-from prunetune.spaces.files import write_text
+from prunetune.spaces.files import file_sha256, write_text
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.stage_runner import Parent, Restart, StageRunner, Untrained
 from prunetune.pruning.stages import Stage
-from prunetune.pruning.store import StoredStage, file_sha256
+from prunetune.pruning.store import StoredStage
 from prunetune.pruning.surgery import apply_plan
 from prunetune.pruning.threshold_search import LatencyShares
 from prunetune.pruning.tracing import channel_groups
@@ -38,7 +38,8 @@ from prunetune.spaces import (
     Recipe,
     Threshold,
 )
-from prunetune.spaces.references import REFERENCES
+from prunetune.spaces.files import file_sha256
+from prunetune.spaces.named_networks import REFERENCES
 
 
 def is_checkpoint(model: str) -> bool:

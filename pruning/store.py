@@ -24,7 +24,7 @@ from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.drafts import LEASE_S, draft, remove_abandoned
 from prunetune.spaces.errors import StoreError
 from prunetune.spaces.fields import integer
-from prunetune.spaces.files import flush, storage_error
+from prunetune.spaces.files import file_sha256, flush, storage_error
 
 RECORD = "stage.json"
 """The file of a stage that says what it is, and the sizes and sums of its other files."""
@@ -274,12 +274,3 @@ def digest_of(value: Any) -> str:
     """A name for plain values: equal values, equal name."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunetune.pruning.store import DRAFTS, PROGRESS, RECORD, STAGES, StageStore, file_sha256
+from prunetune.pruning.store import DRAFTS, PROGRESS, RECORD, STAGES, StageStore
 from prunetune.spaces.drafts import SUFFIX
 from prunetune.spaces.errors import StoreError
-from prunetune.spaces.files import storage_error
+from prunetune.spaces.files import file_sha256, storage_error
 
 UNFINISHED, DRAFT, LEASE = "unfinished", "draft", "lease"
 """Kinds of items besides the kinds of stages."""

@@ -10,8 +10,8 @@ from typing import Any
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, TrialRecord
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.deployment import Deployment, size_text
+from prunetune.spaces.named_networks import Splice, title_of_network
 from prunetune.spaces.recipe import Recipe, Threshold
-from prunetune.spaces.splice import Splice, title_of_network
 from prunetune.targets.latency import NormalizedLatency
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from prunetune.pruning.bootstrap import CONFIDENCE, bootstrap, percentile_interval
 from prunetune.pruning.matches import Floats, Matches, MatchRecorder
-from prunetune.pruning.store import digest_of, file_sha256
+from prunetune.pruning.store import digest_of
 from prunetune.results.escapes import printable
 from prunetune.results.findings import Findings, front
 from prunetune.results.record import Comparison, Confirmation, ConfirmedNetwork, Interval, StudyRecord
@@ -32,7 +32,8 @@ from prunetune.search.progress import Progress
 from prunetune.search.study import folder_lock, spec_here
 from prunetune.search.trial import TrialContext
 from prunetune.spaces import PrunetuneError
-from prunetune.spaces.splice import title_of_network
+from prunetune.spaces.files import file_sha256
+from prunetune.spaces.named_networks import title_of_network
 from prunetune.targets import Latency
 
 BUSY = 0.25

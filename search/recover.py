@@ -24,7 +24,7 @@ from prunetune.pruning.pipeline import mismatch
 from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.pruning.stage_runner import StageRunner
 from prunetune.pruning.stages import Stage, training_stage
-from prunetune.pruning.store import StageStore, file_sha256
+from prunetune.pruning.store import StageStore
 from prunetune.pruning.training import TrainingFailureError, TrainingSetup, continued_phase
 from prunetune.results import verify
 from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
@@ -38,7 +38,7 @@ from prunetune.spaces import ConfigError, Deployment, ModelError, PrunetuneError
 from prunetune.spaces.accuracy import Accuracy, Choice
 from prunetune.spaces.deployment import plain_size
 from prunetune.spaces.errors import did_you_mean
-from prunetune.spaces.files import write_text
+from prunetune.spaces.files import file_sha256, write_text
 
 BATCH, IMGSZ = 16, 640
 """Where neither the user nor the network says more."""

@@ -27,8 +27,8 @@ from prunetune.search.limits import Limits
 from prunetune.search.overrides import overridden
 from prunetune.spaces import ChoiceParameter, ConfigError, FloatParameter, ImageSize, SearchSpace, parse_size, size_text
 from prunetune.spaces.errors import did_you_mean
+from prunetune.spaces.named_networks import REFERENCES
 from prunetune.spaces.recipe import OPTIONS, LatencyShare
-from prunetune.spaces.references import REFERENCES
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
 from prunetune.spaces.yaml_file import insert_targets, read_yaml
 from prunetune.targets import FIGURES, LATENCY, TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec

@@ -19,7 +19,7 @@ from prunetune.pruning.plan import PruningPlan
 from prunetune.pruning.splicing import Donor, Remains, compose, splice, spliced_remains
 from prunetune.pruning.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.stages import Stage
-from prunetune.pruning.store import StoredStage, file_sha256
+from prunetune.pruning.store import StoredStage
 from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import TrainingFailureError, recovery_phase
 from prunetune.results.findings import Findings
@@ -37,6 +37,7 @@ from prunetune.search.trial.figures import excess_text, network_figures
 from prunetune.search.trial.files import CURVES
 from prunetune.search.trial.objective import constraints
 from prunetune.spaces import Accuracy, ConfigError, Outcome, PrunetuneError, Recipe, Splice, StoreError
+from prunetune.spaces.files import file_sha256
 
 
 def splice_networks(

@@ -22,7 +22,7 @@ from prunetune.pruning.hyperparameters import hyperparameter_problems
 from prunetune.pruning.layers import layer_regions
 from prunetune.pruning.pipeline import Pipeline, Source, is_checkpoint
 from prunetune.pruning.stage_runner import StageRunner
-from prunetune.pruning.store import StageStore, file_sha256
+from prunetune.pruning.store import StageStore
 from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import StageListener, TrainingSetup
 from prunetune.results.record import StudyRecord
@@ -41,8 +41,8 @@ from prunetune.search.trial.figures import studied_figures
 from prunetune.search.trial.files import StudyFiles
 from prunetune.spaces import ConfigError, Deployment, ImageSize, ModelError
 from prunetune.spaces.alignment import Alignment
-from prunetune.spaces.files import write_text
-from prunetune.spaces.references import REFERENCES
+from prunetune.spaces.files import file_sha256, write_text
+from prunetune.spaces.named_networks import REFERENCES
 from prunetune.targets import FIGURES, Budget, shared
 
 VERSIONS = ("prunetune", "torch", "ultralytics", "torch-pruning", "optuna", "onnx")

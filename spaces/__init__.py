@@ -21,10 +21,10 @@ from prunetune.spaces.errors import (
     StoreError,
     TargetError,
 )
+from prunetune.spaces.named_networks import Splice
 from prunetune.spaces.outcome import Outcome
 from prunetune.spaces.presets import PRESETS
 from prunetune.spaces.recipe import LatencyShare, Recipe, Region, SparsityUnit, Threshold
-from prunetune.spaces.splice import Splice
 
 if TYPE_CHECKING:
     from prunetune.spaces.parameters import (

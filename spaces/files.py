@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -85,3 +86,12 @@ def storage_error(path: Path, error: OSError) -> StoreError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(f"{path}: not writable ({error.strerror}); choose another folder (for a study, runs=FOLDER)")
     return StoreError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prunetune.spaces.errors import ConfigError, did_you_mean
-from prunetune.spaces.references import REFERENCES
+from prunetune.spaces.named_networks import REFERENCES
 
 LATENCY = "latency"
 """What is limited where nothing else is said."""

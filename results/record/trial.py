@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from prunetune.results.record.network import NetworkResult
 from prunetune.spaces.cost import Cost
 from prunetune.spaces.fields import integer, items, mapping, number, text
+from prunetune.spaces.named_networks import Splice
 from prunetune.spaces.outcome import Outcome
 from prunetune.spaces.recipe import Recipe, Threshold
-from prunetune.spaces.splice import Splice
 
 RETRY_OF = "retry_of"
 """The attribute by which a trial that is enqueued says whose recipe it takes up."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prunetune.results.record import StudiedTarget
 from prunetune.spaces import MeasurementError, TargetError
-from prunetune.spaces.references import REFERENCES
+from prunetune.spaces.named_networks import REFERENCES
 from prunetune.spaces.violation import violation
 from prunetune.targets import (
     Budget,

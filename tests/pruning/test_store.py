@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetune.pruning.lease import StageBusyError
-from prunetune.pruning.store import StageStore, StoredStage, digest_of, file_sha256
+from prunetune.pruning.store import StageStore, StoredStage, digest_of
 from prunetune.pruning.store_contents import RECENT_S, StoreContents, free
 from prunetune.spaces import StoreError
 from prunetune.spaces.drafts import draft
+from prunetune.spaces.files import file_sha256
 
 STAGE = "sparse-0123"
 

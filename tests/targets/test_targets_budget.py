@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetune.spaces.errors import ConfigError
-from prunetune.spaces.references import REFERENCES
+from prunetune.spaces.named_networks import REFERENCES
 from prunetune.targets import Budget
 from prunetune.targets.budget import FIGURES, LATENCY
 

@@ -1,4 +1,4 @@
-"""A splice: a network put together of two others. No sampler proposes it, somebody asks for it."""
+"""Networks that a study knows by name: those that its own detector gives to compare with, and splices of two."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+REFERENCES = ("dense", "half-width", "quarter-width")
+"""In the order in which they are shown. Budgets and latencies can refer to them."""
+
 
 @dataclass(frozen=True)
 class Splice:
-    """A network whose backbone has one network's widths, and whose neck and head have another's."""
+    """A network whose backbone has one network's widths, and whose neck and head have another's.
+
+    No sampler proposes it, somebody asks for it.
+    """
 
     backbone_from: str
     """A network's name: `7`, `7.1` after the first of several rounds, or a control's."""
