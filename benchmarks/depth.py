@@ -49,7 +49,7 @@ from prunetune.pruning.tracing import channel_groups
 from prunetune.pruning.training import recovery_phase
 from prunetune.spaces import Alignment, LatencyShare, Recipe
 from prunetune.targets import Network, create_target, parse_target_spec, read_conv_graph
-from prunetune.targets.synthesis import write_resized
+from prunetune.targets.latency_model.synthesis import write_resized
 
 
 def surgery_error(family: str) -> float:

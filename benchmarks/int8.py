@@ -31,10 +31,10 @@ from prunetune.targets import (
     Quantisation,
     create_predictor,
     create_target,
-    hardware,
     parse_target_spec,
     quantise,
 )
+from prunetune.targets.measure import hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 IMGSZ, ALIGNMENT = 160, 16

@@ -20,8 +20,8 @@ from scipy.stats import kendalltau
 from prunetune.pruning import ChannelConfig, Detector
 from prunetune.search.profiling import PACE
 from prunetune.targets import TARGET_KINDS, LatencyTable, Network, create_target, parse_target_spec, profile
-from prunetune.targets.profiling import ANCHOR, anchor_widths
-from prunetune.targets.synthesis import write_resized
+from prunetune.targets.latency_model.profiling import ANCHOR, anchor_widths
+from prunetune.targets.latency_model.synthesis import write_resized
 
 RUNTIMES = [kind for kind in ("onnxruntime", "openvino") if kind in TARGET_KINDS]
 BATCH = 10

@@ -41,7 +41,7 @@ from prunetune.pruning.stage_files import CHECKPOINT
 from prunetune.spaces import ImageSize, LatencyShare, Recipe
 from prunetune.spaces.recipe import Importance, Planner
 from prunetune.targets import LatencyTable, Network, create_target, parse_target_spec, read_conv_graph
-from prunetune.targets.synthesis import write_resized
+from prunetune.targets.latency_model.synthesis import write_resized
 
 
 class AgainstHalf:

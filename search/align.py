@@ -15,8 +15,8 @@ from rich.text import Text
 from prunetune.search.target_option import with_pace
 from prunetune.spaces.files import write_text
 from prunetune.targets import AlignmentProbe, TargetSpec, create_target, probe_alignment
-from prunetune.targets.alignment_curve import RoundingCost
-from prunetune.targets.alignment_probe import Role
+from prunetune.targets.latency_model.alignment_curve import RoundingCost
+from prunetune.targets.latency_model.alignment_probe import Role
 
 TOLERANCE, SECONDS = 0.05, 120.0
 """Each point needs less than a ratio of whole networks does: the steps are read off some dozens of points."""

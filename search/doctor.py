@@ -173,7 +173,7 @@ def _runtime() -> Finding:
 
 
 def _int8() -> Finding:
-    from prunetune.targets import hardware
+    from prunetune.targets.measure import hardware
 
     if hardware.multiplies_int8():
         return Finding("int8", "ok", "the CPU multiplies it without overflow")

@@ -27,7 +27,7 @@ from prunetune.search.spec import StudySpec
 from prunetune.search.storage import StoredStudy
 from prunetune.search.study import open_study, study_exists
 from prunetune.spaces import PrunetuneError
-from prunetune.targets.hardware import allowed_cores, pin
+from prunetune.targets.measure.hardware import allowed_cores, pin
 
 AT_ONCE = signal.SIGUSR1
 """What a parent sends to workers that are to stop in the middle of an epoch."""

@@ -16,7 +16,7 @@ from prunetune.pruning.detector import Detector
 from prunetune.results.distribution import write_distribution
 from prunetune.spaces import ConfigError, ModelError, TargetError
 from prunetune.targets import Latency, Network, TargetSpec, create_target
-from prunetune.targets.onnx_file import image_channels
+from prunetune.targets.measure.onnx_file import image_channels
 from prunetune.targets.spec import MINIMUM_ROUNDS
 
 

@@ -20,7 +20,7 @@ from prunetune.search.measure import network_of
 from prunetune.search.target_option import with_pace
 from prunetune.spaces import ConfigError, TargetError
 from prunetune.targets import LatencyTable, TargetSpec, create_target, profile, read_conv_graph
-from prunetune.targets.profiling import BLOCKS
+from prunetune.targets.latency_model.profiling import BLOCKS
 
 PACE: Mapping[str, Any] = {"tolerance": 0.02, "runs": 24, "seconds": 10.0, "warmup": 2}
 """How exactly one of the many networks is measured. What a single one is off averages out in the fit."""
@@ -120,7 +120,7 @@ class _Bar:
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._console, self._said_at = console, time.monotonic()
         self._tasks: dict[str, Any] = {}
-        self._logger = logging.getLogger("prunetune.targets.measurement")
+        self._logger = logging.getLogger("prunetune.targets.measure.measurement")
 
     def __enter__(self) -> _Bar:
         self._level = self._logger.level

@@ -3,21 +3,25 @@
 Importing this room loads neither torch nor a runtime; the first use of a target does.
 """
 
-from prunetune.targets.alignment_probe import AlignmentProbe, probe_alignment
+from prunetune.targets.backends.command import CommandTarget
+from prunetune.targets.backends.onnxruntime import OnnxRuntimeTarget
+from prunetune.targets.backends.openvino import OpenVinoTarget
+from prunetune.targets.backends.quantisation import Quantisation, quantise
+from prunetune.targets.backends.table import TableTarget
+from prunetune.targets.backends.tensorrt import TensorRtTarget
+from prunetune.targets.backends.torch import TorchTarget
 from prunetune.targets.budget import FIGURES, LATENCY, Budget
-from prunetune.targets.command_target import CommandTarget
-from prunetune.targets.conv_graph import ConvGraph
 from prunetune.targets.create import create_predictor, create_target
-from prunetune.targets.device_lock import exclusive, shared
 from prunetune.targets.latency import Latency, NormalizedLatency
-from prunetune.targets.measurement import InterleavedTarget
+from prunetune.targets.latency_model.alignment_probe import AlignmentProbe, probe_alignment
+from prunetune.targets.latency_model.conv_graph import ConvGraph
+from prunetune.targets.latency_model.latency_table import LatencyTable, Prediction
+from prunetune.targets.latency_model.onnx_graph import read_conv_graph
+from prunetune.targets.latency_model.profiling import profile
+from prunetune.targets.measure.device_lock import exclusive, shared
+from prunetune.targets.measure.measurement import InterleavedTarget
 from prunetune.targets.network import Form, Images, Network
-from prunetune.targets.onnx_graph import read_conv_graph
-from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
-from prunetune.targets.openvino_target import OpenVinoTarget
-from prunetune.targets.profiling import profile
 from prunetune.targets.protocol import Backend, Pace, Predictor, Runner, Target
-from prunetune.targets.quantisation import Quantisation, quantise
 from prunetune.targets.spec import (
     TARGET_KINDS,
     CommandSpec,
@@ -30,10 +34,6 @@ from prunetune.targets.spec import (
     TorchSpec,
     parse_target_spec,
 )
-from prunetune.targets.table import LatencyTable, Prediction
-from prunetune.targets.table_target import TableTarget
-from prunetune.targets.tensorrt_target import TensorRtTarget
-from prunetune.targets.torch_target import TorchTarget
 
 __all__ = [
     "FIGURES",

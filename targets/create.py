@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets.command_target import CommandTarget
-from prunetune.targets.measurement import InterleavedTarget
+from prunetune.targets.backends.command import CommandTarget
+from prunetune.targets.backends.onnxruntime import OnnxRuntimeTarget
+from prunetune.targets.backends.openvino import OpenVinoTarget
+from prunetune.targets.backends.table import TableTarget
+from prunetune.targets.backends.tensorrt import TensorRtTarget
+from prunetune.targets.backends.torch import TorchTarget
+from prunetune.targets.measure.measurement import InterleavedTarget
 from prunetune.targets.network import Network
-from prunetune.targets.onnxruntime_target import OnnxRuntimeTarget
-from prunetune.targets.openvino_target import OpenVinoTarget
 from prunetune.targets.protocol import Backend, Predictor, Target
 from prunetune.targets.spec import (
     CommandSpec,
@@ -18,9 +21,6 @@ from prunetune.targets.spec import (
     TensorRtSpec,
     TorchSpec,
 )
-from prunetune.targets.table_target import TableTarget
-from prunetune.targets.tensorrt_target import TensorRtTarget
-from prunetune.targets.torch_target import TorchTarget
 
 
 def create_target(spec: TargetSpec) -> Target:

@@ -20,8 +20,8 @@ from pydantic import (
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
-from prunetune.targets.printed_number import named_unit
-from prunetune.targets.template import parse_command, placeholders
+from prunetune.targets.programs.printed_number import named_unit
+from prunetune.targets.programs.template import parse_command, placeholders
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 """Number formats."""

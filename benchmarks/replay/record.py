@@ -30,7 +30,7 @@ from prunetune.search.study import open_study
 from prunetune.search.study_setup import check_study, prepare_study
 from prunetune.search.trial import TrialContext
 from prunetune.spaces import Recipe, Threshold
-from prunetune.targets.hardware import cpu_model
+from prunetune.targets.measure.hardware import cpu_model
 
 SPARSITIES = (0.4, 0.8, 1.4)
 SPARSE_EPOCHS = (4, 8)

@@ -8,8 +8,8 @@ from typing import Any
 
 from prunetune.results.record.network import NetworkFigures
 from prunetune.spaces.fields import mapping, number, numbers, text
-from prunetune.spaces.violation import violation
 from prunetune.targets.budget import FIGURES
+from prunetune.targets.violation import violation
 
 
 @dataclass(frozen=True)

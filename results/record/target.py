@@ -9,8 +9,8 @@ from typing import Any
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError
 from prunetune.spaces.fields import mapping, number, numbers, text
-from prunetune.spaces.violation import is_on_edge, violation
 from prunetune.targets.latency import NormalizedLatency
+from prunetune.targets.violation import is_on_edge, violation
 
 SHORTEST_MS = 1e-9
 """No network is faster: what is stored below it is damaged."""

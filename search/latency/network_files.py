@@ -15,7 +15,7 @@ from prunetune.search.latency.study_target import StudyTarget
 from prunetune.spaces import Deployment, ImageSize, TargetError, size_text
 from prunetune.spaces.files import publish
 from prunetune.targets import ConvGraph, Network, read_conv_graph
-from prunetune.targets.synthesis import write_resized
+from prunetune.targets.latency_model.synthesis import write_resized
 
 
 @dataclass(frozen=True)

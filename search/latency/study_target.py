@@ -9,7 +9,6 @@ from pathlib import Path
 from prunetune.results.record import StudiedTarget
 from prunetune.spaces import MeasurementError, TargetError
 from prunetune.spaces.named_networks import REFERENCES
-from prunetune.spaces.violation import violation
 from prunetune.targets import (
     Budget,
     CommandSpec,
@@ -25,6 +24,7 @@ from prunetune.targets import (
     create_target,
     read_conv_graph,
 )
+from prunetune.targets.violation import violation
 
 
 @dataclass(frozen=True, eq=False)

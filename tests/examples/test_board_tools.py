@@ -12,9 +12,9 @@ import pytest
 
 from prunetune.search.target_option import read_target
 from prunetune.targets import CommandSpec, CommandTarget
-from prunetune.targets.convolution import Convolution
-from prunetune.targets.program import Output
-from prunetune.targets.reading import read_latency
+from prunetune.targets.backends.reading import read_latency
+from prunetune.targets.latency_model.convolution import Convolution
+from prunetune.targets.programs.program import Output
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ROOT / "examples" / "targets"

@@ -39,7 +39,7 @@ from prunetune.targets import (
     create_target,
     read_conv_graph,
 )
-from prunetune.targets.table import FEATURES, Grid
+from prunetune.targets.latency_model.latency_table import FEATURES, Grid
 
 pytestmark = pytest.mark.slow
 

@@ -20,9 +20,9 @@ from prunetune.pruning.surgery import ChannelGroup, channel_groups
 from prunetune.search import profiling, views
 from prunetune.spaces import Threshold
 from prunetune.targets import LatencyTable, Network, OnnxRuntimeSpec, create_target, read_conv_graph
-from prunetune.targets.profiling import random_widths
-from prunetune.targets.synthesis import write_resized
-from prunetune.targets.table import FeatureModel, Grid
+from prunetune.targets.latency_model.latency_table import FeatureModel, Grid
+from prunetune.targets.latency_model.profiling import random_widths
+from prunetune.targets.latency_model.synthesis import write_resized
 
 Prunetune = Callable[..., Any]
 IMGSZ = 64

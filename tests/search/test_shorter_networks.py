@@ -23,7 +23,7 @@ from prunetune.search.trial.deployments import measured_figures
 from prunetune.spaces import Deployment
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import ConvGraph, LatencyTable, OnnxRuntimeSpec, read_conv_graph
-from prunetune.targets.table import FEATURES, Grid
+from prunetune.targets.latency_model.latency_table import FEATURES, Grid
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,8 @@ from prunetune.results.record import NetworkResult, StudyRecord, TrialRecord
 from prunetune.results.tables import trained_text
 from prunetune.search.study import find_study
 from prunetune.spaces import Outcome
-from prunetune.targets import OnnxRuntimeTarget, hardware
+from prunetune.targets import OnnxRuntimeTarget
+from prunetune.targets.measure import hardware
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prunetune.spaces.violation import WIDEST, is_on_edge, violation
+from prunetune.targets.violation import WIDEST, is_on_edge, violation
 
 times = st.floats(min_value=1e-3, max_value=1e3)
 shares = st.floats(min_value=0.0, max_value=1.0)

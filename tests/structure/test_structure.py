@@ -72,10 +72,10 @@ UNTYPED = {
     "spaces/recipe.py": _YAML,
     "spaces/space.py": _PARAMETERS,
     "spaces/yaml_file.py": _YAML,
-    "targets/isolation.py": "JSON: a network for another process",
-    "targets/onnx_graph.py": "ONNX: attributes of a node",
+    "targets/measure/isolation.py": "JSON: a network for another process",
+    "targets/latency_model/onnx_graph.py": "ONNX: attributes of a node",
     "targets/spec.py": _YAML,
-    "targets/synthesis.py": "ONNX: tensors by name",
+    "targets/latency_model/synthesis.py": "ONNX: tensors by name",
 }
 """Files at the edge of a format that is not ours."""
 
@@ -98,7 +98,7 @@ ASSIGN = {
     "results/verify.py": _PATCH,
     "search/splice.py": "Optuna: when a trial began",
     "search/taking.py": "Optuna: the sampler of a study",
-    "targets/synthesis.py": "ONNX: attributes of a node",
+    "targets/latency_model/synthesis.py": "ONNX: attributes of a node",
 }
 """Files that change objects of libraries, as those want it."""
 

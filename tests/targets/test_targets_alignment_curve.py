@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from prunetune.targets.alignment_curve import (
+from prunetune.targets.latency_model.alignment_curve import (
     HIGHEST,
     LOWEST,
     MULTIPLES,

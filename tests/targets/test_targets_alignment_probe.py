@@ -17,9 +17,9 @@ import torch
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import Latency, Network, OnnxRuntimeSpec, TorchSpec, create_target, probe_alignment
-from prunetune.targets.alignment_curve import WIDTHS
-from prunetune.targets.alignment_probe import ROLES
-from prunetune.targets.convolution import Convolution
+from prunetune.targets.latency_model.alignment_curve import WIDTHS
+from prunetune.targets.latency_model.alignment_probe import ROLES
+from prunetune.targets.latency_model.convolution import Convolution
 from prunetune.targets.network import Form
 
 

@@ -32,12 +32,12 @@ from prunetune.targets import (
     TorchTarget,
     create_predictor,
     create_target,
-    openvino_target,
     parse_target_spec,
 )
-from prunetune.targets.half_precision import halve
-from prunetune.targets.openvino_process import compile_network
-from prunetune.targets.quantisation import is_quantised
+from prunetune.targets.backends import openvino as openvino_target
+from prunetune.targets.backends.half_precision import halve
+from prunetune.targets.backends.openvino_process import compile_network
+from prunetune.targets.backends.quantisation import is_quantised
 from prunetune.targets.testing import NARROW, TargetTestCase
 
 ONNX_SPEC = OnnxRuntimeSpec(warmup=1, runs=7)

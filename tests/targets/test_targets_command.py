@@ -20,7 +20,7 @@ from board.board import Board
 
 from prunetune.spaces.errors import MeasurementError, TargetError
 from prunetune.targets import CommandSpec, CommandTarget, InterleavedTarget, Latency, Network, Target, parse_target_spec
-from prunetune.targets.convolution import Convolution
+from prunetune.targets.latency_model.convolution import Convolution
 from prunetune.targets.testing import NARROW, WIDE, TargetTestCase
 
 SIDE = 32

@@ -17,7 +17,7 @@ import pytest
 from filelock import ReadWriteLock, Timeout
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets.device_lock import exclusive, lock_path, shared
+from prunetune.targets.measure.device_lock import exclusive, lock_path, shared
 
 Hold: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
@@ -55,7 +55,7 @@ def waiting() -> Iterator[threading.Event]:
             assert "waiting" in record.getMessage()
             begun.set()
 
-    logger = logging.getLogger("prunetune.targets.device_lock")
+    logger = logging.getLogger("prunetune.targets.measure.device_lock")
     handler, level = Announce(), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prunetune.targets import TorchSpec, hardware
+from prunetune.targets import TorchSpec
+from prunetune.targets.measure import hardware
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin threads")
 

@@ -17,8 +17,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from prunetune.spaces.errors import MeasurementError, TargetError
-from prunetune.targets import Network, OpenVinoSpec, OpenVinoTarget, create_target, isolation, openvino_process
-from prunetune.targets.isolation import isolated
+from prunetune.targets import Network, OpenVinoSpec, OpenVinoTarget, create_target
+from prunetune.targets.backends import openvino_process
+from prunetune.targets.measure import isolation
+from prunetune.targets.measure.isolation import isolated
 
 SECONDS = 300.0
 """Longer than any test may take: who waits for it fails."""
@@ -77,7 +79,7 @@ def test_it_ends_with_the_block_whatever_ends_that(echo: Path, end: type[BaseExc
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_its_parent(echo: Path, number: signal.Signals) -> None:
     code = (
-        "import signal, sys, time; from pathlib import Path; from prunetune.targets.isolation import isolated\n"
+        "import signal, sys, time; from pathlib import Path; from prunetune.targets.measure.isolation import isolated\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what a shell starts behind it ignores the signal
         "with isolated(Path(sys.argv[1]), {}, 'a') as one, isolated(Path(sys.argv[1]), {}, 'b') as two:\n"
         f"    print(one()['pid'], two()['pid'], flush=True); time.sleep({SECONDS})"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import InterleavedTarget, Latency, Network, OnnxRuntimeSpec, Pace
 from prunetune.targets.latency import median_interval
-from prunetune.targets.measurement import Samples, interleave
+from prunetune.targets.measure.measurement import Samples, interleave
 from prunetune.targets.network import Form
 from prunetune.targets.protocol import Runner
 from prunetune.targets.spec import MINIMUM_ROUNDS

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from prunetune.spaces.errors import MeasurementError, TargetError
-from prunetune.targets import program
-from prunetune.targets.program import Output, require_program, run_program
+from prunetune.targets.programs import program
+from prunetune.targets.programs.program import Output, require_program, run_program
 
 LONG = 300.0
 """Longer than any test may take: who waits for it fails."""
@@ -143,7 +143,7 @@ def test_an_interruption_ends_the_program(tmp_path: Path) -> None:
     """Ctrl-C reaches prunetune alone: the program has a session of its own."""
     code = (
         "import signal, sys\n"
-        "from prunetune.targets.program import run_program\n"
+        "from prunetune.targets.programs.program import run_program\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background starts with it ignored
         "run_program([sys.executable, '-I', '-S', '-c', sys.argv[1], sys.argv[2]], 300)\n"
     )

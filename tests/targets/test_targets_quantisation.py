@@ -12,17 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import (
-    Network,
-    OnnxRuntimeSpec,
-    OpenVinoSpec,
-    create_predictor,
-    create_target,
-    hardware,
-    parse_target_spec,
-)
+from prunetune.targets import Network, OnnxRuntimeSpec, OpenVinoSpec, create_predictor, create_target, parse_target_spec
+from prunetune.targets.backends.quantisation import Quantisation, QuantisedFiles, decoding, is_quantised, quantise
+from prunetune.targets.measure import hardware
 from prunetune.targets.network import Images
-from prunetune.targets.quantisation import Quantisation, QuantisedFiles, decoding, is_quantised, quantise
 
 SHAPE = (1, 3, 32, 32)
 STRIDE = 8
@@ -136,8 +129,8 @@ def test_what_is_rounded(detector: Path, tmp_path: Path) -> None:
 
 def test_a_layer_without_a_detector_is_all_rounded(tmp_path: Path) -> None:
     """The networks that probes and tables time end with the layer itself."""
-    from prunetune.targets.conv_graph import ConvShape
-    from prunetune.targets.synthesis import write_layer
+    from prunetune.targets.latency_model.conv_graph import ConvShape
+    from prunetune.targets.latency_model.synthesis import write_layer
 
     write_layer(tmp_path / "layer.onnx", ConvShape((3, 3), (1, 1), (1, 1, 1, 1), (32, 32), activation="silu"), 8, 8, 1)
     quantise(tmp_path / "layer.onnx", tmp_path / "int8.onnx", pictures(1), OPERATIONS)

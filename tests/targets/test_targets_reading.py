@@ -9,9 +9,9 @@ import pytest
 
 from prunetune.spaces.errors import MeasurementError
 from prunetune.targets import CommandSpec, Network
-from prunetune.targets.program import Output
-from prunetune.targets.reading import read_latency
-from prunetune.targets.template import PLACEHOLDERS, fill, parse_command
+from prunetune.targets.backends.reading import read_latency
+from prunetune.targets.programs.program import Output
+from prunetune.targets.programs.template import PLACEHOLDERS, fill, parse_command
 
 
 def read(stdout: str, stderr: str = "", **keys: Any) -> float:

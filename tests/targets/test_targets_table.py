@@ -30,11 +30,11 @@ from prunetune.targets import (
     profile,
     read_conv_graph,
 )
-from prunetune.targets.conv_graph import Channels, ConvShape, Layer, Transfer
+from prunetune.targets.latency_model.conv_graph import Channels, ConvShape, Layer, Transfer
+from prunetune.targets.latency_model.latency_table import FeatureModel, Grid
+from prunetune.targets.latency_model.profiling import FEATURES, anchor_widths, fit, random_widths
+from prunetune.targets.latency_model.synthesis import write_resized
 from prunetune.targets.network import Form
-from prunetune.targets.profiling import FEATURES, anchor_widths, fit, random_widths
-from prunetune.targets.synthesis import write_resized
-from prunetune.targets.table import FeatureModel, Grid
 from prunetune.targets.testing import TargetTestCase
 
 SIZE = 16

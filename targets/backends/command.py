@@ -14,14 +14,14 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from prunetune.spaces.errors import MeasurementError, TargetError
-from prunetune.targets import onnx_file
-from prunetune.targets.device_lock import exclusive
+from prunetune.targets.backends.reading import read_latency
+from prunetune.targets.measure import onnx_file
+from prunetune.targets.measure.device_lock import exclusive
 from prunetune.targets.network import Form, Network
-from prunetune.targets.program import Output, require_program, run_program
+from prunetune.targets.programs.program import Output, require_program, run_program
+from prunetune.targets.programs.template import fill
 from prunetune.targets.protocol import Pace, Runner
-from prunetune.targets.reading import read_latency
 from prunetune.targets.spec import MINIMUM_ROUNDS, CommandSpec
-from prunetune.targets.template import fill
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets.conv_graph import Channels, ConvGraph, ConvShape, Layer, Operation, Transfer, layer_of
-from prunetune.targets.onnx_file import load_model
+from prunetune.targets.latency_model.conv_graph import (
+    Channels,
+    ConvGraph,
+    ConvShape,
+    Layer,
+    Operation,
+    Transfer,
+    layer_of,
+)
+from prunetune.targets.measure.onnx_file import load_model
 
 OPERATIONS: dict[str, Operation] = {"Concat": "concat", "Resize": "resize", "Add": "add", "MaxPool": "pool"}
 """Operations of ONNX that move features without weights."""

@@ -23,7 +23,7 @@ import numpy
 
 from prunetune.spaces.errors import TargetError
 from prunetune.spaces.files import publish
-from prunetune.targets import hardware, onnx_file
+from prunetune.targets.measure import hardware, onnx_file
 from prunetune.targets.network import Images, Network
 from prunetune.targets.spec import OpenVinoSpec, RuntimeSpec
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prunetune.spaces.errors import TargetError
 from prunetune.spaces.files import publish
-from prunetune.targets import onnx_file
+from prunetune.targets.measure import onnx_file
 
 
 def halve(source: Path, destination: Path) -> None:

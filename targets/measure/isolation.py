@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from prunetune.spaces.errors import MeasurementError, TargetError
-from prunetune.targets.program import Output, how_it_ended
+from prunetune.targets.programs.program import Output, how_it_ended
 
 Answer = Mapping[str, Any]
 

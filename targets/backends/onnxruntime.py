@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import hardware, onnx_file
+from prunetune.targets.backends.quantisation import Quantisation, QuantisedFiles
+from prunetune.targets.measure import hardware, onnx_file
 from prunetune.targets.network import Form, Images, Network
 from prunetune.targets.protocol import Pace, Predictor, Runner
-from prunetune.targets.quantisation import Quantisation, QuantisedFiles
 from prunetune.targets.spec import OnnxRuntimeSpec
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it reports sessions, and keeps an identifier in the user's home

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import hardware
-from prunetune.targets.cuda import captured, find_gpu, timed
+from prunetune.targets.backends.cuda import captured, find_gpu, timed
+from prunetune.targets.measure import hardware
 from prunetune.targets.network import Form, Network
 from prunetune.targets.protocol import Pace, Runner
 from prunetune.targets.spec import TorchSpec

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError, did_you_mean
-from prunetune.spaces.garbage import no_garbage_collection
-from prunetune.targets.device_lock import exclusive
 from prunetune.targets.latency import Latency
+from prunetune.targets.measure.device_lock import exclusive
+from prunetune.targets.measure.garbage import no_garbage_collection
 from prunetune.targets.network import Form, Network
 from prunetune.targets.protocol import Backend, Pace, Runner, Target
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from prunetune.spaces.errors import MissingExtraError, TargetError
 from prunetune.spaces.files import publish
-from prunetune.targets import cuda, hardware, onnx_file
-from prunetune.targets.half_precision import halve
+from prunetune.targets.backends import cuda
+from prunetune.targets.backends.half_precision import halve
+from prunetune.targets.backends.quantisation import Quantisation, QuantisedFiles
+from prunetune.targets.measure import hardware, onnx_file
 from prunetune.targets.network import Form, Images, Network
 from prunetune.targets.protocol import Pace, Predictor, Runner
-from prunetune.targets.quantisation import Quantisation, QuantisedFiles
 from prunetune.targets.spec import TensorRtSpec
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """One network in OpenVINO: compiled, and run for its time; as a script, in a process of its own.
 
 The script imports OpenVINO and numpy only, for it starts once for each network of each measurement. What it is asked
-and answers is told in `prunetune.targets.isolation`.
+and answers is told in `prunetune.targets.measure.isolation`.
 """
 
 from __future__ import annotations

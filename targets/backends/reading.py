@@ -11,8 +11,8 @@ from operator import itemgetter
 from typing import Any
 
 from prunetune.spaces.errors import MeasurementError, did_you_mean
-from prunetune.targets.printed_number import MILLISECONDS, parse_number, read_time
-from prunetune.targets.program import Output
+from prunetune.targets.programs.printed_number import MILLISECONDS, parse_number, read_time
+from prunetune.targets.programs.program import Output
 from prunetune.targets.spec import JSON_KEY, CommandSpec
 
 _PICK: Mapping[str, Callable[[Sequence[float]], float]] = {

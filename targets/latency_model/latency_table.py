@@ -18,8 +18,8 @@ import numpy
 
 from prunetune.spaces.errors import TargetError
 from prunetune.spaces.files import write_text
-from prunetune.targets.conv_graph import ConvGraph, ConvShape, layer_of, shape_from_dict
 from prunetune.targets.latency import Latency
+from prunetune.targets.latency_model.conv_graph import ConvGraph, ConvShape, layer_of, shape_from_dict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy
 
-from prunetune.targets.conv_graph import Channels, ConvGraph, ConvShape
-from prunetune.targets.onnx_graph import OnnxGraphReader
+from prunetune.targets.latency_model.conv_graph import Channels, ConvGraph, ConvShape
+from prunetune.targets.latency_model.onnx_graph import OnnxGraphReader
 
 COPIES = 4
 """Convolutions in a network that times one."""

@@ -11,8 +11,14 @@ from typing import Any, Literal, TypeAlias
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
-from prunetune.targets.alignment_curve import LOWEST, WIDTHS, AlignmentCurve, LatencyCurve, find_alignment_curve
-from prunetune.targets.convolution import Convolution
+from prunetune.targets.latency_model.alignment_curve import (
+    LOWEST,
+    WIDTHS,
+    AlignmentCurve,
+    LatencyCurve,
+    find_alignment_curve,
+)
+from prunetune.targets.latency_model.convolution import Convolution
 from prunetune.targets.protocol import Target
 
 Role: TypeAlias = Literal["outputs", "inputs", "first", "depthwise"]

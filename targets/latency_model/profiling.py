@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets.conv_graph import ConvGraph, ConvShape, Layer, layer_of, width_of
+from prunetune.targets.latency_model.conv_graph import ConvGraph, ConvShape, Layer, layer_of, width_of
+from prunetune.targets.latency_model.latency_table import FEATURES, Array, FeatureModel, Grid, LatencyTable
+from prunetune.targets.latency_model.onnx_graph import read_conv_graph
+from prunetune.targets.latency_model.synthesis import COPIES, IMAGE, write_layer, write_resized
 from prunetune.targets.network import Network
-from prunetune.targets.onnx_graph import read_conv_graph
 from prunetune.targets.protocol import Target
-from prunetune.targets.synthesis import COPIES, IMAGE, write_layer, write_resized
-from prunetune.targets.table import FEATURES, Array, FeatureModel, Grid, LatencyTable
 
 if TYPE_CHECKING:
     from prunetune.targets.latency import Latency

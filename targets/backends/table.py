@@ -9,13 +9,13 @@ from pathlib import Path
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import onnx_file
 from prunetune.targets.latency import Latency
-from prunetune.targets.measurement import check_networks
+from prunetune.targets.latency_model.latency_table import LatencyTable, Prediction
+from prunetune.targets.latency_model.onnx_graph import read_conv_graph
+from prunetune.targets.measure import onnx_file
+from prunetune.targets.measure.measurement import check_networks
 from prunetune.targets.network import Form, Network
-from prunetune.targets.onnx_graph import read_conv_graph
 from prunetune.targets.spec import TableSpec
-from prunetune.targets.table import LatencyTable, Prediction
 
 
 class TableTarget:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
-from prunetune.targets import hardware, onnx_file, openvino_process
-from prunetune.targets.isolation import Answer, isolated
+from prunetune.targets.backends import openvino_process
+from prunetune.targets.backends.quantisation import Quantisation, QuantisedFiles
+from prunetune.targets.measure import hardware, onnx_file
+from prunetune.targets.measure.isolation import Answer, isolated
 from prunetune.targets.network import Form, Images, Network
 from prunetune.targets.protocol import Pace, Predictor, Runner
-from prunetune.targets.quantisation import Quantisation, QuantisedFiles
 from prunetune.targets.spec import OpenVinoSpec
 
 _SCRIPT = Path(openvino_process.__file__)

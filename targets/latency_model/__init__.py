@@ -1,0 +1,1 @@
+"""Latency without a measurement: the graph of convolutions, latency tables, and alignment."""
