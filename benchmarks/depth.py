@@ -36,17 +36,17 @@ import torch
 from torch import nn
 
 from prunetune.pruning import ChannelConfig, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
-from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.depth import residual_blocks, without_blocks
-from prunetune.pruning.importance import create_judge
-from prunetune.pruning.plan import branch_of
-from prunetune.pruning.planning import Planning
-from prunetune.pruning.sparsity import sparse_phase
-from prunetune.pruning.stages import Stage
-from prunetune.pruning.store import StoredStage
-from prunetune.pruning.surgery import apply_plan
-from prunetune.pruning.tracing import channel_groups
-from prunetune.pruning.training import recovery_phase
+from prunetune.pruning.data.dataset import inspect_dataset
+from prunetune.pruning.planning.importance import create_judge
+from prunetune.pruning.planning.plan import branch_of
+from prunetune.pruning.recipe_planning import Planning
+from prunetune.pruning.stages.stage import Stage
+from prunetune.pruning.stages.store import StoredStage
+from prunetune.pruning.structure.depth import residual_blocks, without_blocks
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.training.sparsity import sparse_phase
+from prunetune.pruning.training.values import recovery_phase
 from prunetune.spaces import Alignment, LatencyShare, Recipe
 from prunetune.targets import Network, create_target, parse_target_spec, read_conv_graph
 from prunetune.targets.latency_model.synthesis import write_resized

@@ -20,7 +20,7 @@ import torch
 from alignment import EIGHT, THRESHOLDS, UNALIGNED, cut, export, label, with_random_gammas
 
 from prunetune.pruning import Detector
-from prunetune.pruning.detector import read_description, scaled_width
+from prunetune.pruning.yolo.detector import read_description, scaled_width
 from prunetune.spaces import PrunetuneError
 from prunetune.targets import Latency, create_target, parse_target_spec
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.pruning import Detector, Pipeline, Recovered, Source, StageStore, TrainingSetup
-from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.pruning.stage_runner import StageRunner
+from prunetune.pruning.data.dataset import inspect_dataset
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.stages.stage_runner import StageRunner
 from prunetune.search.latency.shipping import INT8_IMAGES
 from prunetune.spaces import Recipe, Threshold
 from prunetune.targets import (

@@ -24,8 +24,8 @@ import torch
 from scipy.stats import kendalltau
 
 from prunetune.pruning import Detector, plan_pruning
-from prunetune.pruning.detector import read_description, scaled_width
-from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.yolo.detector import read_description, scaled_width
 from prunetune.spaces import Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, create_target
 

@@ -36,8 +36,8 @@ from prunetune.pruning import (
     StageStore,
     TrainingSetup,
 )
-from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.data.dataset import inspect_dataset
+from prunetune.pruning.stages.stage_files import CHECKPOINT
 from prunetune.spaces import ImageSize, LatencyShare, Recipe
 from prunetune.spaces.recipe import Importance, Planner
 from prunetune.targets import LatencyTable, Network, create_target, parse_target_spec, read_conv_graph

@@ -43,13 +43,13 @@ import torch
 import torch_pruning
 from rich.console import Console
 
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import Pipeline, Recovered, Source
-from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.pruning.stages import Stage
-from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import recovery_phase
+from prunetune.pruning.stages.stage import Stage
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.stages.store import StoredStage
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.training.values import recovery_phase
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.search.engine import prepare
 from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.progress import Progress

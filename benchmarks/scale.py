@@ -33,11 +33,11 @@ import numpy as np
 import optuna
 from rich.console import Console
 
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.pipeline import Pruned, Recovered, Step
-from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.pruning.store import StoredStage
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.stages.store import StoredStage
+from prunetune.pruning.structure.channels import ChannelConfig
 from prunetune.search.heartbeat import Heartbeat
 from prunetune.search.latency.study_target import StudyTarget
 from prunetune.search.local_engine import carry_out_trials

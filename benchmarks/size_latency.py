@@ -17,9 +17,9 @@ from pathlib import Path
 
 from latency_noise import IMGSZ, random_network
 
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import Source
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.search.latency.meter import LatencyMeter, measure_references
 from prunetune.search.latency.network_files import NetworkExporter
 from prunetune.search.latency.shares import predicted_ratios

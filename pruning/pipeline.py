@@ -15,19 +15,26 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from prunetune.pruning.detector import Detector, read_description, scaled_width
-from prunetune.pruning.plan import PruningPlan
-from prunetune.pruning.planning import Planned, Planning
-from prunetune.pruning.restarts import Restarts
-from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
-from prunetune.pruning.stage_files import CHECKPOINT, read_history
-from prunetune.pruning.stage_runner import Parent, Restart, StageRunner, Untrained
-from prunetune.pruning.stages import Stage
-from prunetune.pruning.store import StoredStage
-from prunetune.pruning.surgery import apply_plan
-from prunetune.pruning.threshold_search import LatencyShares
-from prunetune.pruning.tracing import channel_groups
-from prunetune.pruning.training import EpochRecord, Phase, continued_phase, early_phase, learning_rate, recovery_phase
+from prunetune.pruning.planning.plan import PruningPlan
+from prunetune.pruning.planning.threshold_search import LatencyShares
+from prunetune.pruning.recipe_planning import Planned, Planning
+from prunetune.pruning.stages.restarts import Restarts
+from prunetune.pruning.stages.stage import Stage
+from prunetune.pruning.stages.stage_files import CHECKPOINT, read_history
+from prunetune.pruning.stages.stage_runner import Parent, Restart, StageRunner, Untrained
+from prunetune.pruning.stages.store import StoredStage
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.training.sparsity import Sparsity, resolve, sparse_phase
+from prunetune.pruning.training.values import (
+    EpochRecord,
+    Phase,
+    continued_phase,
+    early_phase,
+    learning_rate,
+    recovery_phase,
+)
+from prunetune.pruning.yolo.detector import Detector, read_description, scaled_width
 from prunetune.spaces import (
     Accuracy,
     Alignment,
@@ -118,7 +125,7 @@ class Pruned(_Network):
     """A network after surgery, with recalibrated BatchNorm, before any training."""
 
     warning: str | None = None
-    """Why its threshold may have cut at random (`prunetune.pruning.separation`)."""
+    """Why its threshold may have cut at random (`prunetune.pruning.planning.separation`)."""
     at_floor: bool = False
     """Whether every layer has as few channels as it may have."""
     sparse: StoredStage | None = None

@@ -26,7 +26,7 @@ from prunetune.spaces.fields import jsonable
 from prunetune.spaces.files import flush, storage_error
 
 if TYPE_CHECKING:
-    from prunetune.pruning.detector import Detector
+    from prunetune.pruning.yolo.detector import Detector
 
 CARD, STUDY, VERIFY = "model-card.md", "study.yaml", "verify.py"
 FIXED, DYNAMIC, INT8, OPENVINO, TENSORRT = (
@@ -57,7 +57,7 @@ class Part:
 
 def onnx_parts(detector: Detector, imgsz: ImageSize, metadata: Mapping[str, str]) -> list[Part]:
     """The two ONNX files that every bundle has: for one image of one size, and for any."""
-    from prunetune.pruning.export import export_onnx
+    from prunetune.pruning.yolo.export import export_onnx
 
     def writer(dynamic: bool) -> Callable[[Path], None]:
         return lambda file: export_onnx(detector.model, file, imgsz, dynamic=dynamic, metadata=metadata)

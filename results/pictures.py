@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from prunetune.results.escapes import printable
 
 if TYPE_CHECKING:
-    from prunetune.pruning.detections import Box
+    from prunetune.pruning.accuracy.detections import Box
 
 SAME = 0.5
 """From this IoU on two boxes of one class are one object."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from pandas import DataFrame
 
-    from prunetune.pruning.detector import Detector
+    from prunetune.pruning.yolo.detector import Detector
 
 
 def load_study(study: str | Path, runs: str | Path = "runs", storage: str | None = None) -> StudyResults:
@@ -149,7 +149,7 @@ class Candidate:
         Raises:
             ModelError: The file is missing or damaged.
         """
-        from prunetune.pruning.detector import Detector
+        from prunetune.pruning.yolo.detector import Detector
 
         if not self.checkpoint.is_file():
             raise ModelError(f"{self.checkpoint}: no such file; {RESTORE}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from prunetune.pruning.lease import StageBusyError
-from prunetune.pruning.store import StageStore
+from prunetune.pruning.stages.lease import StageBusyError
+from prunetune.pruning.stages.store import StageStore
 from prunetune.search.interruption import safe_point
 from prunetune.search.progress import Progress
 

@@ -11,11 +11,11 @@ from functools import partial
 
 import optuna
 
-from prunetune.pruning.detector import Detector
 from prunetune.pruning.pipeline import Recovered
-from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import TrainingFailureError
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.stages.store import StoredStage
+from prunetune.pruning.training.values import TrainingFailureError
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results import Findings, StudyNetwork
 from prunetune.results.record import Baseline, NetworkFiles, NetworkResult, StudyRecord
 from prunetune.results.study_network import deployed_name

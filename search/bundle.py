@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import yaml
 
-from prunetune.pruning.threshold_search import round_goal
+from prunetune.pruning.planning.threshold_search import round_goal
 from prunetune.results.bundle import (
     FIXED,
     INT8,
@@ -154,7 +154,7 @@ class _Export:
         return parts
 
     def _write_openvino(self, folder: Path) -> None:
-        from prunetune.pruning.export import export_openvino
+        from prunetune.pruning.yolo.export import export_openvino
 
         export_openvino(self._detector.model, folder, self._deployment.imgsz)
 

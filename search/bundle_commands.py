@@ -50,7 +50,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle: sums, that every file loads, that all compute the same, and with --data its accuracy."""
-    from prunetune.pruning.compat import prepare_ultralytics
+    from prunetune.pruning.yolo.compat import prepare_ultralytics
     from prunetune.results import verify as checks
 
     prepare_ultralytics()
@@ -76,7 +76,7 @@ def verify(
 
 
 def _fingerprint(data: str) -> str | None:
-    from prunetune.pruning.dataset import inspect_dataset
+    from prunetune.pruning.data.dataset import inspect_dataset
     from prunetune.spaces import DatasetError
 
     try:

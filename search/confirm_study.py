@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunetune.pruning.bootstrap import CONFIDENCE, bootstrap, percentile_interval
-from prunetune.pruning.matches import Floats, Matches, MatchRecorder
-from prunetune.pruning.store import digest_of
+from prunetune.pruning.accuracy.bootstrap import CONFIDENCE, bootstrap, percentile_interval
+from prunetune.pruning.accuracy.matches import Floats, Matches, MatchRecorder
+from prunetune.pruning.stages.store import digest_of
 from prunetune.results.escapes import printable
 from prunetune.results.findings import Findings, front
 from prunetune.results.record import Comparison, Confirmation, ConfirmedNetwork, Interval, StudyRecord

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import optuna
 
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results import Findings, StudyNetwork
 from prunetune.results.record import StudyRecord
 from prunetune.search.interruption import safe_point

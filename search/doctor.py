@@ -126,7 +126,7 @@ def _extra(name: str, requirements: list[Requirement]) -> Finding:
 
 
 def _torchvision() -> Finding:
-    from prunetune.pruning.compat import prepare_ultralytics, torchvision_works
+    from prunetune.pruning.yolo.compat import prepare_ultralytics, torchvision_works
 
     prepare_ultralytics()
     if torchvision_works():
@@ -148,7 +148,7 @@ def _thop() -> Finding:
 
 
 def _flops() -> Finding:
-    from prunetune.pruning.detector import Detector
+    from prunetune.pruning.yolo.detector import Detector
 
     gflops = Detector.load("yolov5n.yaml").gflops(64)
     if gflops <= 0:

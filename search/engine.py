@@ -7,7 +7,7 @@ from typing import Protocol
 
 import optuna
 
-from prunetune.pruning.training import TrainingFailureError
+from prunetune.pruning.training.values import TrainingFailureError
 from prunetune.results.headline import LEARNT
 from prunetune.results.record import StudyRecord
 from prunetune.results.storage import storage_errors

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from prunetune.pruning.training import EpochRecord
+from prunetune.pruning.training.values import EpochRecord
 from prunetune.results.record import NetworkResult, TrialRecord
 from prunetune.results.study_network import StudyNetwork, latencies_document, networks_of
 from prunetune.search.limits import Forecast

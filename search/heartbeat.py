@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from optuna.trial import Trial
 
-from prunetune.pruning.lease import StageBusyError
+from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.search.interruption import TrialLostError, asked_at_safe_points
 from prunetune.search.storage import INTERVAL_S, StoredStudy
 

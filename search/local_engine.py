@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prunetune.pruning.lease import StageBusyError
+from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.search.aside import Aside
 from prunetune.search.engine import prepare
 from prunetune.search.finish import finish

@@ -132,7 +132,7 @@ def _say(console: Console | None, line: str) -> None:
 def _places_here(spec: StudySpec, count: int) -> list[Place]:
     gpus = 0
     if spec.devices[0].isdigit():
-        from prunetune.pruning.device import gpu_count
+        from prunetune.pruning.training.device import gpu_count
 
         gpus = gpu_count()
     return places(spec.devices, count, gpus, sorted(allowed_cores()))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.distribution import write_distribution
 from prunetune.spaces import ConfigError, ModelError, TargetError
 from prunetune.targets import Latency, Network, TargetSpec, create_target

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.detections import Box, detect, labelled
-from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.training import TrainingSetup
+from prunetune.pruning.accuracy.detections import Box, detect, labelled
+from prunetune.pruning.data.dataset import inspect_dataset
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.values import TrainingSetup
 from prunetune.results.findings import Findings
 from prunetune.results.pictures import Picture, draw, evenly, most_different
 from prunetune.results.study_results import StudyResults

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from prunetune.pruning.training import EpochListener, EpochRecord
+from prunetune.pruning.training.values import EpochListener, EpochRecord
 from prunetune.results.record import TrialRecord
 from prunetune.search.events import (
     EpochEnded,

@@ -13,19 +13,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.evaluation import losses
-from prunetune.pruning.importance import Losses, create_judge
-from prunetune.pruning.loaders import DataLoaders
+from prunetune.pruning.data.dataset import inspect_dataset
 from prunetune.pruning.pipeline import mismatch
-from prunetune.pruning.plan import Scores
-from prunetune.pruning.separation import unseparated
-from prunetune.pruning.surgery import apply_plan
-from prunetune.pruning.tasks import FINDS
-from prunetune.pruning.tracing import channel_groups
-from prunetune.pruning.training import TrainingSetup
+from prunetune.pruning.planning.importance import Losses, create_judge
+from prunetune.pruning.planning.plan import Scores
+from prunetune.pruning.planning.separation import unseparated
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.training.evaluation import losses
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.values import TrainingSetup
+from prunetune.pruning.yolo.detector import Detector
+from prunetune.pruning.yolo.tasks import FINDS
 from prunetune.spaces import ConfigError, ModelError, Threshold
 from prunetune.spaces.files import publish, write_text
 from prunetune.spaces.recipe import Importance

@@ -19,8 +19,8 @@ import optuna
 from ray import tune
 from rich.console import Console
 
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.lease import StageBusyError
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.results.record import TrialRecord
 from prunetune.results.storage import storage_errors
 from prunetune.search.aside import patiently

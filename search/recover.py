@@ -14,18 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from rich.console import Console
 
-from prunetune.pruning.data_source import data_problem
-from prunetune.pruning.dataset import inspect_dataset
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.device import device_problem
-from prunetune.pruning.hyperparameters import hyperparameter_problems
-from prunetune.pruning.layers import layer_regions
+from prunetune.pruning.data.data_source import data_problem
+from prunetune.pruning.data.dataset import inspect_dataset
 from prunetune.pruning.pipeline import mismatch
-from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.pruning.stage_runner import StageRunner
-from prunetune.pruning.stages import Stage, training_stage
-from prunetune.pruning.store import StageStore
-from prunetune.pruning.training import TrainingFailureError, TrainingSetup, continued_phase
+from prunetune.pruning.stages.stage import Stage, training_stage
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.stages.stage_runner import StageRunner
+from prunetune.pruning.stages.store import StageStore
+from prunetune.pruning.structure.layers import layer_regions
+from prunetune.pruning.training.device import device_problem
+from prunetune.pruning.training.hyperparameters import hyperparameter_problems
+from prunetune.pruning.training.values import TrainingFailureError, TrainingSetup, continued_phase
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results import verify
 from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
 from prunetune.results.model_card import command_line

@@ -12,16 +12,16 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.groups import ChannelGroup
 from prunetune.pruning.pipeline import accuracy_curve
-from prunetune.pruning.plan import PruningPlan
-from prunetune.pruning.splicing import Donor, Remains, compose, splice, spliced_remains
-from prunetune.pruning.stage_files import CHECKPOINT, read_history
-from prunetune.pruning.stages import Stage
-from prunetune.pruning.store import StoredStage
-from prunetune.pruning.tracing import channel_groups
-from prunetune.pruning.training import TrainingFailureError, recovery_phase
+from prunetune.pruning.planning.plan import PruningPlan
+from prunetune.pruning.stages.stage import Stage
+from prunetune.pruning.stages.stage_files import CHECKPOINT, read_history
+from prunetune.pruning.stages.store import StoredStage
+from prunetune.pruning.structure.groups import ChannelGroup
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.splicing import Donor, Remains, compose, splice, spliced_remains
+from prunetune.pruning.training.values import TrainingFailureError, recovery_phase
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.findings import Findings
 from prunetune.results.record import NetworkFiles, NetworkResult, StudyRecord, TrialRecord
 from prunetune.results.study_results import Candidate, StudyResults

@@ -17,7 +17,7 @@ from prunetune.search.store_limit import GB, STORE
 from prunetune.spaces import ConfigError
 
 if TYPE_CHECKING:
-    from prunetune.pruning.store_contents import Item
+    from prunetune.pruning.stages.store_contents import Item
 
 DAY_S = 24 * 3600.0
 
@@ -33,7 +33,7 @@ def list_store(runs: RunsOption = Path("runs"), as_json: JsonOption = False) -> 
     from rich.table import Table
     from rich.text import Text
 
-    from prunetune.pruning.store_contents import StoreContents
+    from prunetune.pruning.stages.store_contents import StoreContents
 
     contents = StoreContents.read(runs / STORE)
     if as_json:
@@ -64,7 +64,7 @@ def collect(
     as_json: JsonOption = False,
 ) -> None:
     """Free what was used longest ago; never what a training uses, or what was used within the last hour."""
-    from prunetune.pruning.store_contents import StoreContents, free
+    from prunetune.pruning.stages.store_contents import StoreContents, free
 
     if older_than is None and max_gb is None:
         raise ConfigError("store gc: give --older-than DAYS, --max-gb N, or both")
@@ -94,8 +94,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compute the sums of all files again. Exit code 1: a stage is damaged."""
-    from prunetune.pruning.store import StageStore
-    from prunetune.pruning.store_contents import StoreContents, damage
+    from prunetune.pruning.stages.store import StageStore
+    from prunetune.pruning.stages.store_contents import StoreContents, damage
 
     contents = StoreContents.read(runs / STORE)
     stages = [item for item in contents.items if item.is_stage]

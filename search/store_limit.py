@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prunetune.pruning.store_contents import StoreContents, free
+from prunetune.pruning.stages.store_contents import StoreContents, free
 from prunetune.search.spec import StudySpec
 from prunetune.spaces import StoreError
 

@@ -13,7 +13,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 
-from prunetune.pruning.data_source import data_problem
+from prunetune.pruning.data.data_source import data_problem
 from prunetune.results.findings import Findings, Source
 from prunetune.results.place import choose_name, place_of, sqlite_url
 from prunetune.results.record import StudyRecord

@@ -12,19 +12,19 @@ from platform import python_version
 
 import optuna
 
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.data_source import data_problem
-from prunetune.pruning.dataset import Dataset, inspect_dataset
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.device import device_problem
-from prunetune.pruning.hyperparameters import hyperparameter_problems
-from prunetune.pruning.layers import layer_regions
+from prunetune.pruning.data.data_source import data_problem
+from prunetune.pruning.data.dataset import Dataset, inspect_dataset
 from prunetune.pruning.pipeline import Pipeline, Source, is_checkpoint
-from prunetune.pruning.stage_runner import StageRunner
-from prunetune.pruning.store import StageStore
-from prunetune.pruning.tracing import channel_groups
-from prunetune.pruning.training import StageListener, TrainingSetup
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.stages.stage_runner import StageRunner
+from prunetune.pruning.stages.store import StageStore
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.structure.layers import layer_regions
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.training.device import device_problem
+from prunetune.pruning.training.hyperparameters import hyperparameter_problems
+from prunetune.pruning.training.values import StageListener, TrainingSetup
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.record import StudyRecord
 from prunetune.search.deploy import precision_problems
 from prunetune.search.interruption import safe_point

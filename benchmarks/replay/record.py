@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.pruning import Pruned, Recovered
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.stage_files import CHECKPOINT, read_history
+from prunetune.pruning.stages.stage_files import CHECKPOINT, read_history
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
 from prunetune.search.study_setup import check_study, prepare_study

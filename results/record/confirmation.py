@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunetune.pruning.data_facts import DataFacts, SharedImages
+from prunetune.pruning.data.data_facts import DataFacts, SharedImages
 from prunetune.spaces.fields import integer, mapping, number, text
 
 

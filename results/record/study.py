@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.study import Study
 
-from prunetune.pruning.data_facts import DataFacts
+from prunetune.pruning.data.data_facts import DataFacts
 from prunetune.results.record.confirmation import Confirmation
 from prunetune.results.record.figure import StudiedFigure
 from prunetune.results.record.network import NetworkResult, parse_latencies

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.store import digest_of
+from prunetune.pruning.stages.store import digest_of
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.search.interruption import safe_point
 from prunetune.search.latency.network_files import NetworkExporter
 from prunetune.search.latency.study_target import StudyTarget

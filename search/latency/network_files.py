@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.search.latency.study_target import StudyTarget
 from prunetune.spaces import Deployment, ImageSize, TargetError, size_text
 from prunetune.spaces.files import publish

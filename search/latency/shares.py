@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.study_target import StudyTarget
 from prunetune.spaces import Deployment, ImageSize

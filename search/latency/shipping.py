@@ -6,9 +6,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.evaluation import Listener
-from prunetune.pruning.stage_runner import StageRunner
+from prunetune.pruning.stages.stage_runner import StageRunner
+from prunetune.pruning.training.evaluation import Listener
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.spaces import Accuracy, Deployment, ImageSize
 from prunetune.targets import Images, Network, Quantisation, RuntimeSpec, TargetSpec, create_predictor, quantise
 

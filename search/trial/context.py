@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.dataset import Dataset
+from prunetune.pruning.data.dataset import Dataset
 from prunetune.pruning.pipeline import Pipeline
-from prunetune.pruning.stage_runner import StageRunner
-from prunetune.pruning.store import StageStore
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.stages.stage_runner import StageRunner
+from prunetune.pruning.stages.store import StageStore
+from prunetune.pruning.structure.channels import ChannelConfig
 from prunetune.results.record import NetworkResult, StudiedFigure, TrialRecord
 from prunetune.search.deploy import further
 from prunetune.search.latency.meter import LatencyMeter

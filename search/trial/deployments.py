@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prunetune.pruning.channels import digest_of
-from prunetune.pruning.depth import lacks_only_blocks, residual_blocks
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.structure.channels import digest_of
+from prunetune.pruning.structure.depth import lacks_only_blocks, residual_blocks
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.pareto import nondominated
 from prunetune.results.record import NetworkFigures, NetworkResult
 from prunetune.search.latency.shares import predicted_ratios

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.record import NetworkFigures, StudiedFigure
 from prunetune.search.latency.study_target import violations
 from prunetune.search.spec import StudySpec

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any, TypeAlias, assert_never
 
 from prunetune.pruning.pipeline import Pruned, Recovered, Trained
-from prunetune.pruning.stage_files import read_history
-from prunetune.pruning.trainer import is_out_of_memory
-from prunetune.pruning.training import TrainingFailureError
+from prunetune.pruning.stages.stage_files import read_history
+from prunetune.pruning.training.trainer import is_out_of_memory
+from prunetune.pruning.training.values import TrainingFailureError
 from prunetune.results.histories import read_curves
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, RungDecision, TrialRecord
 from prunetune.search.interruption import StopAskedError, TrialLostError, stop_is_asked

@@ -21,7 +21,7 @@ from commands.hold import hold as hold_at
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["prunetune.search.runner", "prunetune.search.finish", "prunetune.search.cli", "prunetune.pruning.trainer"]
+    ["prunetune.search.runner", "prunetune.search.finish", "prunetune.search.cli", "prunetune.pruning.training.trainer"]
 )
 
 

@@ -17,7 +17,7 @@ import pytest
 zxingcpp = pytest.importorskip("zxingcpp")
 cv2 = pytest.importorskip("cv2")
 
-from prunetune.pruning.dataset import inspect_dataset  # noqa: E402
+from prunetune.pruning.data.dataset import inspect_dataset  # noqa: E402
 from prunetune.spaces.errors import ConfigError, StoreError  # noqa: E402
 
 FOLDER = Path(__file__).parents[2] / "examples" / "barcodes"

@@ -20,7 +20,7 @@ from commands.command import Command
 from faults.moments import Moment
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.pruning.store import StageStore
+from prunetune.pruning.stages.store import StageStore
 from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
 from prunetune.spaces import Outcome, StoreError

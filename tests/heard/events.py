@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prunetune.pruning.training import EpochRecord
+from prunetune.pruning.training.values import EpochRecord
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, TrialRecord
 from prunetune.search.events import (
     EpochEnded,

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.store import StageStore
-from prunetune.pruning.training import TrainingSetup
+from prunetune.pruning.stages.store import StageStore
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.values import TrainingSetup
 
 StockUltralytics = Callable[..., dict[str, Any]]
 

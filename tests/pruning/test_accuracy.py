@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.pruning.evaluation import accuracy_from
-from prunetune.pruning.loaders import arguments
-from prunetune.pruning.training import TrainingSetup
+from prunetune.pruning.training.evaluation import accuracy_from
+from prunetune.pruning.training.loaders import arguments
+from prunetune.pruning.training.values import TrainingSetup
 from prunetune.spaces.accuracy import Accuracy
 
 SHARE = st.floats(0.01, 1)

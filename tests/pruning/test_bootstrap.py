@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunetune.pruning.bootstrap import bootstrap, percentile_interval
-from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.evaluation import evaluate
-from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.matches import IOUS, Matches, MatchRecorder
-from prunetune.pruning.training import TrainingSetup
+from prunetune.pruning.accuracy.bootstrap import bootstrap, percentile_interval
+from prunetune.pruning.accuracy.matches import IOUS, Matches, MatchRecorder
+from prunetune.pruning.training.evaluation import evaluate
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.values import TrainingSetup
+from prunetune.pruning.yolo.compat import prepare_ultralytics
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.spaces.errors import StoreError
 
 

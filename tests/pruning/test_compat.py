@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.yolo.compat import prepare_ultralytics
 
 THREADS = """
 import os
 cores = {cores}
 if cores:
     os.sched_setaffinity(0, cores)
-from prunetune.pruning.compat import prepare_ultralytics
+from prunetune.pruning.yolo.compat import prepare_ultralytics
 prepare_ultralytics()
 from ultralytics.utils.torch_utils import select_device
 select_device("cpu")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.pruning.cost_meter import CostMeter
+from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.spaces import Cost, StageUse
 
 
@@ -23,7 +23,7 @@ class Hands:
 @pytest.fixture
 def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     hands = Hands()
-    monkeypatch.setattr("prunetune.pruning.cost_meter.time.perf_counter", hands)
+    monkeypatch.setattr("prunetune.pruning.stages.cost_meter.time.perf_counter", hands)
     return hands
 
 

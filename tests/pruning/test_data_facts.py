@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pets.folders import Folder, make_folder
 
-from prunetune.pruning.data_facts import DataFacts, SharedImages, Split
-from prunetune.pruning.dataset import inspect_dataset
+from prunetune.pruning.data.data_facts import DataFacts, SharedImages, Split
+from prunetune.pruning.data.dataset import inspect_dataset
 
 SHARED: dict[str, tuple[Callable[[Folder], object], list[tuple[str, str, int, int]]]] = {
     "none": (lambda f: None, []),

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from pets.folders import Folder, make_folder
 
-from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.data_source import data_problem
-from prunetune.pruning.dataset import inspect_dataset
+from prunetune.pruning.data.data_source import data_problem
+from prunetune.pruning.data.dataset import inspect_dataset
+from prunetune.pruning.yolo.compat import prepare_ultralytics
 from prunetune.spaces.errors import DatasetError
 
 prepare_ultralytics()  # before: it is loud otherwise, in all tests of the process

@@ -14,8 +14,8 @@ import yaml
 from pets.folders import BOX, Folder, make_folder, save_image
 from PIL import Image
 
-from prunetune.pruning.data_facts import Split
-from prunetune.pruning.dataset import inspect_dataset
+from prunetune.pruning.data.data_facts import Split
+from prunetune.pruning.data.dataset import inspect_dataset
 from prunetune.spaces.errors import DatasetError, StoreError
 
 

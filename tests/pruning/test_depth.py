@@ -20,14 +20,14 @@ from torch import nn
 from ultralytics import YOLO
 
 from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, plan_pruning
-from prunetune.pruning.depth import folded_inputs, name_after, name_before, residual_blocks, without_blocks
-from prunetune.pruning.groups import ChannelGroup
-from prunetune.pruning.knapsack import KnapsackLadder, MultiplyAdds
-from prunetune.pruning.layers import channel_config
-from prunetune.pruning.plan import Scores
-from prunetune.pruning.planning import least_blocks
-from prunetune.pruning.splicing import Donor, Remains, compose, cut_to, splice
-from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.planning.knapsack import KnapsackLadder, MultiplyAdds
+from prunetune.pruning.planning.plan import Scores
+from prunetune.pruning.recipe_planning import least_blocks
+from prunetune.pruning.structure.depth import folded_inputs, name_after, name_before, residual_blocks, without_blocks
+from prunetune.pruning.structure.groups import ChannelGroup
+from prunetune.pruning.structure.layers import channel_config
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.splicing import Donor, Remains, compose, cut_to, splice
 from prunetune.spaces import ModelError, Threshold
 from prunetune.targets import read_conv_graph
 

@@ -17,11 +17,11 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from prunetune.pruning.batchnorm import norm_layers, recalibrate
-from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.detector import Detector, read_description, scaled_width
-from prunetune.pruning.plan import plan_pruning
-from prunetune.pruning.surgery import apply_plan
+from prunetune.pruning.planning.plan import plan_pruning
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.training.batchnorm import norm_layers, recalibrate
+from prunetune.pruning.yolo.compat import prepare_ultralytics
+from prunetune.pruning.yolo.detector import Detector, read_description, scaled_width
 from prunetune.spaces import ImageSize, ModelError, Threshold
 
 NAMES = ("square", "disc")

@@ -19,19 +19,19 @@ import torch
 from families.tiers import in_tiers
 from torch import Tensor, nn
 
-from prunetune.pruning.batchnorm import recalibrate
-from prunetune.pruning.blocks import split_halves, splits
-from prunetune.pruning.detector import Detector, read_description, scaled_width
-from prunetune.pruning.evaluation import evaluate
-from prunetune.pruning.groups import ChannelGroup, first_channel, module_of
-from prunetune.pruning.layers import channel_config, is_depthwise
-from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.plan import PruningPlan, plan_pruning
-from prunetune.pruning.sparsity import Sparsity, sparse_phase
-from prunetune.pruning.surgery import apply_plan
-from prunetune.pruning.tracing import channel_groups
-from prunetune.pruning.trainer import TrainingState, train
-from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
+from prunetune.pruning.planning.plan import PruningPlan, plan_pruning
+from prunetune.pruning.structure.blocks import split_halves, splits
+from prunetune.pruning.structure.groups import ChannelGroup, first_channel, module_of
+from prunetune.pruning.structure.layers import channel_config, is_depthwise
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.training.batchnorm import recalibrate
+from prunetune.pruning.training.evaluation import evaluate
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.sparsity import Sparsity, sparse_phase
+from prunetune.pruning.training.trainer import TrainingState, train
+from prunetune.pruning.training.values import Phase, TrainingSetup, recovery_phase
+from prunetune.pruning.yolo.detector import Detector, read_description, scaled_width
 from prunetune.spaces import ModelError, Threshold
 
 NAMES = ("square", "disc")

@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from prunetune.pruning.area_attention import join_attention
-from prunetune.pruning.descriptions import width_multiples
-from prunetune.pruning.detector import Detector, read_description, scaled_width
-from prunetune.pruning.groups import ChannelGroup, first_of_parts
-from prunetune.pruning.importance import create_judge
-from prunetune.pruning.knapsack import KnapsackLadder, MultiplyAdds
-from prunetune.pruning.layers import channel_config, convolutions, is_depthwise, is_grouped
-from prunetune.pruning.plan import PruningPlan, Scores, plan_pruning
-from prunetune.pruning.restarts import renew
-from prunetune.pruning.splicing import Donor, Remains, compose, splice
-from prunetune.pruning.surgery import apply_plan
-from prunetune.pruning.threshold_search import PlanLadder
-from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.planning.importance import create_judge
+from prunetune.pruning.planning.knapsack import KnapsackLadder, MultiplyAdds
+from prunetune.pruning.planning.plan import PruningPlan, Scores, plan_pruning
+from prunetune.pruning.planning.threshold_search import PlanLadder
+from prunetune.pruning.stages.restarts import renew
+from prunetune.pruning.structure.groups import ChannelGroup, first_of_parts
+from prunetune.pruning.structure.layers import channel_config, convolutions, is_depthwise, is_grouped
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.splicing import Donor, Remains, compose, splice
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.yolo.area_attention import join_attention
+from prunetune.pruning.yolo.descriptions import width_multiples
+from prunetune.pruning.yolo.detector import Detector, read_description, scaled_width
 from prunetune.spaces import Alignment, ModelError, Threshold
 
 NAMES = ("square", "disc")

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from prunetune.pruning import trainer
-from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.evaluation import evaluate
-from prunetune.pruning.hyperparameters import ALLOWED, REFUSED, hyperparameter_problems
-from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.sparsity import resolve, sparse_phase
-from prunetune.pruning.trainer import TrainingState, train
-from prunetune.pruning.training import EpochRecord, Phase, TrainingSetup, recovery_phase
+from prunetune.pruning.training import trainer
+from prunetune.pruning.training.evaluation import evaluate
+from prunetune.pruning.training.hyperparameters import ALLOWED, REFUSED, hyperparameter_problems
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.sparsity import resolve, sparse_phase
+from prunetune.pruning.training.trainer import TrainingState, train
+from prunetune.pruning.training.values import EpochRecord, Phase, TrainingSetup, recovery_phase
+from prunetune.pruning.yolo.compat import prepare_ultralytics
+from prunetune.pruning.yolo.detector import Detector
 
 DECIDED = {
     True: """

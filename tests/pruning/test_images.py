@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pets.folders import BOX, Folder, make_folder, save_image
 from PIL import Image
 
-from prunetune.pruning.dataset import MOST_LEFT_OUT, inspect_dataset
-from prunetune.pruning.images import StudyImages
+from prunetune.pruning.data.dataset import MOST_LEFT_OUT, inspect_dataset
+from prunetune.pruning.data.images import StudyImages
 from prunetune.results.verify import _linked
 from prunetune.spaces.errors import DatasetError
 

@@ -14,9 +14,9 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from prunetune.pruning import Detector, StageRunner, StageStore, TrainingSetup, plan_pruning
-from prunetune.pruning.groups import ChannelGroup
-from prunetune.pruning.importance import Judge, create_judge
-from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.planning.importance import Judge, create_judge
+from prunetune.pruning.structure.groups import ChannelGroup
+from prunetune.pruning.structure.tracing import channel_groups
 from prunetune.spaces import ConfigError, ModelError, Threshold
 from prunetune.spaces.recipe import Importance
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, find_plan
-from prunetune.pruning import knapsack as module
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.detector import read_description
-from prunetune.pruning.groups import ChannelGroup, Reader
-from prunetune.pruning.knapsack import MOST_BLOCKS, KnapsackLadder, MultiplyAdds
-from prunetune.pruning.plan import ScoredGroup, Scores
-from prunetune.pruning.threshold_search import CLOSE, first_within
-from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.planning import knapsack as module
+from prunetune.pruning.planning.knapsack import MOST_BLOCKS, KnapsackLadder, MultiplyAdds
+from prunetune.pruning.planning.plan import ScoredGroup, Scores
+from prunetune.pruning.planning.threshold_search import CLOSE, first_within
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.structure.groups import ChannelGroup, Reader
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.yolo.detector import read_description
 from prunetune.spaces import Alignment, ConfigError
 from prunetune.targets import read_conv_graph
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from prunetune.pruning.lease import StageBusyError, StageLease, StageLeases
+from prunetune.pruning.stages.lease import StageBusyError, StageLease, StageLeases
 from prunetune.spaces import StoreError
 from prunetune.spaces.drafts import LEASE_S
 
@@ -23,7 +23,7 @@ THIS = f"{socket.gethostname()}:{os.getpid()}"
 HOLD = """
 import sys
 from pathlib import Path
-from prunetune.pruning.lease import StageBusyError, StageLeases
+from prunetune.pruning.stages.lease import StageBusyError, StageLeases
 with StageLeases(Path(sys.argv[1]), float(sys.argv[2])).take("sparse-0123", "sparse-4567") as lease:
     print("held", flush=True)
     sys.stdin.readline()

@@ -9,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.penalty import Gammas, add_subgradient, penalized_gammas, penalty, penalty_layers, shrink
-from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.training.penalty import (
+    Gammas,
+    add_subgradient,
+    penalized_gammas,
+    penalty,
+    penalty_layers,
+    shrink,
+)
+from prunetune.pruning.yolo.detector import Detector
 
 GAMMA = st.floats(-2, 2)
 

@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 
 from prunetune.pruning import Detector, Pipeline, Source, StageBusyError, StageRunner, StageStore, TrainingSetup
-from prunetune.pruning.evaluation import evaluate, evaluate_predictor
-from prunetune.pruning.lease import StageLease
-from prunetune.pruning.loaders import DataLoaders
 from prunetune.pruning.pipeline import Pruned, Recovered, Trained, accuracy_curve, mismatch
-from prunetune.pruning.sparsity import sparse_phase
-from prunetune.pruning.stage_files import CHECKPOINT, HISTORY, STATE, read_history
-from prunetune.pruning.stages import training_stage, trunk
-from prunetune.pruning.store import StoredStage
-from prunetune.pruning.training import EpochRecord, recovery_phase
+from prunetune.pruning.stages.lease import StageLease
+from prunetune.pruning.stages.stage import training_stage, trunk
+from prunetune.pruning.stages.stage_files import CHECKPOINT, HISTORY, STATE, read_history
+from prunetune.pruning.stages.store import StoredStage
+from prunetune.pruning.training.evaluation import evaluate, evaluate_predictor
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.sparsity import sparse_phase
+from prunetune.pruning.training.values import EpochRecord, recovery_phase
 from prunetune.spaces import Cost, ModelError, Recipe, StageUse, StoreError, Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, Quantisation, create_predictor, quantise
 

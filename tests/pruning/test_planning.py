@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from prunetune.pruning import Detector, Pipeline, Pruned, PruningPlan, Source, StageRunner, StageStore, TrainingSetup
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.depth import residual_blocks
-from prunetune.pruning.stage_files import CHECKPOINT
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.structure.depth import residual_blocks
 from prunetune.spaces import ConfigError, ImageSize, LatencyShare, Recipe, Threshold
 from prunetune.spaces.recipe import Importance
 

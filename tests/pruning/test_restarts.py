@@ -12,13 +12,13 @@ from torch import nn
 
 from prunetune.pruning import Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.pipeline import Pruned, Recovered, Trained
-from prunetune.pruning.restarts import Restarts, renew
-from prunetune.pruning.splicing import Remains, compose
-from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.pruning.stages import training_stage
-from prunetune.pruning.store import StoredStage
-from prunetune.pruning.tracing import channel_groups
-from prunetune.pruning.training import EARLY, early_phase, recovery_phase
+from prunetune.pruning.stages.restarts import Restarts, renew
+from prunetune.pruning.stages.stage import training_stage
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.stages.store import StoredStage
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.splicing import Remains, compose
+from prunetune.pruning.training.values import EARLY, early_phase, recovery_phase
 from prunetune.spaces import ConfigError, Cost, Recipe, Threshold
 
 NAMES = ("square", "disc")

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from prunetune.pruning import Detector
-from prunetune.pruning.groups import ChannelGroup
-from prunetune.pruning.plan import Scores
-from prunetune.pruning.separation import BINS, histogram, unseparated
-from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.planning.plan import Scores
+from prunetune.pruning.planning.separation import BINS, histogram, unseparated
+from prunetune.pruning.structure.groups import ChannelGroup
+from prunetune.pruning.structure.tracing import channel_groups
 from prunetune.spaces import Threshold
 
 

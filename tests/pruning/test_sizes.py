@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from prunetune.pruning import Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
-from prunetune.pruning.detections import detect
-from prunetune.pruning.export import export_openvino
+from prunetune.pruning.accuracy.detections import detect
 from prunetune.pruning.pipeline import Pruned, Recovered, Trained
-from prunetune.pruning.stages import training_stage
-from prunetune.pruning.training import recovery_phase
+from prunetune.pruning.stages.stage import training_stage
+from prunetune.pruning.training.values import recovery_phase
+from prunetune.pruning.yolo.export import export_openvino
 from prunetune.spaces import ConfigError, ImageSize, Recipe, StageUse, Threshold
 
 NAMES = ("square", "disc")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from prunetune.pruning import trainer
-from prunetune.pruning.batchnorm import norm_layers
-from prunetune.pruning.detector import Detector, scaled_width
-from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
-from prunetune.pruning.trainer import TrainingState, train
-from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
+from prunetune.pruning.training import trainer
+from prunetune.pruning.training.batchnorm import norm_layers
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.sparsity import Sparsity, resolve, sparse_phase
+from prunetune.pruning.training.trainer import TrainingState, train
+from prunetune.pruning.training.values import Phase, TrainingSetup, recovery_phase
+from prunetune.pruning.yolo.detector import Detector, scaled_width
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prunetune.pruning.batchnorm import norm_layers
-from prunetune.pruning.penalty import Gammas, shrink
-from prunetune.pruning.sparsity import (
+from prunetune.pruning.training.batchnorm import norm_layers
+from prunetune.pruning.training.penalty import Gammas, shrink
+from prunetune.pruning.training.sparsity import (
     MOST_GAMMA_LR,
     TRAVEL,
     WARMUP_EPOCHS,
@@ -20,7 +20,7 @@ from prunetune.pruning.sparsity import (
     schedule_sum,
     sparse_phase,
 )
-from prunetune.pruning.training import warmup_steps
+from prunetune.pruning.training.values import warmup_steps
 
 EPOCHS = st.integers(1, 40)
 STEPS = st.integers(1, 60)

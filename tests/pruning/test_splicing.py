@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prunetune.pruning.batchnorm import norm_layers
-from prunetune.pruning.detector import Detector, scaled_width
-from prunetune.pruning.groups import ChannelGroup
-from prunetune.pruning.layers import channel_config, layer_regions
-from prunetune.pruning.plan import PruningPlan, plan_pruning
-from prunetune.pruning.splicing import Donor, Remains, compose, splice
-from prunetune.pruning.surgery import apply_plan
-from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.planning.plan import PruningPlan, plan_pruning
+from prunetune.pruning.structure.groups import ChannelGroup
+from prunetune.pruning.structure.layers import channel_config, layer_regions
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.splicing import Donor, Remains, compose, splice
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.training.batchnorm import norm_layers
+from prunetune.pruning.yolo.detector import Detector, scaled_width
 from prunetune.spaces import ModelError, Threshold
 
 NAMES = ("square", "disc")

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from prunetune.pruning import StageBusyError, StageRunner, StageStore, TrainingFailureError, TrainingSetup
-from prunetune.pruning.detector import Detector, read_description
-from prunetune.pruning.stage_files import CHECKPOINT, read_history
-from prunetune.pruning.stage_runner import Progress, StageResult, Untrained
-from prunetune.pruning.stages import trunk
-from prunetune.pruning.training import EpochListener, EpochRecord, recovery_phase
+from prunetune.pruning.stages.stage import trunk
+from prunetune.pruning.stages.stage_files import CHECKPOINT, read_history
+from prunetune.pruning.stages.stage_runner import Progress, StageResult, Untrained
+from prunetune.pruning.training.values import EpochListener, EpochRecord, recovery_phase
+from prunetune.pruning.yolo.detector import Detector, read_description
 from prunetune.spaces import StageUse, StoreError
 
 pytestmark = pytest.mark.slow

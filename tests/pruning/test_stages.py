@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from prunetune.pruning.sparsity import resolve, sparse_phase
-from prunetune.pruning.stages import training_stage, trunk
-from prunetune.pruning.training import Phase, TrainingSetup, recovery_phase
+from prunetune.pruning.stages.stage import training_stage, trunk
+from prunetune.pruning.training.sparsity import resolve, sparse_phase
+from prunetune.pruning.training.values import Phase, TrainingSetup, recovery_phase
 
 SETUP = TrainingSetup("data.yaml", "fingerprint", imgsz=64, batch=8)
 RECOVERY = recovery_phase(3, "map50_95")

@@ -13,14 +13,14 @@ import onnxruntime
 import pytest
 from PIL import Image, ImageDraw
 
-from prunetune.pruning.detector import Detector, read_description
-from prunetune.pruning.evaluation import evaluate
-from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.stage_files import CHECKPOINT
-from prunetune.pruning.stage_runner import StageRunner, Untrained
-from prunetune.pruning.stages import Stage
-from prunetune.pruning.store import StageStore, StoredStage
-from prunetune.pruning.training import TrainingSetup, recovery_phase
+from prunetune.pruning.stages.stage import Stage
+from prunetune.pruning.stages.stage_files import CHECKPOINT
+from prunetune.pruning.stages.stage_runner import StageRunner, Untrained
+from prunetune.pruning.stages.store import StageStore, StoredStage
+from prunetune.pruning.training.evaluation import evaluate
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.values import TrainingSetup, recovery_phase
+from prunetune.pruning.yolo.detector import Detector, read_description
 from prunetune.spaces import DatasetError, ImageSize, size_text
 from prunetune.targets import Quantisation, quantise
 

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.pruning.lease import StageBusyError
-from prunetune.pruning.store import StageStore, StoredStage, digest_of
-from prunetune.pruning.store_contents import RECENT_S, StoreContents, free
+from prunetune.pruning.stages.lease import StageBusyError
+from prunetune.pruning.stages.store import StageStore, StoredStage, digest_of
+from prunetune.pruning.stages.store_contents import RECENT_S, StoreContents, free
 from prunetune.spaces import StoreError
 from prunetune.spaces.drafts import draft
 from prunetune.spaces.files import file_sha256
@@ -30,7 +30,7 @@ STAGE = "sparse-0123"
 WRITE = """
 import sys
 from pathlib import Path
-from prunetune.pruning.store import StageStore
+from prunetune.pruning.stages.store import StageStore
 from prunetune.spaces import StoreError
 
 def half(path):
@@ -52,7 +52,7 @@ except StoreError:
 OPEN = """
 import os, sys
 from pathlib import Path
-from prunetune.pruning.store import StageStore
+from prunetune.pruning.stages.store import StageStore
 StageStore(Path(sys.argv[1]))
 print(os.getpid())
 """
@@ -334,7 +334,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_torch_on_a_full_disk(tiny_disk: Path) -> None:
-    from prunetune.pruning.detector import Detector
+    from prunetune.pruning.yolo.detector import Detector
 
     detector, store = Detector.load("yolov5n.yaml", ("square",)), StageStore(tiny_disk)
     with pytest.raises(StoreError, match="the disk is full; free some space"):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.pruning.store import StageStore
-from prunetune.pruning.store_contents import RECENT_S, Item, StoreContents, damage, free
+from prunetune.pruning.stages.store import StageStore
+from prunetune.pruning.stages.store_contents import RECENT_S, Item, StoreContents, damage, free
 from prunetune.spaces import StoreError
 from prunetune.spaces.drafts import draft
 

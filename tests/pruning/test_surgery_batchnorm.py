@@ -12,9 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from prunetune.pruning.batchnorm import follow_within_an_epoch, gamma_distribution, gammas, norm_layers, recalibrate
-from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.training import GammaDistribution
+from prunetune.pruning.training.batchnorm import (
+    follow_within_an_epoch,
+    gamma_distribution,
+    gammas,
+    norm_layers,
+    recalibrate,
+)
+from prunetune.pruning.training.values import GammaDistribution
+from prunetune.pruning.yolo.compat import prepare_ultralytics
 from prunetune.spaces.errors import DatasetError, ModelError
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.pruning.channels import ChannelConfig, round_channels
+from prunetune.pruning.structure.channels import ChannelConfig, round_channels
 from prunetune.spaces.errors import ConfigError, ModelError
 
 WIDTHS = st.integers(1, 2048)
@@ -96,5 +96,5 @@ def test_a_width_that_is_none_is_refused_with_its_layer(width: object) -> None:
 
 
 def test_reading_configurations_needs_no_torch() -> None:
-    code = "import sys, prunetune.pruning.channels; sys.exit('torch' in sys.modules)"
+    code = "import sys, prunetune.pruning.structure.channels; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,6 @@ import math
 import os
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,22 +19,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prunetune.pruning import surgery
-from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.groups import ChannelGroup, Reader
-from prunetune.pruning.layers import channel_config, layer_regions
-from prunetune.pruning.plan import PruningPlan, group_alignment, layer_kinds, plan_pruning
-from prunetune.pruning.stages import Stage
-from prunetune.pruning.surgery import apply_plan
-from prunetune.pruning.tracing import channel_groups
-from prunetune.pruning.training import TrainingSetup
+from prunetune.pruning.planning.plan import PruningPlan, group_alignment, layer_kinds, plan_pruning
+from prunetune.pruning.stages.stage import Stage
+from prunetune.pruning.structure.groups import ChannelGroup, Reader
+from prunetune.pruning.structure.layers import channel_config, layer_regions
+from prunetune.pruning.structure.tracing import channel_groups
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.training.values import TrainingSetup
+from prunetune.pruning.yolo.compat import prepare_ultralytics
+from prunetune.pruning.yolo.detector import SHIPPED_MODELS
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import ConfigError, ModelError
 from prunetune.spaces.recipe import Threshold
 
 IMGSZ = 64
 HALF = Threshold.everywhere(0.5)
-DECONV = Path(surgery.__file__).parent / "models" / "yolov5-deconv.yaml"
+DECONV = SHIPPED_MODELS / "yolov5-deconv.yaml"
 
 
 @pytest.fixture(scope="module")

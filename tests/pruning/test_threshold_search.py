@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, find_plan, plan_pruning
-from prunetune.pruning.channels import ChannelConfig
-from prunetune.pruning.groups import ChannelGroup
-from prunetune.pruning.plan import Scores
-from prunetune.pruning.threshold_search import CLOSE, first_within, round_goal
-from prunetune.pruning.tracing import channel_groups
+from prunetune.pruning.planning.plan import Scores
+from prunetune.pruning.planning.threshold_search import CLOSE, first_within, round_goal
+from prunetune.pruning.structure.channels import ChannelConfig
+from prunetune.pruning.structure.groups import ChannelGroup
+from prunetune.pruning.structure.tracing import channel_groups
 from prunetune.spaces import Alignment, ConfigError
 
 Groups = tuple[ChannelGroup, ...]

@@ -13,19 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from prunetune.pruning import trainer
-from prunetune.pruning.batchnorm import norm_layers
-from prunetune.pruning.compat import prepare_ultralytics
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.evaluation import evaluate
-from prunetune.pruning.loaders import DataLoaders
-from prunetune.pruning.penalty import Gammas, shrink
 from prunetune.pruning.pipeline import accuracy_curve
-from prunetune.pruning.plan import plan_pruning
-from prunetune.pruning.sparsity import Sparsity, resolve, sparse_phase
-from prunetune.pruning.surgery import apply_plan
-from prunetune.pruning.trainer import TrainingState, train
-from prunetune.pruning.training import (
+from prunetune.pruning.planning.plan import plan_pruning
+from prunetune.pruning.surgery.surgery import apply_plan
+from prunetune.pruning.training import trainer
+from prunetune.pruning.training.batchnorm import norm_layers
+from prunetune.pruning.training.evaluation import evaluate
+from prunetune.pruning.training.loaders import DataLoaders
+from prunetune.pruning.training.penalty import Gammas, shrink
+from prunetune.pruning.training.sparsity import Sparsity, resolve, sparse_phase
+from prunetune.pruning.training.trainer import TrainingState, train
+from prunetune.pruning.training.values import (
     EpochRecord,
     Phase,
     TrainingFailureError,
@@ -34,6 +32,8 @@ from prunetune.pruning.training import (
     learning_rate,
     recovery_phase,
 )
+from prunetune.pruning.yolo.compat import prepare_ultralytics
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.spaces import Threshold
 from prunetune.spaces.accuracy import Accuracy
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from prunetune.pruning.detections import Box
+from prunetune.pruning.accuracy.detections import Box
 from prunetune.results.pictures import Picture, difference, draw, evenly, matched, most_different
 
 corners = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20)).map(

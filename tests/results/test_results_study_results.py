@@ -123,7 +123,7 @@ def test_parameters_are_drawn_where_they_varied(write_study: WriteStudy, tmp_pat
 
 
 def test_a_network_is_loaded(runs: Path) -> None:
-    from prunetune.pruning.detector import Detector
+    from prunetune.pruning.yolo.detector import Detector
 
     study = load_study("barcodes", runs)
     candidate = study.candidate(0)

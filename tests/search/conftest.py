@@ -182,7 +182,7 @@ def data(shapes: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained yolov5n of two classes as a .pt."""
-    from prunetune.pruning.detector import Detector
+    from prunetune.pruning.yolo.detector import Detector
 
     file = tmp_path_factory.mktemp("models") / "model.pt"
     Detector.load("yolov5n.yaml", names=("square", "disc")).save(file, {}, {"task": "detect", "imgsz": 64})

@@ -152,7 +152,7 @@ def test_data_that_have_changed_are_told(study: Path, tmp_path: Path, prunetune:
 def test_detections_are_those_of_stock_ultralytics(study: Path, shapes: Path) -> None:
     from ultralytics import YOLO
 
-    from prunetune.pruning.detections import detect
+    from prunetune.pruning.accuracy.detections import detect
 
     checkpoint = study / "candidates" / "dense.pt"
     files = sorted((shapes.parent / "images" / "test").iterdir(), reverse=True)
@@ -165,9 +165,9 @@ def test_detections_are_those_of_stock_ultralytics(study: Path, shapes: Path) ->
 
 
 def test_labels_are_read_in_pixels(shapes: Path) -> None:
-    from prunetune.pruning.detections import labelled
-    from prunetune.pruning.loaders import DataLoaders
-    from prunetune.pruning.training import TrainingSetup
+    from prunetune.pruning.accuracy.detections import labelled
+    from prunetune.pruning.training.loaders import DataLoaders
+    from prunetune.pruning.training.values import TrainingSetup
 
     found = labelled(DataLoaders(TrainingSetup(str(shapes), "", imgsz=32, batch=1, cache="")), "test")
     assert [file.name for file, _ in found] == [f"{index:03d}.png" for index in range(8)]

@@ -14,9 +14,9 @@ import optuna
 import pytest
 from rich.console import Console
 
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.lease import StageBusyError, StageLease
-from prunetune.pruning.store import StageStore
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.stages.lease import StageBusyError, StageLease
+from prunetune.pruning.stages.store import StageStore
 from prunetune.results.record import TrialRecord
 from prunetune.search import local_engine
 from prunetune.search.aside import MOST_ASIDE, Aside, patiently

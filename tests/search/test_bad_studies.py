@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study
 from prunetune.search.study_setup import check_study, prepare_study
@@ -175,7 +175,7 @@ def onnx_file(file: Path, sound: Path) -> str:
 
 
 def weights_alone(file: Path, sound: Path) -> str:
-    from prunetune.pruning.detector import Detector
+    from prunetune.pruning.yolo.detector import Detector
 
     torch.save({"model": Detector.load(sound).model.state_dict(), "epoch": 3}, file)
     return "it holds weights, and no network"
@@ -217,7 +217,7 @@ SORTS = [
 
 
 def without_batchnorm(file: Path, sound: Path) -> str:
-    from prunetune.pruning.detector import Detector
+    from prunetune.pruning.yolo.detector import Detector
 
     detector = Detector.load(sound)
     detector.model.fuse(verbose=False)

@@ -18,7 +18,7 @@ import onnx
 import pytest
 import torch
 
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results import verify
 from prunetune.results.bundle import require_place
 from prunetune.results.escapes import markdown_text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prunetune.pruning.store import StageStore
+from prunetune.pruning.stages.store import StageStore
 from prunetune.results.record import StudiedTarget, StudyRecord
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study

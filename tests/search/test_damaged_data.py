@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from prunetune.pruning.data_facts import SharedImages
+from prunetune.pruning.data.data_facts import SharedImages
 from prunetune.results import load_study
 
 pytestmark = pytest.mark.slow

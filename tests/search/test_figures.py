@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from heard.events import NETWORK, RECORD
 
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.record import NetworkResult, StudiedFigure
 from prunetune.search.spec import StudySpec
 from prunetune.search.trial.figures import excess_text, studied_figures

@@ -18,8 +18,8 @@ import sqlalchemy.exc
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.lease import StageBusyError
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.results.record import NetworkFigures, NetworkResult, RungDecision, TrialRecord
 from prunetune.search import local_engine, runner
 from prunetune.search.heartbeat import Heartbeat

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from prunetune.pruning import Detector, StageStore, stage_runner
+from prunetune.pruning import Detector, StageStore
+from prunetune.pruning.stages import stage_runner
 from prunetune.results import Findings
 from prunetune.results.record import NetworkResult, TrialRecord
 from prunetune.search.engine import prepare

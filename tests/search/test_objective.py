@@ -20,10 +20,10 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from prunetune.pruning import StageStore
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.lease import StageBusyError
 from prunetune.pruning.pipeline import Step
-from prunetune.pruning.training import TrainingFailureError
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.stages.lease import StageBusyError
+from prunetune.pruning.training.values import TrainingFailureError
 from prunetune.results import front
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.search import engine, local_engine, runner

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
-from prunetune.pruning.detector import Detector, read_description
+from prunetune.pruning.yolo.detector import Detector, read_description
 from prunetune.results import verify
 
 Prunetune = Callable[..., Any]

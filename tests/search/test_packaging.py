@@ -9,6 +9,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
+SOURCES = (".py", ".pyc")
 
 
 def oldest(needed: str) -> tuple[int, int]:
@@ -48,3 +49,14 @@ def test_every_folder_is_installed(pyproject: dict[str, Any]) -> None:
     rooms = setup["package-dir"].values()
     folders = {file.parent.relative_to(ROOT) for room in rooms for file in (ROOT / room).rglob("__init__.py")}
     assert sorted(setup["packages"]) == sorted(f"prunetune.{'.'.join(folder.parts)}" for folder in folders)
+
+
+def test_every_file_that_is_no_module_is_installed(pyproject: dict[str, Any]) -> None:
+    setup = pyproject["tool"]["setuptools"]
+    folders = [ROOT / room for room in setup["package-dir"].values()]
+    packages = [file.parent for folder in folders for file in folder.rglob("__init__.py")]
+    patterns = setup["package-data"]["*"]
+    installed = {file for package in packages for pattern in patterns for file in package.glob(pattern)}
+    others = {file for folder in folders for file in folder.rglob("*") if file.is_file() and file.suffix not in SOURCES}
+    assert others
+    assert not others - installed

@@ -16,7 +16,7 @@ from families.tiers import in_tiers
 from rich.console import Console
 
 from prunetune.pruning import Detector, apply_plan, plan_pruning
-from prunetune.pruning.surgery import ChannelGroup, channel_groups
+from prunetune.pruning.surgery.surgery import ChannelGroup, channel_groups
 from prunetune.search import profiling, views
 from prunetune.spaces import Threshold
 from prunetune.targets import LatencyTable, Network, OnnxRuntimeSpec, create_target, read_conv_graph

@@ -16,7 +16,7 @@ import pytest
 from heard.events import ENDED, EVENTS, NETWORK, PROGRESS, RECIPE, RECORD, STARTED, epoch, member
 from rich.console import Console
 
-from prunetune.pruning.training import EpochRecord
+from prunetune.pruning.training.values import EpochRecord
 from prunetune.search import views
 from prunetune.search.events import (
     EpochEnded,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.yolo.detector import Detector
 
 Prunetune = Callable[..., Any]
 

@@ -14,9 +14,9 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.pruning.cost_meter import CostMeter
 from prunetune.pruning.processes import this_process
-from prunetune.pruning.training import EpochRecord
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.training.values import EpochRecord
 from prunetune.results.record import TrialRecord
 from prunetune.search.engine import prepare
 from prunetune.search.events import EpochEnded, Event, TrialBegun

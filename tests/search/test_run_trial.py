@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.lease import StageBusyError
 from prunetune.pruning.pipeline import Pipeline, Step
-from prunetune.pruning.training import TrainingFailureError
+from prunetune.pruning.stages.lease import StageBusyError
+from prunetune.pruning.training.values import TrainingFailureError
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.histories import read_curves
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.search.engine import prepare

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 import torch
 
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.address import public_address
 from prunetune.results.record import StudyRecord
 from prunetune.search.spec import StudySpec

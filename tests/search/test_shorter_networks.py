@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from prunetune.pruning.cost_meter import CostMeter
-from prunetune.pruning.depth import lacks_only_blocks, residual_blocks, without_blocks
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.stages.cost_meter import CostMeter
+from prunetune.pruning.structure.depth import lacks_only_blocks, residual_blocks, without_blocks
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.network_files import NetworkExporter
 from prunetune.search.latency.shares import BudgetShares

@@ -12,8 +12,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.pruning.detector import Detector
-from prunetune.pruning.layers import layer_regions
+from prunetune.pruning.structure.layers import layer_regions
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results import load_study
 from prunetune.results.histories import read_curves
 from prunetune.results.record import StudyRecord, TrialRecord

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from prunetune.pruning.store import StageStore
+from prunetune.pruning.stages.store import StageStore
 
 Prunetune = Callable[..., Any]
 

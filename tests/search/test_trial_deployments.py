@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prunetune.pruning.detector import Detector
+from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.findings import Findings
 from prunetune.results.record import NetworkFigures, NetworkResult, StudyRecord, TrialRecord
 from prunetune.search.baselines import train_baselines

@@ -1,0 +1,1 @@
+"""Which channels and blocks stay: how they are judged, and plans for a threshold or a latency."""

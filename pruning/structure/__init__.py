@@ -1,0 +1,1 @@
+"""How a network hangs together: its layers and channels, and which of them can go."""

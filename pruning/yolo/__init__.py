@@ -1,0 +1,1 @@
+"""ultralytics' detectors: loaded, saved, exported, and made quiet."""
