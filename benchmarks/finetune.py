@@ -29,7 +29,7 @@ from PIL import Image, ImageDraw
 from prunetune.pruning import Pipeline, Source, StageRunner, StageStore, TrainingSetup
 from prunetune.pruning.data.dataset import inspect_dataset
 from prunetune.pruning.stages.stage_files import CHECKPOINT
-from prunetune.results.findings import Findings
+from prunetune.results.findings.findings import Findings
 from prunetune.search import StudyCallback
 from prunetune.search.events import EpochEnded
 from prunetune.search.runner import run_study

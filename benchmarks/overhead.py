@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 import optuna
 
-from prunetune.results.findings import Findings
+from prunetune.results.findings.findings import Findings
 from prunetune.results.record import TrialRecord
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import set_attributes

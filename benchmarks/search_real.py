@@ -25,8 +25,8 @@ import optuna
 from rich.console import Console
 
 from prunetune.pruning import Pipeline, Pruned, Recovered, StageRunner, StageStore
-from prunetune.results.findings import Findings
-from prunetune.results.pareto import hypervolume
+from prunetune.results.findings.findings import Findings
+from prunetune.results.findings.pareto import hypervolume
 from prunetune.search.runner import run_study
 from prunetune.search.samplers import create_sampler
 from prunetune.search.spec import StudySpec

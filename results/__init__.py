@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from prunetune.results.findings import Findings, best, front, front_document, nearest
-from prunetune.results.pareto import hypervolume
+from prunetune.results.findings.findings import Findings, best, front, front_document, nearest
+from prunetune.results.findings.pareto import hypervolume
+from prunetune.results.findings.study_network import StudyNetwork
 from prunetune.results.record import (
     Baseline,
     Comparison,
@@ -16,15 +17,14 @@ from prunetune.results.record import (
     StudyRecord,
     TrialRecord,
 )
-from prunetune.results.study_network import StudyNetwork
 from prunetune.results.study_results import Candidate, StudyResults, load_study
-from prunetune.results.table_formats import csv_text, latex, markdown, table_frame, write_parquet
-from prunetune.results.terminal_table import rich_table
-from prunetune.results.trials import trial_table
+from prunetune.results.tables.formats import csv_text, latex, markdown, table_frame, write_parquet
+from prunetune.results.tables.terminal import rich_table
+from prunetune.results.tables.trials import trial_table
 
 if TYPE_CHECKING:
-    from prunetune.results.figures import front_figure
-    from prunetune.results.report import write_report
+    from prunetune.results.figures.front_figure import front_figure
+    from prunetune.results.report.report import write_report
 
 __all__ = [
     "Baseline",
@@ -62,11 +62,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # plotly is only for those who draw: `prunetune front` must start at once.
     if name == "front_figure":
-        from prunetune.results.figures import front_figure
+        from prunetune.results.figures.front_figure import front_figure
 
         return front_figure
     if name == "write_report":
-        from prunetune.results.report import write_report
+        from prunetune.results.report.report import write_report
 
         return write_report
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prunetune.results.choice import find_network, find_trial, no_network
-from prunetune.results.findings import Findings
-from prunetune.results.histories import read_gammas
+from prunetune.results.findings.choice import find_network, find_trial, no_network
+from prunetune.results.findings.findings import Findings
+from prunetune.results.findings.histories import read_gammas
+from prunetune.results.findings.study_network import StudyNetwork
 from prunetune.results.record import Confirmation
-from prunetune.results.study_network import StudyNetwork
-from prunetune.results.table_formats import table_frame
-from prunetune.results.tables import ended_text
-from prunetune.results.trials import trial_table
+from prunetune.results.tables.formats import table_frame
+from prunetune.results.tables.rows import ended_text
+from prunetune.results.tables.trials import trial_table
 from prunetune.spaces.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def load_study(study: str | Path, runs: str | Path = "runs", storage: str | None
         MissingExtraError: The driver of its storage is not installed.
             All are kinds of `prunetune.spaces.PrunetuneError`, with a message of one line.
     """
-    from prunetune.results.storage import find_findings  # Optuna's storages take half a second to import
+    from prunetune.results.storage.storage import find_findings  # Optuna's storages take half a second to import
 
     return StudyResults(*find_findings(study, runs, storage))
 
@@ -185,7 +185,7 @@ class Figures:
         Raises:
             ConfigError: There is no such network, or no such target.
         """
-        from prunetune.results.figures import front_figure
+        from prunetune.results.figures.front_figure import front_figure
 
         if network is not None:
             self._network(network)
@@ -196,8 +196,8 @@ class Figures:
 
     def time(self) -> go.Figure | None:
         """Where the time of each trial went."""
-        from prunetune.results.cost_figures import time_figure
-        from prunetune.results.costs import Costs
+        from prunetune.results.figures.cost_figures import time_figure
+        from prunetune.results.findings.costs import Costs
 
         return time_figure(Costs.of(self._findings))
 
@@ -209,31 +209,31 @@ class Figures:
         """
         if over not in ("epochs", "hours"):
             raise ConfigError(f"over: takes epochs or hours, not {over!r}")
-        from prunetune.results.cost_figures import progress_figure
-        from prunetune.results.costs import progress
+        from prunetune.results.figures.cost_figures import progress_figure
+        from prunetune.results.findings.costs import progress
 
         return progress_figure(progress(self._findings), over, self._findings.hypervolume_baselines)
 
     def importances(self) -> go.Figure | None:
         """Which parameters of the space decided on accuracy and latency."""
-        from prunetune.results.parameter_figures import importances_figure
-        from prunetune.results.parameters import Parameters
+        from prunetune.results.figures.parameter_figures import importances_figure
+        from prunetune.results.findings.parameter_importances import Parameters
 
         parameters = Parameters(self._findings)
         return importances_figure(parameters.varied, parameters.importances())
 
     def parallel(self) -> go.Figure | None:
         """Each trial as a line over the parameters to its accuracy and latency."""
-        from prunetune.results.parameter_figures import parallel_figure
-        from prunetune.results.parameters import Parameters
+        from prunetune.results.figures.parameter_figures import parallel_figure
+        from prunetune.results.findings.parameter_importances import Parameters
 
         parameters = Parameters(self._findings)
         return parallel_figure(parameters.varied, parameters.tried)
 
     def slices(self) -> dict[str, go.Figure]:
         """Accuracy over each parameter that varied, by its name."""
-        from prunetune.results.parameter_figures import slice_figure
-        from prunetune.results.parameters import Parameters
+        from prunetune.results.figures.parameter_figures import slice_figure
+        from prunetune.results.findings.parameter_importances import Parameters
 
         parameters = Parameters(self._findings)
         drawn = {item.name: slice_figure(item, parameters.tried) for item in parameters.varied}
@@ -241,7 +241,7 @@ class Figures:
 
     def recoveries(self) -> go.Figure | None:
         """Accuracy over the epochs of each recovery, with what was decided at the rungs."""
-        from prunetune.results.recoveries import recoveries, recoveries_figure
+        from prunetune.results.figures.recoveries import recoveries, recoveries_figure
 
         return recoveries_figure(recoveries(self._findings, self._folder))
 
@@ -251,7 +251,7 @@ class Figures:
         Raises:
             ConfigError: There is no such network.
         """
-        from prunetune.results.network_figures import channels_figure
+        from prunetune.results.figures.network_figures import channels_figure
 
         return channels_figure(self._findings, self._network(network))
 
@@ -261,7 +261,7 @@ class Figures:
         Raises:
             ConfigError: There is no such trial.
         """
-        from prunetune.results.network_figures import gamma_figures
+        from prunetune.results.figures.network_figures import gamma_figures
 
         record = self._findings.records[find_trial(self._findings, trial).number]
         return gamma_figures(read_gammas(record, self._folder), record)

@@ -17,9 +17,9 @@ from prunetune.pruning.stages.store import StoredStage
 from prunetune.pruning.training.values import TrainingFailureError
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results import Findings, StudyNetwork
+from prunetune.results.findings.study_network import deployed_name
 from prunetune.results.record import Baseline, NetworkFiles, NetworkResult, StudyRecord
-from prunetune.results.study_network import deployed_name
-from prunetune.results.tables import trained_text
+from prunetune.results.tables.rows import trained_text
 from prunetune.search.aside import patiently
 from prunetune.search.interruption import safe_point
 from prunetune.search.progress import Progress

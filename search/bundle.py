@@ -15,7 +15,7 @@ import optuna
 import yaml
 
 from prunetune.pruning.planning.threshold_search import round_goal
-from prunetune.results.bundle import (
+from prunetune.results.bundle.bundle import (
     FIXED,
     INT8,
     OPENVINO,
@@ -28,14 +28,14 @@ from prunetune.results.bundle import (
     versions,
     write_bundle,
 )
-from prunetune.results.findings import Findings
-from prunetune.results.model_card import command_line
-from prunetune.results.standing import standing
-from prunetune.results.study_network import StudyNetwork, latencies_document
+from prunetune.results.bundle.model_card import command_line
+from prunetune.results.bundle.verify import CHECKPOINT
+from prunetune.results.findings.findings import Findings
+from prunetune.results.findings.study_network import StudyNetwork, latencies_document
 from prunetune.results.study_results import Candidate, StudyResults
-from prunetune.results.table_formats import markdown_rows
-from prunetune.results.tables import limit_text, row, rows
-from prunetune.results.verify import CHECKPOINT
+from prunetune.results.tables.formats import markdown_rows
+from prunetune.results.tables.rows import limit_text, row, rows
+from prunetune.results.tables.standing import standing
 from prunetune.search.options import named
 from prunetune.search.study import spec_here, stored_spec
 from prunetune.search.study_setup import StudySetup, check_study, require_same_data

@@ -51,7 +51,7 @@ def verify(
 ) -> None:
     """Check a bundle: sums, that every file loads, that all compute the same, and with --data its accuracy."""
     from prunetune.pruning.yolo.compat import prepare_ultralytics
-    from prunetune.results import verify as checks
+    from prunetune.results.bundle import verify as checks
 
     prepare_ultralytics()
     found = []
@@ -119,8 +119,8 @@ def splice(
     runs: RunsOption = "runs",
 ) -> None:
     """Put a network together of two, recover and measure it, and add it to the study as a trial."""
-    from prunetune.results.findings import Findings
-    from prunetune.results.tables import decimals, latencies_text
+    from prunetune.results.findings.findings import Findings
+    from prunetune.results.tables.rows import decimals, latencies_text
     from prunetune.search.interruption import Interruption, StopAskedError
     from prunetune.search.splice import splice_networks
     from prunetune.search.study import find_study

@@ -150,8 +150,8 @@ def _say(text: str, console: Console | None) -> None:
 
 def _show_end(study: Any, folder: Path, console: Console | None) -> None:
     from prunetune.results import rich_table
-    from prunetune.results.findings import Findings
-    from prunetune.results.tables import budget_text, latencies_text
+    from prunetune.results.findings.findings import Findings
+    from prunetune.results.tables.rows import budget_text, latencies_text
     from prunetune.targets.budget import FIGURES
 
     found = Findings.of(study)
@@ -191,7 +191,7 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
 @app.command()
 def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show how far a study is."""
-    from prunetune.results.storage import find_findings
+    from prunetune.results.storage.storage import find_findings
     from prunetune.search.status import study_status, write_status
 
     read = study_status(*find_findings(study, runs))
@@ -205,7 +205,7 @@ def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption 
 def front(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show the front beside the controls."""
     from prunetune.results import front_document, rich_table
-    from prunetune.results.storage import find_findings
+    from prunetune.results.storage.storage import find_findings
 
     found, folder = find_findings(study, runs)
     if as_json:
@@ -232,7 +232,7 @@ def report(
 ) -> None:
     """Write the study's report as one HTML file."""
     from prunetune.results import write_report
-    from prunetune.results.storage import find_findings
+    from prunetune.results.storage.storage import find_findings
 
     if out is not None:
         require_file("--out", out, (".html", ".htm"))
@@ -242,7 +242,7 @@ def report(
     with named("--trial"):
         print(write_report(found, folder, out or folder / "report.html", trial))
     if png is not None:
-        from prunetune.results.front_image import write_front_image
+        from prunetune.results.figures.front_image import write_front_image
 
         print(write_front_image(found, png))
 
@@ -255,8 +255,8 @@ def dashboard(
     runs: RunsOption = "runs",
 ) -> None:
     """Show a study in optuna-dashboard, while it runs or later."""
-    from prunetune.results.place import place_of, sqlite_url
-    from prunetune.results.storage import find_study
+    from prunetune.results.storage.place import place_of, sqlite_url
+    from prunetune.results.storage.storage import find_study
     from prunetune.search.dashboard import serve
 
     folder, address = place_of(study, runs, None)

@@ -17,11 +17,11 @@ from rich.text import Text
 from prunetune.pruning.accuracy.bootstrap import CONFIDENCE, bootstrap, percentile_interval
 from prunetune.pruning.accuracy.matches import Floats, Matches, MatchRecorder
 from prunetune.pruning.stages.store import digest_of
-from prunetune.results.escapes import printable
-from prunetune.results.findings import Findings, front
+from prunetune.results.findings.findings import Findings, front
+from prunetune.results.findings.study_network import StudyNetwork
 from prunetune.results.record import Comparison, Confirmation, ConfirmedNetwork, Interval, StudyRecord
-from prunetune.results.study_network import StudyNetwork
-from prunetune.results.tables import significant, with_interval
+from prunetune.results.tables.escapes import printable
+from prunetune.results.tables.rows import significant, with_interval
 from prunetune.search.baselines import compared
 from prunetune.search.confirmation import load_network, measure_together, store_latencies
 from prunetune.search.engine import check, prepare_context

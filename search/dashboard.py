@@ -14,8 +14,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from optuna.artifacts import FileSystemArtifactStore
 
-from prunetune.results.address import public_address
-from prunetune.results.dashboard import ARTIFACTS
+from prunetune.results.dashboard.dashboard import ARTIFACTS
+from prunetune.results.storage.address import public_address
 from prunetune.spaces import ConfigError, MissingExtraError
 
 

@@ -8,9 +8,9 @@ from typing import Protocol
 import optuna
 
 from prunetune.pruning.training.values import TrainingFailureError
-from prunetune.results.headline import LEARNT
 from prunetune.results.record import StudyRecord
-from prunetune.results.storage import storage_errors
+from prunetune.results.storage.storage import storage_errors
+from prunetune.results.tables.headline import LEARNT
 from prunetune.search.aside import patiently
 from prunetune.search.confirmation import move_to_these_devices
 from prunetune.search.heartbeat import Heartbeat

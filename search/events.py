@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from prunetune.pruning.training.values import EpochRecord
+from prunetune.results.findings.study_network import StudyNetwork, latencies_document, networks_of
 from prunetune.results.record import NetworkResult, TrialRecord
-from prunetune.results.study_network import StudyNetwork, latencies_document, networks_of
 from prunetune.search.limits import Forecast
 from prunetune.spaces import Outcome, Recipe
 from prunetune.spaces.fields import jsonable

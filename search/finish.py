@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from prunetune.results import Findings, StudyNetwork, best, csv_text, front, front_document, markdown, write_report
-from prunetune.results.dashboard import show_study
+from prunetune.results.dashboard.dashboard import show_study
 from prunetune.results.record import StudyRecord
 from prunetune.search.baselines import compared, train_baselines
 from prunetune.search.confirmation import Deployed, confirm, load_network

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.results.distribution import write_distribution
+from prunetune.results.figures.distribution import write_distribution
 from prunetune.spaces import ConfigError, ModelError, TargetError
 from prunetune.targets import Latency, Network, TargetSpec, create_target
 from prunetune.targets.measure.onnx_file import image_channels

@@ -10,8 +10,8 @@ from prunetune.pruning.accuracy.detections import Box, detect, labelled
 from prunetune.pruning.data.dataset import inspect_dataset
 from prunetune.pruning.training.loaders import DataLoaders
 from prunetune.pruning.training.values import TrainingSetup
-from prunetune.results.findings import Findings
-from prunetune.results.pictures import Picture, draw, evenly, most_different
+from prunetune.results.figures.pictures import Picture, draw, evenly, most_different
+from prunetune.results.findings.findings import Findings
 from prunetune.results.study_results import StudyResults
 from prunetune.search.options import named
 from prunetune.search.spec import StudySpec, control_name

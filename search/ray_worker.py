@@ -22,7 +22,7 @@ from rich.console import Console
 from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.results.record import TrialRecord
-from prunetune.results.storage import storage_errors
+from prunetune.results.storage.storage import storage_errors
 from prunetune.search.aside import patiently
 from prunetune.search.engine import prepare
 from prunetune.search.events import EpochEnded, Event, TaskStarted

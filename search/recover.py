@@ -26,9 +26,9 @@ from prunetune.pruning.training.device import device_problem
 from prunetune.pruning.training.hyperparameters import hyperparameter_problems
 from prunetune.pruning.training.values import TrainingFailureError, TrainingSetup, continued_phase
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.results import verify
-from prunetune.results.bundle import onnx_parts, require_place, versions, write_bundle
-from prunetune.results.model_card import command_line
+from prunetune.results.bundle import verify
+from prunetune.results.bundle.bundle import onnx_parts, require_place, versions, write_bundle
+from prunetune.results.bundle.model_card import command_line
 from prunetune.search.deploy import Size
 from prunetune.search.interruption import Interruption, safe_point
 from prunetune.search.overrides import overridden

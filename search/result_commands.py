@@ -14,7 +14,7 @@ from prunetune.search.output import console, write_json
 from prunetune.spaces import ConfigError
 
 if TYPE_CHECKING:
-    from prunetune.results.findings import Source
+    from prunetune.results.findings.findings import Source
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder, or its study.yaml.")]
 RunsOption = Annotated[str, typer.Option("--runs", help="The folder of studies, where STUDY is a name.")]
@@ -43,7 +43,7 @@ def table(
 ) -> None:
     """Write the table of the controls and the front."""
     from prunetune.results import rich_table
-    from prunetune.results.storage import find_findings
+    from prunetune.results.storage.storage import find_findings
 
     if form is None and out is not None:
         form = _SUFFIXES.get(out.suffix.lower())
@@ -100,7 +100,7 @@ def pictures(
     runs: RunsOption = "runs",
 ) -> None:
     """Draw what the controls and a network find on the same images, side by side."""
-    from prunetune.results.storage import find_findings
+    from prunetune.results.storage.storage import find_findings
     from prunetune.search.pictures import make_pictures
 
     require_folder("--out", out)

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.results.record import StudyRecord, TrialRecord
-from prunetune.results.storage import storage_errors
+from prunetune.results.storage.storage import storage_errors
 from prunetune.search.advice import advice
 from prunetune.search.engine import Engine
 from prunetune.search.events import Listener, StudyEnded, StudyStarted

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from prunetune.results.place import sqlite_url
+from prunetune.results.storage.place import sqlite_url
 from prunetune.search.deploy import DeploySettings, size_problems
 from prunetune.search.limits import Limits
 from prunetune.search.overrides import overridden

@@ -22,7 +22,7 @@ from prunetune.pruning.structure.tracing import channel_groups
 from prunetune.pruning.surgery.splicing import Donor, Remains, compose, splice, spliced_remains
 from prunetune.pruning.training.values import TrainingFailureError, recovery_phase
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.results.findings import Findings
+from prunetune.results.findings.findings import Findings
 from prunetune.results.record import NetworkFiles, NetworkResult, StudyRecord, TrialRecord
 from prunetune.results.study_results import Candidate, StudyResults
 from prunetune.search.aside import patiently

@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from prunetune.pruning.processes import is_alive
-from prunetune.results.findings import Findings, Source, network_document
+from prunetune.results.findings.findings import Findings, Source, network_document
 from prunetune.results.record import StudiedFigure, StudiedTarget, TrialRecord
-from prunetune.results.tables import earlier_rounds, latencies_text, limit_text
+from prunetune.results.tables.rows import earlier_rounds, latencies_text, limit_text
 from prunetune.search.limits import Forecast, Limits, Spent, forecast, spent
 from prunetune.spaces import Outcome
 

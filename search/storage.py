@@ -19,8 +19,8 @@ from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
-from prunetune.results import storage
-from prunetune.results.address import public_address
+from prunetune.results.storage import storage
+from prunetune.results.storage.address import public_address
 from prunetune.search.interruption import stop_is_asked
 from prunetune.spaces import StoreError, drafts
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from prunetune.results.escapes import printable
+from prunetune.results.tables.escapes import printable
 from prunetune.search.output import console, write_json
 from prunetune.search.store_limit import GB, STORE
 from prunetune.spaces import ConfigError

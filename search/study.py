@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 
 from prunetune.pruning.data.data_source import data_problem
-from prunetune.results.findings import Findings, Source
-from prunetune.results.place import choose_name, place_of, sqlite_url
+from prunetune.results.findings.findings import Findings, Source
 from prunetune.results.record import StudyRecord
-from prunetune.results.storage import storage_errors
+from prunetune.results.storage.place import choose_name, place_of, sqlite_url
+from prunetune.results.storage.storage import storage_errors
 from prunetune.search.interruption import safe_point, stop_is_asked
 from prunetune.search.spec import LIMITS, StudySpec
 from prunetune.search.spec_change import refuse_change
@@ -91,7 +91,7 @@ def study_exists(spec: StudySpec) -> bool:
 
 
 def find_study(name: str, runs: str = "runs") -> tuple[StoredStudy, Path]:
-    """Opens an existing study; see `prunetune.results.storage.find_study`.
+    """Opens an existing study; see `prunetune.results.storage.storage.find_study`.
 
     Raises:
         StoreError: There is none, its database cannot be read, or prunetune did not start it.

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import optuna
 
-from prunetune.results.findings import Findings
+from prunetune.results.findings.findings import Findings
 from prunetune.results.record import TrialRecord
 from prunetune.search.events import FrontMember, StudyProgress
 from prunetune.search.limits import forecast, spent

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from rich.console import Console
 
-from prunetune.results.study_network import StudyNetwork, recipe_text
-from prunetune.results.tables import latencies_text, ms_text
+from prunetune.results.findings.study_network import StudyNetwork, recipe_text
+from prunetune.results.tables.rows import latencies_text, ms_text
 from prunetune.search.events import (
     EpochEnded,
     Event,

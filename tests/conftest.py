@@ -207,8 +207,8 @@ def opened(browser: Any) -> Callable[[Path], Page]:
 @pytest.fixture(scope="session")
 def nondominated() -> Callable[[Path], set[tuple[float, float]]]:
     """The (map50_95, latency) points of a study's front, found by comparing all its recovered networks."""
+    from prunetune.results.findings.study_network import networks_of
     from prunetune.results.record import StudyRecord, TrialRecord
-    from prunetune.results.study_network import networks_of
     from prunetune.search.study import find_study
 
     def points_of(folder: Path) -> set[tuple[float, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 
-from prunetune.results.pareto import hypervolume, nondominated
+from prunetune.results.findings.pareto import hypervolume, nondominated
 from prunetune.results.record import TrialRecord
 from prunetune.search.samplers import create_sampler, next_sampler
 from prunetune.search.spec import EarlyStopping, SamplerName, StudySpec

@@ -2,7 +2,7 @@
 
 from prunetune.results.record.confirmation import Comparison, Confirmation, ConfirmedNetwork, Interval
 from prunetune.results.record.figure import StudiedFigure
-from prunetune.results.record.network import NetworkFigures, NetworkFiles, NetworkResult
+from prunetune.results.record.network_result import NetworkFigures, NetworkFiles, NetworkResult
 from prunetune.results.record.study import Baseline, StudyRecord
 from prunetune.results.record.target import StudiedTarget
 from prunetune.results.record.trial import RETRY_OF, RungDecision, TrialRecord

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunetune.results.record.network import NetworkFigures
+from prunetune.results.record.network_result import NetworkFigures
 from prunetune.spaces.fields import mapping, number, numbers, text
 from prunetune.targets.budget import FIGURES
 from prunetune.targets.violation import violation

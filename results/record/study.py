@@ -14,7 +14,7 @@ from optuna.study import Study
 from prunetune.pruning.data.data_facts import DataFacts
 from prunetune.results.record.confirmation import Confirmation
 from prunetune.results.record.figure import StudiedFigure
-from prunetune.results.record.network import NetworkResult, parse_latencies
+from prunetune.results.record.network_result import NetworkResult, parse_latencies
 from prunetune.results.record.target import StudiedTarget
 from prunetune.spaces.accuracy import Accuracy
 from prunetune.spaces.deployment import ImageSize, parse_size

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from prunetune.results.record.network import NetworkResult
+from prunetune.results.record.network_result import NetworkResult
 from prunetune.spaces.cost import Cost
 from prunetune.spaces.fields import integer, items, mapping, number, text
 from prunetune.spaces.named_networks import Splice

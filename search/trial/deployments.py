@@ -15,7 +15,7 @@ from pathlib import Path
 from prunetune.pruning.structure.channels import digest_of
 from prunetune.pruning.structure.depth import lacks_only_blocks, residual_blocks
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.results.pareto import nondominated
+from prunetune.results.findings.pareto import nondominated
 from prunetune.results.record import NetworkFigures, NetworkResult
 from prunetune.search.latency.shares import predicted_ratios
 from prunetune.search.latency.study_target import violations

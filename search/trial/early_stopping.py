@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from prunetune.results.pareto import ranks
+from prunetune.results.findings.pareto import ranks
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.search.spec import EarlyStopping
 

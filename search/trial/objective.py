@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from prunetune.results.dashboard import shown_on_dashboard
+from prunetune.results.dashboard.dashboard import shown_on_dashboard
 from prunetune.results.record import TrialRecord
-from prunetune.results.storage import storage_errors
+from prunetune.results.storage.storage import storage_errors
 from prunetune.search.interruption import TrialLostError
 from prunetune.search.spec import StudySpec
 from prunetune.search.storage import StoredStudy, retry, set_attributes

@@ -17,7 +17,7 @@ from prunetune.pruning.pipeline import Pruned, Recovered, Trained
 from prunetune.pruning.stages.stage_files import read_history
 from prunetune.pruning.training.trainer import is_out_of_memory
 from prunetune.pruning.training.values import TrainingFailureError
-from prunetune.results.histories import read_curves
+from prunetune.results.findings.histories import read_curves
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, RungDecision, TrialRecord
 from prunetune.search.interruption import StopAskedError, TrialLostError, stop_is_asked
 from prunetune.search.trial.context import TrialContext

@@ -20,7 +20,7 @@ from PIL import Image
 
 from prunetune.pruning.data.dataset import MOST_LEFT_OUT, inspect_dataset
 from prunetune.pruning.data.images import StudyImages
-from prunetune.results.verify import _linked
+from prunetune.results.bundle.verify import _linked
 from prunetune.spaces.errors import DatasetError
 
 from ultralytics.cfg import get_cfg  # isort: skip

@@ -13,8 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from prunetune.results.dashboard import shown_on_dashboard
-from prunetune.results.place import sqlite_url
+from prunetune.results.dashboard.dashboard import shown_on_dashboard
 from prunetune.results.record import (
     Baseline,
     NetworkFigures,
@@ -24,6 +23,7 @@ from prunetune.results.record import (
     StudyRecord,
     TrialRecord,
 )
+from prunetune.results.storage.place import sqlite_url
 from prunetune.spaces import Accuracy, Alignment, Cost, Deployment, Outcome, Recipe, StageUse, Threshold
 from prunetune.targets import NormalizedLatency
 

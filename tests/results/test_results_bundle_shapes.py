@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from prunetune.results.model_card import model_card
-from prunetune.results.verify import sample_images
+from prunetune.results.bundle.model_card import model_card
+from prunetune.results.bundle.verify import sample_images
 
 TOLD: dict[str, Any] = {
     "title": "parcels, trial 1",

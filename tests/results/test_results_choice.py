@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from prunetune.results.choice import find_network, find_trial, no_network, spans
-from prunetune.results.findings import Findings
+from prunetune.results.findings.choice import find_network, find_trial, no_network, spans
+from prunetune.results.findings.findings import Findings
 from prunetune.spaces import ConfigError
 
 Builder = Any

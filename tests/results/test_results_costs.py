@@ -9,9 +9,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from prunetune.results.cost_figures import BARS, progress_figure, time_figure
-from prunetune.results.costs import Costs, Progress, progress
-from prunetune.results.findings import Findings
+from prunetune.results.figures.cost_figures import BARS, progress_figure, time_figure
+from prunetune.results.findings.costs import Costs, Progress, progress
+from prunetune.results.findings.findings import Findings
 from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.spaces import Cost, StageUse
 

@@ -23,10 +23,11 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 from PIL import Image
 
-from prunetune.results import dashboard, trial_images
-from prunetune.results.dashboard import ARTIFACTS, show_study, shown_on_dashboard
-from prunetune.results.place import sqlite_url
+from prunetune.results.dashboard import dashboard
+from prunetune.results.dashboard.dashboard import ARTIFACTS, show_study, shown_on_dashboard
+from prunetune.results.figures import trial_images
 from prunetune.results.record import RungDecision, TrialRecord
+from prunetune.results.storage.place import sqlite_url
 from prunetune.search.dashboard import create_server
 from prunetune.spaces import ConfigError, MissingExtraError
 

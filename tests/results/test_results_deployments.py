@@ -27,20 +27,20 @@ from prunetune.results import (
     table_frame,
     trial_table,
 )
-from prunetune.results.choice import find_network, no_network
-from prunetune.results.cost_figures import progress_figure, time_figure
-from prunetune.results.costs import Costs, progress
-from prunetune.results.front_image import write_front_image
-from prunetune.results.front_points import FrontPoints, with_room
-from prunetune.results.headline import against_baselines, summary
-from prunetune.results.networks import Networks
-from prunetune.results.notes import study_note, trial_note
+from prunetune.results.dashboard.notes import study_note, trial_note
+from prunetune.results.figures.cost_figures import progress_figure, time_figure
+from prunetune.results.figures.front_image import write_front_image
+from prunetune.results.figures.front_points import FrontPoints, with_room
+from prunetune.results.figures.networks import Networks
+from prunetune.results.figures.recoveries import recoveries
+from prunetune.results.figures.trial_images import trial_images
+from prunetune.results.findings.choice import find_network, no_network
+from prunetune.results.findings.costs import Costs, progress
 from prunetune.results.record import StudiedFigure
-from prunetune.results.recoveries import recoveries
-from prunetune.results.report import write_report
-from prunetune.results.standing import memberships, standing
-from prunetune.results.tables import caption
-from prunetune.results.trial_images import trial_images
+from prunetune.results.report.report import write_report
+from prunetune.results.tables.headline import against_baselines, summary
+from prunetune.results.tables.rows import caption
+from prunetune.results.tables.standing import memberships, standing
 from prunetune.spaces import ConfigError, Deployment
 from prunetune.targets import NormalizedLatency
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prunetune.results.distribution import distribution_figure
+from prunetune.results.figures.distribution import distribution_figure
 
 
 def test_every_round_is_drawn_with_its_ratio() -> None:

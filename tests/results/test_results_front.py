@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from prunetune.results import Findings, StudyNetwork, best, front, front_document, hypervolume, nearest
-from prunetune.results.costs import progress
-from prunetune.results.headline import summary
-from prunetune.results.notes import trial_note
+from prunetune.results.dashboard.notes import trial_note
+from prunetune.results.findings.costs import progress
 from prunetune.results.record import StudiedFigure, StudiedTarget
-from prunetune.results.standing import standing
-from prunetune.results.table_formats import markdown
-from prunetune.results.tables import budget_text, edge_text
-from prunetune.results.trials import trial_table
+from prunetune.results.tables.formats import markdown
+from prunetune.results.tables.headline import summary
+from prunetune.results.tables.rows import budget_text, edge_text
+from prunetune.results.tables.standing import standing
+from prunetune.results.tables.trials import trial_table
 from prunetune.targets import NormalizedLatency
 
 FIELDS = [

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from prunetune.results import Confirmation, ConfirmedNetwork, Interval
-from prunetune.results.front_image import DPI, SIZE, write_front_image
-from prunetune.results.style import CONTROL, FRONT, INK, LIMIT
+from prunetune.results.figures.front_image import DPI, SIZE, write_front_image
+from prunetune.results.figures.style import CONTROL, FRONT, INK, LIMIT
 from prunetune.spaces import StoreError
 
 Builder = Any

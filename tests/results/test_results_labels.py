@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prunetune.results.labels import Label, place_labels
+from prunetune.results.figures.point_labels import Label, place_labels
 
 AT = (0.5, 0.5)
 

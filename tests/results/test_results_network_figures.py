@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from prunetune.results.findings import Findings
-from prunetune.results.histories import GammaHistogram, read_gammas
-from prunetune.results.network_figures import channels_figure, gamma_figures
+from prunetune.results.figures.network_figures import channels_figure, gamma_figures
+from prunetune.results.findings.findings import Findings
+from prunetune.results.findings.histories import GammaHistogram, read_gammas
+from prunetune.results.findings.study_network import StudyNetwork
 from prunetune.results.record import TrialRecord
-from prunetune.results.study_network import StudyNetwork
 from prunetune.spaces import LatencyShare, Recipe, Splice, Threshold
 
 Builder = Any

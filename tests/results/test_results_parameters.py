@@ -12,8 +12,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from prunetune.results.parameter_figures import SLICED, importances_figure, parallel_figure, slice_figure
-from prunetune.results.parameters import FEWEST, Parameters
+from prunetune.results.figures.parameter_figures import SLICED, importances_figure, parallel_figure, slice_figure
+from prunetune.results.findings.parameter_importances import FEWEST, Parameters
 from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.spaces import Outcome
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prunetune.pruning.accuracy.detections import Box
-from prunetune.results.pictures import Picture, difference, draw, evenly, matched, most_different
+from prunetune.results.figures.pictures import Picture, difference, draw, evenly, matched, most_different
 
 corners = st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20)).map(
     lambda box: (float(box[0]), float(box[1]), float(box[0] + box[2]), float(box[1] + box[3]))

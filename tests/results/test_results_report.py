@@ -26,10 +26,10 @@ from prunetune.results import (
     nearest,
     write_report,
 )
-from prunetune.results.findings import Findings
-from prunetune.results.histories import GammaHistogram, read_curves, read_gammas
-from prunetune.results.networks import ANIMATED, FRAMES, Networks, animation_document
-from prunetune.results.notes import trial_note
+from prunetune.results.dashboard.notes import trial_note
+from prunetune.results.figures.networks import ANIMATED, FRAMES, Networks, animation_document
+from prunetune.results.findings.findings import Findings
+from prunetune.results.findings.histories import GammaHistogram, read_curves, read_gammas
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.spaces import Alignment, ConfigError, LatencyShare, Recipe, StoreError, Threshold
 from prunetune.targets import NormalizedLatency

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prunetune.results.findings import Findings
-from prunetune.results.standing import standing
+from prunetune.results.findings.findings import Findings
+from prunetune.results.tables.standing import standing
 
 Builder = Any
 

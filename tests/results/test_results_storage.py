@@ -8,8 +8,8 @@ import optuna
 import pytest
 
 from prunetune.results import Findings, StudyRecord
-from prunetune.results.place import sqlite_url
-from prunetune.results.storage import find_findings, find_study
+from prunetune.results.storage.place import sqlite_url
+from prunetune.results.storage.storage import find_findings, find_study
 from prunetune.spaces import ConfigError, StoreError
 
 

@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import TrialState
 
 from prunetune.results import load_study
-from prunetune.results.place import sqlite_url
 from prunetune.results.record import NetworkFiles
+from prunetune.results.storage.place import sqlite_url
 from prunetune.spaces import ConfigError, ModelError, StoreError
 
 Builder = Any

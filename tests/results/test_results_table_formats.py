@@ -30,9 +30,9 @@ from prunetune.results import (
     table_frame,
     trial_table,
 )
-from prunetune.results.escapes import latex_text, markdown_text, printable
-from prunetune.results.table_formats import write_parquet
-from prunetune.results.tables import caption
+from prunetune.results.tables.escapes import latex_text, markdown_text, printable
+from prunetune.results.tables.formats import write_parquet
+from prunetune.results.tables.rows import caption
 
 Builder = Any
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from prunetune.results import csv_text, markdown, rich_table, trial_table
-from prunetune.results.tables import budget_text, significant, size, trained_text
+from prunetune.results.tables.rows import budget_text, significant, size, trained_text
 from prunetune.spaces import LatencyShare, Recipe, Threshold
 
 Builder = Any

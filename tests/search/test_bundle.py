@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.results import verify
-from prunetune.results.bundle import require_place
-from prunetune.results.escapes import markdown_text
-from prunetune.results.findings import Findings
+from prunetune.results.bundle import verify
+from prunetune.results.bundle.bundle import require_place
+from prunetune.results.findings.findings import Findings
+from prunetune.results.tables.escapes import markdown_text
 from prunetune.search.recover import RecoverySpec
 from prunetune.search.study import find_study
 from prunetune.spaces import ConfigError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.results.pareto import ranks
+from prunetune.results.findings.pareto import ranks
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.search.spec import EarlyStopping, StudySpec
 from prunetune.search.trial.early_stopping import decided_after, judge, rung_epochs, rungs_of, values_at

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from prunetune.pruning.yolo.detector import Detector, read_description
-from prunetune.results import verify
+from prunetune.results.bundle import verify
 
 Prunetune = Callable[..., Any]
 WriteStudy = Callable[..., Path]

@@ -14,7 +14,7 @@ from commands.command import Command
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import get_note
 
-from prunetune.results.dashboard import ARTIFACTS
+from prunetune.results.dashboard.dashboard import ARTIFACTS
 from prunetune.results.record import TrialRecord
 from prunetune.search.study import find_study
 from prunetune.spaces import Outcome

@@ -13,8 +13,8 @@ from heard.events import EARLIER, NETWORK, RECIPE, RECORD
 from optuna.trial import create_trial
 from rich.console import Console
 
+from prunetune.results.findings.study_network import networks_of
 from prunetune.results.record import NetworkResult, StudiedTarget, StudyRecord
-from prunetune.results.study_network import networks_of
 from prunetune.search.bundle import recipe_alone
 from prunetune.search.events import Event, FrontMember, StudyProgress, TrialEnded
 from prunetune.search.progress import Progress

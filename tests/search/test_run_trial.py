@@ -16,7 +16,7 @@ from prunetune.pruning.pipeline import Pipeline, Step
 from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.pruning.training.values import TrainingFailureError
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.results.histories import read_curves
+from prunetune.results.findings.histories import read_curves
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.search.engine import prepare
 from prunetune.search.latency.meter import LatencyMeter

@@ -16,8 +16,8 @@ import sqlalchemy
 import torch
 
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.results.address import public_address
 from prunetune.results.record import StudyRecord
+from prunetune.results.storage.address import public_address
 from prunetune.search.spec import StudySpec
 from prunetune.search.study import open_study, stored_spec
 from prunetune.search.study_setup import check_study

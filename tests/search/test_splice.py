@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from prunetune.pruning.structure.layers import layer_regions
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results import load_study
-from prunetune.results.histories import read_curves
+from prunetune.results.findings.histories import read_curves
 from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.search.study import find_study
 from prunetune.spaces import Outcome, Recipe, Splice

@@ -19,7 +19,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 
 from prunetune.results.record import TrialRecord
-from prunetune.results.storage import storage_errors
+from prunetune.results.storage.storage import storage_errors
 from prunetune.search import storage as storages
 from prunetune.search.interruption import Interruption
 from prunetune.search.spec import StudySpec

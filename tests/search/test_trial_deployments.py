@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.results.findings import Findings
+from prunetune.results.findings.findings import Findings
 from prunetune.results.record import NetworkFigures, NetworkResult, StudyRecord, TrialRecord
 from prunetune.search.baselines import train_baselines
 from prunetune.search.engine import prepare

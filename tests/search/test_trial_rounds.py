@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from prunetune.results import Findings
-from prunetune.results.headline import summary
-from prunetune.results.notes import trial_note
+from prunetune.results.dashboard.notes import trial_note
 from prunetune.results.record import TrialRecord
+from prunetune.results.tables.headline import summary
 from prunetune.search import study_setup
 from prunetune.search.bundle import Forms, export_bundle
 from prunetune.search.engine import prepare

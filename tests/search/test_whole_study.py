@@ -19,9 +19,9 @@ from commands.command import Command
 from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard import get_note
 
-from prunetune.results.dashboard import ARTIFACTS
+from prunetune.results.dashboard.dashboard import ARTIFACTS
 from prunetune.results.record import NetworkResult, StudyRecord, TrialRecord
-from prunetune.results.tables import trained_text
+from prunetune.results.tables.rows import trained_text
 from prunetune.search.study import find_study
 from prunetune.spaces import Outcome
 from prunetune.targets import OnnxRuntimeTarget

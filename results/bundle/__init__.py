@@ -1,0 +1,1 @@
+"""Export bundles: written, described, and checked."""

@@ -1,0 +1,1 @@
+"""A study's networks in their context: the front, who dominates whom, what was paid for it."""

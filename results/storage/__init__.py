@@ -1,0 +1,1 @@
+"""Where studies lie, and how they are opened."""
