@@ -22,7 +22,7 @@ from prunetune.pruning import Detector, plan_pruning
 from prunetune.pruning.structure.tracing import channel_groups
 from prunetune.pruning.surgery.surgery import apply_plan
 from prunetune.pruning.yolo.detector import read_description, scaled_width
-from prunetune.search.align import SECONDS, TOLERANCE
+from prunetune.search.commands.align_probe import SECONDS, TOLERANCE
 from prunetune.spaces import Alignment, Threshold
 from prunetune.targets import Latency, Network, OnnxRuntimeSpec, create_target, probe_alignment
 

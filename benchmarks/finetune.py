@@ -31,10 +31,10 @@ from prunetune.pruning.data.dataset import inspect_dataset
 from prunetune.pruning.stages.stage_files import CHECKPOINT
 from prunetune.results.findings.findings import Findings
 from prunetune.search import StudyCallback
-from prunetune.search.events import EpochEnded
+from prunetune.search.callbacks.events import EpochEnded
 from prunetune.search.runner import run_study
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Recipe
 
 COLOURS = {

@@ -18,7 +18,7 @@ from latency_noise import IMGSZ, export, random_network
 from scipy.stats import kendalltau
 
 from prunetune.pruning import ChannelConfig, Detector
-from prunetune.search.profiling import PACE
+from prunetune.search.commands.profile import PACE
 from prunetune.targets import TARGET_KINDS, LatencyTable, Network, create_target, parse_target_spec, profile
 from prunetune.targets.latency_model.profiling import ANCHOR, anchor_widths
 from prunetune.targets.latency_model.synthesis import write_resized

@@ -22,10 +22,10 @@ import optuna
 
 from prunetune.results.findings.findings import Findings
 from prunetune.results.record import TrialRecord
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import set_attributes
-from prunetune.search.study import open_study
-from prunetune.search.taking import next_trial
+from prunetune.search.engine.taking import next_trial
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.stored_study import set_attributes
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Cost, Outcome, StageUse
 
 ROOT = Path(__file__).resolve().parent.parent

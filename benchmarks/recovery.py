@@ -50,10 +50,10 @@ from prunetune.pruning.stages.store import StoredStage
 from prunetune.pruning.structure.channels import ChannelConfig
 from prunetune.pruning.training.values import recovery_phase
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.search.engine import prepare
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.engine.engine import prepare
 from prunetune.search.latency.shares import BudgetShares
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Deployment, ImageSize, LatencyShare, Recipe, Threshold
 
 PARTS = ("main", "sizes", "depth", "rivals", "ablation", "starts")

@@ -34,9 +34,9 @@ from prunetune.results.record import (
     StudyRecord,
     TrialRecord,
 )
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import set_attributes
-from prunetune.search.study import open_study
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.stored_study import set_attributes
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Accuracy, Alignment, Cost, Deployment, Outcome, StageUse, Threshold
 from prunetune.targets import NormalizedLatency
 

@@ -38,14 +38,14 @@ from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.pruning.stages.stage_files import CHECKPOINT
 from prunetune.pruning.stages.store import StoredStage
 from prunetune.pruning.structure.channels import ChannelConfig
-from prunetune.search.heartbeat import Heartbeat
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.engine.heartbeat import Heartbeat
+from prunetune.search.engine.local_engine import carry_out_trials
 from prunetune.search.latency.study_target import StudyTarget
-from prunetune.search.local_engine import carry_out_trials
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial import TrialContext
-from prunetune.search.trial.files import StudyFiles
+from prunetune.search.trial.trial_files import StudyFiles
 from prunetune.spaces import Accuracy, Deployment, Recipe, StageUse
 from prunetune.targets import Latency, NormalizedLatency
 

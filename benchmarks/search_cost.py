@@ -22,7 +22,7 @@ from functools import partial
 import optuna
 from replay.simulate import Grid, Simulation, Strategy, stopped_members
 
-from prunetune.search.spec import EarlyStopping
+from prunetune.search.study.study_spec import EarlyStopping
 
 GOAL = 0.95
 TRIALS = 150

@@ -27,11 +27,11 @@ from rich.console import Console
 from prunetune.pruning import Pipeline, Pruned, Recovered, StageRunner, StageStore
 from prunetune.results.findings.findings import Findings
 from prunetune.results.findings.pareto import hypervolume
+from prunetune.search.engine.study_setup import check_study, prepare_study
 from prunetune.search.runner import run_study
-from prunetune.search.samplers import create_sampler
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
-from prunetune.search.study_setup import check_study, prepare_study
+from prunetune.search.samplers.factory import create_sampler
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial import TrialContext
 
 

@@ -20,11 +20,11 @@ from latency_noise import IMGSZ, random_network
 from prunetune.pruning.pipeline import Source
 from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.pruning.yolo.detector import Detector
+from prunetune.search.commands.profile import PACE
 from prunetune.search.latency.meter import LatencyMeter, measure_references
 from prunetune.search.latency.network_files import NetworkExporter
 from prunetune.search.latency.shares import predicted_ratios
 from prunetune.search.latency.study_target import StudyTarget
-from prunetune.search.profiling import PACE
 from prunetune.spaces import Deployment
 from prunetune.targets import create_target, parse_target_spec, profile
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from prunetune.search.cli import app
-from prunetune.search.deploy import DeploySettings
-from prunetune.search.spec import CHANGEABLE, EarlyStopping, RaySettings, StudySpec
+from prunetune.search.study.deploy import DeploySettings
+from prunetune.search.study.study_spec import CHANGEABLE, EarlyStopping, RaySettings, StudySpec
 from prunetune.spaces import Alignment, ChoiceParameter, FixedParameter, FloatParameter, SearchSpace
 from prunetune.spaces.recipe import OPTIONS
 from prunetune.spaces.space import RegionThresholds

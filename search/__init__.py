@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "Event": "events",
-    "StudyCallback": "callbacks",
-    "StudySpec": "spec",
-    "find_study": "study",
-    "open_study": "study",
+    "Event": "callbacks.events",
+    "StudyCallback": "callbacks.callback",
+    "StudySpec": "study.study_spec",
+    "find_study": "study.open_study",
+    "open_study": "study.open_study",
     "run_study": "runner",
 }
 

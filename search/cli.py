@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from prunetune.search.bundle_commands import export, recover, splice, verify
-from prunetune.search.options import named, require_file
-from prunetune.search.output import ErrorsNow
-from prunetune.search.output import console as _console
-from prunetune.search.output import write_json as _write_json
-from prunetune.search.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
-from prunetune.search.store_commands import store_app
+from prunetune.search.commands.bundle_commands import export, recover, splice, verify
+from prunetune.search.commands.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
+from prunetune.search.commands.store import store_app
+from prunetune.search.options.options import named, require_file
+from prunetune.search.options.output import ErrorsNow
+from prunetune.search.options.output import console as _console
+from prunetune.search.options.output import write_json as _write_json
 from prunetune.spaces import ConfigError, PrunetuneError, Threshold
 from prunetune.spaces.files import place_error
 from prunetune.spaces.recipe import Importance
 
 if TYPE_CHECKING:
-    from prunetune.search.spec import StudySpec
+    from prunetune.search.study.study_spec import StudySpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -103,10 +103,10 @@ def run(
     ] = None,
 ) -> None:
     """Run a study, or go on with it: the same command resumes, and joins one that runs."""
+    from prunetune.search.callbacks.json_lines import STDOUT
+    from prunetune.search.callbacks.reporting import Reporting
     from prunetune.search.interruption import Interruption, StopAskedError
-    from prunetune.search.json_lines import STDOUT
-    from prunetune.search.reporting import Reporting
-    from prunetune.search.spec import StudySpec
+    from prunetune.search.study.study_spec import StudySpec
 
     if "=" in file.name and not os.path.isfile(file):
         raise ConfigError(f"{file}: is an override; the study's file comes first: prunetune run study.yaml {file}")
@@ -192,7 +192,7 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
 def status(study: StudyArgument, runs: RunsOption = "runs", as_json: JsonOption = False) -> None:
     """Show how far a study is."""
     from prunetune.results.storage.storage import find_findings
-    from prunetune.search.status import study_status, write_status
+    from prunetune.search.commands.status import study_status, write_status
 
     read = study_status(*find_findings(study, runs))
     if as_json:
@@ -257,7 +257,7 @@ def dashboard(
     """Show a study in optuna-dashboard, while it runs or later."""
     from prunetune.results.storage.place import place_of, sqlite_url
     from prunetune.results.storage.storage import find_study
-    from prunetune.search.dashboard import serve
+    from prunetune.search.commands.dashboard import serve
 
     folder, address = place_of(study, runs, None)
     find_study(study, runs)  # says what is wrong with it
@@ -296,7 +296,7 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Prune a detector once, without a study and without training."""
-    from prunetune.search.prune_once import prune_once, write_pruned
+    from prunetune.search.commands.prune import prune_once, write_pruned
 
     if out is not None:
         require_file("--out", out, (".pt",))
@@ -328,8 +328,8 @@ def measure(
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, all models interleaved in one run."""
-    from prunetune.search.measure import measure_models, write_measured
-    from prunetune.search.target_option import read_target
+    from prunetune.search.commands.measure import measure_models, write_measured
+    from prunetune.search.options.target_option import read_target
 
     if plot is not None:
         require_file("--plot", plot, (".html", ".htm"))
@@ -357,8 +357,8 @@ def align_probe(
     as_json: JsonOption = False,
 ) -> None:
     """Find the multiple of channels that a device prefers, and write it as a target."""
-    from prunetune.search.align import probe, write_probe
-    from prunetune.search.target_option import read_target
+    from prunetune.search.commands.align_probe import probe, write_probe
+    from prunetune.search.options.target_option import read_target
 
     if out is not None:
         require_file("--out", out, (".yaml", ".yml"))
@@ -386,8 +386,8 @@ def profile(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a latency table: it predicts the latency of every pruning of a detector."""
-    from prunetune.search.profiling import profile_model, write_profiled
-    from prunetune.search.target_option import read_target
+    from prunetune.search.commands.profile import profile_model, write_profiled
+    from prunetune.search.options.target_option import read_target
 
     require_file("--out", out, (".json",))
     spec = read_target(target, {"threads": threads, "precision": precision, "alignment": align}, more=option)
@@ -402,7 +402,7 @@ def profile(
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Check that everything a study needs is installed and works."""
-    from prunetune.search.doctor import examine, write_findings
+    from prunetune.search.commands.doctor import examine, write_findings
 
     findings = examine()
     if as_json:

@@ -21,11 +21,11 @@ from typing import IO, TextIO, cast
 from rich.console import Console
 
 from prunetune.results.record import StudyRecord
+from prunetune.search.callbacks.reporting import Reporting
 from prunetune.search.interruption import NOTICE, SIGNALS, Interruption, StopAskedError, safe_point
-from prunetune.search.reporting import Reporting
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import StoredStudy
-from prunetune.search.study import open_study, study_exists
+from prunetune.search.study.open_study import open_study, study_exists
+from prunetune.search.study.stored_study import StoredStudy
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import PrunetuneError
 from prunetune.targets.measure.hardware import allowed_cores, pin
 

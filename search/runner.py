@@ -11,18 +11,18 @@ from rich.console import Console
 
 from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.results.storage.storage import storage_errors
-from prunetune.search.advice import advice
-from prunetune.search.engine import Engine
-from prunetune.search.events import Listener, StudyEnded, StudyStarted
-from prunetune.search.heartbeat import Heartbeat
+from prunetune.search.callbacks.events import Listener, StudyEnded, StudyStarted
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.callbacks.telling import tell_standing
+from prunetune.search.engine.engine import Engine
+from prunetune.search.engine.heartbeat import Heartbeat
+from prunetune.search.engine.taking import is_over, limit_reached, reap_alone
+from prunetune.search.engine.workers import is_near, responsible
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import GRACE_S, INTERVAL_S, StoredStudy
-from prunetune.search.study import DATA, open_study, study_exists
-from prunetune.search.taking import is_over, limit_reached, reap_alone
-from prunetune.search.telling import tell_standing
-from prunetune.search.workers import is_near, responsible
+from prunetune.search.study.advice import advice
+from prunetune.search.study.open_study import DATA, open_study, study_exists
+from prunetune.search.study.stored_study import GRACE_S, INTERVAL_S, StoredStudy
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import PrunetuneError
 
 LOOK_S = 1.0
@@ -112,10 +112,10 @@ def _run(spec: StudySpec, progress: Progress) -> StoredStudy:
 
 def _engine(spec: StudySpec, progress: Progress) -> Engine:
     if spec.engine == "ray":
-        from prunetune.search.ray_engine import RayEngine
+        from prunetune.search.ray_tune.engine import RayEngine
 
         return RayEngine(spec, progress)
-    from prunetune.search.local_engine import LocalEngine  # torch and ultralytics
+    from prunetune.search.engine.local_engine import LocalEngine  # torch and ultralytics
 
     return LocalEngine(spec, progress)
 

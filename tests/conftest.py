@@ -131,7 +131,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rich.console import Console
 
     from prunetune.search.runner import run_study
-    from prunetune.search.spec import StudySpec
+    from prunetune.search.study.study_spec import StudySpec
 
     def make(folder: Path) -> None:
         data = write_shapes(folder / "shapes", SHAPES)
@@ -209,7 +209,7 @@ def nondominated() -> Callable[[Path], set[tuple[float, float]]]:
     """The (map50_95, latency) points of a study's front, found by comparing all its recovered networks."""
     from prunetune.results.findings.study_network import networks_of
     from prunetune.results.record import StudyRecord, TrialRecord
-    from prunetune.search.study import find_study
+    from prunetune.search.study.open_study import find_study
 
     def points_of(folder: Path) -> set[tuple[float, float]]:
         study, _ = find_study(str(folder))

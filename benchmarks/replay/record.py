@@ -25,9 +25,9 @@ from typing import Any
 from prunetune.pruning import Pruned, Recovered
 from prunetune.pruning.stages.stage_files import CHECKPOINT, read_history
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
-from prunetune.search.study_setup import check_study, prepare_study
+from prunetune.search.engine.study_setup import check_study, prepare_study
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial import TrialContext
 from prunetune.spaces import Recipe, Threshold
 from prunetune.targets.measure.hardware import cpu_model

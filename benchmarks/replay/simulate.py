@@ -13,9 +13,9 @@ import optuna
 
 from prunetune.results.findings.pareto import hypervolume, nondominated
 from prunetune.results.record import TrialRecord
-from prunetune.search.samplers import create_sampler, next_sampler
-from prunetune.search.spec import EarlyStopping, SamplerName, StudySpec
-from prunetune.search.storage import set_attributes
+from prunetune.search.samplers.factory import create_sampler, next_sampler
+from prunetune.search.study.stored_study import set_attributes
+from prunetune.search.study.study_spec import EarlyStopping, SamplerName, StudySpec
 from prunetune.search.trial.early_stopping import judge, rungs_of
 from prunetune.search.trial.objective import UNFINISHED
 from prunetune.spaces import LatencyShare, Outcome, Recipe

@@ -14,11 +14,11 @@ from prunetune.pruning.stages.stage_runner import StageRunner
 from prunetune.pruning.stages.store import StageStore
 from prunetune.pruning.structure.channels import ChannelConfig
 from prunetune.results.record import NetworkResult, StudiedFigure, TrialRecord
-from prunetune.search.deploy import further
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.shipping import Shipping
-from prunetune.search.spec import StudySpec
-from prunetune.search.trial.files import StudyFiles
+from prunetune.search.study.deploy import further
+from prunetune.search.study.study_spec import StudySpec
+from prunetune.search.trial.trial_files import StudyFiles
 from prunetune.spaces import Deployment, ImageSize, Recipe
 from prunetune.targets import FIGURES
 

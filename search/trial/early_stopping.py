@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prunetune.results.findings.pareto import ranks
 from prunetune.results.record import RungDecision, TrialRecord
-from prunetune.search.spec import EarlyStopping
+from prunetune.search.study.study_spec import EarlyStopping
 
 
 def rung_epochs(recovery_epochs: int, reduction: int, rungs: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.record import NetworkFigures, StudiedFigure
 from prunetune.search.latency.study_target import violations
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.context import TrialContext
 from prunetune.spaces import Deployment, LatencyShare, Recipe
 from prunetune.targets import FIGURES, Budget, NormalizedLatency

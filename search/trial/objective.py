@@ -13,9 +13,9 @@ from prunetune.results.dashboard.dashboard import shown_on_dashboard
 from prunetune.results.record import TrialRecord
 from prunetune.results.storage.storage import storage_errors
 from prunetune.search.interruption import TrialLostError
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import StoredStudy, retry, set_attributes
-from prunetune.search.store_limit import keep_within_limit
+from prunetune.search.study.store_limit import keep_within_limit
+from prunetune.search.study.stored_study import StoredStudy, retry, set_attributes
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.run import run_trial
 from prunetune.spaces import Cost, Outcome, Recipe

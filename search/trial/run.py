@@ -31,7 +31,7 @@ from prunetune.search.trial.duplicates import (
 )
 from prunetune.search.trial.early_stopping import decided_after, judge, rungs_of, values_at
 from prunetune.search.trial.figures import excess_text, missed_share, network_figures
-from prunetune.search.trial.files import CURVES, GAMMAS
+from prunetune.search.trial.trial_files import CURVES, GAMMAS
 from prunetune.spaces import LatencyShare, MeasurementError, Outcome, PrunetuneError, Recipe
 from prunetune.spaces.files import place_error
 

@@ -21,7 +21,12 @@ from commands.hold import hold as hold_at
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["prunetune.search.runner", "prunetune.search.finish", "prunetune.search.cli", "prunetune.pruning.training.trainer"]
+    [
+        "prunetune.search.runner",
+        "prunetune.search.engine.finish",
+        "prunetune.search.cli",
+        "prunetune.pruning.training.trainer",
+    ]
 )
 
 
@@ -110,7 +115,8 @@ def _run(arguments: list[str], log: str, *prepare: Callable[[], object] | None) 
         if act is not None:
             act()
 
-    from prunetune.search import cli, views
+    from prunetune.search import cli
+    from prunetune.search.callbacks import views
 
     views.PLAIN_SECONDS = 0.0
     cli.main()

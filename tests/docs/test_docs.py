@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from prunetune.search.cli import app
-from prunetune.search.spec import StudySpec, parse_target
+from prunetune.search.study.study_spec import StudySpec, parse_target
 from prunetune.spaces import ConfigError
 from prunetune.spaces.yaml_file import parse_yaml
 

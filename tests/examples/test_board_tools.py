@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prunetune.search.target_option import read_target
+from prunetune.search.options.target_option import read_target
 from prunetune.targets import CommandSpec, CommandTarget
 from prunetune.targets.backends.reading import read_latency
 from prunetune.targets.latency_model.convolution import Convolution

@@ -16,7 +16,7 @@ import typer.main
 from ruamel.yaml import YAML
 
 from prunetune.search.cli import app
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 
 FOLDER = Path(__file__).parents[2] / "examples" / "cluster"
 SLURM, KUBERNETES = FOLDER / "slurm.sh", FOLDER / "kubernetes.yaml"

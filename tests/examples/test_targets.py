@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prunetune.search.target_option import read_target
+from prunetune.search.options.target_option import read_target
 from prunetune.spaces import MeasurementError
 from prunetune.targets import CommandSpec, CommandTarget, InterleavedTarget, Network
 from prunetune.targets.backends.reading import read_latency

@@ -15,7 +15,7 @@ from commands.command import Command
 from optuna.trial import FrozenTrial
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import Outcome
 
 STUDY: dict[str, Any] = {

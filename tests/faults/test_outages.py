@@ -13,7 +13,7 @@ from commands.command import Command
 from commands.disk import mounted
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import Outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.pruning.stages.store import StageStore
 from prunetune.results.record import TrialRecord
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import Outcome, StoreError
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prunetune.pruning.training.values import EpochRecord
 from prunetune.results.record import NetworkFigures, NetworkFiles, NetworkResult, TrialRecord
-from prunetune.search.events import (
+from prunetune.search.callbacks.events import (
     EpochEnded,
     Event,
     FrontMember,
@@ -21,7 +21,7 @@ from prunetune.search.events import (
     TrialBegun,
     TrialEnded,
 )
-from prunetune.search.limits import Forecast
+from prunetune.search.study.limits import Forecast
 from prunetune.spaces import Accuracy, Cost, Deployment, Outcome, Recipe, StageUse, Threshold
 from prunetune.targets import NormalizedLatency
 

@@ -28,7 +28,7 @@ from prunetune.results.dashboard.dashboard import ARTIFACTS, show_study, shown_o
 from prunetune.results.figures import trial_images
 from prunetune.results.record import RungDecision, TrialRecord
 from prunetune.results.storage.place import sqlite_url
-from prunetune.search.dashboard import create_server
+from prunetune.search.commands.dashboard import create_server
 from prunetune.spaces import ConfigError, MissingExtraError
 
 optuna_dashboard = pytest.importorskip("optuna_dashboard")

@@ -17,7 +17,7 @@ import optuna
 import pytest
 import yaml
 
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import ConfigError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

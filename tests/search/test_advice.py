@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from prunetune.results.record import StudyRecord
-from prunetune.search.advice import advice
-from prunetune.search.engine import half_is_no_smaller
-from prunetune.search.spec import StudySpec
+from prunetune.search.engine.engine import half_is_no_smaller
+from prunetune.search.study.advice import advice
+from prunetune.search.study.study_spec import StudySpec
 
 MakeSpec = Callable[..., StudySpec]
 

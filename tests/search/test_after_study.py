@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from prunetune.results import StudyRecord, front, load_study
-from prunetune.search.confirm_study import _interval, _ratio
-from prunetune.search.study import find_study, open_study
+from prunetune.search.commands.confirm import _interval, _ratio
+from prunetune.search.study.open_study import find_study, open_study
 from prunetune.targets import Latency, NormalizedLatency
 
 Prunetune = Callable[..., Any]
@@ -184,7 +184,7 @@ def test_labels_are_read_in_pixels(shapes: Path) -> None:
 def test_pictures_of_what_has_no_network_are_refused(
     write_study: Callable[..., Path], shapes: Path, tmp_path: Path, prunetune: Prunetune
 ) -> None:
-    from prunetune.search.spec import StudySpec
+    from prunetune.search.study.study_spec import StudySpec
 
     file = write_study(data=str(shapes))
     open_study(StudySpec.read(file))
@@ -195,7 +195,7 @@ def test_pictures_of_what_has_no_network_are_refused(
 def test_a_study_without_networks_has_nothing_to_confirm(
     write_study: Callable[..., Path], shapes: Path, prunetune: Prunetune
 ) -> None:
-    from prunetune.search.spec import StudySpec
+    from prunetune.search.study.study_spec import StudySpec
 
     file = write_study(data=str(shapes))
     study = open_study(StudySpec.read(file))

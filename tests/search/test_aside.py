@@ -18,17 +18,17 @@ from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.pruning.stages.lease import StageBusyError, StageLease
 from prunetune.pruning.stages.store import StageStore
 from prunetune.results.record import TrialRecord
-from prunetune.search import local_engine
-from prunetune.search.aside import MOST_ASIDE, Aside, patiently
-from prunetune.search.heartbeat import Heartbeat
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.engine import local_engine
+from prunetune.search.engine.aside import MOST_ASIDE, Aside, patiently
+from prunetune.search.engine.heartbeat import Heartbeat
+from prunetune.search.engine.local_engine import carry_out_trials
 from prunetune.search.interruption import Interruption
-from prunetune.search.local_engine import carry_out_trials
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import set_attributes
-from prunetune.search.study import open_study
-from prunetune.search.trial.files import StudyFiles
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.stored_study import set_attributes
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.objective import AskedTrial
+from prunetune.search.trial.trial_files import StudyFiles
 from prunetune.spaces import Outcome, PrunetuneError, StageUse, StoreError
 
 MakeSpec = Callable[..., StudySpec]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 
 Prunetune = Callable[..., Any]
 

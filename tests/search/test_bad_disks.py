@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from commands.disk import mounted
 
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 
 Prunetune = Callable[..., Any]
 WriteStudy = Callable[..., Path]
@@ -47,7 +47,9 @@ def test_a_study_whose_disk_became_read_only(
 ) -> None:
     with mounted(tmp_path / "runs", "rw") as remount:
         # In a process of its own, for this one would keep the database open.
-        code = "import sys; from prunetune.search.study import *; open_study(StudySpec.parse(eval(sys.argv[1])))"
+        code = (
+            "import sys; from prunetune.search.study.open_study import *;open_study(StudySpec.parse(eval(sys.argv[1])))"
+        )
         spec = make_spec(data=str(data)).model_dump(mode="json", exclude_none=True)
         subprocess.run([sys.executable, "-c", code, repr(spec)], check=True, capture_output=True)
         remount("ro")

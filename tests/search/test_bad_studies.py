@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from prunetune.pruning.yolo.detector import Detector
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
-from prunetune.search.study_setup import check_study, prepare_study
-from prunetune.search.taking import next_trial
+from prunetune.search.engine.study_setup import check_study, prepare_study
+from prunetune.search.engine.taking import next_trial
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 
 Prunetune = Callable[..., Any]
 WriteStudy = Callable[..., Path]

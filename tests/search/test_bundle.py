@@ -23,8 +23,8 @@ from prunetune.results.bundle import verify
 from prunetune.results.bundle.bundle import require_place
 from prunetune.results.findings.findings import Findings
 from prunetune.results.tables.escapes import markdown_text
-from prunetune.search.recover import RecoverySpec
-from prunetune.search.study import find_study
+from prunetune.search.commands.recover import RecoverySpec
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.fixture(scope="module")
 def bundle(finished_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of trial 1. Only read it."""
-    from prunetune.search.bundle import Forms, export_bundle
+    from prunetune.search.commands.export import Forms, export_bundle
 
     study, folder = find_study(str(finished_study))
     return export_bundle(study, folder, "1", tmp_path_factory.mktemp("bundles") / "one", Forms())

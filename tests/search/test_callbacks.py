@@ -14,8 +14,8 @@ from heard.events import ENDED, EVENTS, RECIPE, STARTED, epoch
 
 from prunetune.results.record import TrialRecord
 from prunetune.search import StudyCallback
-from prunetune.search.callbacks import create_callback
-from prunetune.search.events import Event, Listener, StudyEnded, TrialBegun, TrialEnded
+from prunetune.search.callbacks.callback import create_callback
+from prunetune.search.callbacks.events import Event, Listener, StudyEnded, TrialBegun, TrialEnded
 from prunetune.spaces import ConfigError, MissingExtraError, Outcome
 
 FAILED = TrialEnded(4, TrialRecord(RECIPE, Outcome.DIVERGED, "box_loss"), 5, 10)

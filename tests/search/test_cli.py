@@ -12,8 +12,8 @@ import pytest
 
 from prunetune.pruning.stages.store import StageStore
 from prunetune.results.record import StudiedTarget, StudyRecord
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 
 Prunetune = Callable[..., Any]
 

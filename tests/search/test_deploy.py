@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunetune.search.deploy import DeploySettings, further
-from prunetune.search.spec import StudySpec
-from prunetune.search.spec_change import refuse_change
+from prunetune.search.study.deploy import DeploySettings, further
+from prunetune.search.study.spec_change import refuse_change
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import ConfigError, Deployment, ImageSize, Recipe, SearchSpace, SpecChangedError, Threshold
 
 MakeSpec = Callable[..., StudySpec]

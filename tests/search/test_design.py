@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.design import first_recipe, spread, value_at
-from prunetune.search.samplers import startup_trials
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
-from prunetune.search.taking import next_trial
+from prunetune.search.engine.taking import next_trial
+from prunetune.search.engine.workers import this_worker
+from prunetune.search.samplers.design import first_recipe, spread, value_at
+from prunetune.search.samplers.factory import startup_trials
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.objective import AskedTrial
-from prunetune.search.workers import this_worker
 from prunetune.spaces import FloatParameter, IntParameter, Outcome, SearchSpace
 
 MakeSpec = Callable[..., StudySpec]

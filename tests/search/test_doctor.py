@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from prunetune.search import doctor
-from prunetune.search.doctor import PURPOSES
+from prunetune.search.commands import doctor
+from prunetune.search.commands.doctor import PURPOSES
 
 Prunetune = Callable[..., Any]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prunetune.results.findings.pareto import ranks
 from prunetune.results.record import RungDecision, TrialRecord
-from prunetune.search.spec import EarlyStopping, StudySpec
+from prunetune.search.study.study_spec import EarlyStopping, StudySpec
 from prunetune.search.trial.early_stopping import decided_after, judge, rung_epochs, rungs_of, values_at
 from prunetune.spaces import ConfigError, Outcome
 

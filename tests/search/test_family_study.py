@@ -13,7 +13,7 @@ from rich.console import Console
 from prunetune.pruning import Detector
 from prunetune.results import load_study
 from prunetune.search.runner import run_study
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 

@@ -10,7 +10,7 @@ from heard.events import NETWORK, RECORD
 
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.record import NetworkResult, StudiedFigure
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.figures import excess_text, studied_figures
 from prunetune.search.trial.objective import constraints
 

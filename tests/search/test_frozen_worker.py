@@ -16,7 +16,7 @@ from commands.command import Command
 from filelock import SoftFileLease
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 

@@ -21,18 +21,19 @@ from rich.console import Console
 from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.results.record import NetworkFigures, NetworkResult, RungDecision, TrialRecord
-from prunetune.search import local_engine, runner
-from prunetune.search.heartbeat import Heartbeat
+from prunetune.search import runner
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.commands.status import study_status
+from prunetune.search.engine import local_engine
+from prunetune.search.engine.heartbeat import Heartbeat
+from prunetune.search.engine.local_engine import carry_out_trials
+from prunetune.search.engine.taking import next_trial
+from prunetune.search.engine.workers import reap, this_worker
 from prunetune.search.interruption import Interruption, TrialLostError, safe_point
-from prunetune.search.local_engine import carry_out_trials
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.status import study_status
-from prunetune.search.storage import GRACE_S, StoredStudy, set_attributes
-from prunetune.search.study import open_study
-from prunetune.search.taking import next_trial
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.stored_study import GRACE_S, StoredStudy, set_attributes
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.objective import AskedTrial, StudyPeers, tell
-from prunetune.search.workers import reap, this_worker
 from prunetune.spaces import Accuracy, Cost, Deployment, Outcome
 from prunetune.targets import NormalizedLatency
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prunetune.search.interruption import Interruption, StopAskedError, safe_point, stop_is_asked
-from prunetune.search.study import study_lock
+from prunetune.search.study.open_study import study_lock
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 

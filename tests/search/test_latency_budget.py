@@ -21,15 +21,15 @@ from prunetune.pruning import Detector, StageStore
 from prunetune.pruning.stages import stage_runner
 from prunetune.results import Findings
 from prunetune.results.record import NetworkResult, TrialRecord
-from prunetune.search.engine import prepare
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.engine.engine import prepare
+from prunetune.search.engine.study_setup import check_study
+from prunetune.search.engine.taking import next_trial
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.study_target import StudyTarget
-from prunetune.search.progress import Progress
 from prunetune.search.runner import run_study
-from prunetune.search.spec import StudySpec
-from prunetune.search.store_limit import STORE
-from prunetune.search.study_setup import check_study
-from prunetune.search.taking import next_trial
+from prunetune.search.study.store_limit import STORE
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.objective import run_and_tell
 from prunetune.spaces import LatencyShare, Outcome, Recipe
 from prunetune.targets import (

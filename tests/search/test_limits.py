@@ -15,12 +15,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.limits import IDLE, Forecast, Limits, Spent, extrapolate, forecast, spent, union
-from prunetune.search.spec import StudySpec
-from prunetune.search.status import study_status, write_status
-from prunetune.search.study import open_study, stored_spec
-from prunetune.search.taking import next_trial
-from prunetune.search.workers import this_worker
+from prunetune.search.commands.status import study_status, write_status
+from prunetune.search.engine.taking import next_trial
+from prunetune.search.engine.workers import this_worker
+from prunetune.search.study.limits import IDLE, Forecast, Limits, Spent, extrapolate, forecast, spent, union
+from prunetune.search.study.open_study import open_study, stored_spec
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import ConfigError, Cost, Outcome, Recipe, Splice, StageUse
 
 MakeSpec = Callable[..., StudySpec]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from prunetune.results.record import TrialRecord
 from prunetune.search.local_workers import Lines, Place, places
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import Outcome
 
 WriteStudy = Callable[..., Path]

@@ -26,17 +26,18 @@ from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.pruning.training.values import TrainingFailureError
 from prunetune.results import front
 from prunetune.results.record import RungDecision, TrialRecord
-from prunetune.search import engine, local_engine, runner
+from prunetune.search import runner
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.engine import engine, local_engine
+from prunetune.search.engine.local_engine import carry_out_trials
+from prunetune.search.engine.taking import give_trial_back, next_trial
 from prunetune.search.interruption import TrialLostError
 from prunetune.search.latency.shipping import Shipping
-from prunetune.search.local_engine import carry_out_trials
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
-from prunetune.search.taking import give_trial_back, next_trial
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial import TrialContext
-from prunetune.search.trial.files import StudyFiles
 from prunetune.search.trial.objective import AskedTrial, StudyPeers, attempts_before, run_and_tell, tell
+from prunetune.search.trial.trial_files import StudyFiles
 from prunetune.spaces import MeasurementError, Outcome, PrunetuneError, Recipe, Splice, StageUse, StoreError
 
 MakeSpec = Callable[..., StudySpec]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from prunetune.results.record import StudiedTarget, StudyRecord
-from prunetune.search.options import named, require_file, require_folder
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study
+from prunetune.search.options.options import named, require_file, require_folder
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import ConfigError
 
 Prunetune = Callable[..., Any]

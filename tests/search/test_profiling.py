@@ -17,7 +17,8 @@ from rich.console import Console
 
 from prunetune.pruning import Detector, apply_plan, plan_pruning
 from prunetune.pruning.surgery.surgery import ChannelGroup, channel_groups
-from prunetune.search import profiling, views
+from prunetune.search.callbacks import views
+from prunetune.search.commands import profile as profiling
 from prunetune.spaces import Threshold
 from prunetune.targets import LatencyTable, Network, OnnxRuntimeSpec, create_target, read_conv_graph
 from prunetune.targets.latency_model.latency_table import FeatureModel, Grid

@@ -17,8 +17,8 @@ from heard.events import ENDED, EVENTS, NETWORK, PROGRESS, RECIPE, RECORD, START
 from rich.console import Console
 
 from prunetune.pruning.training.values import EpochRecord
-from prunetune.search import views
-from prunetune.search.events import (
+from prunetune.search.callbacks import views
+from prunetune.search.callbacks.events import (
     EpochEnded,
     Event,
     Message,
@@ -29,11 +29,11 @@ from prunetune.search.events import (
     TrialBegun,
     TrialEnded,
 )
-from prunetune.search.json_lines import JsonLines
-from prunetune.search.live_view import LiveView
-from prunetune.search.output import ErrorsNow
-from prunetune.search.progress import Progress, view_of
-from prunetune.search.views import PlainView
+from prunetune.search.callbacks.json_lines import JsonLines
+from prunetune.search.callbacks.live_view import LiveView
+from prunetune.search.callbacks.progress import Progress, view_of
+from prunetune.search.callbacks.views import PlainView
+from prunetune.search.options.output import ErrorsNow
 from prunetune.spaces import ConfigError, Outcome, Splice, StoreError
 
 

@@ -16,7 +16,7 @@ from optuna_dashboard import get_note
 
 from prunetune.results.dashboard.dashboard import ARTIFACTS
 from prunetune.results.record import TrialRecord
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import Outcome
 
 ray = pytest.importorskip("ray")

@@ -14,26 +14,27 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from prunetune.pruning.processes import this_process
 from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.pruning.training.values import EpochRecord
 from prunetune.results.record import TrialRecord
-from prunetune.search.engine import prepare
-from prunetune.search.events import EpochEnded, Event, TrialBegun
-from prunetune.search.heartbeat import Heartbeat
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import set_attributes
-from prunetune.search.study import find_study, open_study, stored_spec
-from prunetune.search.workers import reap
+from prunetune.search.callbacks.events import EpochEnded, Event, TrialBegun
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.engine.engine import prepare
+from prunetune.search.engine.heartbeat import Heartbeat
+from prunetune.search.engine.processes import this_process
+from prunetune.search.engine.workers import reap
+from prunetune.search.study.open_study import find_study, open_study, stored_spec
+from prunetune.search.study.stored_study import set_attributes
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Accuracy, ConfigError, Cost, Outcome, Recipe, StageUse
 
 pytest.importorskip("ray")
 
-from prunetune.search import ray_engine, ray_worker
-from prunetune.search.ray_engine import RayEngine
-from prunetune.search.ray_searcher import MOST_GIVEN_UP, StudySearcher
-from prunetune.search.ray_worker import REPORT, Report, TuneReports, carry_out
+from prunetune.search.ray_tune import engine as ray_engine
+from prunetune.search.ray_tune import worker as ray_worker
+from prunetune.search.ray_tune.engine import RayEngine
+from prunetune.search.ray_tune.searcher import MOST_GIVEN_UP, StudySearcher
+from prunetune.search.ray_tune.worker import REPORT, Report, TuneReports, carry_out
 
 MakeSpec = Callable[..., StudySpec]
 FINISHED = StudySearcher.FINISHED

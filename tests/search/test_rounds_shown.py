@@ -15,13 +15,13 @@ from rich.console import Console
 
 from prunetune.results.findings.study_network import networks_of
 from prunetune.results.record import NetworkResult, StudiedTarget, StudyRecord
-from prunetune.search.bundle import recipe_alone
-from prunetune.search.events import Event, FrontMember, StudyProgress, TrialEnded
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.status import study_status, write_status
-from prunetune.search.study import open_study
-from prunetune.search.telling import tell_progress
+from prunetune.search.callbacks.events import Event, FrontMember, StudyProgress, TrialEnded
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.callbacks.telling import tell_progress
+from prunetune.search.commands.export import recipe_alone
+from prunetune.search.commands.status import study_status, write_status
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import LatencyShare, Recipe, Splice, Threshold
 
 MakeSpec = Callable[..., StudySpec]

@@ -18,10 +18,10 @@ from prunetune.pruning.training.values import TrainingFailureError
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.findings.histories import read_curves
 from prunetune.results.record import RungDecision, TrialRecord
-from prunetune.search.engine import prepare
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.engine.engine import prepare
 from prunetune.search.latency.meter import LatencyMeter
-from prunetune.search.progress import Progress
-from prunetune.search.spec import EarlyStopping, StudySpec
+from prunetune.search.study.study_spec import EarlyStopping, StudySpec
 from prunetune.search.trial import TrialContext, run_trial
 from prunetune.spaces import Deployment, MeasurementError, Outcome, Recipe, StoreError, Threshold
 from prunetune.targets import NormalizedLatency

@@ -18,10 +18,10 @@ import torch
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.record import StudyRecord
 from prunetune.results.storage.address import public_address
-from prunetune.search.spec import StudySpec
-from prunetune.search.study import open_study, stored_spec
-from prunetune.search.study_setup import check_study
-from prunetune.search.taking import next_trial
+from prunetune.search.engine.study_setup import check_study
+from prunetune.search.engine.taking import next_trial
+from prunetune.search.study.open_study import open_study, stored_spec
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import ConfigError, PrunetuneError
 
 MakeSpec = Callable[..., StudySpec]

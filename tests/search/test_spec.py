@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prunetune.search.spec import CHANGEABLE, StudySpec
+from prunetune.search.study.study_spec import CHANGEABLE, StudySpec
 from prunetune.spaces import FixedParameter
 
 Written = Callable[..., Path]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 
 Written = Callable[..., Path]
 Problem = Callable[..., str]

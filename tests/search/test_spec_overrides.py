@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from prunetune.search.overrides import overridden
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.overrides import overridden
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import ConfigError
 
 Written = Callable[..., Path]

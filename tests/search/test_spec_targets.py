@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Alignment, ConfigError
 
 Written = Callable[..., Path]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prunetune.search.spec import StudySpec
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import ConfigError
 from prunetune.spaces.yaml_file import parse_yaml
 

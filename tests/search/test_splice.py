@@ -17,7 +17,7 @@ from prunetune.pruning.yolo.detector import Detector
 from prunetune.results import load_study
 from prunetune.results.findings.histories import read_curves
 from prunetune.results.record import StudyRecord, TrialRecord
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import Outcome, Recipe, Splice
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def spliced(folder: Path) -> FrozenTrial:
     """The first splice: the backbone of trial 0, the head of trial 1. The one after it dies before it is added."""
     from rich.console import Console
 
-    from prunetune.search.splice import splice_networks
+    from prunetune.search.commands.splice import splice_networks
 
     study, _ = find_study(str(folder))
 

@@ -12,10 +12,10 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSampler
 from optuna.trial import FrozenTrial, create_trial
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.limits import Limits, forecast, spent
-from prunetune.search.samplers import create_sampler, next_sampler
-from prunetune.search.search_trials import SearchTrialsSampler
-from prunetune.search.spec import StudySpec
+from prunetune.search.samplers.factory import create_sampler, next_sampler
+from prunetune.search.samplers.search_trials import SearchTrialsSampler
+from prunetune.search.study.limits import Limits, forecast, spent
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Cost, Outcome, Splice, StageUse
 
 SPLICE = Splice("0", "dense", 3)

@@ -20,12 +20,12 @@ from optuna.trial import TrialState
 
 from prunetune.results.record import TrialRecord
 from prunetune.results.storage.storage import storage_errors
-from prunetune.search import storage as storages
+from prunetune.search.engine.taking import next_trial
 from prunetune.search.interruption import Interruption
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import StoredStudy, is_connection_lost, open_storage, retry
-from prunetune.search.study import open_study
-from prunetune.search.taking import next_trial
+from prunetune.search.study import stored_study as storages
+from prunetune.search.study.open_study import open_study
+from prunetune.search.study.stored_study import StoredStudy, is_connection_lost, open_storage, retry
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.objective import tell
 from prunetune.spaces import ConfigError, Cost, Outcome, StoreError
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from prunetune.search.spec import StudySpec
-from prunetune.search.store_limit import STORE, keep_within_limit
+from prunetune.search.study.store_limit import STORE, keep_within_limit
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.objective import run_and_tell
 from prunetune.spaces import StoreError
 

@@ -15,14 +15,14 @@ import pytest
 from optuna.trial import TrialState
 
 from prunetune.results.record import StudiedTarget, StudyRecord, TrialRecord
-from prunetune.search.spec import SamplerName, StudySpec
-from prunetune.search.spec_change import flat
-from prunetune.search.status import study_status
-from prunetune.search.storage import set_attributes
-from prunetune.search.study import find_study, open_study, stored_spec, study_exists
-from prunetune.search.taking import is_over, next_trial
+from prunetune.search.commands.status import study_status
+from prunetune.search.engine.taking import is_over, next_trial
+from prunetune.search.engine.workers import give_back, is_alive, reap, requeue, this_worker
+from prunetune.search.study.open_study import find_study, open_study, stored_spec, study_exists
+from prunetune.search.study.spec_change import flat
+from prunetune.search.study.stored_study import set_attributes
+from prunetune.search.study.study_spec import SamplerName, StudySpec
 from prunetune.search.trial.objective import AskedTrial
-from prunetune.search.workers import give_back, is_alive, reap, requeue, this_worker
 from prunetune.spaces import (
     ConfigError,
     Cost,
@@ -64,7 +64,7 @@ def records(study: optuna.Study) -> list[TrialRecord]:
 @pytest.fixture(scope="module")
 def dead_worker() -> dict[str, Any]:
     """The signature of a real process that is gone."""
-    code = "import json; from prunetune.search.workers import this_worker; print(json.dumps(this_worker('cpu')))"
+    code = "import json; from prunetune.search.engine.workers import this_worker; print(json.dumps(this_worker('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     worker: dict[str, Any] = json.loads(done.stdout)
     return worker
@@ -104,8 +104,9 @@ def test_several_processes_make_the_tables_of_a_database_at_once(make_spec: Make
     spec = make_spec()
     spec.folder.mkdir(parents=True)
     code = (
-        "import sys; from prunetune.search import storage; print('ready', flush=True); sys.stdin.readline();"
-        "storage.open_storage(sys.argv[1]).get_all_studies()"
+        "import sys; from prunetune.search.study.stored_study import open_storage;"
+        "print('ready', flush=True); sys.stdin.readline();"
+        "open_storage(sys.argv[1]).get_all_studies()"
     )
     command = [sys.executable, "-c", code, spec.storage_url]
     makers = [
@@ -355,7 +356,7 @@ def test_a_number_that_is_used_again_is_another_process() -> None:
 
 def test_a_killed_child_that_nobody_waits_for_is_dead() -> None:
     code = (
-        "import json, sys; from prunetune.search.workers import this_worker\n"
+        "import json, sys; from prunetune.search.engine.workers import this_worker\n"
         "print(json.dumps(this_worker('cpu')), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

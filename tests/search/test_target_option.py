@@ -12,8 +12,8 @@ import pytest
 import yaml
 from board.board import Board
 
-from prunetune.search.spec import StudySpec
-from prunetune.search.target_option import read_target, with_pace
+from prunetune.search.options.target_option import read_target, with_pace
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Alignment, ConfigError
 from prunetune.targets import CommandSpec, TorchSpec
 

@@ -10,7 +10,7 @@ import pytest
 
 from prunetune.pruning import StageStore
 from prunetune.results import load_study
-from prunetune.search.store_limit import STORE
+from prunetune.search.study.store_limit import STORE
 from prunetune.spaces import Outcome
 
 pytestmark = pytest.mark.slow

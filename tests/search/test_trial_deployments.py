@@ -12,13 +12,13 @@ import pytest
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.findings.findings import Findings
 from prunetune.results.record import NetworkFigures, NetworkResult, StudyRecord, TrialRecord
-from prunetune.search.baselines import train_baselines
-from prunetune.search.engine import prepare
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.engine.baselines import train_baselines
+from prunetune.search.engine.engine import prepare
+from prunetune.search.engine.taking import next_trial
 from prunetune.search.latency.shares import predicted_ratios
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.storage import StoredStudy
-from prunetune.search.taking import next_trial
+from prunetune.search.study.stored_study import StoredStudy
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial import TrialContext, run_trial
 from prunetune.search.trial import deployments as deployments_of_trials
 from prunetune.spaces import Accuracy, Deployment, Outcome, Recipe, Threshold

@@ -17,16 +17,16 @@ from prunetune.results import Findings
 from prunetune.results.dashboard.notes import trial_note
 from prunetune.results.record import TrialRecord
 from prunetune.results.tables.headline import summary
-from prunetune.search import study_setup
-from prunetune.search.bundle import Forms, export_bundle
-from prunetune.search.engine import prepare
+from prunetune.search.callbacks.progress import Progress
+from prunetune.search.callbacks.telling import tell_progress
+from prunetune.search.commands.export import Forms, export_bundle
+from prunetune.search.commands.status import study_status, write_status
+from prunetune.search.engine import study_setup
+from prunetune.search.engine.engine import prepare
+from prunetune.search.engine.taking import give_trial_back, next_trial
 from prunetune.search.interruption import StopAskedError
-from prunetune.search.limits import Spent, spent
-from prunetune.search.progress import Progress
-from prunetune.search.spec import StudySpec
-from prunetune.search.status import study_status, write_status
-from prunetune.search.taking import give_trial_back, next_trial
-from prunetune.search.telling import tell_progress
+from prunetune.search.study.limits import Spent, spent
+from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.objective import UNFINISHED, run_and_tell
 from prunetune.spaces import ConfigError, Outcome
 

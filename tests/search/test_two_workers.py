@@ -12,7 +12,7 @@ import yaml
 from commands.command import Command
 
 from prunetune.results.record import TrialRecord
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import Outcome
 
 pytestmark = pytest.mark.slow

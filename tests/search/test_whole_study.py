@@ -22,7 +22,7 @@ from optuna_dashboard import get_note
 from prunetune.results.dashboard.dashboard import ARTIFACTS
 from prunetune.results.record import NetworkResult, StudyRecord, TrialRecord
 from prunetune.results.tables.rows import trained_text
-from prunetune.search.study import find_study
+from prunetune.search.study.open_study import find_study
 from prunetune.spaces import Outcome
 from prunetune.targets import OnnxRuntimeTarget
 from prunetune.targets.measure import hardware

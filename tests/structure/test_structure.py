@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("spaces", "targets", "pruning", "results", "search")
 
 PASS_ATTRIBUTES_ON = {
-    "search/storage.py": "waits for a database that is away, whatever is read or written",
+    "search/study/stored_study.py": "waits for a database that is away, whatever is read or written",
 }
 """Files that give attributes to Optuna, or take them from it. Their keys are known in `results/record/` alone."""
 
@@ -54,20 +54,20 @@ UNTYPED = {
     "results/bundle/model_card.py": _BUNDLE,
     "results/storage/storage.py": _TABLES,
     "results/bundle/verify.py": "runs without prunetune: the JSON of a bundle",
-    "search/limits.py": _YAML,
-    "search/mlflow_callback.py": "MLflow: parameters of a run",
-    "search/overrides.py": _YAML,
-    "search/ray_searcher.py": _RAY,
-    "search/ray_worker.py": _RAY,
-    "search/search_trials.py": _PARAMETERS,
-    "search/spec.py": _YAML,
-    "search/spec_change.py": _YAML,
-    "search/storage.py": _TABLES,
-    "search/study.py": _YAML,
-    "search/target_option.py": _YAML,
-    "search/tracking.py": "MLflow and W&B: parameters of a run",
-    "search/trial/files.py": "JSON: files of histories",
-    "search/wandb_callback.py": "W&B: parameters of a run",
+    "search/study/limits.py": _YAML,
+    "search/callbacks/mlflow.py": "MLflow: parameters of a run",
+    "search/study/overrides.py": _YAML,
+    "search/ray_tune/searcher.py": _RAY,
+    "search/ray_tune/worker.py": _RAY,
+    "search/samplers/search_trials.py": _PARAMETERS,
+    "search/study/study_spec.py": _YAML,
+    "search/study/spec_change.py": _YAML,
+    "search/study/stored_study.py": _TABLES,
+    "search/study/open_study.py": _YAML,
+    "search/options/target_option.py": _YAML,
+    "search/callbacks/tracking.py": "MLflow and W&B: parameters of a run",
+    "search/trial/trial_files.py": "JSON: files of histories",
+    "search/callbacks/wandb.py": "W&B: parameters of a run",
     "spaces/fields.py": "reads plain values, whatever they are",
     "spaces/recipe.py": _YAML,
     "spaces/space.py": _PARAMETERS,
@@ -96,8 +96,8 @@ ASSIGN = {
     "pruning/surgery/surgery.py": _MODULE,
     "pruning/training/trainer.py": "ultralytics: a trainer sets up its model and validator",
     "results/bundle/verify.py": _PATCH,
-    "search/splice.py": "Optuna: when a trial began",
-    "search/taking.py": "Optuna: the sampler of a study",
+    "search/commands/splice.py": "Optuna: when a trial began",
+    "search/engine/taking.py": "Optuna: the sampler of a study",
     "targets/latency_model/synthesis.py": "ONNX: attributes of a node",
 }
 """Files that change objects of libraries, as those want it."""

@@ -1,0 +1,1 @@
+"""How a study is carried out: prepared, asked for trials, and finished, by processes that may die."""

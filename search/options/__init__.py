@@ -1,0 +1,1 @@
+"""What commands share: their options, and where they write to."""

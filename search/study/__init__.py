@@ -1,0 +1,1 @@
+"""A study: its description, how that may change, its database, and its limits."""
