@@ -6,6 +6,7 @@ Where a file has to do otherwise, a list names it with the reason. An entry that
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -310,3 +311,72 @@ def test_no_two_files_import_each_other_in_a_circle() -> None:
         TopologicalSorter({path: imported(path) for path in sources()}).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports, be they in functions or for types alone: {' <- '.join(error.args[1])}")
+
+
+# Rooms and folders
+
+
+BELOW = {
+    "spaces": (),
+    "targets": ("spaces",),
+    "pruning": ("spaces",),
+    "results": ("spaces", "targets", "pruning"),
+    "search": ("spaces", "targets", "pruning", "results"),
+}
+"""The rooms that the files of a room may import."""
+
+ORDER = {
+    "targets": (
+        *("budget", "network", "violation", "programs", "spec", "latency", "protocol"),
+        *("measure", "latency_model", "backends", "create", "testing"),
+    ),
+    "pruning": (
+        *("structure", "yolo", "data", "planning", "surgery", "training", "accuracy", "stages"),
+        *("recipe_planning", "pipeline"),
+    ),
+    "results": ("record", "findings", "storage", "tables", "figures", "report", "bundle", "dashboard", "study_results"),
+    "search": (
+        *("interruption", "study", "latency", "trial", "samplers", "callbacks", "engine", "ray_tune"),
+        *("runner", "local_workers", "options", "commands", "cli"),
+    ),
+}
+"""What is in a room, folders and files, from the ground up: none imports what comes after it. `spaces/` is flat."""
+
+MOST_FILES = 15
+"""In one folder, beside its `__init__.py`."""
+
+COMMANDS = "search/commands/"
+"""Files that are called as their commands are, whatever there is of that name in other rooms."""
+
+
+def rank(path: str) -> int:
+    """How far from the ground a file is in its room. The room's own `__init__.py` is above all."""
+    room, place = path.split("/")[:2]
+    return ORDER[room].index(place.removesuffix(".py")) if place != "__init__.py" else len(ORDER[room])
+
+
+def is_below(other: str, path: str) -> bool:
+    """Whether a file may import another one."""
+    rooms = path.split("/")[0], other.split("/")[0]
+    if rooms[0] != rooms[1]:
+        return rooms[1] in BELOW[rooms[0]]
+    return rooms[0] not in ORDER or rank(other) <= rank(path)
+
+
+def test_a_file_imports_only_what_is_below_its_room_and_its_folder() -> None:
+    for room, order in ORDER.items():
+        places = {path.split("/")[1].removesuffix(".py") for path in sources() if path.startswith(f"{room}/")}
+        assert places == {*order, "__init__"}, room
+    found = [(path, 1, other) for path in sources() for other in sorted(imported(path)) if not is_below(other, path)]
+    refuse(found, {}, "a file imports what is below it:")
+
+
+def test_a_folder_has_few_files_and_a_file_a_name_of_its_own() -> None:
+    files = [path for path in sources() if not path.endswith("/__init__.py")]
+    counts = Counter(path.rpartition("/")[0] for path in files)
+    assert not {folder: count for folder, count in counts.items() if count > MOST_FILES}, "too many files in a folder"
+    rooms: dict[str, set[str]] = {}
+    for path in files:
+        if not path.startswith(COMMANDS):
+            rooms.setdefault(path.rpartition("/")[2], set()).add(path.split("/")[0])
+    assert not {name: found for name, found in rooms.items() if len(found) > 1}, "one name in two rooms"
