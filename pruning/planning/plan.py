@@ -193,12 +193,12 @@ class Scores:
 
     groups: tuple[ScoredGroup, ...]
     """Those that can lose channels."""
-    blocks: tuple[ScoredBlock, ...]
-    """The residual blocks that can go."""
     channels: ChannelConfig
     """The detector's."""
     alignment: Alignment
     importance: Importance = "gamma"
+    blocks: tuple[ScoredBlock, ...] = ()
+    """The residual blocks that can go."""
 
     @classmethod
     def of(
@@ -257,7 +257,7 @@ class Scores:
                 )
             )
         whole_blocks = tuple(ScoredBlock(name, scores, regions[branch.root]) for name, branch, scores in ends)
-        return cls(tuple(scored), whole_blocks, channels, alignment, judge.importance)
+        return cls(tuple(scored), channels, alignment, judge.importance, whole_blocks)
 
     def is_least(self, plan: PruningPlan) -> bool:
         """Whether no other plan leaves less: each layer has as few channels as it may have, each block is gone."""
