@@ -2,6 +2,7 @@
 
 In the repository `../benchmarks/RESULTS.md` leads there from a page of docs/. In the site that file is a page as well,
 and links to it go without the `../`. README.md is the page `five-minutes.md`: mkdocs would take it for the front page.
+README.zh-CN.md stands beside it.
 """
 
 from __future__ import annotations
@@ -9,15 +10,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from markdown.extensions.toc import slugify_unicode
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-README = "five-minutes.md"
+READMES = {"README.md": "five-minutes.md", "README.zh-CN.md": "five-minutes.zh-CN.md"}
+"""The pages that the READMEs are in the site."""
+
+
+def on_config(config: Any) -> None:
+    """Headings in Chinese have the anchors that GitHub gives them."""
+    config.mdx_configs["toc"]["slugify"] = slugify_unicode
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the files."""
-    files.append(File.generated(config, README, abs_src_path=str(ROOT / "README.md")))
+    for readme, page in READMES.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / readme)))
     examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     for path in (ROOT / "benchmarks/RESULTS.md", *sorted(examples)):
         name = path.relative_to(ROOT).as_posix()
@@ -28,8 +37,9 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Links from the repository's places to the site's."""
     name = page.file.src_uri
-    if name == README:
-        return markdown.replace("](docs/", "](")
     if "/" in name:
         return markdown.replace("](../docs/", "](../")
-    return markdown.replace("](../README.md", f"]({README}").replace("](../", "](")
+    markdown = markdown.replace("](docs/" if name in READMES.values() else "](../", "](")
+    for readme, site_page in READMES.items():
+        markdown = markdown.replace(f"]({readme}", f"]({site_page}")
+    return markdown

@@ -21,7 +21,8 @@ from prunetune.spaces import ConfigError
 from prunetune.spaces.yaml_file import parse_yaml
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md"))]
 ROOMS = ("spaces", "targets", "pruning", "results", "search")
 BASE: dict[str, Any] = {
     "name": "study",
@@ -110,11 +111,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_in_the_site() -> None:
     site = parse_yaml((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), "mkdocs.yml")
     listed = {path for entry in site["nav"] for path in entry.values()}
-    assert {page.name for page in PAGES[1:]} == {path for path in listed if "/" not in path} - {"five-minutes.md"}
+    readmes = {page.name.replace("README", "five-minutes") for page in READMES}
+    pages = {page.name for page in PAGES if page not in READMES}
+    assert {path for path in listed if "/" not in path} == pages | readmes
 
 
-def test_the_readme_is_short_and_begins_with_the_installation() -> None:
-    lines = text_of(PAGES[0]).splitlines()
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.stem)
+def test_the_readme_is_short_and_begins_with_the_installation(page: Path) -> None:
+    lines = text_of(page).splitlines()
     assert len(lines) <= 150
     assert any(line.startswith("pip install") for line in lines[:40])
 
@@ -138,7 +142,7 @@ def test_descriptions_are_taken() -> None:
 
 
 def test_the_shortest_description_is_whole() -> None:
-    (body,) = (body for page, body in blocks("yaml") if page == PAGES[0])
+    (body,) = (body for page, body in blocks("yaml") if page == READMES[0])
     spec = StudySpec.parse(parse_yaml(body, "README.md"))
     assert (spec.name, spec.model, spec.trust, spec.trials) == ("parcels", "best.pt", True, 30)
 
