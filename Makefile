@@ -27,11 +27,11 @@ demo: setup
 	$(BIN)/prunetune run examples/barcodes/study.yaml
 
 test: setup
-	$(PYTEST) -m "not faults"
+	$(PYTEST) -m "core or not (slow or faults)"
 
-# Kills, outages, clusters, browsers, every family of detectors: slow, and seldom what a change breaks.
+# Further studies, kills, outages, clusters, browsers, every family of detectors: slow, and seldom what a change breaks.
 test-faults: setup
-	$(PYTEST) -m faults
+	$(PYTEST) -m "(slow or faults) and not core"
 
 test-all: setup
 	$(PYTEST)

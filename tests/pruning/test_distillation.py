@@ -19,7 +19,7 @@ from prunetune.pruning.training.trainer import TrainingState, train
 from prunetune.pruning.training.values import Phase, TrainingSetup, recovery_phase
 from prunetune.pruning.yolo.detector import Detector, scaled_width
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.core]
 
 WEIGHT = 6.0
 

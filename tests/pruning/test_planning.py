@@ -18,7 +18,7 @@ from prunetune.pruning.structure.depth import residual_blocks
 from prunetune.spaces import ConfigError, ImageSize, LatencyShare, Recipe, Threshold
 from prunetune.spaces.recipe import Importance
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.core]
 
 NAMES = ("square", "disc")
 RECIPE = Recipe(0.3, 1, Threshold.everywhere(0.9))

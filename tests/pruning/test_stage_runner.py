@@ -20,7 +20,7 @@ from prunetune.pruning.training.values import EpochListener, EpochRecord, recove
 from prunetune.pruning.yolo.detector import Detector, read_description
 from prunetune.spaces import StageUse, StoreError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.core]
 
 PARENT = Untrained(read_description("yolov5n.yaml"), ("square", "disc"), seed=0)
 PHASE = recovery_phase(4, "map50_95")

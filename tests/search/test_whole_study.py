@@ -124,6 +124,7 @@ def outcomes(folder: Path) -> Counter[Outcome | None]:
 # A finished study
 
 
+@pytest.mark.core
 def test_a_study_leaves_its_results(whole: Path) -> None:
     for name in ("study.db", "front.json", "front.md", "front.csv", "report.html", "best.pt", "best.onnx"):
         assert (whole / name).stat().st_size > 0, name
@@ -135,6 +136,7 @@ def test_a_study_leaves_its_results(whole: Path) -> None:
     assert "dense" in (whole / "front.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.core
 def test_the_stock_dashboard_finds_notes_and_pictures(whole: Path) -> None:
     study, folder = find_study(str(whole))
     assert "| dense |" in get_note(study), "written anew when the controls are there"
@@ -146,6 +148,7 @@ def test_the_stock_dashboard_finds_notes_and_pictures(whole: Path) -> None:
         assert all((folder / ARTIFACTS / name).stat().st_size > 1000 for name in pictures.values())
 
 
+@pytest.mark.core
 def test_front_as_json(whole: Path, prunetune: Prunetune) -> None:
     answer = prunetune("front", whole, "--json")
     assert answer.code == 0, answer.err
@@ -173,10 +176,12 @@ def test_front_as_json(whole: Path, prunetune: Prunetune) -> None:
     assert "trial" in prunetune("front", whole).out
 
 
+@pytest.mark.core
 def test_something_was_learned(whole: Path) -> None:
     assert max(network(record).accuracy.map50_95 for record in records(whole)) > 0
 
 
+@pytest.mark.core
 def test_the_front_is_what_the_trials_say(whole: Path, nondominated: Points) -> None:
     document = json.loads((whole / "front.json").read_text(encoding="utf-8"))
     points = {(entry["map50_95"], entry["latency_ms"]) for entry in document["front"]}
@@ -184,6 +189,7 @@ def test_the_front_is_what_the_trials_say(whole: Path, nondominated: Points) -> 
     assert [entry["latency_ms"] for entry in document["front"]] == sorted(latency for _, latency in points)
 
 
+@pytest.mark.core
 def test_every_trial_says_what_it_did(whole: Path) -> None:
     for trial, record in zip(trials(whole), records(whole), strict=True):
         found = network(record)
@@ -209,6 +215,7 @@ def test_every_trial_says_what_it_did(whole: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.core
 def test_the_report_opens_in_a_browser(whole: Path, opened: Callable[[Path], Any]) -> None:
     page = opened(whole / "report.html")
     page.look_through()
@@ -221,6 +228,7 @@ def test_the_report_opens_in_a_browser(whole: Path, opened: Callable[[Path], Any
     assert page.loaded == []
 
 
+@pytest.mark.core
 def test_members_load_in_stock_ultralytics(whole: Path) -> None:
     from ultralytics import YOLO
 
@@ -234,6 +242,7 @@ def test_members_load_in_stock_ultralytics(whole: Path) -> None:
     assert sum(parameter.numel() for parameter in YOLO(str(whole / "best.pt")).model.parameters()) == best["params"]
 
 
+@pytest.mark.core
 def test_best_onnx_runs(whole: Path) -> None:
     import numpy
     import onnxruntime
@@ -245,6 +254,7 @@ def test_best_onnx_runs(whole: Path) -> None:
     assert output.shape[:2] == (1, 4 + 2)
 
 
+@pytest.mark.core
 def test_status_of_a_finished_study(whole: Path, prunetune: Prunetune) -> None:
     status = json.loads(prunetune("status", whole, "--json").out)
     assert (status["finished"], status["trials"], status["done"]) == (3, 3, True)
@@ -255,6 +265,7 @@ def test_status_of_a_finished_study(whole: Path, prunetune: Prunetune) -> None:
     assert "3 of 3 trials" in prunetune("status", whole).out
 
 
+@pytest.mark.core
 def test_report_of_one_trial(whole: Path, prunetune: Prunetune, tmp_path: Path) -> None:
     picture = tmp_path / "front.png"
     answer = prunetune("report", whole, "--trial", 1, "--out", tmp_path / "report.html", "--png", picture)
@@ -274,6 +285,7 @@ def test_report_of_one_trial(whole: Path, prunetune: Prunetune, tmp_path: Path) 
 # The same command again
 
 
+@pytest.mark.core
 def test_the_same_command_does_nothing_new(whole: Path, studies: Studies, prunetune: Prunetune) -> None:
     before = trials(whole)
     written = {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.name in ("best.pt", "front.json")}
