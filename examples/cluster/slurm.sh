@@ -16,9 +16,9 @@
 #SBATCH --open-mode=append
 #SBATCH --output=prunetune-%A_%a.log
 
+trap 'kill -TERM "$!"' TERM # before there is anything to end: a signal may come at any time
 prunetune run "$@" --workers "${SLURM_GPUS_ON_NODE:-1}" --stopped-code 75 &
 worker=$!
-trap 'kill -TERM "$worker"' TERM
 
 wait "$worker"
 code=$?
