@@ -44,6 +44,7 @@ UNTYPED = {
     "pruning/stages/stage_runner.py": "JSON: what a stage is made of, whatever its kind",
     "pruning/stages/stage.py": "JSON: what a stage is made of, whatever its kind",
     "pruning/stages/store.py": "JSON: what a stage is made of, whatever its kind",
+    "pruning/testing/family.py": _CHECKPOINT,
     "pruning/yolo/tasks.py": _CHECKPOINT,
     "pruning/training/trainer.py": _TRAINING,
     "pruning/training/values.py": _TRAINING,
@@ -95,6 +96,7 @@ ASSIGN = {
     "pruning/planning/knapsack.py": _MODULE,
     "pruning/training/loaders.py": "ultralytics: transforms of a data set",
     "pruning/surgery/surgery.py": _MODULE,
+    "pruning/testing/family.py": _MODULE,
     "pruning/training/trainer.py": "ultralytics: a trainer sets up its model and validator",
     "results/bundle/verify.py": _PATCH,
     "search/commands/splice.py": "Optuna: when a trial began",
@@ -332,7 +334,7 @@ ORDER = {
     ),
     "pruning": (
         *("structure", "yolo", "data", "planning", "surgery", "training", "accuracy", "stages"),
-        *("recipe_planning", "pipeline"),
+        *("recipe_planning", "pipeline", "testing"),
     ),
     "results": ("record", "findings", "storage", "tables", "figures", "report", "bundle", "dashboard", "study_results"),
     "search": (
