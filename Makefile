@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder \
 	-o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true
 ROOMS := spaces targets pruning results search
 
-.PHONY: setup demo test test-faults test-all retest lint docs bench clean
+.PHONY: setup demo test test-faults test-all retest lint docs dist bench clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,12 @@ lint: setup
 # The site, in build/site. A link that leads nowhere ends it. `docs/generate.py` fills in what pages have of the code.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What is uploaded, in dist/: a source archive, and the wheel that is built of it.
+dist: setup
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 bench: setup
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

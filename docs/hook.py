@@ -28,7 +28,7 @@ def on_files(files: Files, config: Any) -> Files:
     for readme, page in READMES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / readme)))
     examples = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    for path in (ROOT / "benchmarks/RESULTS.md", *sorted(examples)):
+    for path in (ROOT / "Dockerfile", ROOT / "benchmarks/RESULTS.md", *sorted(examples)):
         name = path.relative_to(ROOT).as_posix()
         files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     return files

@@ -9,6 +9,7 @@ import multiprocessing.util
 import os
 import shutil
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,13 @@ def _own_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 @pytest.fixture(scope="session", autouse=True)
 def _ultralytics_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["YOLO_CONFIG_DIR"] = str(tmp_path_factory.mktemp("ultralytics"))
+
+
+@pytest.fixture(scope="session")
+def pyproject() -> dict[str, Any]:
+    """The package's own description."""
+    file = Path(__file__).parents[1] / "pyproject.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +103,6 @@ def write_study(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def pyproject() -> dict[str, Any]:
-    """The package's own description."""
-    file = Path(__file__).parents[2] / "pyproject.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

@@ -10,29 +10,33 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / ".ci" / "run"
-DOCS, TEST, FAULTS, RETEST = "docs", "test", "test-faults", "retest"
+DOCS, DIST, TEST, FAULTS, RETEST = "docs", "dist", "test", "test-faults", "retest"
 FAILED = '{"tests/test_one.py::test_one": true}'
 
 
 @pytest.mark.parametrize(
     ("minutes", "failing", "code", "cache", "calls", "said", "passes"),
     [
-        (40, (), 0, "{}", [DOCS, TEST, FAULTS], ["tiers that ran: test, test-faults"], True),
-        (40, (TEST,), 0, "{}", [DOCS, TEST, RETEST, FAULTS], ["tiers that ran: test, test-faults"], True),
-        (40, (TEST, RETEST), 0, FAILED, [DOCS, TEST, RETEST], ["tiers that ran: test"], False),
-        (40, (FAULTS,), 0, FAILED, [DOCS, TEST, FAULTS, RETEST], ["tiers that ran: test, test-faults"], True),
-        (40, (FAULTS, RETEST), 0, FAILED, [DOCS, TEST, FAULTS, RETEST], ["tiers that ran: test, test-faults"], False),
+        (40, (), 0, "{}", [DOCS, DIST, TEST, FAULTS], ["tiers that ran: test, test-faults"], True),
+        (40, (TEST,), 0, "{}", [DOCS, DIST, TEST, RETEST, FAULTS], ["tiers that ran: test, test-faults"], True),
+        (40, (TEST, RETEST), 0, FAILED, [DOCS, DIST, TEST, RETEST], ["tiers that ran: test"], False),
+        (40, (FAULTS,), 0, FAILED, [DOCS, DIST, TEST, FAULTS, RETEST], ["tiers that ran: test, test-faults"], True),
         (
-            40, (), 124, "{}", [DOCS, TEST, FAULTS],
+            40, (FAULTS, RETEST), 0, FAILED, [DOCS, DIST, TEST, FAULTS, RETEST],
+            ["tiers that ran: test, test-faults"], False,
+        ),
+        (
+            40, (), 124, "{}", [DOCS, DIST, TEST, FAULTS],
             ["test-faults: ended by the time limit", "tiers that ran: test, test-faults in part"], True,
         ),
         (
-            40, (RETEST,), 124, FAILED, [DOCS, TEST, FAULTS, RETEST],
+            40, (RETEST,), 124, FAILED, [DOCS, DIST, TEST, FAULTS, RETEST],
             ["test-faults: ended by the time limit", "tiers that ran: test, test-faults in part"], False,
         ),
-        (66, (), 0, "{}", [DOCS, TEST], ["test-faults: not run: 24 min are left", "tiers that ran: test"], True),
+        (66, (), 0, "{}", [DOCS, DIST, TEST], ["test-faults: not run: 24 min are left", "tiers that ran: test"], True),
         (40, ("lint",), 0, "{}", [], ["tiers that ran: none"], False),
         (40, (DOCS,), 0, "{}", [DOCS], ["tiers that ran: none"], False),
+        (40, (DIST,), 0, "{}", [DOCS, DIST], ["tiers that ran: none"], False),
     ],
 )  # fmt: skip
 def test_tiers_run_as_time_allows_and_what_fails_twice_fails_the_change(
