@@ -23,6 +23,7 @@ from prunetune.spaces.yaml_file import parse_yaml
 ROOT = Path(__file__).parents[2]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 ROOMS = ("spaces", "targets", "pruning", "results", "search")
 BASE: dict[str, Any] = {
     "name": "study",
@@ -95,7 +96,7 @@ def test_defaults_and_bounds_of_keys() -> None:
         assert row in keys
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     lost = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
@@ -113,7 +114,7 @@ def test_every_page_is_in_the_site() -> None:
     listed = {path for entry in site["nav"] for path in entry.values()}
     readmes = {page.name.replace("README", "five-minutes") for page in READMES}
     pages = {page.name for page in PAGES if page not in READMES}
-    assert {path for path in listed if "/" not in path} == pages | readmes
+    assert {path for path in listed if "/" not in path} == pages | readmes | {CONTRIBUTING.name}
 
 
 @pytest.mark.parametrize("page", READMES, ids=lambda page: page.stem)

@@ -95,7 +95,11 @@ IN_A_TRIAL = list(MOMENTS)[2:7]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "names", [pytest.param(FEW, id="few", marks=pytest.mark.core), pytest.param(tuple(MOMENTS), id="all", marks=pytest.mark.faults)]
+    "names",
+    [
+        pytest.param(FEW, id="few", marks=pytest.mark.core),
+        pytest.param(tuple(MOMENTS), id="all", marks=pytest.mark.faults),
+    ],
 )
 def test_a_study_survives_sigkill_at_any_moment(
     names: tuple[str, ...],
