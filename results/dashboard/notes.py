@@ -84,7 +84,8 @@ def _figures(networks: Sequence[StudyNetwork]) -> str:
     titles += ["input"] if len(set(sizes)) > 1 else []
     titles += ["mAP50", "mmAP", "F1", "at confidence"]
     titles += ["latency" if len(targets) == 1 else f"latency@{name}" for name in targets]
-    titles += ["GFLOPs", "size", "parameters removed"]
+    is_shorter = any(network.figures.blocks_removed for network in networks)
+    titles += ["GFLOPs", "size", "parameters removed", *(["blocks"] if is_shorter else [])]
     lines = [[*map(markdown_text, titles)], ["---:"] * len(titles)]
     for network in networks:
         accuracy, figures = network.accuracy, network.figures
@@ -97,6 +98,7 @@ def _figures(networks: Sequence[StudyNetwork]) -> str:
             significant(figures.gflops),
             size(figures.params),
             percent(figures.params_removed),
+            *([str(figures.blocks_removed)] if is_shorter else []),
         ]
         lines.append([*map(markdown_text, cells)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

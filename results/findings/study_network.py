@@ -138,8 +138,7 @@ class StudyNetwork:
             "latency_ratio": None if latency is None else latency.ratio_to_dense,
             "latencies": latencies_document(self.latencies),
             **{name: getattr(figures, name) for name in ("gflops", "params", "bytes")},
-            "channels_removed": figures.channels_removed,
-            "params_removed": figures.params_removed,
+            **{name: getattr(figures, name) for name in ("channels_removed", "params_removed", "blocks_removed")},
             "checkpoint": self.checkpoint,
             "onnx": self.onnx,
         }

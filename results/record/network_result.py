@@ -31,6 +31,8 @@ class NetworkFigures:
     violations: Mapping[str, float] = field(default_factory=dict, hash=False)
     """How far it is over each budget, as a share of it, by target or by what is limited beside latency (`params`); at
     most 0 where it is not."""
+    blocks_removed: int = 0
+    """How many of the dense network's residual blocks are gone."""
 
     @property
     def violation(self) -> float | None:
@@ -74,10 +76,11 @@ class NetworkFigures:
             params_removed=params_removed,
             latencies=parse_latencies(told.get("latencies")),
             violations=numbers(told.get("violations")),
+            blocks_removed=integer(told.get("blocks_removed")) or 0,
         )
 
 
-_NUMBERS = ("params", "gflops", "bytes", "channels_removed", "params_removed")
+_NUMBERS = ("params", "gflops", "bytes", "channels_removed", "params_removed", "blocks_removed")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prunetune.pruning.structure.depth import lacks_only_blocks, residual_blocks
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.record import NetworkFigures, StudiedFigure
 from prunetune.search.latency.study_target import violations
@@ -49,9 +50,18 @@ def network_figures(
         params_removed=1 - detector.params / context.dense_params,
         latencies=latencies,
         violations=violations(context.meter.targets, latencies),
+        blocks_removed=blocks_removed(detector, context) or 0,
     )
     over = {item.name: item.violation(figures) for item in context.figures if item.limit is not None}
     return replace(figures, violations={**figures.violations, **over})
+
+
+def blocks_removed(detector: Detector, context: TrialContext) -> int | None:
+    """How many residual blocks a network has less than the study's dense one; None where it is another detector."""
+    blocks = residual_blocks(context.meter.networks.references["dense"].model)
+    if not lacks_only_blocks(detector.channels, context.dense_channels, blocks):
+        return None
+    return len(blocks) - len(residual_blocks(detector.model))
 
 
 def studied_figures(spec: StudySpec, references: Mapping[str, Detector]) -> tuple[StudiedFigure, ...]:

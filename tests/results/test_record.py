@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -64,6 +65,7 @@ figures = st.builds(
     bytes=counts,
     channels_removed=shares,
     params_removed=shares,
+    blocks_removed=counts,
     latencies=st.dictionaries(names, latencies),
     violations=st.dictionaries(names, finite),
 )
@@ -126,6 +128,12 @@ records = st.builds(
     worker=st.none() | st.fixed_dictionaries({"host": names, "pid": counts}),
     driver=st.none() | st.fixed_dictionaries({"host": names, "pid": counts}),
 )
+
+
+@given(figures)
+def test_a_network_of_before_lost_no_blocks(known: NetworkFigures) -> None:
+    told = {name: value for name, value in known.as_dict().items() if name != "blocks_removed"}
+    assert NetworkFigures.parse(told) == replace(known, blocks_removed=0)
 
 
 def stored(attrs: Any, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:

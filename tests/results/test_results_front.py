@@ -29,7 +29,7 @@ from prunetune.targets import NormalizedLatency
 FIELDS = [
     "network", "trial", "round", "deployment", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
     "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed",
-    "checkpoint", "onnx",
+    "blocks_removed", "checkpoint", "onnx",
 ]  # fmt: skip
 
 Builder = Any

@@ -20,6 +20,7 @@ from prunetune.search.latency.network_files import NetworkExporter
 from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.latency.study_target import StudyTarget
 from prunetune.search.trial.deployments import measured_figures
+from prunetune.search.trial.figures import blocks_removed
 from prunetune.spaces import Deployment
 from prunetune.spaces.errors import TargetError
 from prunetune.targets import ConvGraph, LatencyTable, OnnxRuntimeSpec, read_conv_graph
@@ -167,3 +168,6 @@ def test_a_shorter_network_is_measured_once_by_its_channels(
     left = sum(network.channels.values()) / sum(dense.channels.values())
     assert figures.channels_removed == pytest.approx(1 - left)
     assert left < 0.95
+    assert figures.blocks_removed == 4, "one of model.4 and all three of model.6"
+    assert blocks_removed(dense, context) == 0
+    assert blocks_removed(Detector.load("yolov8n.yaml"), context) is None, "another family's"
