@@ -40,6 +40,12 @@ class NetworkFigures:
         return max(self.violations.values(), default=None)
 
     @property
+    def memory_mb(self) -> float | None:
+        """Peak memory of the runtime, in MB, on the target where it takes most; None where none tells it."""
+        told = [latency.memory_mb for latency in self.latencies.values() if latency.memory_mb is not None]
+        return max(told, default=None)
+
+    @property
     def feasible(self) -> bool:
         """Whether every budget is kept."""
         return self.violation is None or self.violation <= 0

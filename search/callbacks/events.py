@@ -163,7 +163,7 @@ class TrialEnded(Event):
         }
 
 
-NUMBERS = ("gflops", "params", "bytes", "channels_removed", "params_removed", "blocks_removed")
+NUMBERS = ("gflops", "params", "bytes", "memory_mb", "channels_removed", "params_removed", "blocks_removed")
 """The figures of a network that events and trackers tell beside its latencies."""
 
 

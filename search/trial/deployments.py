@@ -138,5 +138,6 @@ def _predicted(
         if ratios is None:
             return None
         ms = (1 - SLACK) * float(ratios[0]) * target.references_ms[target.reference]
-        found[target.name] = NormalizedLatency(ms, ms / target.references_ms["dense"], predicted=True)
+        ratio = ms / target.references_ms["dense"]
+        found[target.name] = NormalizedLatency(ms, ratio, predicted=True, memory_mb=0.0)  # nothing predicts memory
     return found

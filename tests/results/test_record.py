@@ -56,6 +56,7 @@ latencies = st.builds(
     positive,
     *[st.none() | finite] * 4,
     predicted=st.booleans(),
+    memory_mb=st.none() | positive,
 )
 figures = st.builds(
     NetworkFigures,
@@ -210,6 +211,7 @@ targets = st.builds(
     st.none() | finite,
     st.dictionaries(names, positive),
     st.dictionaries(names, names),
+    st.dictionaries(names, positive),
 )
 baselines = st.builds(Baseline, networks, st.none() | counts, st.none() | shares, st.none() | shares)
 
