@@ -65,7 +65,7 @@ def meters(folder: Path) -> tuple[LatencyMeter, LatencyMeter]:
     references = {name: source.reference(name) for name in NAMES}
     exporter = NetworkExporter(folder, references, Deployment(IMGSZ), CostMeter())
     plain = StudyTarget.create(parse_target_spec({"kind": "onnxruntime"}), "<= half-width", NAMES, is_objective=True)
-    plain = replace(plain, references_ms=measure_references(plain, exporter))
+    plain = measure_references(plain, exporter)
     dense = exporter.reference("dense", plain).onnx
     assert dense is not None
     table = profile(create_target(parse_target_spec({**PACE, "kind": "onnxruntime"})), dense)

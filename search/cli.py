@@ -151,6 +151,7 @@ def _say(text: str, console: Console | None) -> None:
 def _show_end(study: Any, folder: Path, console: Console | None) -> None:
     from prunetune.results import rich_table
     from prunetune.results.findings.findings import Findings
+    from prunetune.results.record.figure import figure_text
     from prunetune.results.tables.rows import budget_text, latencies_text
     from prunetune.targets.budget import FIGURES
 
@@ -181,7 +182,7 @@ def _show_end(study: Any, folder: Path, console: Console | None) -> None:
     worst = max(found.excess(closest).items(), key=lambda item: item[1])[0]
     what = worst if worst in FIGURES else "latency"
     if worst in FIGURES:
-        nearest = f"Nearest is {closest.title} with {getattr(closest.figures, worst):,} {worst}"
+        nearest = f"Nearest is {closest.title} with {figure_text(worst, closest.figures)}"
     raise PrunetuneError(
         f"budget.{what}: no recipe met the {budget}. {nearest}; allow more {what}, or let the space prune more "
         f"(a higher threshold or sparsity, more rounds). {where}"

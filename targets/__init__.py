@@ -10,7 +10,7 @@ from prunetune.targets.backends.quantisation import Quantisation, quantise
 from prunetune.targets.backends.table import TableTarget
 from prunetune.targets.backends.tensorrt import TensorRtTarget
 from prunetune.targets.backends.torch import TorchTarget
-from prunetune.targets.budget import FIGURES, LATENCY, Budget
+from prunetune.targets.budget import FIGURES, LATENCY, MEMORY, Budget
 from prunetune.targets.create import create_predictor, create_target
 from prunetune.targets.latency import Latency, NormalizedLatency
 from prunetune.targets.latency_model.alignment_probe import AlignmentProbe, probe_alignment
@@ -21,7 +21,7 @@ from prunetune.targets.latency_model.profiling import profile
 from prunetune.targets.measure.device_lock import exclusive, shared
 from prunetune.targets.measure.measurement import InterleavedTarget
 from prunetune.targets.network import Form, Images, Network
-from prunetune.targets.protocol import Backend, Pace, Predictor, Runner, Target
+from prunetune.targets.protocol import Backend, MemoryRunner, Pace, Predictor, Reading, Runner, Target
 from prunetune.targets.spec import (
     TARGET_KINDS,
     CommandSpec,
@@ -38,6 +38,7 @@ from prunetune.targets.spec import (
 __all__ = [
     "FIGURES",
     "LATENCY",
+    "MEMORY",
     "TARGET_KINDS",
     "AlignmentProbe",
     "Backend",
@@ -50,6 +51,7 @@ __all__ = [
     "InterleavedTarget",
     "Latency",
     "LatencyTable",
+    "MemoryRunner",
     "Network",
     "NormalizedLatency",
     "OnnxRuntimeSpec",
@@ -60,6 +62,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Quantisation",
+    "Reading",
     "Runner",
     "RuntimeSpec",
     "TableSpec",

@@ -1,4 +1,4 @@
-"""The limits that a study's candidates must keep: on their latency, and on figures that no device has to tell."""
+"""The limits that a study's candidates must keep: on their latency, and on other figures."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from prunetune.spaces.named_networks import REFERENCES
 LATENCY = "latency"
 """What is limited where nothing else is said."""
 
-FIGURES = ("params", "bytes", "gflops")
-"""What can be limited, or minimised, beside latency: parameters, the checkpoint's size, and floating-point operations
-at the deployed input size."""
+MEMORY = "memory_mb"
+"""Peak memory of the runtime, in MB of 10^6 bytes. Some targets tell it with the latency."""
+
+FIGURES = ("params", "bytes", "gflops", MEMORY)
+"""What can be limited, or minimised, beside latency: parameters, the checkpoint's size, floating-point operations and
+peak memory at the deployed input size."""
 
 _UNITS: Mapping[str, Mapping[str, float]] = {
     LATENCY: {"ms": 1.0},
     "params": {"": 1.0, "k": 1e3, "m": 1e6},
     "bytes": {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30},
     "gflops": {"": 1.0},
+    MEMORY: {"mb": 1.0, "kb": 1e-3, "gb": 1e3, "kib": 2.0**10 / 1e6, "mib": 2.0**20 / 1e6, "gib": 2.0**30 / 1e6},
 }
 """What a number is multiplied by, in small letters. The first is the one that a limit is shown in."""
 
-_EXAMPLES = {LATENCY: "1.0 ms", "params": "0.5 M", "bytes": "2 MB", "gflops": "1.2"}
+_EXAMPLES = {LATENCY: "1.0 ms", "params": "0.5 M", "bytes": "2 MB", "gflops": "1.2", MEMORY: "50 MB"}
 
 _NUMBER = r"[+-]?(?:nan|inf|infinity|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)"
 _LIMIT = re.compile(r"(?:<=|≤)\s*(.*)", re.IGNORECASE | re.DOTALL)
@@ -42,7 +46,7 @@ class Budget:
     """
 
     factor: float
-    """The limit in ms, parameters, bytes or GFLOPs, or what the reference's value is multiplied by."""
+    """The limit in ms, parameters, bytes, GFLOPs or MB, or what the reference's value is multiplied by."""
     reference: str | None = None
     """The control that the limit refers to; None for a value."""
     key: str = LATENCY
@@ -57,7 +61,8 @@ class Budget:
 
         Args:
             text: The limit.
-            key: What is limited. Parameters may be in k or M, bytes are in B, kB, MB, KiB, ..., GFLOPs have no unit.
+            key: What is limited. Parameters may be in k or M, bytes and memory are in kB, MB, KiB, ..., GFLOPs have no
+                unit.
 
         Raises:
             ConfigError: The text has another form or unit, an unknown reference, or a limit that is not positive.
@@ -82,7 +87,7 @@ class Budget:
         return () if self.reference is None else (self.reference,)
 
     def limit(self, references: Mapping[str, float]) -> float:
-        """The limit, in ms, parameters, bytes or GFLOPs.
+        """The limit, in ms, parameters, bytes, GFLOPs or MB.
 
         Args:
             references: What the controls have of it, by name.

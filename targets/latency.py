@@ -40,6 +40,8 @@ class Latency:
     like any other."""
     samples_ms: tuple[float, ...] = field(default=(), repr=False)
     """The time of each round, in ms. Empty for a latency that was read back."""
+    memory_mb: float | None = None
+    """The most memory that the runtime took, in MB of 10^6 bytes; None where the target does not tell it."""
 
     @classmethod
     def from_samples(cls, samples_ms: Sequence[float], reference_ms: Sequence[float]) -> Latency:
@@ -97,6 +99,7 @@ class Latency:
             spread_ms=self.ratio_spread * reference_ms,
             uncertainty=self.uncertainty if math.isfinite(self.uncertainty) else None,
             predicted=predicted,
+            memory_mb=self.memory_mb,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,6 +113,7 @@ class Latency:
             "ratio_low": self.ratio_low,
             "ratio_high": self.ratio_high,
             "outliers": self.outliers,
+            **({} if self.memory_mb is None else {"memory_mb": self.memory_mb}),
         }
 
     @classmethod
@@ -124,6 +128,7 @@ class Latency:
             ratio_low=float(values["ratio_low"]),
             ratio_high=float(values["ratio_high"]),
             outliers=int(values["outliers"]),
+            memory_mb=number(values.get("memory_mb")),
         )
 
 
@@ -143,6 +148,8 @@ class NormalizedLatency:
     """How far it may be off, as a share of it: half of its 95 % confidence interval."""
     predicted: bool = False
     """Whether a table stood in for a device that could be measured."""
+    memory_mb: float | None = None
+    """As of `Latency`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without what is not known."""
@@ -155,7 +162,8 @@ class NormalizedLatency:
         ms = number(told.get("ms"))
         if ms is None or ms <= 0:
             return None
-        known = {name: number(told.get(name)) for name in ("ratio_to_dense", "low_ms", "spread_ms", "uncertainty")}
+        optional = ("ratio_to_dense", "low_ms", "spread_ms", "uncertainty", "memory_mb")
+        known = {name: number(told.get(name)) for name in optional}
         return cls(ms, **known, predicted=told.get("predicted") is True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.targets.latency import Latency
@@ -14,6 +14,36 @@ from prunetune.targets.spec import MINIMUM_ROUNDS, BaseTargetSpec
 
 Runner: TypeAlias = Callable[[], float]
 """Runs a loaded network once and returns the time it took, in ms."""
+
+
+class Reading(NamedTuple):
+    """What one run of a network tells."""
+
+    ms: float
+    """The time that it took."""
+    memory_mb: float | None
+    """The most memory that the runtime took so far, in MB of 10^6 bytes; None where that is not known."""
+
+
+class MemoryRunner:
+    """A `Runner` of a runtime that tells its memory as well.
+
+    Args:
+        run: Runs the network once.
+    """
+
+    def __init__(self, run: Callable[[], Reading]) -> None:
+        self._run = run
+        self.memory_mb: float | None = None
+        """The most of all runs."""
+
+    def __call__(self) -> float:
+        """Runs the network once and returns the time it took, in ms."""
+        ms, memory_mb = self._run()
+        if memory_mb is not None:
+            self.memory_mb = max(memory_mb, self.memory_mb or 0.0)
+        return ms
+
 
 Predictor: TypeAlias = "Callable[[Images], Images]"
 """Gives a loaded network's first output for a batch of images."""
@@ -104,6 +134,8 @@ class Backend(Protocol):
 
     def load(self, network: Network) -> Runner:
         """Loads a network in its precision and runs it once, so that a failure shows before anything is timed.
+
+        A `MemoryRunner` tells the runtime's memory, too.
 
         Raises:
             TargetError: The network is missing, corrupt or does not fit its `input_shape`.

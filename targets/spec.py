@@ -116,6 +116,11 @@ class BaseTargetSpec(BaseModel):
         return False
 
     @property
+    def tells_memory(self) -> bool:
+        """Whether a measurement may tell the runtime's peak memory."""
+        return False
+
+    @property
     def precisions(self) -> tuple[Precision, ...]:
         """Number formats in which a network can be computed here, the target's own first where it has one.
 
@@ -219,6 +224,11 @@ class OpenVinoSpec(RuntimeSpec):
         if self.on_gpu:
             raise ValueError(f"kind: openvino measures on the CPU; with device: {self.device} write kind: torch")
         return self
+
+    @property
+    def tells_memory(self) -> bool:
+        """Yes: each network has a process of its own."""
+        return True
 
 
 class TorchSpec(RuntimeSpec):
@@ -357,6 +367,11 @@ class CommandSpec(BaseTargetSpec):
         """Its own, and every other if the command line hands them on."""
         is_told = any("precision" in placeholders(part) for part in self.command)
         return _own_first(self.precision, get_args(Precision) if is_told else ())
+
+    @property
+    def tells_memory(self) -> bool:
+        """Yes, where the program prints `memory_mb`."""
+        return True
 
     @property
     def place(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunetune.results.tables.escapes import markdown_text
-from prunetune.results.tables.rows import decimals, percent, significant, size
+from prunetune.results.tables.rows import blocks_text, decimals, percent, significant, size
 from prunetune.spaces.fields import mapping
 
 _KINDS = {
@@ -57,12 +57,13 @@ TABLE_NOTE = "mmAP is map50_95. Controls were trained on the same data; `change`
 def _summary(told: Mapping[str, Any]) -> str:
     network = told["network"]
     classes = ", ".join(map(_text, told["classes"]))
-    removed = network.get("params_removed")
+    removed, blocks = network.get("params_removed"), blocks_text(network.get("blocks_removed", 0))
+    further = f" and {blocks}" if blocks else ""
     return (
         f"A detector of {len(told['classes'])} class{'es' * (len(told['classes']) > 1)} ({classes}) for images of "
         f"{input_text(told)} px, stride {told['stride']}: {size(network['params'])} parameters, "
         f"{significant(network['gflops'])} GFLOPs"
-        + (f", {percent(removed)} of the dense network's parameters removed" if removed is not None else "")
+        + (f", {percent(removed)} of the dense network's parameters{further} removed" if removed is not None else "")
         + ". `channels.json` has the width of every layer"
         + (f", in multiples of {told['alignment']}." if told.get("alignment") else ".")
         + (f"\n\n{_text(told['standing'])}" if told.get("standing") else "")

@@ -18,6 +18,7 @@ from prunetune.results.tables.rows import (
     caption,
     decimals,
     latency_text,
+    memory_text,
     normalized_text,
     percent,
     significant,
@@ -84,7 +85,10 @@ def _figures(networks: Sequence[StudyNetwork]) -> str:
     titles += ["input"] if len(set(sizes)) > 1 else []
     titles += ["mAP50", "mmAP", "F1", "at confidence"]
     titles += ["latency" if len(targets) == 1 else f"latency@{name}" for name in targets]
-    titles += ["GFLOPs", "size", "parameters removed"]
+    is_shorter = any(network.figures.blocks_removed for network in networks)
+    knows_memory = any(network.figures.memory_mb is not None for network in networks)
+    titles += ["memory"] if knows_memory else []
+    titles += ["GFLOPs", "size", "parameters removed", *(["blocks"] if is_shorter else [])]
     lines = [[*map(markdown_text, titles)], ["---:"] * len(titles)]
     for network in networks:
         accuracy, figures = network.accuracy, network.figures
@@ -94,9 +98,11 @@ def _figures(networks: Sequence[StudyNetwork]) -> str:
             *([f"{network.imgsz_text} px"] if len(set(sizes)) > 1 else []),
             *map(decimals, (accuracy.map50, accuracy.map50_95, accuracy.f1, accuracy.confidence)),
             *("" if latency is None else normalized_text(latency) for latency in latencies),
+            *([memory_text(figures.memory_mb)] if knows_memory else []),
             significant(figures.gflops),
             size(figures.params),
             percent(figures.params_removed),
+            *([str(figures.blocks_removed)] if is_shorter else []),
         ]
         lines.append([*map(markdown_text, cells)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -28,6 +28,7 @@ from prunetune.results.tables.rows import (
     latencies_text,
     latency_text,
     limit_text,
+    memory_text,
     significant,
     size,
     with_interval,
@@ -257,6 +258,7 @@ def _hover(point: Point) -> str:
         else escape(latencies_text(network)),
         f"{size(network.figures.params)} parameters",
         f"{significant(network.figures.gflops)} GFLOPs",
+        memory_text(network.figures.memory_mb),
         wrapped(network.recipe_text),
     )
     return "<br>".join(line for line in lines if line)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from prunetune.results.figures.networks import region_of, threshold
+from prunetune.results.figures.networks import blocks_removed_text, region_of, threshold
 from prunetune.results.figures.style import CONTROL, LIMIT, REGIONS, canvas, escape
 from prunetune.results.findings.findings import Findings, Source
 from prunetune.results.findings.histories import GammaHistogram
@@ -87,7 +87,9 @@ def channels_figure(study: Source, network: StudyNetwork) -> go.Figure | None:
     )
     figure.update_layout(barmode="stack", bargap=0.22, margin={"r": 68, "t": 56})
     figure.update_layout(legend={"y": 1, "yanchor": "bottom", "traceorder": "normal"})
-    figure.update_xaxes(range=[0, 100], ticksuffix=" %", title="channels kept", showgrid=True)
+    figure.update_xaxes(
+        range=[0, 100], ticksuffix=" %", title=f"channels kept{blocks_removed_text(network)}", showgrid=True
+    )
     order = [escape(layer) for layer in layers]
     figure.update_yaxes(
         categoryorder="array",

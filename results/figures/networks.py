@@ -17,7 +17,9 @@ from prunetune.results.findings.study_network import StudyNetwork, recipe_text
 from prunetune.results.record import TrialRecord
 from prunetune.results.tables.rows import (
     baseline_text,
+    blocks_text,
     decimals,
+    memory_text,
     normalized_text,
     percent,
     significant,
@@ -96,7 +98,11 @@ class Networks:
         self, network: StudyNetwork, facts: Mapping[str, str | None], layers: Sequence[str]
     ) -> dict[str, Any]:
         channels = self.found.study.kept(network.figures.channels)
-        own = {"kept": _kept(channels, layers), "removed": _removed(self.found, channels, layers)}
+        own = {
+            "kept": _kept(channels, layers),
+            "removed": _removed(self.found, channels, layers),
+            "blocks": blocks_removed_text(network),
+        }
         return _known(
             {
                 "title": network.title,
@@ -200,6 +206,12 @@ def region_of(found: Findings, layer: str) -> str:
     return region if region in REGIONS else ""
 
 
+def blocks_removed_text(network: StudyNetwork) -> str:
+    """What a picture of channels says of residual blocks, behind a comma; empty where all are there."""
+    count = network.figures.blocks_removed
+    return f", {blocks_text(count)} removed" if count else ""
+
+
 def _figures(found: Findings, network: StudyNetwork) -> dict[str, str | None]:
     confirmed, accuracy, figures = found.study.confirmation, network.accuracy, network.figures
     known = None if confirmed is None else confirmed.of(network.name)
@@ -224,10 +236,12 @@ def _figures(found: Findings, network: StudyNetwork) -> dict[str, str | None]:
         "F1": decimals(accuracy.f1),
         "at confidence": decimals(accuracy.confidence),
         **latencies,
+        "memory": memory_text(figures.memory_mb),
         "GFLOPs": significant(figures.gflops),
         "parameters": size(figures.params),
         "parameters removed": percent(figures.params_removed),
         "channels removed": percent(figures.channels_removed),
+        "blocks removed": str(figures.blocks_removed or ""),
         "file": network.checkpoint,
     }
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunetune.results.figures.networks import region_of, threshold
+from prunetune.results.figures.networks import blocks_removed_text, region_of, threshold
 from prunetune.results.figures.recoveries import last_decisions, recovery_curve
 from prunetune.results.figures.style import CONTROL, FAINT, FRONT, LIMIT, REGIONS
 from prunetune.results.findings.findings import Findings
@@ -103,7 +103,7 @@ def _channels(found: Findings, network: StudyNetwork) -> bytes:
     axes.set_yticks([*places.values()], [_plain(layer) for layer in layers], fontsize=7)
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set_xlim(0, 112)
-    axes.set_xlabel("channels kept in %")
+    axes.set_xlabel(f"channels kept in %{blocks_removed_text(network)}")
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     _tidy(axes)
     return _png(figure)

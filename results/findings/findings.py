@@ -231,14 +231,15 @@ class Findings:
     # The front
 
     def point(self, network: StudyNetwork) -> tuple[float, ...] | None:
-        """What decides on dominance: map50_95, the latencies that are judged, in ms, and then other figures. None if a
-        latency is missing."""
+        """What decides on dominance: map50_95, the latencies that are judged, in ms, and then other figures. None if
+        one of them is missing."""
         latencies = [network.latencies.get(target.name) for target in self.judged]
         if not latencies and not self.judged_figures:
             latencies = [network.latency]
-        known = [latency.ms for latency in latencies if latency is not None]
-        figures = [figure.of(network.figures) for figure in self.judged_figures]
-        return (network.map50_95, *known, *figures) if len(known) == len(latencies) else None
+        judged = [None if latency is None else latency.ms for latency in latencies]
+        judged += [figure.of(network.figures) for figure in self.judged_figures]
+        known = [value for value in judged if value is not None]
+        return (network.map50_95, *known) if len(known) == len(judged) else None
 
     @property
     def dense_point(self) -> list[float] | None:

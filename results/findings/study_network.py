@@ -137,9 +137,8 @@ class StudyNetwork:
             "latency_ms": None if latency is None else latency.ms,
             "latency_ratio": None if latency is None else latency.ratio_to_dense,
             "latencies": latencies_document(self.latencies),
-            **{name: getattr(figures, name) for name in ("gflops", "params", "bytes")},
-            "channels_removed": figures.channels_removed,
-            "params_removed": figures.params_removed,
+            **{name: getattr(figures, name) for name in ("gflops", "params", "bytes", "memory_mb")},
+            **{name: getattr(figures, name) for name in ("channels_removed", "params_removed", "blocks_removed")},
             "checkpoint": self.checkpoint,
             "onnx": self.onnx,
         }

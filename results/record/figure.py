@@ -1,4 +1,4 @@
-"""A figure of networks that a study minimises or limits beside latency: what no device has to tell."""
+"""A figure of networks that a study minimises or limits beside latency."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import Any
 
 from prunetune.results.record.network_result import NetworkFigures
 from prunetune.spaces.fields import mapping, number, numbers, text
-from prunetune.targets.budget import FIGURES
+from prunetune.targets.budget import FIGURES, MEMORY
 from prunetune.targets.violation import violation
+
+MEMORY_NOISE = 0.02
+"""By this share memory may differ between two measurements of a network. As with latency, noise decides nothing."""
+
+
+def figure_text(name: str, figures: NetworkFigures) -> str:
+    """What a network has of one of `FIGURES`: `800,000 bytes`, `0.105 gflops`."""
+    return f"{getattr(figures, name):{'.3g' if name in ('gflops', MEMORY) else ',.0f'}} {name}"
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class StudiedFigure:
     budget_text: str | None = None
     """The limit as the user wrote it; None if there is none."""
     limit: float | None = None
-    """In parameters, bytes or GFLOPs."""
+    """In parameters, bytes, GFLOPs or MB."""
     references: Mapping[str, float] = field(default_factory=dict, hash=False)
     """What `dense`, `half-width` and so on have of it, at the study's input size."""
 
@@ -36,13 +44,16 @@ class StudiedFigure:
         """Whether there is a limit."""
         return self.budget_text is not None
 
-    def of(self, figures: NetworkFigures) -> float:
-        """What a network has of it."""
-        return float(getattr(figures, self.name))
+    def of(self, figures: NetworkFigures) -> float | None:
+        """What a network has of it; None for memory that no target told."""
+        return number(getattr(figures, self.name))
 
     def violation(self, figures: NetworkFigures) -> float:
-        """How far a network is over the limit, as a share of it: at most 0 where it is not, or there is none."""
-        return violation(self.of(figures), None, self.limit) if self.limit else 0.0
+        """How far a network is over the limit, as a share of it: at most 0 where it is not, or one is not known."""
+        value = self.of(figures)
+        if value is None or not self.limit:
+            return 0.0
+        return violation(value, (1 - MEMORY_NOISE) * value if self.name == MEMORY else None, self.limit)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

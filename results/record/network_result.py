@@ -31,11 +31,19 @@ class NetworkFigures:
     violations: Mapping[str, float] = field(default_factory=dict, hash=False)
     """How far it is over each budget, as a share of it, by target or by what is limited beside latency (`params`); at
     most 0 where it is not."""
+    blocks_removed: int = 0
+    """How many of the dense network's residual blocks are gone."""
 
     @property
     def violation(self) -> float | None:
         """The largest of the violations; None without a budget."""
         return max(self.violations.values(), default=None)
+
+    @property
+    def memory_mb(self) -> float | None:
+        """Peak memory of the runtime, in MB, on the target where it takes most; None where none tells it."""
+        told = [latency.memory_mb for latency in self.latencies.values() if latency.memory_mb is not None]
+        return max(told, default=None)
 
     @property
     def feasible(self) -> bool:
@@ -74,10 +82,11 @@ class NetworkFigures:
             params_removed=params_removed,
             latencies=parse_latencies(told.get("latencies")),
             violations=numbers(told.get("violations")),
+            blocks_removed=integer(told.get("blocks_removed")) or 0,
         )
 
 
-_NUMBERS = ("params", "gflops", "bytes", "channels_removed", "params_removed")
+_NUMBERS = ("params", "gflops", "bytes", "channels_removed", "params_removed", "blocks_removed")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class StudiedTarget:
     """The latencies of `dense`, `half-width` and so on at the study's start, in ms."""
     fingerprint: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What tells the device apart from others."""
+    memory_mb: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """The references' peak memory there, in MB; empty where it does not tell that."""
 
     @property
     def dense_ms(self) -> float | None:
@@ -68,6 +70,7 @@ class StudiedTarget:
             "fingerprint": dict(self.fingerprint),
             "references": dict(self.references),
             "budget": budget,
+            **({"memory_mb": dict(self.memory_mb)} if self.memory_mb else {}),
         }
 
     @classmethod
@@ -90,4 +93,5 @@ class StudiedTarget:
             budget_ms=number(budget.get("limit_ms")),
             references={name: ms for name, ms in numbers(told.get("references")).items() if ms > SHORTEST_MS},
             fingerprint={str(key): str(value) for key, value in mapping(told.get("fingerprint")).items()},
+            memory_mb=numbers(told.get("memory_mb")),
         )

@@ -5,7 +5,7 @@
   for (const [key, panel] of Object.entries(told.networks)) {
     const own = told.networks[panel.of];
     if (!own) continue;
-    for (const name of ["kept", "removed", "curve"]) if (own[name]) panel[name] = own[name];
+    for (const name of ["kept", "removed", "blocks", "curve"]) if (own[name]) panel[name] = own[name];
     if (told.gammas[panel.of]) told.gammas[key] = told.gammas[panel.of];
   }
   const config = {responsive: true, displayModeBar: false};
@@ -168,7 +168,7 @@
         showarrow: false, xanchor: "left", font: {size: 11},
       })),
     });
-    Object.assign(look.xaxis, {range: [0, 100], ticksuffix: " %", title: {text: "channels kept"}});
+    Object.assign(look.xaxis, {range: [0, 100], ticksuffix: " %", title: {text: `channels kept${network().blocks || ""}`}});
     Object.assign(look.yaxis, {
       type: "category", categoryorder: "array", categoryarray: layers, range: [layers.length - 0.5, -0.5],
       showgrid: false, tickfont: {size: 11}, nticks: layers.length,

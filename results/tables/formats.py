@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prunetune.results.findings.findings import Findings, Source
 from prunetune.results.tables.escapes import csv_text as cell_text
 from prunetune.results.tables.escapes import latex_text, markdown_text
-from prunetune.results.tables.rows import Row, caption, columns, is_tested, rows, targets
+from prunetune.results.tables.rows import Row, caption, columns, is_shorter, is_tested, knows_memory, rows, targets
 from prunetune.spaces.errors import MissingExtraError
 from prunetune.spaces.files import publish
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _WORDS = ("model", "kind", "network", "deployment_imgsz", "deployment_precision", "recipe", "remarks")
-_COUNTS = ("trial", "params")
+_COUNTS = ("trial", "params", "blocks_removed")
 
 _LEFT = {
     "model": "model",
@@ -135,9 +135,9 @@ def table_document(study: Source) -> tuple[list[str], list[dict[str, Any]]]:
     """The table's columns and rows as plain values at full precision.
 
     Accuracies, changes and removed parameters are fractions, sizes are counts of parameters, latencies are in ms and
-    in multiples of the dense network's. With several targets each latency is `latency_ms@NAME`. Columns of the test
-    split are there if anything was tested, those of its intervals if the study was confirmed. What is not known is
-    None.
+    in multiples of the dense network's. With several targets each latency is `latency_ms@NAME`. Memory (MB) is there
+    if a target tells it, removed blocks if a network lost any, columns of the test split if anything was tested, those
+    of its intervals if the study was confirmed. What is not known is None.
     """
     table = rows(study)
     fields = _fields(table)
@@ -150,7 +150,9 @@ def _fields(table: list[Row]) -> dict[str, Callable[[Row], Any]]:
     for target in measured:
         for name, kept in _LATENCY.items():
             fields[name if len(measured) == 1 else f"{name}@{target}"] = partial(_latency, target, kept)
-    fields |= {name: attrgetter(f"network.figures.{name}") for name in ("gflops", "params_removed")}
+    figures = [*(["memory_mb"] if knows_memory(table) else []), "gflops", "params_removed"]
+    figures += ["blocks_removed"] if is_shorter(table) else []
+    fields |= {name: attrgetter(f"network.figures.{name}") for name in figures}
     if is_tested(table):
         for name in ("map50", "map50_95"):
             fields[f"test_{name}"] = partial(_tested, name)

@@ -82,6 +82,10 @@ _RIGHT_COLUMNS = (
     Column("GFLOPs", lambda row: significant(row.network.figures.gflops)),
     Column("removed", lambda row: percent(row.network.figures.params_removed)),
 )
+_MEMORY = Column("memory", lambda row: memory_text(row.network.figures.memory_mb))
+"""Where a target tells it."""
+_BLOCKS = Column("blocks", lambda row: str(row.network.figures.blocks_removed))
+"""Beside what was removed, where a network lost residual blocks."""
 REMARKS = Column("remarks", lambda row: row.remarks, is_number=False)
 TESTED = (
     Column("test mAP50", lambda row: "" if row.test is None else with_interval(row.test.map50, row.test_map50)),
@@ -110,8 +114,8 @@ def row(study: Source, name: str) -> Row:
 
 
 def columns(table: list[Row]) -> list[Column]:
-    """The columns that the rows need: input size and precision where they differ, one latency a target, those of the
-    test split only if anything was tested."""
+    """The columns that the rows need: input size and precision where they differ, one latency a target, memory,
+    removed blocks and the test split only where there are any."""
     return [*narrow_columns(table), *(TESTED if is_tested(table) else ()), REMARKS]
 
 
@@ -120,7 +124,8 @@ def narrow_columns(table: list[Row]) -> list[Column]:
     names = targets(table)
     measured = [_latency_column(target, "latency" if len(names) == 1 else f"latency@{target}") for target in names]
     deployed = [column for column in _DEPLOYED if len({column.cell(row) for row in table}) > 1]
-    return [_MODEL, *deployed, *_LEFT_COLUMNS, *measured, *_RIGHT_COLUMNS]
+    measured += [_MEMORY] if knows_memory(table) else []
+    return [_MODEL, *deployed, *_LEFT_COLUMNS, *measured, *_RIGHT_COLUMNS, *([_BLOCKS] if is_shorter(table) else [])]
 
 
 def targets(table: list[Row]) -> list[str]:
@@ -131,6 +136,16 @@ def targets(table: list[Row]) -> list[str]:
 def is_tested(table: list[Row]) -> bool:
     """Whether any network was evaluated on the test split."""
     return any(row.test is not None for row in table)
+
+
+def knows_memory(table: list[Row]) -> bool:
+    """Whether a target told the memory of any network."""
+    return any(row.network.figures.memory_mb is not None for row in table)
+
+
+def is_shorter(table: list[Row]) -> bool:
+    """Whether any network lost residual blocks."""
+    return any(row.network.figures.blocks_removed for row in table)
 
 
 def earlier_rounds(count: int) -> str:
@@ -245,6 +260,16 @@ def size(params: int | None) -> str:
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage with one decimal."""
     return "" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def memory_text(memory_mb: float | None) -> str:
+    """Peak memory of a runtime: 12.3 MB."""
+    return "" if memory_mb is None else f"{significant(memory_mb)} MB"
+
+
+def blocks_text(count: int) -> str:
+    """How many residual blocks a network lost; empty for none."""
+    return f"{count} block{'s' * (count > 1)}" if count else ""
 
 
 def normalized_text(latency: NormalizedLatency) -> str:

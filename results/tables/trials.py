@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MEASURES = (
     "map50", "map50_95", "precision", "recall", "f1", "confidence", "latency_ms", "latency_ratio", "gflops", "params",
-    "bytes", "channels_removed", "params_removed", "checkpoint", "onnx",
+    "bytes", "memory_mb", "channels_removed", "params_removed", "blocks_removed", "checkpoint", "onnx",
 )  # fmt: skip
 """The columns of a network."""
 

@@ -163,17 +163,20 @@ class TrialEnded(Event):
         }
 
 
+NUMBERS = ("gflops", "params", "bytes", "memory_mb", "channels_removed", "params_removed", "blocks_removed")
+"""The figures of a network that events and trackers tell beside its latencies."""
+
+
 def _network_document(network: NetworkResult) -> dict[str, Any]:
     figures = network.figures
     accuracy = {name: value for name, value in network.accuracy.as_dict().items() if name != "classes"}
-    numbers = ("gflops", "params", "bytes", "channels_removed", "params_removed", "feasible", "violation")
     return jsonable(
         {
             "round": network.round,
             "deployment": network.deployment.as_dict(),
             "accuracy": accuracy,
             "latencies": latencies_document(figures.latencies),
-            **{name: getattr(figures, name) for name in numbers},
+            **{name: getattr(figures, name) for name in (*NUMBERS, "feasible", "violation")},
             "checkpoint": network.files.checkpoint,
         }
     )

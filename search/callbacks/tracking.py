@@ -9,6 +9,7 @@ from typing import Any
 from prunetune.results.record import NetworkResult
 from prunetune.search.callbacks.callback import StudyCallback
 from prunetune.search.callbacks.events import (
+    NUMBERS,
     EpochEnded,
     NetworkReady,
     StudyEnded,
@@ -108,9 +109,7 @@ def _metrics(network: NetworkResult) -> dict[str, float]:
     accuracy, figures = network.accuracy, network.figures
     numbers = {
         **{name: getattr(accuracy, name) for name in ("map50", "map50_95", "precision", "recall", "f1", "confidence")},
-        **{
-            name: getattr(figures, name) for name in ("gflops", "params", "bytes", "channels_removed", "params_removed")
-        },
+        **{name: getattr(figures, name) for name in NUMBERS},
         "violation": figures.violation,
         **{f"latency_ms/{target}": latency.ms for target, latency in figures.latencies.items()},
     }

@@ -251,6 +251,7 @@ class _Export:
                 "gflops": self._detector.gflops(self._deployment.imgsz),
                 "params_removed": network.figures.params_removed,
                 "channels_removed": network.figures.channels_removed,
+                "blocks_removed": network.figures.blocks_removed,
             },
             "figures": self._figures_document(),
             "accuracy_note": INT8_NOTE if self._ships_int8 or self._forms.int8 else "",

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.figures.distribution import write_distribution
+from prunetune.results.tables.rows import memory_text
 from prunetune.spaces import ConfigError, ModelError, TargetError
 from prunetune.targets import Latency, Network, TargetSpec, create_target
 from prunetune.targets.measure.onnx_file import image_channels
@@ -67,7 +68,10 @@ def measure_models(
 
 def write_measured(measured: MeasuredModels, console: Console) -> None:
     """Shows what `measure_models` found."""
+    knows_memory = any(latency.memory_mb is not None for latency in measured.models.values())
     table = Table("model", "median ms", "spread ms", "x reference", "95 % interval", "rounds", "outliers")
+    if knows_memory:
+        table.add_column("memory")
     for name, latency in measured.models.items():
         table.add_row(
             Text(name),
@@ -77,6 +81,7 @@ def write_measured(measured: MeasuredModels, console: Console) -> None:
             "" if name == measured.reference else _interval(latency),
             str(latency.runs),
             str(latency.outliers),
+            *([memory_text(latency.memory_mb)] if knows_memory else []),
         )
     console.print(table)
     told = [measured.target.get(key, "") for key in ("kind", "device", "runtime", "precision", "hint")]

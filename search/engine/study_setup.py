@@ -43,7 +43,7 @@ from prunetune.spaces import ConfigError, Deployment, ImageSize, ModelError
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import file_sha256, write_text
 from prunetune.spaces.named_networks import REFERENCES
-from prunetune.targets import FIGURES, Budget, shared
+from prunetune.targets import FIGURES, MEMORY, Budget, shared
 
 VERSIONS = ("prunetune", "torch", "ultralytics", "torch-pruning", "optuna", "onnx")
 """Packages on which a study's figures depend. Those of its targets are in their fingerprints."""
@@ -103,8 +103,13 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
         problems.append(problem)
     if problems or original is None:
         raise ConfigError(problems)
+    limits = [Budget.parse(text, key) for key, text in spec.budget.items() if key in FIGURES]
+    measured = {
+        *spec.controls,
+        *(name for limit in limits if limit.key == MEMORY for name in limit.references_needed()),
+    }
     targets = tuple(
-        StudyTarget.create(target, spec.limit_of(target.name), spec.controls, target.name in spec.judged)
+        StudyTarget.create(target, spec.limit_of(target.name), measured, target.name in spec.judged)
         for target in spec.targets
     )
     if problems := list(precision_problems(spec.deploy.precision or (), [target.target for target in targets])):
@@ -117,7 +122,6 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     meter = CostMeter()
     stages = _stage_runner(spec, dataset, StageStore(store), meter, listener)
     shipping = Shipping(spec.targets[0], stages, dataset.names, spec.imgsz)
-    limits = [Budget.parse(text, key) for key, text in spec.budget.items() if key in FIGURES]
     needed = {name for target in targets for name in target.reference_names}
     needed |= {name for limit in limits for name in limit.references_needed()}
     return StudySetup(
@@ -179,10 +183,13 @@ def prepare_study(study: optuna.Study, setup: StudySetup) -> PreparedStudy:
         for target in setup.targets:
             if target.table is not None:
                 target.require_family(setup.networks.reference("dense", target))
-            is_known = target.name in stored and target.name not in moved
-            references = stored[target.name].references if is_known else measure_references(target, setup.networks)
-            targets.append(replace(target, references_ms=references))
+            if target.name in stored and target.name not in moved:
+                known = stored[target.name]
+                targets.append(replace(target, references_ms=known.references, references_memory_mb=known.memory_mb))
+            else:
+                targets.append(measure_references(target, setup.networks))
         if moved or not stored:  # all that later readers compare with is there now
+            StudyRecord.store(study, figures=studied_figures(spec, setup.networks.references, targets))
             foreign = {name: stored[name].fingerprint for name in moved}
             _store_targets(study, targets, foreign)
     context = _context(setup, tuple(targets), StudyRecord.of(study))
@@ -195,7 +202,7 @@ def sign_devices(study: optuna.Study, context: TrialContext) -> None:
 
 
 def _context(setup: StudySetup, targets: tuple[StudyTarget, ...], record: StudyRecord) -> TrialContext:
-    spec, meter = setup.spec, LatencyMeter(targets, setup.networks)
+    spec, meter = setup.spec, LatencyMeter(targets, setup.networks, predicts=not setup.spec.counts_memory)
     assert record.params_dense is not None  # stored before the references
     return TrialContext(
         spec=spec,
@@ -314,7 +321,6 @@ def _store_originals(study: optuna.Study, setup: StudySetup) -> None:
         channels_dense=setup.networks.channels["dense"],
         **half,
         params_dense=references["dense"].params,
-        figures=studied_figures(setup.spec, references),
         regions=layer_regions(references["dense"].model),
         data_fingerprint=setup.dataset.fingerprint,
         model_sha256=setup.model_sha256,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prunetune.pruning.stages.store import digest_of
@@ -25,17 +25,20 @@ class LatencyMeter:
     Attributes:
         targets: The study's, with their references measured.
         networks: Makes what they measure.
+        predicts: Whether a table may stand in for a measurement; it knows nothing of memory.
     """
 
     targets: tuple[StudyTarget, ...]
     networks: NetworkExporter
+    predicts: bool = True
     _ratios: dict[tuple[str, Deployment], dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
     """What `reference_ratios` found: whoever plans a surgery asks for it with every prediction."""
 
     def normalized(self, detector: Detector, deployment: Deployment | None = None) -> dict[str, NormalizedLatency]:
         """A candidate's latency by target: measured, or predicted where nothing needs to be measured.
 
-        That is where each target has a table, and the network is over a budget by more than the error bar.
+        That is where each target has a table, memory does not count, and the network is over a budget by more than the
+        error bar.
 
         Args:
             detector: The network.
@@ -47,8 +50,8 @@ class LatencyMeter:
         channels, deployment = detector.channels, deployment or self.networks.deployment
         latencies = None
         # A table knows its own input size; how much it errs at others nobody has measured.
-        is_own = deployment == self.networks.deployment
-        if is_own and not all(self._file(target, channels, deployment).is_file() for target in self.targets):
+        may_predict = self.predicts and deployment == self.networks.deployment
+        if may_predict and not all(self._file(target, channels, deployment).is_file() for target in self.targets):
             predicted = self.predict(channels)
             is_complete = len(predicted) == len(self.targets)
             if is_complete and any(target.is_surely_over(predicted[target.name]) for target in self.targets):
@@ -153,11 +156,13 @@ class LatencyMeter:
         return self.networks.folder / "latencies" / f"{key}.json"
 
 
-def measure_references(target: StudyTarget, networks: NetworkExporter) -> Mapping[str, float]:
-    """The latencies in ms, by name, that all others on a target are told by."""
+def measure_references(target: StudyTarget, networks: NetworkExporter) -> StudyTarget:
+    """A target with the latencies that all others on it are told by, and the memory where it tells that."""
     references = [networks.reference(name, target) for name in target.reference_names]
     measured = target.target.measure(references, reference=target.reference)
-    return {name: latency.median_ms for name, latency in measured.items()}
+    ms = {name: latency.median_ms for name, latency in measured.items()}
+    memory = {name: latency.memory_mb for name, latency in measured.items() if latency.memory_mb is not None}
+    return replace(target, references_ms=ms, references_memory_mb=memory)
 
 
 def _read_latency(file: Path) -> Latency | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,17 +48,19 @@ class StudyTarget:
     """The one of them that candidates are measured against: that of the budget."""
     references_ms: Mapping[str, float] = field(default_factory=dict)
     """Their latencies at the study's start; empty before they are measured."""
+    references_memory_mb: Mapping[str, float] = field(default_factory=dict)
+    """Their peak memory there, in MB; empty where the target does not tell it."""
 
     @classmethod
     def create(
-        cls, spec: TargetSpec, budget_text: str | None, controls: Sequence[str], is_objective: bool
+        cls, spec: TargetSpec, budget_text: str | None, controls: Collection[str], is_objective: bool
     ) -> StudyTarget:
         """A target whose references are not measured yet.
 
         Args:
             spec: The target's description.
             budget_text: The limit on its latency as the user wrote it; None if there is none.
-            controls: The study's.
+            controls: The study's, and whatever else is to be measured of the references.
             is_objective: Whether the study minimises the latency on it.
 
         Raises:
@@ -195,6 +197,7 @@ class StudyTarget:
             budget_ms=self.limit_ms,
             references=self.references_ms,
             fingerprint=fingerprint,
+            memory_mb=self.references_memory_mb,
         )
 
 

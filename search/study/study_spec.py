@@ -31,7 +31,16 @@ from prunetune.spaces.named_networks import REFERENCES
 from prunetune.spaces.recipe import OPTIONS, LatencyShare
 from prunetune.spaces.space import MOST_EPOCHS, RegionThresholds
 from prunetune.spaces.yaml_file import insert_targets, read_yaml
-from prunetune.targets import FIGURES, LATENCY, TARGET_KINDS, Budget, OnnxRuntimeSpec, TargetSpec, parse_target_spec
+from prunetune.targets import (
+    FIGURES,
+    LATENCY,
+    MEMORY,
+    TARGET_KINDS,
+    Budget,
+    OnnxRuntimeSpec,
+    TargetSpec,
+    parse_target_spec,
+)
 from prunetune.targets.spec import PATIENCE
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
@@ -151,11 +160,13 @@ class StudySpec(BaseModel):
     """Where latency is measured. Each is an objective, has a budget, or both."""
     objectives: tuple[str, ...] = ("map50_95", LATENCY)
     """`map50_95`, and what is minimised: `latency` or `latency@TARGET` of some targets, `params`, `bytes` (the
-    checkpoint's), `gflops`. `[map50_95]` alone asks for the best accuracy within the budget."""
+    checkpoint's), `gflops`, `memory_mb` (the runtime's peak, where a target tells it). `[map50_95]` alone asks for the
+    best accuracy within the budget."""
     budget: dict[str, str] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
-    """Limits by `latency` (all targets without one of their own), `latency@TARGET`, `params`, `bytes` or `gflops`: a
-    value, or a multiple of `dense`, `half-width` or `quarter-width`, such as `<= 1.0 ms`, `<= 2 MB`, `<= half-width`,
-    `<= 0.5 x dense`. All are known right after surgery, and a network above one of them ends there. `{}` is none."""
+    """Limits by `latency` (all targets without one of their own), `latency@TARGET`, `params`, `bytes`, `gflops` or
+    `memory_mb`: a value, or a multiple of `dense`, `half-width` or `quarter-width`, such as `<= 1.0 ms`, `<= 2 MB`,
+    `<= half-width`, `<= 0.5 x dense`. All are known right after surgery, and a network above one of them ends there.
+    `{}` is none."""
     sampler: SamplerName = "tpe"
     """Which of Optuna's samplers proposes recipes; the first ones of `tpe` come from a design that covers the space."""
     early_stopping: StopsEarly = EarlyStopping()
@@ -264,6 +275,12 @@ class StudySpec(BaseModel):
         for key in self.budget:
             if key not in (LATENCY, *map(latency_on, names), *FIGURES):
                 raise ValueError(f"budget.{key}: {_nothing_called(key, names)}")
+        if self.counts_memory and not any(target.tells_memory for target in self.targets):
+            field = f"budget.{MEMORY}" if MEMORY in self.budget else "objectives"
+            kinds = " and ".join(f"kind: {target.kind}" for target in self.targets)
+            raise ValueError(
+                f"{field}: {kinds} cannot tell {MEMORY}; kind: openvino does, and kind: command where its program does"
+            )
         if self.space.latency is not None and not any(map(self.limit_of, names)):
             raise ValueError(
                 "space.latency: is a share of the budget, and there is none; give budget: {latency: '<= half-width'}, "
@@ -296,6 +313,11 @@ class StudySpec(BaseModel):
             raise ValueError(f"objectives: the latency on {twice} stands twice")
         if twice := next((key for key in FIGURES if minimised.count(key) > 1), None):
             raise ValueError(f"objectives: {twice} stands twice")
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether the runtime's memory is an objective or has a limit."""
+        return MEMORY in (*self.objectives, *self.budget)
 
     @property
     def judged(self) -> list[str]:

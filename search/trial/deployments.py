@@ -13,14 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from prunetune.pruning.structure.channels import digest_of
-from prunetune.pruning.structure.depth import lacks_only_blocks, residual_blocks
 from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.findings.pareto import nondominated
 from prunetune.results.record import NetworkFigures, NetworkResult
 from prunetune.search.latency.shares import predicted_ratios
 from prunetune.search.latency.study_target import violations
 from prunetune.search.trial.context import TrialContext
-from prunetune.search.trial.figures import network_figures
+from prunetune.search.trial.figures import blocks_removed, network_figures
 from prunetune.spaces import Deployment, MeasurementError
 from prunetune.targets import NormalizedLatency
 
@@ -97,8 +96,7 @@ def measured_figures(
 def _family(detector: Detector, context: TrialContext) -> str:
     """What tells the latency of another detector from that of equal channels in the study's; empty for the study's, and
     for what is left of it without residual blocks."""
-    blocks = residual_blocks(context.meter.networks.references["dense"].model)
-    if lacks_only_blocks(detector.channels, context.dense_channels, blocks):
+    if blocks_removed(detector, context) is not None:
         return ""
     return digest_of([detector.model.yaml.get(part) for part in ("backbone", "head")])
 
@@ -140,5 +138,6 @@ def _predicted(
         if ratios is None:
             return None
         ms = (1 - SLACK) * float(ratios[0]) * target.references_ms[target.reference]
-        found[target.name] = NormalizedLatency(ms, ms / target.references_ms["dense"], predicted=True)
+        ratio = ms / target.references_ms["dense"]
+        found[target.name] = NormalizedLatency(ms, ratio, predicted=True, memory_mb=0.0)  # nothing predicts memory
     return found

@@ -14,13 +14,13 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from prunetune.spaces.errors import MeasurementError, TargetError
-from prunetune.targets.backends.reading import read_latency
+from prunetune.targets.backends.reading import read_latency, read_memory
 from prunetune.targets.measure import onnx_file
 from prunetune.targets.measure.device_lock import exclusive
 from prunetune.targets.network import Form, Network
 from prunetune.targets.programs.program import Output, require_program, run_program
 from prunetune.targets.programs.template import fill
-from prunetune.targets.protocol import Pace, Runner
+from prunetune.targets.protocol import MemoryRunner, Pace, Reading, Runner
 from prunetune.targets.spec import MINIMUM_ROUNDS, CommandSpec
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ Answer = TypeVar("Answer")
 
 
 class CommandTarget:
-    """Runs a command line for each reading, and reads the latency in what it prints.
+    """Runs a command line for each reading, and reads latency and memory in what it prints.
 
     Args:
         spec: Its description.
@@ -92,9 +92,13 @@ class CommandTarget:
         assert network.onnx is not None  # it has an input
         precision = network.precision_on(self.spec.name, self.precisions)
         command = fill(self.spec.command, network, network.onnx, precision)
-        ask = partial(self._ask, f"network {network.name!r}", command, partial(read_latency, self.spec))
+
+        def read(output: Output) -> Reading:
+            return Reading(read_latency(self.spec, output), read_memory(output))
+
+        ask = partial(self._ask, f"network {network.name!r}", command, read)
         kept = [ask()]
-        return lambda: kept.pop() if kept else ask()
+        return MemoryRunner(lambda: kept.pop() if kept else ask())
 
     def _require(self, program: str) -> None:
         try:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.spaces.errors import TargetError
+from prunetune.spaces.fields import number
 from prunetune.targets.backends import openvino_process
 from prunetune.targets.backends.quantisation import Quantisation, QuantisedFiles
 from prunetune.targets.measure import hardware, onnx_file
 from prunetune.targets.measure.isolation import Answer, isolated
 from prunetune.targets.network import Form, Images, Network
-from prunetune.targets.protocol import Pace, Predictor, Runner
+from prunetune.targets.protocol import MemoryRunner, Pace, Predictor, Reading, Runner
 from prunetune.targets.spec import OpenVinoSpec
 
 _SCRIPT = Path(openvino_process.__file__)
@@ -85,7 +86,7 @@ class OpenVinoTarget:
         _ = self._core
         request = asdict(self._request(network))
         ask = self._processes.enter_context(isolated(_SCRIPT, request, f"network {network.name!r}"))
-        run = partial(_time, network, ask)
+        run = MemoryRunner(partial(_reading, network, ask))
         run()
         return run
 
@@ -149,11 +150,11 @@ def _able(core: Any) -> Sequence[str]:
     return found
 
 
-def _time(network: Network, ask: Callable[[], Answer]) -> float:
+def _reading(network: Network, ask: Callable[[], Answer]) -> Reading:
     match ask():
         case {"unreadable": reason}:
             raise onnx_file.cannot_be_loaded(network, reason)
         case {"failed": reason}:
             raise onnx_file.does_not_run(network, reason)
         case answer:
-            return float(answer["ms"])
+            return Reading(float(answer["ms"]), number(answer.get("memory_mb")))

@@ -58,7 +58,7 @@ def compile_network(core: Any, request: Request) -> Any:
     return core.compile_model(model, "CPU", dict(request.settings))
 
 
-def _load(request: Request) -> Callable[[], float]:
+def _load(core: Any, request: Request) -> Callable[[], float]:
     """The network, to be run on random images for its time in ms.
 
     With the hint for throughput as many requests are in flight as OpenVINO finds best, and the time is that from one
@@ -66,7 +66,7 @@ def _load(request: Request) -> Callable[[], float]:
     """
     import openvino
 
-    compiled = compile_network(openvino.Core(), request)
+    compiled = compile_network(core, request)
     batch = numpy.random.default_rng(0).random(request.shape, dtype=numpy.float32)
     images = openvino.Tensor(batch, shared_memory=True)
     if request.settings["PERFORMANCE_HINT"] == "THROUGHPUT":
@@ -97,6 +97,25 @@ def _throughput(requests: Any, images: Any) -> Callable[[], float]:
     return run
 
 
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def _resident_mb(name: str) -> float | None:
+    """The memory that this process has (`VmRSS`) or had at most (`VmHWM`), in MB; None where the system is no Linux.
+
+    Not by `getrusage`: that also counts what the parent had when it started this process.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            found = next(line for line in status if line.startswith(f"{name}:"))
+    except (OSError, StopIteration):
+        return None
+    return int(found.split()[1]) * 1024 / 1e6
+
+
 def main() -> None:
     """Reads one network from the first line, then runs it for each line, and ends with its parent."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides: it may want this measurement to its end
@@ -104,9 +123,14 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints is no answer
     try:
-        run = _load(Request(**json.loads(sys.stdin.readline())))
+        request, core = Request(**json.loads(sys.stdin.readline())), _core()
+        before = _resident_mb("VmRSS")  # Python, numpy and the library's import are none of a runtime's
+        run = _load(core, request)
         while True:
-            print(json.dumps({"ms": run()}), file=answers)
+            answer, peak = {"ms": run()}, _resident_mb("VmHWM")
+            if before is not None and peak is not None:
+                answer["memory_mb"] = peak - before
+            print(json.dumps(answer), file=answers)
             if not sys.stdin.readline():
                 return
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Finds the latency in what a program printed: as JSON, or by a regular expression."""
+"""Finds the latency in what a program printed, as JSON or by a regular expression, and the memory in its JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from operator import itemgetter
 from typing import Any
 
 from prunetune.spaces.errors import MeasurementError, did_you_mean
+from prunetune.spaces.fields import mapping, number
+from prunetune.targets.budget import MEMORY
 from prunetune.targets.programs.printed_number import MILLISECONDS, parse_number, read_time
 from prunetune.targets.programs.program import Output
 from prunetune.targets.spec import JSON_KEY, CommandSpec
@@ -47,6 +49,12 @@ def read_latency(spec: CommandSpec, output: Output) -> float:
     except ValueError as error:
         raise MeasurementError(f"{spec.command[0]}: {error}; {output.last_words}") from error
     return _PICK[spec.pick or "first"](times)
+
+
+def read_memory(output: Output) -> float | None:
+    """The `memory_mb` of the last JSON object that a program printed; None where there is none above 0."""
+    memory_mb = number(mapping(_last_object(output.plain.stdout)).get(MEMORY))
+    return memory_mb if memory_mb is not None and memory_mb > 0 else None
 
 
 def _by_regex(regex: str, unit: str, text: str) -> list[float]:

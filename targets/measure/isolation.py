@@ -1,7 +1,8 @@
 """A network in a process of its own, so that no other network of a measurement can disturb it.
 
 The process runs a script. It reads one line of JSON, which describes the network, and answers with a line; for each
-further line it runs the network once and answers again. An answer is `{"ms": 1.5}`, or what went wrong, by kind.
+further line it runs the network once and answers again. An answer is `{"ms": 1.5}`, with
+`memory_mb` where it knows that, or what went wrong, by kind.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.errors import TargetError, did_you_mean
@@ -15,7 +16,7 @@ from prunetune.targets.latency import Latency
 from prunetune.targets.measure.device_lock import exclusive
 from prunetune.targets.measure.garbage import no_garbage_collection
 from prunetune.targets.network import Form, Network
-from prunetune.targets.protocol import Backend, Pace, Runner, Target
+from prunetune.targets.protocol import Backend, MemoryRunner, Pace, Runner, Target
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,11 @@ class InterleavedTarget:
             start = time.monotonic()
             samples = interleave(runners, self.backend.pace, runs=spec.runs, seconds=spec.seconds, settled=settled)
             took = time.monotonic() - start
-        latencies = _latencies(samples, reference)
+        memory = {name: run.memory_mb for name, run in runners.items() if isinstance(run, MemoryRunner)}
+        latencies = {
+            name: replace(latency, memory_mb=memory.get(name))
+            for name, latency in _latencies(samples, reference).items()
+        }
         self._warn_of_noise(latencies, reference, took)
         return latencies
 

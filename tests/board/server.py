@@ -1,4 +1,5 @@
 """A board for tests: takes an ONNX file over TCP, runs it with ONNX Runtime, and answers with its real latency.
+The memory that it tells is the size of the file.
 
 `python server.py FOLDER` writes its port into `FOLDER/port` and says so. `FOLDER/faults` holds a fault a line, the
 first of which is the next to happen: its name and, if only one network suffers it, that network's name.
@@ -74,7 +75,8 @@ class Request(socketserver.StreamRequestHandler):
             self.wfile.write(b"print\nbooting ...\xff\xfe\x00 {latency_ms: }\n")
         else:
             times = latency_ms(model)
-            printed = f"converted {network}\n{json.dumps({'latency_ms': statistics.median(times), 'times': times})}\n"
+            told = {"latency_ms": statistics.median(times), "times": times, "memory_mb": len(model) / 1e6}
+            printed = f"converted {network}\n{json.dumps(told)}\n"
             self.wfile.write(f"{fault or 'print'}\n{printed}".encode())
 
 

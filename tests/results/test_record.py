@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -55,6 +56,7 @@ latencies = st.builds(
     positive,
     *[st.none() | finite] * 4,
     predicted=st.booleans(),
+    memory_mb=st.none() | positive,
 )
 figures = st.builds(
     NetworkFigures,
@@ -64,6 +66,7 @@ figures = st.builds(
     bytes=counts,
     channels_removed=shares,
     params_removed=shares,
+    blocks_removed=counts,
     latencies=st.dictionaries(names, latencies),
     violations=st.dictionaries(names, finite),
 )
@@ -126,6 +129,12 @@ records = st.builds(
     worker=st.none() | st.fixed_dictionaries({"host": names, "pid": counts}),
     driver=st.none() | st.fixed_dictionaries({"host": names, "pid": counts}),
 )
+
+
+@given(figures)
+def test_a_network_of_before_lost_no_blocks(known: NetworkFigures) -> None:
+    told = {name: value for name, value in known.as_dict().items() if name != "blocks_removed"}
+    assert NetworkFigures.parse(told) == replace(known, blocks_removed=0)
 
 
 def stored(attrs: Any, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
@@ -202,6 +211,7 @@ targets = st.builds(
     st.none() | finite,
     st.dictionaries(names, positive),
     st.dictionaries(names, names),
+    st.dictionaries(names, positive),
 )
 baselines = st.builds(Baseline, networks, st.none() | counts, st.none() | shares, st.none() | shares)
 

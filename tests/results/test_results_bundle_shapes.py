@@ -43,6 +43,12 @@ def test_the_card_says_the_shape(imgsz: Any, size: str, shape: str, command: str
     assert command in card
 
 
+@pytest.mark.parametrize(("blocks", "words"), [(2, "parameters and 2 blocks removed."), (0, "parameters removed.")])
+def test_the_card_tells_removed_blocks(blocks: int, words: str) -> None:
+    network = {"params": 1000, "gflops": 1.0, "params_removed": 0.61, "blocks_removed": blocks}
+    assert words in model_card({**TOLD, "imgsz": 640, "network": network})
+
+
 @pytest.mark.parametrize(
     ("imgsz", "shape"), [(64, (64, 64)), ([64, 96], (64, 96)), ((88, 40), (88, 40)), (32, (32, 32))]
 )

@@ -19,7 +19,7 @@ from prunetune.results import Findings, StudyNetwork, best, front, front_documen
 from prunetune.results.dashboard.notes import trial_note
 from prunetune.results.findings.costs import progress
 from prunetune.results.record import StudiedFigure, StudiedTarget
-from prunetune.results.tables.formats import markdown
+from prunetune.results.tables.formats import markdown, table_frame
 from prunetune.results.tables.headline import summary
 from prunetune.results.tables.rows import budget_text, edge_text
 from prunetune.results.tables.standing import standing
@@ -28,8 +28,8 @@ from prunetune.targets import NormalizedLatency
 
 FIELDS = [
     "network", "trial", "round", "deployment", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
-    "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed",
-    "checkpoint", "onnx",
+    "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "memory_mb", "channels_removed",
+    "params_removed", "blocks_removed", "checkpoint", "onnx",
 ]  # fmt: skip
 
 Builder = Any
@@ -346,6 +346,31 @@ def test_what_is_minimised_beside_latency_decides_on_dominance(builder: Builder)
             "budget": {"text": "<= 4 MB", "limit": 4e6},
         }
     ]  # fmt: skip
+
+
+def test_memory_decides_as_other_figures_do(builder: Builder) -> None:
+    def took(memory_mb: float | None) -> dict[str, Any]:
+        return {"latencies": {"cpu": NormalizedLatency(0.8, 0.4, memory_mb=memory_mb)}}
+
+    memory = StudiedFigure("memory_mb", True, "<= 50 MB", 50.0, {"dense": 80.0})
+    builder.context(targets=[builder.target(is_objective=False)], figures=[memory])
+    for map50_95, memory_mb in ((0.8, 20.0), (0.9, 40.0), (0.85, 40.0), (0.95, None)):
+        builder.trial(map50_95, 0.8, network=took(memory_mb))
+    over = took(60.0) | {"violations": {"cpu": -0.2, "memory_mb": 0.2}}
+    builder.trial(0.97, 0.8, outcome="OVER_BUDGET", network=over)
+    found = Findings.of(builder.study)
+    assert numbers(found.front) == [0, 1], "one that did not tell its memory has no place"
+    assert found.excess(found.networks["4"]) == {"memory_mb": pytest.approx(0.2)}
+    document = front_document(found)
+    assert [network["memory_mb"] for network in document["front"]] == [20.0, 40.0]
+    # Boxes of (0.8, 1 - 20 / 80) and (0.9, 1 - 40 / 80), which overlap in (0.8, 1 / 2).
+    assert document["hypervolume"] == pytest.approx(0.8 * 0.75 + 0.9 * 0.5 - 0.8 * 0.5)
+    head, *lines = markdown(found).splitlines()
+    assert "| latency | memory | GFLOPs |" in head
+    assert "| 20.0 MB |" in lines[-2]
+    assert trial_table(found)["memory_mb"].tolist()[:3] == [20.0, 40.0, 40.0]
+    assert table_frame(found)["memory_mb"].tolist()[-2:] == [20.0, 40.0]
+    assert "| 20.0 MB |" in trial_note(found, found.trials[0])
 
 
 def test_latency_does_not_decide_where_others_alone_are_minimised(builder: Builder) -> None:

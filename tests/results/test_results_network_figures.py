@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from prunetune.results.figures.network_figures import channels_figure, gamma_figures
+from prunetune.results.figures.networks import Networks
 from prunetune.results.findings.findings import Findings
 from prunetune.results.findings.histories import GammaHistogram, read_gammas
 from prunetune.results.findings.study_network import StudyNetwork
@@ -55,6 +56,20 @@ def test_layers_that_went_with_their_blocks_keep_nothing(filled: Builder) -> Non
     assert list(head.x) == [100.0] * (len(head.x) - 3) + [0.0] * 3
     assert list(removed.x) == [0.0] * len(left) + [100.0] * 3
     assert head.customdata[-1] == f"0 of {list(dense.values())[-1]}"
+
+
+@pytest.mark.parametrize(("blocks", "told"), [(0, ""), (1, ", 1 block removed"), (2, ", 2 blocks removed")])
+def test_the_channels_figure_and_the_report_tell_removed_blocks(
+    filled: Builder, tmp_path: Path, blocks: int, told: str
+) -> None:
+    dense = Findings.of(filled.study).study.channels_dense
+    name = str(filled.trial(0.9, 0.8, channels=dict(dense), network={"blocks_removed": blocks}))
+    figure = channels_figure(filled.study, network(filled.study, name))
+    assert figure is not None
+    assert figure.layout.xaxis.title.text == f"channels kept{told}"
+    panel = Networks(Findings.of(filled.study), tmp_path, None).as_dict()["networks"][name]
+    assert panel.get("blocks", "") == told
+    assert panel["facts"].get("blocks removed") == (str(blocks) if blocks else None)
 
 
 def test_channels_figure_needs_widths(builder: Builder) -> None:

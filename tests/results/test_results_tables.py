@@ -12,7 +12,8 @@ import optuna
 import pytest
 from rich.console import Console
 
-from prunetune.results import csv_text, markdown, rich_table, trial_table
+from prunetune.results import Findings, csv_text, front_document, markdown, rich_table, trial_table
+from prunetune.results.dashboard.notes import trial_note
 from prunetune.results.tables.rows import budget_text, significant, size, trained_text
 from prunetune.spaces import LatencyShare, Recipe, Threshold
 
@@ -35,6 +36,29 @@ def test_tested_networks_get_further_columns(filled: Builder) -> None:
     assert "| 0.980 | 0.897 |" in lines[5]
     (first, *_) = csv.DictReader(io.StringIO(csv_text(filled.study)))
     assert (first["model"], first["test_map50"], first["test_map50_95"]) == ("dense", "0.93", "0.93")
+
+
+def test_removed_blocks_have_a_column_where_a_network_lost_some(filled: Builder) -> None:
+    def known() -> tuple[str, list[str], bool]:
+        return markdown(filled.study).splitlines()[0], csv_text(filled.study).splitlines(), "| blocks |" in note()
+
+    def note() -> str:
+        found = Findings.of(filled.study)
+        return trial_note(found, found.trials[-1])
+
+    head, lines, is_told = known()
+    assert "| removed | remarks |" in head
+    assert "blocks_removed" not in lines[0]
+    assert not is_told
+    filled.trial(0.95, 0.85, network={"blocks_removed": 2})
+    head, _, is_told = known()
+    assert "| removed | blocks | remarks |" in head
+    assert is_told
+    assert [line.split(" | ")[-2] for line in markdown(filled.study).splitlines()[2:]] == ["0", "0", "0", "0", "2"]
+    rows = list(csv.DictReader(io.StringIO(csv_text(filled.study))))
+    assert [row["blocks_removed"] for row in rows] == ["0", "0", "0", "0", "2"]
+    assert trial_table(filled.study)["blocks_removed"].tolist()[-1] == 2
+    assert front_document(filled.study)["front"][-1]["blocks_removed"] == 2
 
 
 def test_csv_holds_plain_numbers(filled: Builder) -> None:

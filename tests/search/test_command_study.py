@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from board.board import Board
 
 from prunetune.results import Findings, load_study
+from prunetune.search.study.store_limit import STORE
 from prunetune.spaces import Outcome
 from prunetune.targets import CommandTarget, create
 
@@ -47,7 +49,7 @@ class Studies:
     def __init__(self, folder: Path, data: Path, board: Board) -> None:
         self.folder, self.data, self.board = folder, data, board
 
-    def write(self, name: str, trials: int, **target: Any) -> Path:
+    def write(self, name: str, trials: int, keys: Mapping[str, Any] | None = None, **target: Any) -> Path:
         """Writes a target and a study that takes it; returns the study's file."""
         described = {"kind": "command", "command": self.board.command, "runs": 1, **target}
         (self.folder / "board.yaml").write_text(yaml.safe_dump(described))
@@ -57,6 +59,7 @@ class Studies:
             "runs": str(self.folder / "runs"),
             "targets": ["board.yaml"],
             "trials": trials,
+            **(keys or {}),
         }
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(values))
@@ -144,6 +147,45 @@ def test_a_board_that_is_gone_stops_the_study_and_loses_no_trial(
     assert answer.code == 0, answer.err
     done = [Outcome.OK, Outcome.INTERRUPTED, Outcome.OK, Outcome.OK]
     assert studies.outcomes("gone") == done, "the recipe was carried out after all"
+
+
+@pytest.mark.slow
+def test_memory_that_a_board_tells_is_an_objective_and_a_limit(
+    studies: Studies, board: Board, prunetune: Prunetune
+) -> None:
+    board.boot()
+    memory = {"objectives": ["map50_95", "memory_mb"], "budget": {**STUDY["budget"], "memory_mb": "<= half-width"}}
+    answer = prunetune("run", studies.write("memory", 4, keys=memory))
+    found = studies.found("memory")
+    (figure,) = found.study.figures
+    assert (figure.name, figure.is_objective, set(figure.references)) == ("memory_mb", True, {"dense", "half-width"})
+    assert figure.limit == figure.references["half-width"] < figure.references["dense"]
+    for trial, record in zip(found.trials, found.records.values(), strict=True):
+        assert record.network is not None
+        memory_mb = record.network.figures.memory_mb
+        assert memory_mb is not None
+        assert trial.values == [record.network.accuracy.map50_95, memory_mb]
+        over = memory_mb > 1.02 * figure.limit
+        assert record.outcome is (Outcome.OVER_BUDGET if over else Outcome.OK)
+    assert answer.code == 0, answer.err
+    assert set(studies.outcomes("memory")) == {Outcome.OK, Outcome.OVER_BUDGET}
+    document = json.loads(prunetune("front", studies.folder / "runs" / "memory", "--json").out)
+    assert [network["memory_mb"] for network in document["front"]] == [item.figures.memory_mb for item in found.front]
+
+
+def test_a_board_that_does_not_tell_its_memory_is_refused_before_any_training(
+    studies: Studies, prunetune: Prunetune
+) -> None:
+    silent = [sys.executable, "-I", "-S", "-c", "print('{{\"latency_ms\": 1.5}}')", "{onnx}"]
+    memory = {"objectives": ["map50_95", "latency", "memory_mb"]}
+    stages = studies.folder / "runs" / STORE / "stages"
+    before = sorted(stages.glob("*"))
+    answer = prunetune("run", studies.write("silent", 1, keys=memory, command=silent))
+    assert answer.code == 2
+    assert answer.err.count("error: ") == 1
+    assert "memory_mb: no target tells it" in answer.err
+    assert studies.outcomes("silent") == []
+    assert sorted(stages.glob("*")) == before
 
 
 def test_a_board_that_is_off_when_the_study_starts_is_an_error(

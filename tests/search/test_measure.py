@@ -53,6 +53,7 @@ def test_measure_in_int8(prunetune: Prunetune, checkpoint: Path, options: list[s
     measured = json.loads(answer.out)
     assert list(measured["models"]) == [str(checkpoint)]
     assert (measured["target"]["kind"], measured["target"]["precision"]) == (options[0], "int8")
+    assert (measured["models"][str(checkpoint)].get("memory_mb", 0) > 0) == (options[0] == "openvino")
     assert measured["target"].get("hint") == (None if len(options) == 1 else "throughput")
 
 

@@ -73,7 +73,7 @@ class RefusingMeter:
     """A meter whose target gives no latency for the first network."""
 
     def __init__(self, meter: LatencyMeter) -> None:
-        self.targets, self._meter, self._refused = meter.targets, meter, False
+        self.targets, self.networks, self._meter, self._refused = meter.targets, meter.networks, meter, False
 
     def normalized(self, detector: Detector, deployment: Deployment) -> dict[str, NormalizedLatency]:
         """See `LatencyMeter`."""

@@ -15,13 +15,15 @@ import pytest
 from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.pruning.structure.depth import lacks_only_blocks, residual_blocks, without_blocks
 from prunetune.pruning.yolo.detector import Detector
+from prunetune.results.record import StudiedFigure
 from prunetune.search.latency.meter import LatencyMeter
 from prunetune.search.latency.network_files import NetworkExporter
 from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.latency.study_target import StudyTarget
 from prunetune.search.trial.deployments import measured_figures
+from prunetune.search.trial.figures import blocks_removed
 from prunetune.spaces import Deployment
-from prunetune.spaces.errors import TargetError
+from prunetune.spaces.errors import MeasurementError, TargetError
 from prunetune.targets import ConvGraph, LatencyTable, OnnxRuntimeSpec, read_conv_graph
 from prunetune.targets.latency_model.latency_table import FEATURES, Grid
 
@@ -145,6 +147,15 @@ def test_networks_of_several_structures_are_predicted_at_once(
         BudgetShares(meter).predicted(Detector.load("yolov8n.yaml").channels)
 
 
+def test_no_table_stands_in_where_memory_counts(dense: Detector, meter: LatencyMeter) -> None:
+    graph = meter.networks.conv_graph
+    assert graph is not None
+    meter = replace(meter, targets=tuple(replace(target, table=law(graph, 10)) for target in meter.targets))
+    (predicted,) = meter.normalized(dense).values()
+    (measured,) = replace(meter, predicts=False).normalized(dense).values()
+    assert (predicted.predicted, measured.predicted) == (True, False)
+
+
 def test_a_shorter_network_is_measured_once_by_its_channels(
     dense: Detector, meter: LatencyMeter, tmp_path: Path
 ) -> None:
@@ -167,3 +178,9 @@ def test_a_shorter_network_is_measured_once_by_its_channels(
     left = sum(network.channels.values()) / sum(dense.channels.values())
     assert figures.channels_removed == pytest.approx(1 - left)
     assert left < 0.95
+    context.figures = (StudiedFigure("memory_mb"),)
+    with pytest.raises(MeasurementError, match="memory_mb"):
+        measured_figures(network, tmp_path / "network.pt", OWN, context)
+    assert figures.blocks_removed == 4, "one of model.4 and all three of model.6"
+    assert blocks_removed(dense, context) == 0
+    assert blocks_removed(Detector.load("yolov8n.yaml"), context) is None, "another family's"

@@ -89,6 +89,8 @@ BAD = [
     ("objectives: [map50_95, parms]", "objectives", "did you mean params?"),
     ("objectives: [map50_95, latency, bytes, bytes]", "objectives", "bytes stands twice"),
     ("objectives: [params]", "objectives", "the first is map50_95"),
+    ("budget: {memory_mb: '<= 50 MB'}", "budget.memory_mb", "kind: onnxruntime cannot tell memory_mb; kind: openvino"),
+    ("objectives: [map50_95, memory_mb]\ntargets: [{kind: torch}]", "objectives", "kind: torch cannot tell memory_mb"),
     ("targets: [{kind: onnxruntime, name: bytes}]", "targets", "give it another name"),
     ("train: {lr0: [0.1]}", "train.lr0", "valid number"),
     ("train: {lr0: .nan}", "train.lr0", "finite number, not nan"),

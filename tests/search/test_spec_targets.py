@@ -49,6 +49,13 @@ def test_what_no_device_has_to_tell_is_an_objective_or_a_limit_beside_latency(wr
     assert (spec.limit_of("cpu"), spec.budget["gflops"]) == ("<= dense", "<= 1.2")
 
 
+@pytest.mark.parametrize("target", ["{kind: openvino}", "{kind: command, command: [bench, '{onnx}']}"])
+def test_memory_counts_where_a_target_tells_it(written: Written, short: str, target: str) -> None:
+    lines = f"targets: [{target}]\nobjectives: [map50_95, memory_mb]\nbudget: {{latency: <= dense}}\n"
+    assert StudySpec.read(written(short + lines)).counts_memory
+    assert not StudySpec.read(written(short)).counts_memory
+
+
 @pytest.mark.parametrize(
     ("lines", "field", "said"),
     [

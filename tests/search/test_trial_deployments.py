@@ -83,9 +83,10 @@ def deployments(record: TrialRecord) -> list[Deployment]:
     return [network.deployment for network in record.networks]
 
 
-def rival(map50_95: float, ms: float) -> TrialRecord:
+def rival(map50_95: float, ms: float, memory_mb: float | None = None) -> TrialRecord:
     """A trial that has a network of this accuracy and latency."""
-    figures = NetworkFigures({}, 1, 1.0, 1, 0.0, 0.0, {"cpu": NormalizedLatency(ms)}, {"cpu": -0.5})
+    latency = NormalizedLatency(ms, memory_mb=memory_mb)
+    figures = NetworkFigures({}, 1, 1.0, 1, 0.0, 0.0, {"cpu": latency}, {"cpu": -0.5})
     accuracy = Accuracy(map50_95, map50_95, 1.0, 1.0, 1.0)
     return TrialRecord(RECIPE, Outcome.OK, networks=(NetworkResult(LARGE, figures, accuracy),))
 
@@ -143,6 +144,34 @@ def test_what_cannot_come_to_the_front_is_left_out(
 ) -> None:
     record = run_trial(RECIPE, context({5: rival(map50_95, ms)}))
     assert deployments(record) == ([LARGE] if is_left_out else [LARGE, SMALL])
+
+
+def test_memory_of_a_real_runtime_decides_and_nothing_predicts_it(
+    tmp_path: Path, shapes: Path, tiny: dict[str, Any]
+) -> None:
+    pytest.importorskip("openvino")
+    changes: dict[str, Any] = {
+        "runs": str(tmp_path),
+        "data": str(shapes),
+        "imgsz": 96,
+        "deploy": {"imgsz": [96, 64]},
+        "early_stopping": False,
+        "targets": [{"kind": "openvino", "name": "cpu", "runs": 6, "tolerance": 0.5}],
+        "objectives": ["map50_95", "memory_mb"],
+        "budget": {"latency": "<= 100 x dense", "memory_mb": "<= dense"},
+        "controls": [],
+    }
+    spec = StudySpec.parse({**tiny, **changes})
+    it = prepare(spec, Progress(None, spec.trials))[1]
+    (memory,) = it.figures
+    assert 0 < memory.references["dense"] == memory.limit
+    best = rival(0.99, 1e-4, memory_mb=1e-3)
+    record = run_trial(RECIPE, it.for_trial(0, Others({5: best})))
+    assert deployments(record) == [LARGE, SMALL], "it might take nothing there"
+    for network in record.networks:
+        assert network.figures.memory_mb is not None
+        assert network.figures.violations["memory_mb"] == memory.violation(network.figures) < 0
+        assert it.values(network)[1] == network.figures.memory_mb < memory.references["dense"]
 
 
 def test_a_detector_that_is_better_at_a_smaller_input_has_no_bound(

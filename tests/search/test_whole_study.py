@@ -34,8 +34,8 @@ Points = Callable[[Path], set[tuple[float, float]]]
 
 FRONT_FIELDS = [
     "network", "trial", "round", "deployment", "recipe", "map50", "map50_95", "precision", "recall", "f1", "confidence",
-    "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "channels_removed", "params_removed",
-    "checkpoint", "onnx",
+    "latency_ms", "latency_ratio", "latencies", "gflops", "params", "bytes", "memory_mb", "channels_removed",
+    "params_removed", "blocks_removed", "checkpoint", "onnx",
 ]  # fmt: skip
 
 WHOLE: dict[str, Any] = {

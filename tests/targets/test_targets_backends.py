@@ -249,6 +249,21 @@ def test_openvino_tells_each_networks_process_its_size_and_precision(tmp_path: P
 
 
 @needs_openvino
+def test_openvino_tells_the_memory_of_each_network(tmp_path: Path) -> None:
+    networks = [
+        Network(name, (1, width, SIZE, SIZE), onnx=write_onnx(tmp_path / f"{name}.onnx", width))
+        for name, width in (("narrow", 8), ("wide", 1024))
+    ]
+    measured = create_target(OPENVINO_SPEC).measure(networks, reference="narrow")
+    narrow, wide = measured["narrow"].memory_mb, measured["wide"].memory_mb
+    assert narrow is not None
+    assert wide is not None
+    weights = 1024 * 1024 * 9 * 4 / 1e6
+    assert 0 < narrow < wide - weights / 2
+    assert create_target(ONNX_SPEC).measure(networks[:1], reference="narrow")["narrow"].memory_mb is None
+
+
+@needs_openvino
 def test_openvino_does_not_have_the_precisions_that_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     import openvino
 

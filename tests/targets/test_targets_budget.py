@@ -50,6 +50,9 @@ def test_what_can_be_written(text: str, budget: Budget) -> None:
         ("params", "<= 0.5 x dense", Budget(0.5, "dense", "params")),
         ("gflops", "<= 1.2", Budget(1.2, key="gflops")),
         ("gflops", "<= half-width", Budget(1.0, "half-width", "gflops")),
+        ("memory_mb", "<= 50 MB", Budget(50.0, key="memory_mb")),
+        ("memory_mb", "<= 1 GiB", Budget(2**30 / 1e6, key="memory_mb")),
+        ("memory_mb", "<= 0.9 x half-width", Budget(0.9, "half-width", "memory_mb")),
     ],
 )
 def test_figures_have_units_of_their_own(key: str, text: str, budget: Budget) -> None:
@@ -66,11 +69,12 @@ def test_figures_have_units_of_their_own(key: str, text: str, budget: Budget) ->
         ("params", "<= 0.5 dense"),
         ("gflops", "<= 1.2 ms"),
         ("gflops", "<= inf"),
+        ("memory_mb", "<= 50"),
         ("latency", "<= 2 MB"),
     ],
 )
 def test_a_unit_that_does_not_fit(key: str, text: str) -> None:
-    example = {"bytes": "2 MB", "params": "0.5 M", "gflops": "1.2", "latency": "1.0 ms"}[key]
+    example = {"bytes": "2 MB", "params": "0.5 M", "gflops": "1.2", "memory_mb": "50 MB", "latency": "1.0 ms"}[key]
     with pytest.raises(ConfigError, match=rf"{text!r}: .*write '<= {example}', '<= half-width'"):
         Budget.parse(text, key)
 

@@ -237,6 +237,18 @@ def test_each_round_runs_the_program_once(tmp_path: Path, network: Network, runs
     assert sorted(ms for latency in measured.values() for ms in latency.samples_ms) == list(range(1, 2 * runs + 1))
 
 
+def test_the_most_memory_of_all_runs_counts(tmp_path: Path, network: Network) -> None:
+    """Runs tell 1, 2, 3, 2 and 1 MB."""
+    program = (
+        "import json, sys; file = open(sys.argv[1], 'a+'); file.write('run\\n'); file.seek(0); "
+        "runs = len(file.readlines()); print(json.dumps(dict(latency_ms=runs, memory_mb=3 - abs(3 - runs))))"
+    )
+    command = [sys.executable, "-I", "-S", "-c", program, str(tmp_path / "runs"), "{onnx}"]
+    latency = measure(target_of(command, runs=5, tolerance=1e-9), network)
+    assert (latency.samples_ms, latency.memory_mb) == ((1, 2, 3, 4, 5), 3)
+    assert measure(target_of(echoing("5"), regex="took ([0-9]+) ms", runs=1), network).memory_mb is None
+
+
 def test_few_rounds_have_no_interval_and_no_complaint(
     tmp_path: Path, network: Network, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,6 +47,14 @@ def test_the_interval_begins_below_the_latency(samples: list[float]) -> None:
     assert found.low_ms is None or found.low_ms <= found.ms
 
 
+def test_memory_goes_with_a_latency() -> None:
+    assert "memory_mb" not in MEASURED.as_dict()
+    told = replace(MEASURED, memory_mb=12.5)
+    assert Latency.from_dict(json.loads(json.dumps(told.as_dict()))) == told
+    assert NormalizedLatency.parse(told.normalized(4.0, 8.0).as_dict()) == told.normalized(4.0, 8.0)
+    assert told.normalized(4.0, 8.0).memory_mb == 12.5
+
+
 def test_a_prediction_has_an_error_and_no_interval() -> None:
     found = replace(MEASURED, runs=0).normalized(4.0, 8.0, predicted=True)
     assert found.predicted

@@ -9,7 +9,7 @@ import pytest
 
 from prunetune.spaces.errors import MeasurementError
 from prunetune.targets import CommandSpec, Network
-from prunetune.targets.backends.reading import read_latency
+from prunetune.targets.backends.reading import read_latency, read_memory
 from prunetune.targets.programs.program import Output
 from prunetune.targets.programs.template import PLACEHOLDERS, fill, parse_command
 
@@ -40,6 +40,22 @@ def read(stdout: str, stderr: str = "", **keys: Any) -> float:
 )
 def test_json(text: str, key: str | None, found: float) -> None:
     assert read(text, json_key=key) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"memory_mb": 12.5}', 12.5),
+        ('{"memory_mb": 9}\ntook 3 ms\n{"latency_ms": 3, "memory_mb": 12}\n', 12),
+        ('{"latency_ms": 3}', None),
+        ('{"memory_mb": "12 MB"}', None),
+        ('{"memory_mb": 0}', None),
+        ('{"memory_mb": NaN}', None),
+        ("12 MB", None),
+    ],
+)
+def test_memory(text: str, found: float | None) -> None:
+    assert read_memory(Output(text, "")) == found
 
 
 @pytest.mark.parametrize(
