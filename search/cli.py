@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,12 +18,12 @@ from rich.console import Console
 from prunetune.search.commands.bundle_commands import export, recover, splice, verify
 from prunetune.search.commands.result_commands import JsonOption, RunsOption, StudyArgument, confirm, pictures, table
 from prunetune.search.commands.store import store_app
-from prunetune.search.options.options import named, require_file
+from prunetune.search.options.options import is_override, named, require_file
 from prunetune.search.options.output import ErrorsNow
 from prunetune.search.options.output import console as _console
 from prunetune.search.options.output import write_json as _write_json
 from prunetune.spaces import ConfigError, PrunetuneError, Threshold
-from prunetune.spaces.files import place_error
+from prunetune.spaces.files import place_error, write_text
 from prunetune.spaces.recipe import Importance
 
 if TYPE_CHECKING:
@@ -75,7 +76,12 @@ ImgszOption = Annotated[int, typer.Option(min=32, max=8192, callback=_multiple_o
 
 @app.command()
 def run(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's description.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY.yaml", help="The study's description; without one, model=... and data=... are enough."
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="For example trials=30 space.rounds.high=3."),
@@ -108,15 +114,19 @@ def run(
     from prunetune.search.interruption import Interruption, StopAskedError
     from prunetune.search.study.study_spec import StudySpec
 
-    if "=" in file.name and not os.path.isfile(file):
-        raise ConfigError(f"{file}: is an override; the study's file comes first: prunetune run study.yaml {file}")
     if log_json not in (None, STDOUT):
         require_file("--log-json", Path(str(log_json)))
     reporting = Reporting(quiet, log_json, tuple(callback or ()))
     console = _console() if reporting.is_shown else None
     try:
         with Interruption():
-            spec = StudySpec.read(file, [*(overrides or ()), *([f"engine={engine}"] if engine else ())])
+            given = [*(overrides or ()), *([f"engine={engine}"] if engine else ())]
+            if is_override(file):
+                from prunetune.search.engine.auto_study import study_without_file
+
+                spec = study_without_file([file, *given], workers, partial(_say, console=console))
+            else:
+                spec = StudySpec.read(file, given)
             if spec.engine == "ray" and workers is not None:
                 raise ConfigError("--workers: Ray decides how many; ray.concurrent=N limits them")
             if spec.engine != "ray":
@@ -132,6 +142,27 @@ def run(
         _say("interrupted; the same command goes on from here", console)
         raise typer.Exit(128 + (error.args[0] if error.args else 2)) from None
     _show_end(study, spec.folder, console)
+
+
+@app.command()
+def init(
+    overrides: Annotated[
+        list[str],
+        typer.Argument(metavar="model=MODEL data=DATA [KEY=VALUE]...", help="What is known, such as hours=24."),
+    ],
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("study.yaml"),
+) -> None:
+    """Write a study.yaml for a model and data, with what fits this machine: some steps are trained to find out."""
+    from prunetune.search.engine.auto_study import choose
+    from prunetune.search.study.study_file import study_text, summary
+
+    require_file("--out", out, (".yaml", ".yml"))
+    if os.path.exists(out):
+        raise ConfigError(f"--out: {out}: is there already; give another file, or remove it")
+    study = choose(overrides)
+    write_text(out, study_text(study, overrides, str(out)))
+    for line in (*summary(study, overrides), f"written as {out}; run it with: prunetune run {out}"):
+        _say(line, _console())
 
 
 def _ray_does_not_count(spec: StudySpec, overrides: Sequence[str], console: Console | None) -> None:

@@ -97,7 +97,10 @@ def _run_several(spec: StudySpec, count: int, console: Console | None, reporting
     if study_exists(spec):
         open_study(spec)  # a changed description is told once
     safe_point()
-    workers = [_Worker(spec, place, index, reporting) for index, place in enumerate(_places_here(spec, count))]
+    workers = [
+        _Worker(spec, place, index, reporting, None if index else count)
+        for index, place in enumerate(_places_here(spec, count))
+    ]
     with _signals_passed_on(workers) as times:
         for worker in workers:
             worker.start()
@@ -141,7 +144,7 @@ def _places_here(spec: StudySpec, count: int) -> list[Place]:
 class _Worker:
     """A worker's process as its parent sees it."""
 
-    def __init__(self, spec: StudySpec, place: Place, index: int, reporting: Reporting) -> None:
+    def __init__(self, spec: StudySpec, place: Place, index: int, reporting: Reporting, workers: int | None) -> None:
         # A fresh interpreter: neither CUDA nor threads survive a fork.
         context = multiprocessing.get_context("spawn")
         self._place, self.index = place, index
@@ -149,7 +152,7 @@ class _Worker:
         self.told, telling = context.Pipe(duplex=False)
         self._telling: Connection | None = telling
         self._process: BaseProcess = context.Process(
-            target=_work, args=(spec, place, index, reporting, telling), name=f"worker {index}"
+            target=_work, args=(spec, place, index, reporting, workers, telling), name=f"worker {index}"
         )
 
     def start(self) -> None:
@@ -199,7 +202,9 @@ def _signals_passed_on(workers: Sequence[_Worker]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _work(spec: StudySpec, place: Place, index: int, reporting: Reporting, telling: Connection) -> None:
+def _work(
+    spec: StudySpec, place: Place, index: int, reporting: Reporting, workers: int | None, telling: Connection
+) -> None:
     """A worker's process. What it cannot go on for is told to its parent."""
     os.setsid()  # what a terminal sends to its foreground comes from the parent alone
     with Interruption(hasty=AT_ONCE):
@@ -213,7 +218,8 @@ def _work(spec: StudySpec, place: Place, index: int, reporting: Reporting, telli
         output = cast("IO[str]", Lines(sys.stdout, f"worker {index}: "))
         console = Console(file=output, width=180) if reporting.is_shown else None
         try:
-            run_study(spec.model_copy(update={"device": place.device}), console, reporting.listeners(index))
+            here = spec.model_copy(update={"device": place.device})
+            run_study(here, console, reporting.listeners(index), workers)
         except StopAskedError:
             pass
         except KeyboardInterrupt:

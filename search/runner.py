@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from optuna.trial import TrialState
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.console import Console
 from prunetune.results.record import StudyRecord, TrialRecord
 from prunetune.results.storage.storage import storage_errors
 from prunetune.search.callbacks.events import Listener, StudyEnded, StudyStarted
+from prunetune.search.callbacks.forecasting import ForecastTeller
 from prunetune.search.callbacks.progress import Progress
 from prunetune.search.callbacks.telling import tell_standing
 from prunetune.search.engine.engine import Engine
@@ -29,7 +31,9 @@ LOOK_S = 1.0
 """Who waits for the others looks again after so long."""
 
 
-def run_study(spec: StudySpec, console: Console | None = None, callbacks: Sequence[Listener] = ()) -> StoredStudy:
+def run_study(
+    spec: StudySpec, console: Console | None = None, callbacks: Sequence[Listener] = (), workers: int | None = 1
+) -> StoredStudy:
     """Carries out a study's trials until there are enough, then finishes it.
 
     The same call resumes a study, joins one that runs elsewhere, and shows one that is done.
@@ -39,6 +43,7 @@ def run_study(spec: StudySpec, console: Console | None = None, callbacks: Sequen
         console: Where progress is shown: a live view in a terminal, lines elsewhere. None: nowhere.
         callbacks: Hear of all that happens; see `StudyCallback`. With `engine: ray` they are told what the driver
             knows: trials with their epochs, and the front, but nothing of the dense network and the controls.
+        workers: Trials that run at once, for the forecast of what the study takes; None where another process tells it.
 
     Raises:
         PrunetuneError: Something the user must mend; what was finished is kept.
@@ -46,7 +51,9 @@ def run_study(spec: StudySpec, console: Console | None = None, callbacks: Sequen
         KeyboardInterrupt: The same in the middle of an epoch, after a second signal.
     """
     progress = Progress(console, spec.trials, callbacks)
-    with Interruption():
+    with Interruption(), ExitStack() as heard:
+        if workers is not None and spec.engine == "local":  # a cluster has as many workers as there is room for
+            heard.enter_context(progress.heard_by(ForecastTeller(spec, workers, progress.say)))
         progress.tell(_started(spec))
         ended = StudyEnded("failed")
         try:

@@ -203,6 +203,11 @@ class SearchSpace(BaseModel):
         if gone := [name for name in ("penalty", "penalty_weights") if name in given]:
             raise ValueError(f"{gone[0]}: brought no gain and is gone since prunetune 0.2; remove it")
         name = given.pop("preset", None)
+        if name == "auto":
+            raise ValueError(
+                "preset: auto is chosen for a model, data and a machine; `prunetune init model=... data=...` writes a "
+                "study.yaml with what it chooses"
+            )
         if name is not None:
             if not isinstance(name, str) or name not in PRESETS:
                 raise ValueError(f"preset: {name!r} is unknown; there are {', '.join(sorted(PRESETS))}")

@@ -53,6 +53,8 @@ def read_yaml(file: Path, holds: str = "study", example: str = "model: yolov5n.y
     except FileNotFoundError:
         names = [item.name for item in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
         raise ConfigError(f"no such file; {did_you_mean(file.name, names)}", str(file)) from None
+    except IsADirectoryError:
+        raise ConfigError(f"is a folder; give the {holds}'s file", str(file)) from None
     except (OSError, ValueError) as error:  # a ValueError: text that is not UTF-8, a path that is none
         raise ConfigError(f"cannot be read ({error})", str(file)) from error
     values = parse_yaml(text, str(file))

@@ -74,6 +74,12 @@ class Dataset:
         """Whether there are labelled images that neither training nor the search has seen."""
         return "test" in self.splits and self.splits["test"].boxes > 0
 
+    def some_images(self, split: str, count: int) -> list[Path]:
+        """Images of a split that are used, absolute and spread over it; all if there are not more than `count`."""
+        listed = list_images(split, tuple(self.sources[split]), [])
+        used = [path for image in listed if (path := image.absolute()) not in self.left_out]
+        return [used[index * len(used) // count] for index in range(count)] if len(used) > count else used
+
     def newly_left_out(self, earlier: Path) -> str:
         """The images that are left out and were not before, in words; empty where there are none.
 

@@ -222,6 +222,25 @@ class EpochRecord:
         )
 
 
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """How long training takes on a device, at one input size and batch."""
+
+    step_s: float
+    """Seconds of an optimizer step."""
+    image_s: float
+    """Seconds of validating one image."""
+
+    def epoch_s(self, steps: int, images: int) -> float:
+        """Seconds of an epoch.
+
+        Args:
+            steps: Of the optimizer.
+            images: That are validated.
+        """
+        return self.step_s * steps + self.image_s * images
+
+
 EpochListener: TypeAlias = Callable[[EpochRecord], None]
 """Hears of every finished epoch; may raise to stop the training."""
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
 import optuna
 
-from prunetune.pruning.data.data_source import data_problem
-from prunetune.pruning.data.dataset import Dataset, inspect_dataset
-from prunetune.pruning.pipeline import Pipeline, Source, is_checkpoint
+from prunetune.pruning.data.dataset import Dataset
+from prunetune.pruning.pipeline import Pipeline, Source
 from prunetune.pruning.stages.cost_meter import CostMeter
 from prunetune.pruning.stages.stage_runner import StageRunner
 from prunetune.pruning.stages.store import StageStore
 from prunetune.pruning.structure.channels import ChannelConfig
 from prunetune.pruning.structure.layers import layer_regions
-from prunetune.pruning.structure.tracing import channel_groups
-from prunetune.pruning.training.device import device_problem
-from prunetune.pruning.training.hyperparameters import hyperparameter_problems
 from prunetune.pruning.training.values import StageListener, TrainingSetup
-from prunetune.pruning.yolo.detector import Detector
 from prunetune.results.record import StudyRecord
+from prunetune.search.engine.study_check import checked_model, inspected_data
 from prunetune.search.interruption import safe_point
 from prunetune.search.latency.meter import LatencyMeter, measure_references
 from prunetune.search.latency.network_files import NetworkExporter
@@ -39,7 +35,7 @@ from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.figures import studied_figures
 from prunetune.search.trial.trial_files import StudyFiles
-from prunetune.spaces import ConfigError, Deployment, ImageSize, ModelError
+from prunetune.spaces import ConfigError, ImageSize
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.files import file_sha256, write_text
 from prunetune.spaces.named_networks import REFERENCES
@@ -89,20 +85,7 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     Raises:
         ConfigError, DatasetError, ModelError, TargetError: Anything the user must mend before a trial can run.
     """
-    problems: list[str] = []
-    if problem := device_problem(spec.device):
-        problems.append(f"device: {problem}")
-    original = _checked_model(spec, problems)
-    sizes = (spec.imgsz,) if original is None else spec.sizes(original.stride)
-    smallest = min(max(Deployment(size).height_width) for size in sizes)  # a rectangle is trained on its longer side
-    problems += [f"train.{problem}" for problem in hyperparameter_problems(spec.train, smallest)]
-    for control in spec.controls:
-        if control not in REFERENCES:
-            _check_control(spec, control, problems)
-    if problem := data_problem(spec.data):
-        problems.append(problem)
-    if problems or original is None:
-        raise ConfigError(problems)
+    original = checked_model(spec)
     limits = [Budget.parse(text, key) for key, text in spec.budget.items() if key in FIGURES]
     measured = {
         *spec.controls,
@@ -114,13 +97,9 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
     )
     if problems := list(precision_problems(spec.deploy.precision or (), [target.target for target in targets])):
         raise ConfigError(problems)
-    store = Path(spec.runs) / STORE
-    dataset = inspect_dataset(spec.data, cache=store / "datasets.json")
-    source = Source(spec.model, dataset.names, spec.dense_epochs, dataset.channels)
-    if source.is_checkpoint and (problem := source.mismatch(original)):
-        raise ConfigError(f"model: {spec.model}: {problem}")
+    dataset, source = inspected_data(spec, original)
     meter = CostMeter()
-    stages = _stage_runner(spec, dataset, StageStore(store), meter, listener)
+    stages = _stage_runner(spec, dataset, StageStore(Path(spec.runs) / STORE), meter, listener)
     shipping = Shipping(spec.targets[0], stages, dataset.names, spec.imgsz)
     needed = {name for target in targets for name in target.reference_names}
     needed |= {name for limit in limits for name in limit.references_needed()}
@@ -131,7 +110,7 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
         model_sha256=file_sha256(Path(spec.model)) if source.is_checkpoint else None,
         stages=stages,
         targets=targets,
-        sizes=sizes,
+        sizes=spec.sizes(original.stride),
         shipping=shipping,
         networks=NetworkExporter(
             folder=spec.folder,
@@ -140,6 +119,37 @@ def check_study(spec: StudySpec, listener: StageListener | None = None) -> Study
             cost_meter=meter,
         ),
     )
+
+
+def training_setup(spec: StudySpec, data: str, dataset: Dataset) -> TrainingSetup:
+    """What all trainings of a study share.
+
+    Args:
+        spec: The study's.
+        data: The yaml that trainings read.
+        dataset: What is in it.
+    """
+    return TrainingSetup(
+        data=data,
+        data_fingerprint=dataset.fingerprint,
+        imgsz=spec.imgsz,
+        batch=spec.batch,
+        device=spec.device,
+        workers=spec.workers,
+        cache=spec.cache,
+        seed=spec.seed,
+        hyperparameters=spec.train,
+    )
+
+
+@contextmanager
+def occupied(device: str) -> Iterator[None]:
+    """Keeps measurements from where networks run now. Training on a GPU loads images on the CPU."""
+    with ExitStack() as held:
+        held.enter_context(shared("cpu"))
+        if device.isdigit():
+            held.enter_context(shared(f"cuda:{device}"))
+        yield
 
 
 def require_same_data(study: optuna.Study, setup: StudySetup) -> None:
@@ -229,80 +239,16 @@ def _context(setup: StudySetup, targets: tuple[StudyTarget, ...], record: StudyR
 def _stage_runner(
     spec: StudySpec, dataset: Dataset, store: StageStore, meter: CostMeter, listener: StageListener | None
 ) -> StageRunner:
-    training = TrainingSetup(
-        data=str((spec.folder / DATA).resolve()),
-        data_fingerprint=dataset.fingerprint,
-        imgsz=spec.imgsz,
-        batch=spec.batch,
-        device=spec.device,
-        workers=spec.workers,
-        cache=spec.cache,
-        seed=spec.seed,
-        hyperparameters=spec.train,
-    )
-
-    @contextmanager
-    def occupy() -> Iterator[None]:
-        """Keeps measurements from where networks run now. Training on a GPU loads images on the CPU."""
-        with ExitStack() as held:
-            held.enter_context(shared("cpu"))
-            if spec.device.isdigit():
-                held.enter_context(shared(f"cuda:{spec.device}"))
-            yield
-
     choices = spec.space.sparse_epochs.values or ()
     return StageRunner(
-        training,
+        training_setup(spec, str((spec.folder / DATA).resolve()), dataset),
         store,
         meter=meter,
         checkpoints=frozenset(int(choice) for choice in choices),
         listener=listener,
-        occupy=occupy,
+        occupy=partial(occupied, spec.device),
         safe_point=safe_point,
     )
-
-
-def _loaded(spec: StudySpec, key: str, model: str, problems: list[str]) -> Detector | None:
-    """A detector that a description names; None, and the problem told, where it cannot be had."""
-    if is_checkpoint(model) and os.path.isfile(model) and not spec.trust:
-        distrusted = Detector.distrusted(Path(model))
-        if distrusted is not None:
-            problems.append(f"{key}: {model}: {distrusted}. If you trust who made it, give trust: true")
-            return None
-    try:
-        detector = Detector.load(model)
-        detector.require_boxes()
-    except ModelError as error:
-        problems.append(f"{key}: {error}")
-        return None
-    return detector
-
-
-def _check_control(spec: StudySpec, file: str, problems: list[str]) -> None:
-    detector = _loaded(spec, "controls", file, problems)
-    if detector is None:
-        return
-    for size in (spec.imgsz, *(spec.deploy.imgsz or ())):
-        if problem := detector.imgsz_problem(size):
-            problems.append(f"controls: {problem}")
-
-
-def _checked_model(spec: StudySpec, problems: list[str]) -> Detector | None:
-    model = spec.model
-    if Path(model).suffix.lower() not in (".yaml", ".yml", ".pt"):
-        problems.append(f"model: takes a .yaml or a .pt, not {model!r}")
-        return None
-    detector = _loaded(spec, "model", model, problems)
-    if detector is None:
-        return None
-    if problem := detector.imgsz_problem(spec.imgsz):
-        problems.append(f"imgsz: {problem}")
-    problems += spec.size_problems(detector.stride)
-    try:
-        channel_groups(detector.model)  # now, not after its dense training
-    except ModelError as error:
-        problems.append(f"model: {model}: {error}")
-    return detector
 
 
 def _moved(setup: StudySetup, stored: Mapping[str, Mapping[str, str]]) -> set[str]:

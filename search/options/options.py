@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,11 @@ RESULTS = (".html", ".htm", ".md", ".csv", ".tex", ".parquet", ".png", ".txt")
 
 LONGEST_NAME = 255
 """Bytes of a name that file systems take."""
+
+
+def is_override(word: str) -> bool:
+    """Whether a word is `key=value`, and not the name of a file."""
+    return re.match(r"[\w.]+=", word) is not None and not os.path.isfile(word)
 
 
 @contextmanager

@@ -165,8 +165,8 @@ class StudySpec(BaseModel):
     budget: dict[str, str] = Field(default_factory=lambda: {LATENCY: "<= half-width"})
     """Limits by `latency` (all targets without one of their own), `latency@TARGET`, `params`, `bytes`, `gflops` or
     `memory_mb`: a value, or a multiple of `dense`, `half-width` or `quarter-width`, such as `<= 1.0 ms`, `<= 2 MB`,
-    `<= half-width`, `<= 0.5 x dense`. All are known right after surgery, and a network above one of them ends there.
-    `{}` is none."""
+    `<= half-width`, `<= 0.5 x dense`. A limit alone, `budget: "<= 1.0 ms"`, is that of `latency`. All are known right
+    after surgery, and a network above one of them ends there. `{}` is none."""
     sampler: SamplerName = "tpe"
     """Which of Optuna's samplers proposes recipes; the first ones of `tpe` come from a design that covers the space."""
     early_stopping: StopsEarly = EarlyStopping()
@@ -248,6 +248,11 @@ class StudySpec(BaseModel):
                 known = did_you_mean(control, REFERENCES)
                 raise ValueError(f"takes names, and files of .yaml or .pt: there is no {control!r}; {known}")
         return controls
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _plain_text(cls, budget: Any) -> Any:
+        return {LATENCY: budget} if isinstance(budget, str) else budget
 
     @field_validator("budget")
     @classmethod

@@ -271,13 +271,6 @@ def test_what_is_meant_for_ray_is_not_taken_silently(
     assert prunetune("run", file, "--quiet").out == ""
 
 
-def test_an_override_in_the_place_of_the_study(prunetune: Prunetune) -> None:
-    message = prunetune("run", "model=best.pt", "data=data.yaml").complaint
-    assert message == (
-        "model=best.pt: is an override; the study's file comes first: prunetune run study.yaml model=best.pt"
-    )
-
-
 def test_a_checkpoint_may_have_a_class_without_a_name_and_paths_of_windows(
     prunetune: Prunetune, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -62,7 +62,7 @@ def test_help_names_every_command(prunetune: Prunetune) -> None:
     answer = prunetune("--help")
     assert answer.code == 0
     commands = (
-        "run", "status", "front", "table", "confirm", "pictures", "report", "export", "verify",
+        "run", "init", "status", "front", "table", "confirm", "pictures", "report", "export", "verify",
         "recover", "splice", "prune", "measure", "align-probe", "profile", "store",
     )  # fmt: skip
     for command in (*commands, "doctor"):
@@ -78,6 +78,7 @@ def test_help_names_every_command(prunetune: Prunetune) -> None:
         ["prune", "yolov5n.yaml", "--threshold", "0.5", "--align", "0"],
         ["runn"],
         ["run"],
+        ["init"],
     ],
 )
 def test_wrong_usage_shows_the_usage(prunetune: Prunetune, arguments: list[str]) -> None:

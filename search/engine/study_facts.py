@@ -1,0 +1,71 @@
+"""Finds out what a study is chosen from: of the detector, of the data, and how fast this machine trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+from PIL import Image
+
+from prunetune.pruning.data.dataset import Dataset
+from prunetune.pruning.pipeline import Source
+from prunetune.pruning.training.device import gpu_count
+from prunetune.pruning.training.speed import measure_speed
+from prunetune.pruning.training.values import TrainingSpeed
+from prunetune.pruning.yolo.detector import Detector
+from prunetune.search.engine.study_setup import occupied, training_setup
+from prunetune.search.study.auto import StudyFacts
+from prunetune.search.study.study_spec import StudySpec
+
+LOOKED_AT = 32
+"""Images whose size is read."""
+
+
+def read_facts(spec: StudySpec, original: Detector, dataset: Dataset, source: Source) -> StudyFacts:
+    """What is known of a detector and its data.
+
+    Args:
+        spec: Names both.
+        original: The detector.
+        dataset: The data set, looked through.
+        source: The detector as the data set wants it.
+    """
+    trained = trained_with(original) if source.is_checkpoint else {}
+    imgsz, epochs = trained.get("imgsz"), trained.get("epochs")
+    return StudyFacts(
+        model=spec.model,
+        data=spec.data,
+        is_checkpoint=source.is_checkpoint,
+        stride=original.stride,
+        classes=len(dataset.names),
+        train_images=dataset.splits["train"].images,
+        val_images=dataset.splits["val"].images,
+        image_side=round(median(map(_longer_side, dataset.some_images("train", LOOKED_AT)))),
+        gpus=gpu_count(),
+        trained_imgsz=imgsz,
+        trained_epochs=epochs,
+    )
+
+
+def trained_with(original: Detector) -> dict[str, int]:
+    """The whole, positive numbers among the arguments that a checkpoint says it was trained with."""
+    given = getattr(original.model, "args", {})
+    arguments = given if isinstance(given, Mapping) else vars(given)
+    return {key: value for key, value in arguments.items() if type(value) is int and value > 0}
+
+
+def measured_speed(spec: StudySpec, dataset: Dataset, source: Source) -> TrainingSpeed:
+    """How fast this machine trains a description's detector at its input size and batch.
+
+    Raises:
+        TrainingFailureError: `OUT_OF_MEMORY`, or `DIVERGED`.
+    """
+    device = spec.devices[0]
+    setup = training_setup(spec.model_copy(update={"device": device}), "", dataset)
+    return measure_speed(source.reference("dense"), setup, dataset, lambda: occupied(device))
+
+
+def _longer_side(image: Path) -> int:
+    with Image.open(image) as opened:
+        return max(opened.size)
