@@ -148,7 +148,7 @@ def run(
 def init(
     overrides: Annotated[
         list[str],
-        typer.Argument(metavar="model=MODEL data=DATA [KEY=VALUE]...", help="What is known, such as hours=24."),
+        typer.Argument(metavar="KEY=VALUE...", help="model=... and data=..., and any other key, such as hours=24."),
     ],
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("study.yaml"),
 ) -> None:

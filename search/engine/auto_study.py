@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from prunetune.pruning.data.data_source import locate
 from prunetune.pruning.training.values import TrainingFailureError, TrainingSpeed
 from prunetune.search.engine.study_check import checked_model, inspected_data
 from prunetune.search.engine.study_facts import measured_speed, read_facts
@@ -114,10 +115,15 @@ def _written(file: Path, wanted: StudySpec, given: Sequence[str]) -> StudySpec:
     stored = StudySpec.read(file)
     for key in ("model", "data"):
         before, now = getattr(stored, key), getattr(wanted, key)
-        if os.path.realpath(before) != os.path.realpath(now):
+        if _place(before) != _place(now):
             raise ConfigError(
                 f"name: {file} is of {key}={before}, and not of {now}; give this study another name, for example "
                 f"name={wanted.name}-2"
             )
     own = ("model", "data", "name")
     return StudySpec.read(file, [override for override in given if override.partition("=")[0] not in own])
+
+
+def _place(named: str) -> str:
+    """Where a file is; a folder stands for the data set that is described in it."""
+    return os.path.realpath(locate(named).file if os.path.isdir(named) else named)

@@ -31,8 +31,6 @@ def read_facts(spec: StudySpec, original: Detector, dataset: Dataset, source: So
         dataset: The data set, looked through.
         source: The detector as the data set wants it.
     """
-    trained = trained_with(original) if source.is_checkpoint else {}
-    imgsz, epochs = trained.get("imgsz"), trained.get("epochs")
     return StudyFacts(
         model=spec.model,
         data=spec.data,
@@ -43,16 +41,16 @@ def read_facts(spec: StudySpec, original: Detector, dataset: Dataset, source: So
         val_images=dataset.splits["val"].images,
         image_side=round(median(map(_longer_side, dataset.some_images("train", LOOKED_AT)))),
         gpus=gpu_count(),
-        trained_imgsz=imgsz,
-        trained_epochs=epochs,
+        trained_imgsz=trained_with(original, "imgsz") if source.is_checkpoint else None,
+        trained_epochs=trained_with(original, "epochs") if source.is_checkpoint else None,
     )
 
 
-def trained_with(original: Detector) -> dict[str, int]:
-    """The whole, positive numbers among the arguments that a checkpoint says it was trained with."""
+def trained_with(original: Detector, key: str) -> int | None:
+    """A whole, positive number among the arguments that a checkpoint says it was trained with; None for any other."""
     given = getattr(original.model, "args", {})
-    arguments = given if isinstance(given, Mapping) else vars(given)
-    return {key: value for key, value in arguments.items() if type(value) is int and value > 0}
+    value = (given if isinstance(given, Mapping) else vars(given)).get(key)
+    return value if type(value) is int and value > 0 else None
 
 
 def measured_speed(spec: StudySpec, dataset: Dataset, source: Source) -> TrainingSpeed:

@@ -39,6 +39,8 @@ def _laid(place: Any, above: tuple[str, ...], keys: Sequence[str], value: Any, o
         place = {}
     if above == ("space", "sparsity") and key == "unit" and isinstance(place, (int, float)):
         place = {"value": place}
+    if above == ("budget",) and isinstance(place, (str, int, float)):  # a limit alone
+        place = {"latency": place}
     here = (*above, key)
     if isinstance(place, list) and key.isdigit() and int(key) < len(place):
         index = int(key)

@@ -252,7 +252,8 @@ class StudySpec(BaseModel):
     @field_validator("budget", mode="before")
     @classmethod
     def _plain_text(cls, budget: Any) -> Any:
-        return {LATENCY: budget} if isinstance(budget, str) else budget
+        is_one = isinstance(budget, str | int | float) and not isinstance(budget, bool)
+        return {LATENCY: str(budget)} if is_one else budget
 
     @field_validator("budget")
     @classmethod

@@ -242,8 +242,9 @@ def test_init_and_run_choose_alike_and_the_second_run_chooses_nothing(clock: Clo
     assert spec.name == f"{shapes.parent.name}-yolov5n"
     assert any(str(spec.folder / "study.yaml") in line for line in said)
     clock.speed = TrainingSpeed(50.0, 5.0)
+    words[1] = f"data={shapes.parent}"  # the same data set
     said.clear()
-    again = auto_study.study_without_file([*words, "trials=99"], None, said.append)
+    again = auto_study.study_without_file([*words, f"name={spec.name}", "trials=99"], None, said.append)
     assert again == spec.model_copy(update={"trials": 99})
     assert said == []
     assert len(clock.batches) == 2

@@ -30,6 +30,7 @@ Written = Callable[..., Path]
         ("space.sparsity={value: 6e-4}", lambda spec: spec.space.sparsity.largest == 0.0006),
         ("budget.latency='<= 0.5 x dense'", lambda spec: spec.limit_of("cpu") == "<= 0.5 x dense"),
         ('budget.latency="<= 1.5 ms"', lambda spec: spec.limit_of("cpu") == "<= 1.5 ms"),
+        ("budget=<= 1.5 ms", lambda spec: spec.limit_of("cpu") == "<= 1.5 ms"),
         ("budget.latency=<= half-width", lambda spec: spec.limit_of("cpu") == "<= half-width"),
         ("name='12'", lambda spec: spec.name == "12"),
         ("data=data/a=b.yaml", lambda spec: spec.data == "data/a=b.yaml"),

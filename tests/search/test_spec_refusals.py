@@ -78,7 +78,7 @@ BAD = [
     ("budget: {latency: '<= nan ms'}", "budget.latency", "positive number"),
     ("budget: {latncy: '<= 1 ms'}", "budget.latncy", "did you mean latency?"),
     ("budget: {latency@bord: '<= 1 ms'}", "budget.latency@bord", "there is no 'latency@bord'"),
-    ("budget: 1.0", "budget", "1.0"),
+    ("budget: 1.0", "budget.latency", "1.0"),
     ("budget: {bytse: '<= 2 MB'}", "budget.bytse", "did you mean bytes?"),
     ("budget: {bytes: '<= 2 ms'}", "budget.bytes", "'<= 2 ms': cannot be read as a limit on bytes; write '<= 2 MB'"),
     ("budget: {bytes: '<= 2'}", "budget.bytes", "write '<= 2 MB', '<= half-width' or '<= 0.5 x dense'"),

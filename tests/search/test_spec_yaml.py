@@ -63,7 +63,7 @@ def test_a_binary_file_is_no_study(problem: Problem, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_study(problem: Problem, tmp_path: Path) -> None:
-    assert "cannot be read" in problem(tmp_path)
+    assert "is a folder" in problem(tmp_path)
 
 
 def test_a_missing_file_names_the_nearest(written: Written, short: str, problem: Problem, tmp_path: Path) -> None:
