@@ -42,12 +42,15 @@ def read_facts(spec: StudySpec, original: Detector, dataset: Dataset, source: So
         image_side=round(median(map(_longer_side, dataset.some_images("train", LOOKED_AT)))),
         gpus=gpu_count(),
         trained_imgsz=trained_with(original, "imgsz") if source.is_checkpoint else None,
-        trained_epochs=trained_with(original, "epochs") if source.is_checkpoint else None,
+        trained_epochs=trained_with(original, "epochs") if source.is_checkpoint and not original.record else None,
     )
 
 
 def trained_with(original: Detector, key: str) -> int | None:
-    """A whole, positive number among the arguments that a checkpoint says it was trained with; None for any other."""
+    """A whole, positive number among the arguments that a checkpoint says it was trained with; None for any other.
+
+    ultralytics fills in its defaults where a checkpoint says nothing, as prunetune's own do of their epochs.
+    """
     given = getattr(original.model, "args", {})
     value = (given if isinstance(given, Mapping) else vars(given)).get(key)
     return value if type(value) is int and value > 0 else None

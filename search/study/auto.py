@@ -159,20 +159,22 @@ def _described(
     workers: int,
 ) -> AutoStudy:
     steps = math.ceil(facts.train_images / int(study_document(sizes, given)["batch"]))
-    ends = Chosen("hours", hours, "no trial is begun after so many")
+    ends = Chosen("hours", int(hours) if hours == int(hours) else hours, "no trial is begun after so many")
     phases = _phases(facts, steps, *rung)
     if is_given("space.threshold", given):  # takes its place
         phases = (item for item in phases if item.key != "space.latency")
-    chosen = (*_named(facts), *sizes, *phases, ends)
+    chosen = (*_named(facts, given), *sizes, *phases, ends)
     spec = StudySpec.parse(study_document(chosen, given))
     epoch_s = speed.epoch_s(steps, facts.val_images)
     forecast = cost_forecast(spec.model_copy(update={"hours": None}), epoch_s, workers, facts.stride)
     return AutoStudy(spec, chosen, forecast, hours)
 
 
-def _named(facts: StudyFacts) -> Iterable[Chosen]:
+def _named(facts: StudyFacts, given: Sequence[str]) -> Iterable[Chosen]:
     yield Chosen("name", study_name(facts.data, facts.model), "its folder below runs/")
     yield Chosen("model", facts.model, "taken as it is" if facts.is_checkpoint else "is trained first")
+    if is_given("trust", given):
+        yield Chosen("trust", True, "")
     yield Chosen("data", facts.data, f"{facts.train_images:,} images to train on, {facts.val_images:,} to validate")
 
 
@@ -214,10 +216,10 @@ def _phases(facts: StudyFacts, steps: int, recovery_steps: int, trials: int) -> 
 def _dense_epochs(facts: StudyFacts, recovery: int) -> Chosen:
     if not facts.is_checkpoint:
         return Chosen("dense_epochs", min(MOST_EPOCHS, max(10, 2 * recovery)), "twice a recovery")
-    had, most = facts.trained_epochs or MOST_EPOCHS, 4 * recovery
-    if had <= most:
-        return Chosen("dense_epochs", had, "of half-width from scratch, as many as the checkpoint had")
-    return Chosen("dense_epochs", most, "of half-width from scratch; four recoveries")
+    most = min(MOST_EPOCHS, 4 * recovery)
+    if facts.trained_epochs is not None and facts.trained_epochs <= most:
+        return Chosen("dense_epochs", facts.trained_epochs, "of half-width: as many as the checkpoint had")
+    return Chosen("dense_epochs", most, "of half-width, from scratch: four recoveries")
 
 
 def is_given(key: str, given: Iterable[str]) -> bool:

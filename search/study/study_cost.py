@@ -19,9 +19,15 @@ from prunetune.spaces import (
     parse_size,
 )
 
-AROUND = 1.2
-"""Seconds of a study for each second of training and validation: it also measures, cuts, stores and exports
+AROUND = 1.1
+"""Seconds of a study for each second of training and validation: epochs are also set up and stored
 (benchmarks/RESULTS.md, "Time outside of training, validation and measuring")."""
+
+TRIAL_S = 30.0
+"""What a trial takes beside its epochs: some measurements, at each input size, and surgery. Workers take turns."""
+
+ENDS_S = 60.0
+"""The reference networks are measured at first, and the front with the controls at last."""
 
 STRIDE = 32
 """Of nearly all detectors. It decides the smaller input sizes of a study that names none."""
@@ -132,14 +138,15 @@ def cost_forecast(
     hour = epoch_s * AROUND / 3600
     each = planned.trials * (1 / assumed)
     at_once = min(workers, assumed)
-    ahead = extrapolate(spec.limits, Spent(0, 0, 0, 0.0), each.count, each.work * hour / at_once)
+    hours_each = each.work * hour / at_once + TRIAL_S / 3600
+    ahead = extrapolate(spec.limits, Spent(0, 0, 0, 0.0), each.count, hours_each)
     if ahead is None:
         return None
     dense = planned.dense.work if dense_left is None else dense_left
     most = ahead.trials * spec.space.longest_epochs
     if spec.epochs is not None:
         most = min(most, spec.epochs + spec.space.longest_epochs)
-    whole = ahead.hours + (dense + planned.baselines.work) * hour
+    whole = ahead.hours + (dense + planned.baselines.work) * hour + ENDS_S / 3600
     return CostForecast(ahead.trials, ahead.hours, whole, epoch_s, most, at_once)
 
 

@@ -307,6 +307,15 @@ def test_a_checkpoint_asks_for_trust(prunetune: Prunetune, clock: Clock, shapes:
     assert prunetune("init", *words, "trust=true").code == 0
     spec = StudySpec.read("study.yaml")
     assert (spec.trust, spec.imgsz, spec.dense_epochs) == (True, 96, 7)
+    assert list(parse_yaml(Path("study.yaml").read_text(), ""))[:4] == ["name", "model", "trust", "data"]
+
+
+def test_a_checkpoint_of_prunetune_says_nothing_of_its_epochs(clock: Clock, shapes: Path) -> None:
+    Detector.load("yolov5n.yaml", ("square", "disc")).save(Path("own.pt"), {"kind": "recovery"}, {"imgsz": 96})
+    words = ("model=own.pt", f"data={shapes}", "trust=true")
+    shorter, longer = (auto_study.choose((*words, f"hours={hours}")).spec for hours in (0.1, 100))
+    assert (shorter.imgsz, shorter.dense_epochs) == (96, 4 * int(shorter.space.recovery_epochs.largest))
+    assert longer.dense_epochs == 300, "and not ultralytics' default"
 
 
 @pytest.mark.slow
