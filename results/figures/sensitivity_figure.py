@@ -5,7 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from prunetune.pruning.accuracy.sensitivity import GroupSensitivity, Removal, Sensitivity
-from prunetune.results.figures.style import FRONT, LIMIT, REGIONS, canvas, escape
+from prunetune.results.figures.style import FRONT, INK, LIMIT, REGIONS, canvas, escape
 
 COLOURS = (REGIONS["backbone"], FRONT, LIMIT)
 """By rising share; further ones begin again."""
@@ -33,7 +33,7 @@ def sensitivity_figure(found: Sensitivity) -> go.Figure | None:
         )
     names = [group.name for group in found.groups]
     figure.update_layout(legend={"y": 1.0, "yanchor": "bottom"})
-    figure.update_xaxes(title="mAP50-95 lost", zeroline=True)
+    figure.update_xaxes(title="mAP50-95 lost", zeroline=True, zerolinecolor=INK)
     figure.update_yaxes(
         type="category",
         categoryorder="array",
