@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=120, help="of sparse training and recovery, for each of the two")
     parser.add_argument("--imgsz", type=int, default=256)
     parser.add_argument("--dense-epochs", type=int, default=40)
-    parser.add_argument("--quick", action="store_true", help="2 dense epochs, 18 more for each of the two, at 96 px")
+    parser.add_argument("--quick", action="store_true", help="2 dense epochs, 12 more for each of the two, at 96 px")
     options = parser.parse_args()
     if options.data is None and not options.quick:
         skipped("give the yaml of a data set")
@@ -55,7 +55,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="prunetune-real-") as folder:
         if options.quick:
-            options.epochs, options.imgsz, options.dense_epochs = 18, 96, 2
+            options.epochs, options.imgsz, options.dense_epochs = 12, 96, 2
             options.data = options.data or str(draw(Path(folder) / "data", 96, train=64, val=32))
         by_threshold = description(options, folder, {"threshold": {"low": 0.05, "high": 1.0}})
         by_latency = description(options, folder, {"latency": {"low": 0.5, "high": 1.0}})
