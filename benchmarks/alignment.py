@@ -10,13 +10,13 @@ the probe's alignment) and `probe` (that alignment).
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 from itertools import product
 from pathlib import Path
 
 import torch
+from common.figures import close
 
 from prunetune.pruning import Detector, plan_pruning
 from prunetune.pruning.structure.tracing import channel_groups
@@ -25,6 +25,8 @@ from prunetune.pruning.yolo.detector import read_description, scaled_width
 from prunetune.search.commands.align_probe import SECONDS, TOLERANCE
 from prunetune.spaces import Alignment, Threshold
 from prunetune.targets import Latency, Network, OnnxRuntimeSpec, create_target, probe_alignment
+
+FIGURES = ("speedup_min", "speedup_min_probe", "probe")
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 UNALIGNED, EIGHT = Alignment.everywhere(1), Alignment.everywhere(8)
@@ -70,7 +72,7 @@ def main() -> None:
         "speedup_min_probe": round(min(speedups[probe.alignment], default=1.0), 4),
         "probe": probe.alignment.as_json(),
     }
-    print(json.dumps(found))
+    close(FIGURES, found)
 
 
 def with_random_gammas(model: str) -> Detector:

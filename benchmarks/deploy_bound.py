@@ -2,15 +2,15 @@
 
 A finished study (by default the demo's) looked at each recovered network where it may come to the front: see
 `search/trial/deployments.py`. Here the deployments that it skipped are measured and evaluated, too. A skipped one
-that the study's front does not dominate is lost. The last line is JSON: how many further deployments were looked at,
-skipped and lost; by how much map50_95 the most a lost one is above the best of the front that is no slower; the seconds
-that trials spent on further deployments, as a share of all; and the seconds that the skipped ones would have taken.
+that the study's front does not dominate is lost. The last line is JSON: how many further deployments were `looked_at`,
+`skipped` and `lost`; `most_lost`, by how much map50_95 at most a lost one is above the best of the front that is no
+slower; `deploy_share`, the seconds that trials spent on further deployments, as a share of all; and `skipped_s`, those
+that the skipped ones would have taken.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import subprocess
 import sys
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
+from common.figures import close
 from rich.console import Console
 
 from prunetune.pruning.yolo.detector import Detector
@@ -31,6 +32,8 @@ from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial.context import TrialContext
 from prunetune.search.trial.deployments import deployed
 from prunetune.spaces import Cost, MeasurementError, Outcome
+
+FIGURES = ("looked_at", "skipped", "lost", "most_lost", "deploy_share", "skipped_s")
 
 DEMO = Path(__file__).resolve().parent.parent / "examples/barcodes"
 QUICK = ("trials=3", "dense_epochs=3", "controls=[]", "space.recovery_epochs=3", "space.sparse_epochs=2")
@@ -83,7 +86,7 @@ def look(file: str, overrides: list[str]) -> None:
         "deploy_share": round(cost.seconds.get("deploy", 0.0) / cost.total_s, 4),
         "skipped_s": round(took, 1),
     }
-    print(json.dumps(summary))
+    close(FIGURES, summary)
 
 
 def skipped_networks(found: Findings, context: TrialContext) -> Iterator[NetworkResult]:

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy
 import torch
+from common.figures import close
 from torch import nn
 
 from prunetune.pruning import ChannelConfig, Detector, Pipeline, Source, StageRunner, StageStore, TrainingSetup
@@ -50,6 +51,8 @@ from prunetune.pruning.training.values import recovery_phase
 from prunetune.spaces import Alignment, LatencyShare, Recipe
 from prunetune.targets import Network, create_target, parse_target_spec, read_conv_graph
 from prunetune.targets.latency_model.synthesis import write_resized
+
+FIGURES = ("surgery_error", "rows")
 
 
 def surgery_error(family: str) -> float:
@@ -217,7 +220,7 @@ def main() -> None:
         row for seed in options.seeds if options.data and not options.quick for row in Contest(options, seed).rows()
     ]
     error = max(surgery_error(f"{family}.yaml") for family in ("yolov5n", "yolov8n", "yolo11n", "yolo12n", "yolo26n"))
-    print(json.dumps({"surgery_error": error, "rows": rows}))
+    close(FIGURES, {"surgery_error": error, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ The last line is JSON: `given` (map50_95 of the checkpoint), and for the rate by
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import random
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from common.figures import close
 from PIL import Image, ImageDraw
 
 from prunetune.pruning import Pipeline, Source, StageRunner, StageStore, TrainingSetup
@@ -36,6 +36,8 @@ from prunetune.search.runner import run_study
 from prunetune.search.study.open_study import open_study
 from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Recipe
+
+FIGURES = ("given", "dense_kept", "dense", "recovered_share", "by_factor", "gflops")
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -84,7 +86,7 @@ def main() -> None:
             f"pruned and recovered, over dense: {factors}"
         )
     rows = {name: {rate: figures[name] for rate, figures in found.items()} for name in found["rule"]}
-    print(json.dumps({"given": given, **rows}))
+    close(FIGURES, {"given": given, **rows})
 
 
 def draw(folder: Path, images: int, imgsz: int, seed: int) -> str:

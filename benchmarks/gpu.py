@@ -9,7 +9,6 @@ network, `speedup` (unaligned over aligned) by runtime and threshold, and `skipp
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 from dataclasses import replace
@@ -18,11 +17,14 @@ from typing import Any
 
 import torch
 from alignment import EIGHT, THRESHOLDS, UNALIGNED, cut, export, label, with_random_gammas
+from common.figures import close
 
 from prunetune.pruning import Detector
 from prunetune.pruning.yolo.detector import read_description, scaled_width
 from prunetune.spaces import PrunetuneError
 from prunetune.targets import Latency, create_target, parse_target_spec
+
+FIGURES = ("latency_ms", "speedup", "skipped")
 
 RUNTIMES: list[dict[str, Any]] = [
     {"kind": "torch", "precision": "fp32"},
@@ -44,7 +46,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         print(f"no GPU: torch {torch.__version__} sees none, and nothing is measured")
         found["skipped"] = dict.fromkeys(map(title, RUNTIMES), "no GPU")
-        print(json.dumps(found))
+        close(FIGURES, found)
         return
     dense = with_random_gammas(model)
     detectors = {
@@ -70,7 +72,7 @@ def main() -> None:
                 continue
             found["latency_ms"][name] = {key: round(latency.median_ms, 4) for key, latency in measured.items()}
             found["speedup"][name] = show(name, detectors, measured, imgsz)
-    print(json.dumps(found))
+    close(FIGURES, found)
 
 
 def show(name: str, detectors: dict[str, Detector], measured: dict[str, Latency], imgsz: int) -> dict[str, float]:

@@ -9,7 +9,6 @@ in one measurement) and `vnni` (whether the CPU multiplies int8 without overflow
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from common.figures import close
 
 from prunetune.pruning import Detector, Pipeline, Recovered, Source, StageStore, TrainingSetup
 from prunetune.pruning.data.dataset import inspect_dataset
@@ -35,6 +36,8 @@ from prunetune.targets import (
     quantise,
 )
 from prunetune.targets.measure import hardware
+
+FIGURES = ("map50_95", "latency_ms", "speedup", "vnni")
 
 ROOT = Path(__file__).resolve().parent.parent
 IMGSZ, ALIGNMENT = 160, 16
@@ -84,7 +87,7 @@ def main() -> None:
             found["map50_95"][kind] = {name: round(value, 4) for name, value in accuracy.items()}
             found["latency_ms"][kind] = {name: round(value.median_ms, 3) for name, value in latency.items()}
             found["speedup"][kind] = speedups
-    print(json.dumps(found))
+    close(FIGURES, found)
 
 
 def open_pipeline(folder: Path, dense_epochs: int, sparse_epochs: int, images: int) -> Pipeline:

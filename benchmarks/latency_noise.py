@@ -8,7 +8,6 @@ random networks are ranked by one measurement and by one ten times as long. The 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import random
 import statistics
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from common.figures import close
 from scipy.stats import kendalltau
 
 from prunetune.pruning import Detector, plan_pruning
@@ -28,6 +28,8 @@ from prunetune.pruning.surgery.surgery import apply_plan
 from prunetune.pruning.yolo.detector import read_description, scaled_width
 from prunetune.spaces import Threshold
 from prunetune.targets import Network, OnnxRuntimeSpec, create_target
+
+FIGURES = ("cv", "cv_loaded", "seconds", "kendall_tau")
 
 IMGSZ = 160
 SPEC = OnnxRuntimeSpec(seconds=2.5)
@@ -56,7 +58,7 @@ def main() -> None:
         f"(target: at least 0.97); {rank_seconds:.2f} s for each network"
     )
     found = {"cv": cv[False], "cv_loaded": cv[True], "seconds": seconds, "kendall_tau": tau}
-    print(json.dumps({key: round(value, 4) for key, value in found.items()}))
+    close(FIGURES, {key: round(value, 4) for key, value in found.items()})
 
 
 def repeat(reference: Network, network: Network, count: int) -> tuple[dict[bool, list[float]], float]:

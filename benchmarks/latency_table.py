@@ -7,13 +7,13 @@ predicted. The last line is JSON: `mape`, `worst` and `kendall_tau` by runtime, 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from common.figures import close
 from latency_noise import IMGSZ, export, random_network
 from scipy.stats import kendalltau
 
@@ -22,6 +22,8 @@ from prunetune.search.commands.profile import PACE
 from prunetune.targets import TARGET_KINDS, LatencyTable, Network, create_target, parse_target_spec, profile
 from prunetune.targets.latency_model.profiling import ANCHOR, anchor_widths
 from prunetune.targets.latency_model.synthesis import write_resized
+
+FIGURES = ("mape", "worst", "kendall_tau", "predictions_per_s")
 
 RUNTIMES = [kind for kind in ("onnxruntime", "openvino") if kind in TARGET_KINDS]
 BATCH = 10
@@ -62,7 +64,7 @@ def main() -> None:
     print(f"mean error on unseen networks: target at most 5 %; predictions: {min(speed.values()):,.0f} a second")
     found = {"mape": mape, "worst": worst, "kendall_tau": tau}
     rounded = {key: {kind: round(value, 4) for kind, value in values.items()} for key, values in found.items()}
-    print(json.dumps({**rounded, "predictions_per_s": round(min(speed.values()))}))
+    close(FIGURES, {**rounded, "predictions_per_s": round(min(speed.values()))})
 
 
 def measure(kind: str, table: LatencyTable, dense: Path, networks: list[Network], folder: Path) -> dict[str, float]:

@@ -2,13 +2,12 @@
 
 Runs the demo's study on freshly drawn barcodes, without its controls, and adds up the seconds that each trial
 recorded by part. Then asks a study of 10,000 trials for the next one, and tells it, as `prunetune run` does. The last
-line is JSON: `share` (of the trials' time), seconds per part, trials, epochs, and `ask_tell_s`.
+line is JSON: `share` (of the trials' time), `seconds` by part, `trials`, `epochs`, and `ask_tell_s`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import optuna
+from common.figures import close
 
 from prunetune.results.findings.findings import Findings
 from prunetune.results.record import TrialRecord
@@ -27,6 +27,8 @@ from prunetune.search.study.open_study import open_study
 from prunetune.search.study.stored_study import set_attributes
 from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Cost, Outcome, StageUse
+
+FIGURES = ("share", "seconds", "trials", "epochs", "ask_tell_s")
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ("train", "validate", "measure", "deploy")
@@ -50,7 +52,7 @@ def main() -> None:
     print(f"{'overhead':<14}{share * total:>9.2f}{share:>9.1%}   (target: at most 3 %)")
     parts = {part: round(spent, 3) for part, spent in seconds.items()}
     summary = {"share": round(share, 4), "seconds": parts, "trials": trials, "epochs": cost.epochs_trained}
-    print(json.dumps({**summary, "ask_tell_s": round(seconds_asked, 3)}))
+    close(FIGURES, {**summary, "ask_tell_s": round(seconds_asked, 3)})
 
 
 def run_study(folder: Path, dense_epochs: int, trials: int) -> tuple[Cost, int]:

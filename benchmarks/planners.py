@@ -12,7 +12,6 @@ JSON: `dense` (map50_95), `dense_latency`, and `rows`, for each importance and p
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 import time
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy
+from common.barcodes import draw
+from common.figures import close, skipped
 
 from prunetune.pruning import (
     ChannelConfig,
@@ -42,6 +43,8 @@ from prunetune.spaces import ImageSize, LatencyShare, Recipe
 from prunetune.spaces.recipe import Importance, Planner
 from prunetune.targets import LatencyTable, Network, create_target, parse_target_spec, read_conv_graph
 from prunetune.targets.latency_model.synthesis import write_resized
+
+FIGURES = ("dense", "dense_latency", "rows")
 
 
 class AgainstHalf:
@@ -112,15 +115,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, help="keeps the stages here, for another run")
     parser.add_argument("--table", type=Path, help="a latency table of this network and size")
+    parser.add_argument("--quick", action="store_true", help="hardly any training, two importances; draws barcodes")
     options = parser.parse_args()
-    if options.data is None:
-        print("skipped: give the yaml of a data set")
+    if options.data is None and not options.quick:
+        skipped("give the yaml of a data set")
         return
     logging.getLogger("prunetune").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="prunetune-planners-") as scratch:
+        if options.quick:
+            options.imgsz, options.dense_epochs, options.sparse_epochs, options.recover = 96, 2, 1, 1
+            options.importances = ["gamma", "taylor"]
+            options.data = options.data or str(draw(Path(scratch) / "data", 96, train=64, val=32))
         found = compare(options, options.store or Path(scratch) / "store", Path(scratch))
-    print(json.dumps(found))
+    close(FIGURES, found)
 
 
 def compare(options: argparse.Namespace, store: Path, folder: Path) -> dict[str, Any]:

@@ -5,9 +5,9 @@
 All networks are trained for as many epochs in all: the dense one for the first number, and then everything for the
 second, sparse phases included. Every pruned network is cut to a share of half-width's measured latency (onnxruntime,
 one thread, channels in multiples of 8). FOLDER keeps what was trained: the same command goes on with it, and seeds may
-run beside each other. `--quick` is two epochs of each of the first three parts
-on one seed. The last line is JSON. Over the seeds, mean and
-the smallest and largest value of:
+run beside each other. `--quick` is two epochs of each of the parts `main` and `rivals`, on one seed, at 96 px, and
+draws barcodes where no data are given. The last line is JSON. Over the seeds, mean and the smallest and largest value
+of:
 
 - `gap_closed`: (ours - half-width) / (dense - half-width) of map50_95 at half-width's latency, at 0.85 and 0.6 of it:
   `widths` alone; with `size`, the best of the input sizes; with `depth`, four residual blocks less; with `int8` too.
@@ -30,6 +30,7 @@ import json
 import logging
 import statistics
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -41,6 +42,8 @@ from typing import Any
 import optuna
 import torch
 import torch_pruning
+from common.barcodes import draw
+from common.figures import close, skipped
 from rich.console import Console
 
 from prunetune.pruning.pipeline import Pipeline, Recovered, Source
@@ -56,7 +59,10 @@ from prunetune.search.latency.shares import BudgetShares
 from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Deployment, ImageSize, LatencyShare, Recipe, Threshold
 
+FIGURES = ("gap_closed", "hypervolume_ratio", "gain_over_half_width", "share_of_dense", "curve", "test", "networks")
+
 PARTS = ("main", "sizes", "depth", "rivals", "ablation", "starts")
+QUICK = ("main", "rivals")
 DEPTH = 4
 """Residual blocks that go where depth is tried."""
 SHARES = {1.0: 1.0, 0.85: 0.5, 0.6: 0.5}
@@ -74,7 +80,7 @@ class Race:
     """
 
     def __init__(self, options: argparse.Namespace, seed: int) -> None:
-        first, self.epochs = (2, 2) if options.quick else options.epochs
+        first, self.epochs = options.epochs
         self._all_epochs = first + self.epochs
         self._sparse_epochs = max(1, self.epochs // 4)
         spec = StudySpec.parse(
@@ -292,25 +298,35 @@ def main() -> None:
     parser.add_argument("--pull", type=float, default=0.5)
     parser.add_argument("--distillation", type=float, default=1.0)
     parser.add_argument("--sizes", type=int, nargs="+", help="input sizes in px; by default those of a study")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="by default all")
     parser.add_argument("--runs", default="runs")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="hardly any training, two parts, one seed")
     options = parser.parse_args()
-    if options.data is None:
-        print("skipped: give the yaml of a data set")
+    if options.data is None and not options.quick:
+        skipped("give the yaml of a data set")
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("prunetune").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="prunetune-recovery-") as scratch:
+        if options.quick:
+            options.runs, options.imgsz, options.epochs = scratch, 96, (2, 2)
+            options.parts, options.seeds = options.parts or list(QUICK), options.seeds[:1]
+            options.data = options.data or str(draw(Path(scratch) / "data", 96, train=64, val=32, test=32))
+        close(FIGURES, summary(raced(options, options.parts or list(PARTS))))
+
+
+def raced(options: argparse.Namespace, parts: list[str]) -> dict[str, list[dict[str, float]]]:
+    """What is told of each network, by its name and over the seeds."""
     Path(options.runs).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, float]]] = {}
-    for seed in options.seeds[:1] if options.quick else options.seeds:
+    for seed in options.seeds:
         race = Race(options, seed)
-        for made, make in race.networks(options.parts):
-            for name, told in race.judged(made, make(), options.parts):
+        for made, make in race.networks(parts):
+            for name, told in race.judged(made, make(), parts):
                 found.setdefault(name, []).append(told)
                 print(f"seed {seed}  {name}: {json.dumps(told)}", file=sys.stderr, flush=True)
-    print(json.dumps(summary(found)))
+    return found
 
 
 def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -332,7 +348,7 @@ def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
     def closed(told: dict[str, float], seed: int, split: str) -> float:
         half, dense = found["half-width"][seed][split], found["dense"][seed][split]
-        return (told[split] - half) / (dense - half) if dense != half else 0.0
+        return over(told[split] - half, dense - half)
 
     def gap(split: str) -> dict[str, Any]:
         kinds = {
@@ -368,19 +384,24 @@ def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
             best * (end - min(latency, 1.0)) for best, (latency, _), end in zip(highest, points, ends, strict=True)
         )
 
-    ratios = [area(seed, *BASELINES, "chosen") / area(seed, *BASELINES) for seed in seeds]
+    ratios = [over(area(seed, *BASELINES, "chosen"), area(seed, *BASELINES)) for seed in seeds]
     pairs = list(zip(found["chosen"], found["half-width"], found["dense"], strict=True))
     return {
         "gap_closed": gap("map50_95"),
         "hypervolume_ratio": spread(ratios),
         "gain_over_half_width": spread([own["map50_95"] - half["map50_95"] for own, half, _ in pairs]),
-        "share_of_dense": spread([own["map50_95"] / dense["map50_95"] for own, _, dense in pairs]),
+        "share_of_dense": spread([over(own["map50_95"], dense["map50_95"]) for own, _, dense in pairs]),
         "curve": {f"{share:g}": spread([curve(share, seed) for seed in seeds]) for share in SHARES},
         "test": {"gap_closed": gap("test")},
         "networks": {
             name: {key: spread([item[key] for item in told]) for key in told[0]} for name, told in found.items()
         },
     }
+
+
+def over(value: float, whole: float) -> float:
+    """A share; 0 of nothing."""
+    return value / whole if whole else 0.0
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 import optuna
+from common.figures import close
 from optuna.trial import FrozenTrial, TrialState
 
 from prunetune.results.record import (
@@ -39,6 +40,8 @@ from prunetune.search.study.stored_study import set_attributes
 from prunetune.search.study.study_spec import StudySpec
 from prunetune.spaces import Accuracy, Alignment, Cost, Deployment, Outcome, StageUse, Threshold
 from prunetune.targets import NormalizedLatency
+
+FIGURES = ("report_s", "report_mb", "status_s", "front_s", "trials")
 
 LAYERS = {f"model.{block}.{name}.conv": 16 * 2 ** min(4, block // 2) for block in range(20) for name in ("a", "b", "c")}
 REGIONS = {layer: "backbone" if index < 30 else "head" for index, layer in enumerate(LAYERS)}
@@ -64,7 +67,7 @@ def main() -> None:
         }
     for name, value in found.items():
         print(f"{name:<10}{value:>8.2f}   (target: under {TARGETS[name]:g})")
-    print(json.dumps({**{name: round(value, 3) for name, value in found.items()}, "trials": trials}))
+    close(FIGURES, {**{name: round(value, 3) for name, value in found.items()}, "trials": trials})
 
 
 def timed(command: str, folder: Path, times: int) -> float:

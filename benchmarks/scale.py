@@ -6,8 +6,8 @@
 2. `prunetune run` with one worker on one core, and with two on a core each, on real trainings, in turns. Compared are
    the trials in an hour, from the first one's begin to the last one's end.
 
-The last line is JSON: `errors`, `trials_per_s`, `speedup_2_workers`, and what
-they were found with.
+The last line is JSON: `errors`, `trials_per_s`, `states` (of the trials), `workers`, `speedup_2_workers`, and
+`trials_per_h` of each run by workers.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from common.figures import close
 from rich.console import Console
 
 from prunetune.pruning.pipeline import Pruned, Recovered, Step
@@ -48,6 +49,8 @@ from prunetune.search.trial import TrialContext
 from prunetune.search.trial.trial_files import StudyFiles
 from prunetune.spaces import Accuracy, Deployment, Recipe, StageUse
 from prunetune.targets import Latency, NormalizedLatency
+
+FIGURES = ("errors", "trials_per_s", "states", "workers", "speedup_2_workers", "trials_per_h")
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {f"model.{number}.conv": 64 for number in range(60)}
@@ -73,7 +76,7 @@ def main() -> None:
             print(json.dumps(found), flush=True)
         if given.pairs:
             found |= two_workers(Path(folder), given.pairs, given.each)
-    print(json.dumps(found))
+    close(FIGURES, {name: found.get(name) for name in FIGURES})
 
 
 # Many workers, trials that take no time

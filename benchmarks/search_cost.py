@@ -3,14 +3,14 @@
 Plain Optuna samplers that pay for every trial in full, against prunetune, and against prunetune with each of its
 parts switched off. Counted are epochs of sparse training and recovery until a study has 95 % of the hypervolume of
 everything that was recorded; the median over studies that differ by their seed, with the quartiles. The last line is
-JSON: `epochs_ratio` (prunetune over plain TPE), `without` (the epochs without a part over those with all, by part) and
-`stopped_share` (of the members of the fronts of fully paid studies, how many the rungs would have stopped).
+JSON: `epochs_ratio` (prunetune over plain TPE), `without` (the epochs without a part over those with all, by part;
+null where the median study never got there) and `stopped_share` (of the members of the fronts of fully paid studies,
+how many the rungs would have stopped).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -20,9 +20,12 @@ from dataclasses import replace
 from functools import partial
 
 import optuna
+from common.figures import close, skipped
 from replay.simulate import Grid, Simulation, Strategy, stopped_members
 
 from prunetune.search.study.study_spec import EarlyStopping
+
+FIGURES = ("epochs_ratio", "without", "stopped_share")
 
 GOAL = 0.95
 TRIALS = 150
@@ -60,17 +63,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=30, help="studies for each strategy")
     parser.add_argument("--only", nargs="*", metavar="STRATEGY", choices=STRATEGIES, help="these, and no summary")
+    parser.add_argument(
+        "--quick", action="store_true", help="6 studies for each strategy, without the Gaussian process"
+    )
     options = parser.parse_args()
-    studies, only = options.studies, options.only
+    studies, only = 6 if options.quick else options.studies, options.only
+    strategies = {
+        name: strategy
+        for name, strategy in STRATEGIES.items()
+        if (not only or name in only) and not (options.quick and strategy.sampler == "gp")
+    }
     grid = Grid.read()
     best = grid.best_hypervolume
     print(f"{len(grid.candidates)} recorded candidates, hypervolume {best:.4f}; goal {GOAL:.0%} of it")
     print(f"{'strategy':<32}{'median epochs':>14}{'quartiles':>18}{'reached':>10}{'seconds':>9}")
     medians = {}
     with ProcessPoolExecutor() as pool:
-        for name, strategy in STRATEGIES.items():
-            if only and name not in only:
-                continue
+        for name, strategy in strategies.items():
             start = time.perf_counter()
             # A Gaussian process takes minutes for a study of 150 trials.
             trials = TRIALS if strategy.sampler != "gp" else TRIALS // 3
@@ -84,6 +93,7 @@ def main() -> None:
                 flush=True,
             )
         if only:
+            skipped("only some strategies were asked for")
             return
         shares = {}
         for settings in RUNGS:
@@ -95,13 +105,13 @@ def main() -> None:
     told = {
         "epochs_ratio": round(full / medians["plain tpe"], 4),
         "without": {
-            name.removeprefix("without "): round(median / full, 3)
+            name.removeprefix("without "): round(median / full, 3) if math.isfinite(median) else None
             for name, median in medians.items()
             if name.startswith("without")
         },
         "stopped_share": round(shares[EarlyStopping()], 4),
     }
-    print(json.dumps(told))
+    close(FIGURES, told)
 
 
 def epochs_to_goal(strategy: Strategy, trials: int, seed: int) -> float:

@@ -2,19 +2,20 @@
 
 YOLOv5n in a study at 160 px: random networks are measured at 128, 96 and 64 px with ONNX Runtime, one thread, against
 half-width at 160 px, and predicted by the straight line through what dense and half-width take there: over a latency
-table of 160 px, and without one over multiply-adds. The last line is JSON: mean and largest error of each by size.
+table of 160 px, and without one over multiply-adds. The last line is JSON: `table` and `multiply_adds`, mean and
+largest error of each by size.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from common.figures import close
 from latency_noise import IMGSZ, random_network
 
 from prunetune.pruning.pipeline import Source
@@ -27,6 +28,8 @@ from prunetune.search.latency.shares import predicted_ratios
 from prunetune.search.latency.study_target import StudyTarget
 from prunetune.spaces import Deployment
 from prunetune.targets import create_target, parse_target_spec, profile
+
+FIGURES = ("table", "multiply_adds")
 
 SIZES = (128, 96, 64)
 NAMES = ("dense", "half-width")
@@ -56,7 +59,7 @@ def main() -> None:
         kind: {size: [round(statistics.fmean(errors), 4), round(max(errors), 4)] for size, errors in by_size.items()}
         for kind, by_size in found.items()
     }
-    print(json.dumps(rounded))
+    close(FIGURES, rounded)
 
 
 def meters(folder: Path) -> tuple[LatencyMeter, LatencyMeter]:

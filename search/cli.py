@@ -432,6 +432,69 @@ def profile(
 
 
 @app.command()
+def sensitivity(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The trained detector, a .pt.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data.yaml whose validation images it is judged on.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDY", help="A study, in the place of MODEL: its dense network, on its data, as it says."
+        ),
+    ] = None,
+    importance: Annotated[Importance, typer.Option(help="What channels are judged by.")] = "taylor",
+    align: Annotated[int | None, typer.Option(min=1, help="Keep channels in multiples of this; by default 8.")] = None,
+    imgsz: Annotated[int | None, typer.Option(min=32, max=8192, help="Input size in px; by default 640.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a batch; by default 16.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, or a GPU's number; by default cpu.")] = None,
+    runs: RunsOption = "runs",
+    out: Annotated[Path | None, typer.Option(help="Write a row for each removal into this CSV as well.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what removing 25, 50 and 75 % of each group of layers alone does to a trained detector."""
+    from prunetune.search.commands.profile import sensitivity_of, sensitivity_of_study, write_analysed
+    from prunetune.spaces.files import write_text
+
+    if out is not None:
+        require_file("--out", out, (".csv",))
+    console = Console(stderr=True)
+    if study is not None:
+        from prunetune.search.study.open_study import find_study
+
+        given = {
+            "MODEL": model,
+            "--data": data,
+            "--align": align,
+            "--imgsz": imgsz,
+            "--batch": batch,
+            "--device": device,
+        }
+        if named_too := [name for name, value in given.items() if value is not None]:
+            raise ConfigError(f"--study: has its own of {', '.join(named_too)}; leave that out, or leave out --study")
+        _quiet_optuna()
+        found, file = sensitivity_of_study(*find_study(study, runs), importance, console)
+        _say(f"{file}: prunetune report {study} shows it", console)
+    else:
+        if model is None or data is None:
+            raise ConfigError("sensitivity: give MODEL and --data data.yaml, or --study NAME")
+        found = sensitivity_of(
+            model,
+            data,
+            importance=importance,
+            alignment=align or 8,
+            imgsz=imgsz or 640,
+            batch=batch or 16,
+            device=device or "cpu",
+            console=console,
+        )
+    if out is not None:
+        write_text(out, found.as_csv())
+    if as_json:
+        _write_json(found.as_dict())
+    else:
+        write_analysed(found, _console())
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Check that everything a study needs is installed and works."""
     from prunetune.search.commands.doctor import examine, write_findings

@@ -21,7 +21,7 @@ from torch import nn
 
 from prunetune.pruning.planning.plan import PruningPlan, ScoredBlock, ScoredGroup, Scores
 from prunetune.pruning.structure.depth import LAST, folded_inputs, residual_blocks
-from prunetune.pruning.structure.groups import ChannelGroup, module_of, tied_roots, width_of
+from prunetune.pruning.structure.groups import ChannelGroup, module_of, width_of
 from prunetune.pruning.structure.layers import blank_image, is_depthwise
 from prunetune.spaces.errors import ConfigError
 
@@ -179,9 +179,7 @@ class _Block:
 
 def _units(scores: Scores, balance: float) -> dict[str, _Unit | _Block]:
     """By the root of the first group, or the name of the residual block."""
-    items = {item.group.root: item for item in scores.groups}
-    pairs = dict.fromkeys(tuple(sorted(tied_roots(item.group))) for item in items.values())
-    units = {roots[0]: _Unit([items[root] for root in roots], balance) for roots in pairs}
+    units = {tied[0].group.root: _Unit(tied, balance) for tied in scores.tied}
     writes = {layer: (item, unit) for unit in units.values() for item in unit.items for layer in item.group.layers}
     blocks = {}
     for block in scores.blocks:

@@ -259,6 +259,13 @@ class Scores:
         whole_blocks = tuple(ScoredBlock(name, scores, regions[branch.root]) for name, branch, scores in ends)
         return cls(tuple(scored), channels, alignment, judge.importance, whole_blocks)
 
+    @property
+    def tied(self) -> tuple[tuple[ScoredGroup, ...], ...]:
+        """The groups, those together that keep equally many channels in each part: mostly one alone."""
+        items = {item.group.root: item for item in self.groups}
+        roots = dict.fromkeys(tuple(sorted(tied_roots(item.group))) for item in self.groups)
+        return tuple(tuple(items[root] for root in each) for each in roots)
+
     def is_least(self, plan: PruningPlan) -> bool:
         """Whether no other plan leaves less: each layer has as few channels as it may have, each block is gone."""
         kept = dict(plan.keep)

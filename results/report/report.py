@@ -15,11 +15,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 
+from prunetune.pruning.accuracy.sensitivity import read_sensitivity
 from prunetune.results.figures.cost_figures import progress_figure, time_figure
 from prunetune.results.figures.front_figure import front_figure
 from prunetune.results.figures.networks import Networks, duration
 from prunetune.results.figures.parameter_figures import importances_figure, parallel_figure, slice_figure
 from prunetune.results.figures.recoveries import DRAWN, recoveries, recoveries_figure
+from prunetune.results.figures.sensitivity_figure import sensitivity_figure
 from prunetune.results.figures.style import CONTROL, FRONT, LIMIT, REGIONS, canvas
 from prunetune.results.findings.choice import find_trial
 from prunetune.results.findings.costs import Costs, part_text, progress
@@ -88,7 +90,7 @@ def write_report(study: Study | Findings, folder: Path, path: Path, trial: int |
 
     Args:
         study: The study; read once, so that the whole report is of one moment.
-        folder: The study's folder, where its gamma histograms and curves are.
+        folder: The study's folder, where its gamma histograms and curves are, and its sensitivity if that was found.
         path: The HTML file to write.
         trial: The trial or network (`7`, `7.1`, `dense`) whose panels are shown first; the most accurate member of
             the front if None, or the nearest miss if the front is empty.
@@ -103,6 +105,7 @@ def write_report(study: Study | Findings, folder: Path, path: Path, trial: int |
     found = Findings.of(study)
     chosen = _choose(found, trial)
     costs, parameters, steps = Costs.of(found), Parameters(found), progress(found)
+    sensitivity = read_sensitivity(folder)
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -135,6 +138,8 @@ def write_report(study: Study | Findings, folder: Path, path: Path, trial: int |
         ),
         drawn=DRAWN,
         recoveries=_figures({"recoveries": recoveries_figure(recoveries(found, folder))}),
+        sensitivity=sensitivity,
+        sensitivities=_figures({"sensitivity": sensitivity and sensitivity_figure(sensitivity)}),
         time=_figures({"time": time_figure(costs)}),
         spent=_spent(costs),
         failures=_failures(found),

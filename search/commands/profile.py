@@ -1,4 +1,4 @@
-"""`prunetune profile`: a detector's latency table."""
+"""What the layers of a detector cost and are worth: `prunetune profile`, its latency table; `prunetune sensitivity`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,36 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from prunetune.pruning.accuracy.sensitivity import Sensitivity, write_sensitivity
+from prunetune.pruning.accuracy.sensitivity_analysis import SHARES, analyse
+from prunetune.pruning.pipeline import Pipeline
+from prunetune.pruning.stages.stage_runner import StageRunner
+from prunetune.pruning.stages.store import StageStore
+from prunetune.pruning.training.device import device_problem
+from prunetune.pruning.yolo.detector import Detector
+from prunetune.results.record import StudyRecord
+from prunetune.results.tables.escapes import printable
 from prunetune.search.callbacks import views
+from prunetune.search.callbacks.progress import Progress as StudyProgress
 from prunetune.search.commands.measure import network_of
+from prunetune.search.commands.prune import setup_on
+from prunetune.search.engine.engine import check
+from prunetune.search.engine.finish import write_results
+from prunetune.search.engine.study_setup import require_same_data
 from prunetune.search.options.target_option import with_pace
-from prunetune.spaces import ConfigError, TargetError
+from prunetune.search.study.open_study import spec_here
+from prunetune.spaces import Alignment, ConfigError, ModelError, TargetError
+from prunetune.spaces.recipe import Importance
 from prunetune.targets import LatencyTable, TargetSpec, create_target, profile, read_conv_graph
 from prunetune.targets.latency_model.profiling import BLOCKS
 
@@ -109,6 +127,117 @@ def write_profiled(profiled: ProfiledModel, console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     console.print(Text(str(profiled.out)), soft_wrap=True)
+
+
+def sensitivity_of(
+    model: str,
+    data: str,
+    *,
+    importance: Importance,
+    alignment: int,
+    imgsz: int,
+    batch: int,
+    device: str,
+    console: Console,
+) -> Sensitivity:
+    """What removing channels of each group of layers alone does to a detector. Nothing is trained.
+
+    Args:
+        model: The trained detector, a .pt.
+        data: The data set's yaml.
+        importance: What channels are judged by.
+        alignment: Channels are kept in multiples of this, where that leaves some to go.
+        imgsz: Side of the input in px.
+        batch: Images in a batch.
+        device: ultralytics' `device`.
+        console: Where the progress is shown.
+
+    Raises:
+        ConfigError: The device is none, the data have other classes or channels, or the size does not fit.
+        ModelError: The detector cannot be loaded or pruned.
+    """
+    if problem := device_problem(device):
+        raise ConfigError(f"--device: {problem}")
+    detector = Detector.load(model)
+    detector.require_boxes()
+    if problem := detector.imgsz_problem(imgsz):
+        raise ConfigError(f"--imgsz: {problem}")
+    with tempfile.TemporaryDirectory(prefix="prunetune-") as name, _Bar(console) as bar:
+        folder = Path(name)
+        setup = setup_on(data, detector, model, imgsz, folder, batch, device)
+        stages = StageRunner(setup, StageStore(folder / "store"))
+        try:
+            return analyse(detector, stages, alignment, importance, model, progress=partial(bar.show, "networks"))
+        except ModelError as error:
+            raise ModelError(f"{model}: {error}") from error
+
+
+def sensitivity_of_study(
+    study: optuna.Study, folder: Path, importance: Importance, console: Console
+) -> tuple[Sensitivity, Path]:
+    """The same for a study's dense network, as it is before any recipe. It is written into the study's folder.
+
+    The report is written anew where the study has ended. A dense network that is no longer in the store is trained
+    again, as `prunetune run` would.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        importance: What channels are judged by.
+        console: Where the progress is shown.
+
+    Returns:
+        What was found, and its file.
+
+    Raises:
+        PrunetuneError: Something the user must mend, such as data that changed.
+    """
+    spec = spec_here(study, folder)
+    progress = StudyProgress(console, spec.trials)
+    try:
+        setup = check(spec, progress)
+        require_same_data(study, setup)
+        alignment = Alignment.common(target.alignment for target in spec.targets)
+        longest, rewinds = spec.space.longest_sparse_epochs, spec.space.may("start", "rewind")
+        pipeline = Pipeline(
+            setup.source,
+            setup.stages,
+            alignment=alignment,
+            longest_sparse_epochs=longest,
+            choose=spec.choose,
+            rewinds=rewinds,
+        )
+        progress.begin("dense network")
+        detector = setup.stages.load(pipeline.original())
+    finally:
+        progress.end()
+    with _Bar(console) as bar:
+        found = analyse(detector, setup.stages, alignment, importance, "dense", progress=partial(bar.show, "networks"))
+    file = write_sensitivity(found, folder)
+    if StudyRecord.of(study).finished is not None:
+        write_results(study, folder)
+    return found, file
+
+
+def write_analysed(found: Sensitivity, console: Console) -> None:
+    """Shows a sensitivity: for each group what its removals cost in map50_95, with the channels that are left."""
+    table = Table("group", "region")
+    for title in ("channels", *(f"{share:.0%} removed" for share in SHARES)):
+        table.add_column(title, justify="right")
+    for group in found.groups:
+        told = {item.share: f"{-found.lost(item):+.3f} ({item.kept})" for item in group.removals}
+        more = f" and {len(group.layers) - 1} more" if len(group.layers) > 1 else ""
+        row = (group.name + more, group.region, str(group.channels), *(told.get(share, "") for share in SHARES))
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(table)
+    console.print(
+        Text(
+            f"map50_95 of {found.model} is {found.given:.3f}, with recalibrated BatchNorm {found.map50_95:.3f}; in "
+            f"brackets the channels that are left, by {found.importance}, in multiples of {found.alignment} where that "
+            "removes any"
+        ),
+        soft_wrap=True,
+    )
 
 
 class _Bar:

@@ -147,6 +147,27 @@ def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: P
     """The detector's losses on a data set; what has to be written lies in a folder."""
     if data is None:
         raise ConfigError("importance: taylor needs training images; give --data data.yaml")
+    setup = setup_on(data, dense, model, imgsz, folder)
+    return partial(losses, setup=setup, loaders=DataLoaders(setup))
+
+
+def setup_on(
+    data: str, dense: Detector, model: str, imgsz: int, folder: Path, batch: int = 16, device: str = "cpu"
+) -> TrainingSetup:
+    """A data set, checked against a detector, as networks are judged on it.
+
+    Args:
+        data: Its yaml.
+        dense: The detector.
+        model: What the user calls that.
+        imgsz: Side of the input in px.
+        folder: Where the copy of the yaml goes that names what is used.
+        batch: Images in a batch.
+        device: ultralytics' `device`.
+
+    Raises:
+        ConfigError: It has other classes or channels than the detector.
+    """
     dataset = inspect_dataset(data)
     if problem := mismatch(dense, dataset.names, dataset.channels):
         raise ConfigError(f"data: {data}: {model} {problem}")
@@ -155,8 +176,7 @@ def _losses(dense: Detector, model: str, data: str | None, imgsz: int, folder: P
         _LOGGER.warning("data: %s: %s:%s", data, dataset.facts.left_out, reasons)
     copy = folder / "data.yaml"
     write_text(copy, dataset.as_yaml())
-    setup = TrainingSetup(data=str(copy), data_fingerprint=dataset.fingerprint, imgsz=imgsz)
-    return partial(losses, setup=setup, loaders=DataLoaders(setup))
+    return TrainingSetup(str(copy), dataset.fingerprint, imgsz, batch=batch, device=device)
 
 
 def _untouched(scores: Scores, threshold: Threshold, floor: float) -> str | None:

@@ -16,6 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from prunetune.pruning.accuracy.sensitivity import GroupSensitivity, Removal, Sensitivity, write_sensitivity
 from prunetune.results import (
     Comparison,
     Confirmation,
@@ -124,6 +125,21 @@ def test_full_report_has_every_section_and_loads_nothing(filled: Builder, tmp_pa
 def test_the_alignment_is_told(filled: Builder, tmp_path: Path, alignment: Alignment | None, told: str) -> None:
     filled.store(targets=[filled.target("cpu", None, alignment=alignment)])
     assert told in report(filled.study, tmp_path).words
+
+
+def test_a_sensitivity_that_lies_in_the_folder_has_a_panel(filled: Builder, tmp_path: Path) -> None:
+    removals = (Removal(0.25, 12, 0.39), Removal(0.75, 8, 0.1))
+    groups = (GroupSensitivity(("model.0.conv",), "backbone", 16, removals), GroupSensitivity(("<b>",), "neck", 2, ()))
+    write_sensitivity(Sensitivity("dense", "taylor", Alignment.everywhere(8), 64, 0.5, 0.4, groups), tmp_path)
+    page = report(filled.study, tmp_path)
+    place = SECTIONS.index("time")
+    assert page.sections == [*SECTIONS[:place], "sensitivity", *SECTIONS[place:]]
+    quarter, most = page.figures["figure-sensitivity"]["data"]
+    assert (quarter["y"], most["y"]) == (["model.0.conv"], ["model.0.conv"])
+    assert (quarter["x"], most["x"]) == ([pytest.approx(0.01)], [pytest.approx(0.3)])
+    assert "without a removal it has 0.400" in page.words
+    (tmp_path / "sensitivity.json").write_text("{")
+    assert report(filled.study, tmp_path).sections == SECTIONS
 
 
 def test_plotly_is_written_once(filled: Builder, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_help_names_every_command(prunetune: Prunetune) -> None:
     assert answer.code == 0
     commands = (
         "run", "init", "status", "front", "table", "confirm", "pictures", "report", "export", "verify",
-        "recover", "splice", "prune", "measure", "align-probe", "profile", "store",
+        "recover", "splice", "prune", "measure", "align-probe", "profile", "sensitivity", "store",
     )  # fmt: skip
     for command in (*commands, "doctor"):
         assert f" {command} " in answer.out
