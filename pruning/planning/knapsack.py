@@ -92,7 +92,7 @@ class KnapsackLadder:
         kept = {root: count for kept in self._steps[:index] for root, count in kept.items()}
         return self._scores.keeping(kept, blocks=[block.name for block in self._scores.blocks if block.name in kept])
 
-    def filled(self, index: int, fits: Callable[[PruningPlan], bool]) -> PruningPlan:
+    def filled(self, index: int, share_of: Callable[[PruningPlan], float], limit: float) -> PruningPlan:
         """The plan of a step: each is one group's alone, and small."""
         return self.plan(index)
 

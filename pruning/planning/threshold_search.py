@@ -87,7 +87,7 @@ class Ladder(Protocol):
     def plan(self, index: int) -> PruningPlan:
         """The plan of a step, from 0."""
 
-    def filled(self, index: int, fits: Callable[[PruningPlan], bool]) -> PruningPlan:
+    def filled(self, index: int, share_of: Callable[[PruningPlan], float], limit: float) -> PruningPlan:
         """The plan of a step with more channels, as long as it fits; see `PlanLadder.filled`."""
 
 
@@ -144,7 +144,7 @@ class PlanLadder:
             self._plans[index] = self._scores.plan(self.threshold(index))
         return self._plans[index]
 
-    def filled(self, index: int, fits: Callable[[PruningPlan], bool]) -> PruningPlan:
+    def filled(self, index: int, share_of: Callable[[PruningPlan], float], limit: float) -> PruningPlan:
         """The plan of a step, and of what it removes the most important blocks taken back, as long as they fit.
 
         The regions' thresholds part for it: each falls, the block of the highest score first, until its next block does
@@ -152,7 +152,8 @@ class PlanLadder:
 
         Args:
             index: The step, from 0.
-            fits: Whether a plan does. One that keeps more than a plan that does not fit is taken not to fit either.
+            share_of: What a plan takes.
+            limit: The most that it may take.
         """
         plan, value = self.plan(index), _of_step(self._lowest, index)
         values = {region: self._factor(region) * value for region in REGIONS}
@@ -162,7 +163,7 @@ class PlanLadder:
             place = places.pop(region) - 1
             lower = {**values, region: self._factor(region) * _of_step(self._steps[region], place)}
             wider = self._scores.plan(Threshold(**lower))
-            if fits(wider):
+            if share_of(wider) <= limit:
                 plan, values, places[region] = wider, lower, place
         return plan
 
@@ -194,7 +195,6 @@ def find_plan(
         exact: Whether it must be met by measured numbers, and to a percent. A round on the way to another one needs
             neither: a prediction or 5 % will do.
     """
-
     shares: dict[PruningPlan, float] = {}
 
     def measured(plan: PruningPlan) -> float:
@@ -228,7 +228,7 @@ def find_plan(
         if shares[best] >= goal * (1 - close):
             break
         aim = _aim([(predicted(plan), share) for plan, share in shares.items()], goal, close)
-        plan = ladder.filled(index, lambda wider, aim=aim: predicted(wider) <= aim)  # type: ignore[misc]
+        plan = ladder.filled(index, predicted, aim)
         if plan in shares:
             break
         if shares[best] < measured(plan) <= goal:

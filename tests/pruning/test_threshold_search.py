@@ -270,7 +270,7 @@ def test_what_a_step_leaves_is_filled(
     index = round(place * (len(ladder) - 1))
     plain = ladder.plan(index)
     limit = size(plain.channels) * (1 + room)
-    plan = ladder.filled(index, lambda plan: size(plan.channels) <= limit)
+    plan = ladder.filled(index, lambda plan: size(plan.channels), limit)
     assert plan == plan_pruning(detector.model, plan.threshold, 8, groups=groups), "its thresholds say all of it"
     assert all(plan.channels[name] >= width for name, width in plain.channels.items())
     assert size(plan.channels) <= limit
@@ -280,7 +280,7 @@ def test_what_a_step_leaves_is_filled(
 
 
 def test_with_room_for_everything_nothing_is_removed(detector: Detector, ladder: PlanLadder) -> None:
-    assert ladder.filled(len(ladder) - 1, lambda plan: True).channels == detector.channels
+    assert ladder.filled(len(ladder) - 1, lambda plan: size(plan.channels), math.inf).channels == detector.channels
 
 
 # The search
