@@ -145,20 +145,21 @@ class Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="measure 10 of the plans")
+    parser.add_argument("--quick", action="store_true", help="measure 5 of the plans, shortly")
     parser.add_argument("--measured", type=int, default=PLANS, help="how many of the plans are measured")
     options = parser.parse_args()
     logging.getLogger("prunetune").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="prunetune-plan-fill-") as folder:
-        print(json.dumps(compare(Path(folder), 10 if options.quick else options.measured)))
+        spec = OnnxRuntimeSpec(seconds=2.5) if options.quick else OnnxRuntimeSpec()
+        print(json.dumps(compare(Path(folder), spec, 5 if options.quick else options.measured)))
 
 
-def compare(folder: Path, measured: int) -> dict[str, Any]:
+def compare(folder: Path, spec: OnnxRuntimeSpec, measured: int) -> dict[str, Any]:
     """The figures; so many plans are measured as well."""
     dense = Detector.load("yolov5n.yaml", names=NAMES)
     half = Detector.build(scaled_width(read_description("yolov5n.yaml"), 0.5), NAMES)
     networks = NetworkExporter(folder, {"dense": dense, "half-width": half}, Deployment(160), CostMeter())
-    target = StudyTarget.create(OnnxRuntimeSpec(), "<= half-width", ["half-width"], is_objective=True)
+    target = StudyTarget.create(spec, "<= half-width", ["half-width"], is_objective=True)
     target = replace(target, references_ms=measure_references(target, networks) if measured else REFERENCES_MS)
     meter = LatencyMeter((target,), networks)
     truths = {"predicted": AsPredicted(meter), "stepped": Stepped(meter), "measured": BudgetShares(meter)}
