@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from prunetune.spaces.deployment import ImageSize, parse_size
 
 Region: TypeAlias = Literal["backbone", "neck", "head"]
 """The parts of a detector that can have thresholds of their own. The head is the last block, Detect; the neck is what
 lies between it and the backbone."""
+
+REGIONS: tuple[Region, ...] = get_args(Region)
 
 SparsityUnit: TypeAlias = Literal["lambda", "pull"]
 """`lambda` is the coefficient of network slimming (arXiv 1708.06519). `pull` is the total shrinkage that a gamma

@@ -65,7 +65,7 @@ class _Step:
 class KnapsackLadder:
     """The plans of the knapsack planner, from nothing removed to one block or the floor everywhere.
 
-    From rung to rung one group loses a block of channels, or up to four; or a residual block goes.
+    From step to step one group loses a block of channels, or up to four; or a residual block goes.
 
     Args:
         scores: The detector's.
@@ -80,17 +80,21 @@ class KnapsackLadder:
         if not 1e-3 <= balance <= 1e3:
             raise ConfigError(f"balance: {balance!r} is not from 0.001 to 1000")
         self._scores = scores
-        self._rungs = _descend(scores, costs, balance)
+        self._steps = _descend(scores, costs, balance)
         """After each step, the roots of the groups that lost channels, each with what it keeps; or the residual block
         that went, with 0."""
 
     def __len__(self) -> int:
-        return 1 + len(self._rungs)
+        return 1 + len(self._steps)
 
     def plan(self, index: int) -> PruningPlan:
-        """The plan on a rung, from 0."""
-        kept = {root: count for kept in self._rungs[:index] for root, count in kept.items()}
+        """The plan of a step, from 0."""
+        kept = {root: count for kept in self._steps[:index] for root, count in kept.items()}
         return self._scores.keeping(kept, blocks=[block.name for block in self._scores.blocks if block.name in kept])
+
+    def filled(self, index: int, share_of: Callable[[PruningPlan], float], limit: float) -> PruningPlan:
+        """The plan of a step: each is one group's alone, and small."""
+        return self.plan(index)
 
 
 class _Unit:
@@ -195,7 +199,7 @@ def _descend(scores: Scores, costs: Costs, balance: float) -> list[dict[str, int
     current = costs([widths])[0]
     steps: dict[str, list[_Step]] = {}
     stale = set(units)
-    rungs: list[dict[str, int]] = []
+    taken: list[dict[str, int]] = []
     while True:
         proposals = [(root, count) for root in sorted(stale) for count in _next(units[root].levels, units[root].kept)]
         steps.update({root: [] for root in stale})
@@ -210,14 +214,14 @@ def _descend(scores: Scores, costs: Costs, balance: float) -> list[dict[str, int
             default=None,
         )
         if best is None:
-            return rungs
+            return taken
         _, root, step = best
         widths = units[root].narrowed(widths, step.kept)
         units[root].kept = step.kept
         for other in [other for other in neighbours[root] if other in units and units[other].is_gone(widths)]:
             del units[other], steps[other]
         current = current + step.costs
-        rungs.append(units[root].channels())
+        taken.append(units[root].channels())
         stale = neighbours[root] & units.keys()
 
 

@@ -34,6 +34,12 @@ from prunetune.spaces.recipe import OPTIONS, Importance, Planner, Region, Thresh
 
 GAMMA: Judge = Gamma()
 
+APART = 1e-9
+"""How far scores that are equal are put apart, as a part of them: fp32 does not show it."""
+
+ABOVE_ZERO = 1e-60
+"""The same where they are 0."""
+
 
 @dataclass(frozen=True)
 class PruningPlan:
@@ -135,7 +141,7 @@ class ScoredGroup:
 
     group: ChannelGroup
     scores: Tensor
-    """Of each channel, in double precision."""
+    """Of each channel, in double precision; no two of a detector's are equal (`_parted`)."""
     regions: frozenset[Region]
     """Where its layers are: the lowest of these regions' thresholds decides."""
     alignment: int
@@ -236,7 +242,7 @@ class Scores:
         judged = [group for group in groups if group.can_shrink]
         by_root = {group.root: group for group in judged}
         branches = [branch_of(name, channels) for name in blocks]
-        found = judge.scores(model, [*judged, *branches])
+        found = _parted(judge.scores(model, [*judged, *branches]), [*judged, *branches])
         ends = zip(blocks, branches, found[len(judged) :], strict=True)
         scored = []
         for group, scores in zip(judged, found[: len(judged)], strict=True):
@@ -318,6 +324,26 @@ class Scores:
         planner: Planner = "knapsack" if threshold is None else "threshold"
         gone = tuple(sorted(blocks, key=natural_order))
         return PruningPlan(_in_order(keep), channels, threshold, self.alignment, self.importance, planner, gone)
+
+
+def _parted(scores: Sequence[Tensor], groups: Sequence[ChannelGroup]) -> list[Tensor]:
+    """Scores of which none are equal, so that a threshold can take any number of channels.
+
+    Those that were equal leave all groups in proportion to their widths; in a part the lower index stays. Others keep
+    their order, as far as fp32 tells them apart.
+
+    Args:
+        scores: Of each group, in double precision.
+        groups: The groups.
+    """
+    widest = max((group.width for group in groups), default=1)
+    parted = []
+    for place, (score, group) in enumerate(zip(scores, groups, strict=True)):
+        order = score.view(group.parts, -1).argsort(dim=1, descending=True, stable=True)
+        rank = order.argsort(dim=1).flatten().double()
+        apart = 1 - rank * group.parts / group.width - place / len(groups) / widest  # above 0, at most 1
+        parted.append(score * (1 + APART * apart) + ABOVE_ZERO * apart)
+    return parted
 
 
 def layer_kinds(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, LayerKind]:

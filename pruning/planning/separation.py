@@ -49,7 +49,7 @@ def unseparated(scores: Scores, threshold: Threshold) -> str | None:
     for item in scores.groups:
         regions, values = by_limit.setdefault(item.limit(threshold), (set(), []))
         regions.update(item.regions)
-        values.append(item.scores.numpy())
+        values.append(item.scores.float().numpy())  # in which equal gammas are equal
     told = []
     for limit, (regions, values) in by_limit.items():
         if (reason := _problem(numpy.concatenate(values), limit)) is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,7 @@ from prunetune.pruning.yolo.detector import Detector
 from prunetune.spaces.alignment import Alignment
 from prunetune.spaces.deployment import ImageSize
 from prunetune.spaces.errors import ConfigError
-from prunetune.spaces.recipe import Threshold
+from prunetune.spaces.recipe import REGIONS, Region, Threshold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +37,9 @@ ROUGH = 0.05
 
 CORRECTIONS = 4
 """How often a prediction is corrected by the latency that was measured for its choice."""
+
+FILLS = 3
+"""How many plans are measured to fill what a step of the ladder leaves of a latency."""
 
 
 class LatencyShares(Protocol):
@@ -81,13 +85,16 @@ class Ladder(Protocol):
     def __len__(self) -> int: ...
 
     def plan(self, index: int) -> PruningPlan:
-        """The plan on a rung, from 0."""
+        """The plan of a step, from 0."""
+
+    def filled(self, index: int, share_of: Callable[[PruningPlan], float], limit: float) -> PruningPlan:
+        """The plan of a step with more channels, as long as it fits; see `PlanLadder.filled`."""
 
 
 class PlanLadder:
     """The plans of a threshold, from nothing removed to one block, or the floor, everywhere; each in the one before.
 
-    The threshold rises from rung to rung, in the head `balance` times as high as in the backbone.
+    The threshold rises from step to step, in the head `balance` times as high as in the backbone.
 
     Args:
         scores: The detector's.
@@ -101,12 +108,13 @@ class PlanLadder:
         if not 1e-3 <= balance <= 1e3:
             raise ConfigError(f"balance: {balance!r} is not from 0.001 to 1000")
         self._scores, self._balance = scores, balance
-        steps = {
-            _least_above(score, min(1.0 if region == "backbone" else balance for region in item.regions))
-            for item in scores.groups
-            for score in _opening(item)
-        } | {_least_above(block.highest, 1.0 if block.region == "backbone" else balance) for block in scores.blocks}
-        self._lowest = [0.0, *sorted(steps)]
+        self._steps: dict[Region, list[float]] = {region: [0.0] for region in REGIONS}
+        """The thresholds of the backbone at which each region loses something more, rising."""
+        for region, steps in self._steps.items():
+            highest = [score for item in scores.groups if region in item.regions for score in _opening(item)]
+            highest += [block.highest for block in scores.blocks if block.region == region]
+            steps += sorted({_least_above(score, self._factor(region)) for score in highest})
+        self._lowest = sorted({step for steps in self._steps.values() for step in steps})
         """The smallest threshold of each plan."""
         self._plans: dict[int, PruningPlan] = {}
 
@@ -127,16 +135,41 @@ class PlanLadder:
     def threshold(self, index: int) -> Threshold:
         """A threshold of a plan: 0 for the first, else one between its ends that has few digits, to be told and given
         again."""
-        low = self._lowest[index]
-        high = self._lowest[index + 1] if index + 1 < len(self) else 1.1 * low
-        value = _between(low, high) if index else 0.0
+        value = _of_step(self._lowest, index)
         return Threshold(value, self._balance * value)
 
     def plan(self, index: int) -> PruningPlan:
-        """The plan on a rung, from 0."""
+        """The plan of a step, from 0."""
         if index not in self._plans:
             self._plans[index] = self._scores.plan(self.threshold(index))
         return self._plans[index]
+
+    def filled(self, index: int, share_of: Callable[[PruningPlan], float], limit: float) -> PruningPlan:
+        """The plan of a step, and of what it removes the most important blocks taken back, as long as they fit.
+
+        The regions' thresholds part for it: each falls, the block of the highest score first, until its next block does
+        not fit. So the thresholds still say the whole plan.
+
+        Args:
+            index: The step, from 0.
+            share_of: What a plan takes.
+            limit: The most that it may take.
+        """
+        plan, value = self.plan(index), _of_step(self._lowest, index)
+        values = {region: self._factor(region) * value for region in REGIONS}
+        places = {region: bisect_right(steps, value) - 1 for region, steps in self._steps.items()}
+        while places := {region: place for region, place in places.items() if place}:
+            region = max(places, key=lambda region: self._steps[region][places[region]])
+            place = places.pop(region) - 1
+            lower = {**values, region: self._factor(region) * _of_step(self._steps[region], place)}
+            wider = self._scores.plan(Threshold(**lower))
+            if share_of(wider) <= limit:
+                plan, values, places[region] = wider, lower, place
+        return plan
+
+    def _factor(self, region: Region) -> float:
+        """A region's threshold in multiples of the backbone's."""
+        return 1.0 if region == "backbone" else self._balance
 
 
 def find_plan(
@@ -150,8 +183,9 @@ def find_plan(
     """The plan that removes least of those found to meet a latency; its threshold, if it has one, does it again.
 
     Where latencies are predicted, the choice is measured, and corrected by what the prediction was off: the measured
-    latency is what must meet the goal. A detector that meets the goal as it is loses nothing, or what makes no percent
-    of its latency. If even the strongest pruning does not meet it, that one is returned; whoever measures it next sees.
+    latency is what must meet the goal. What is left of it, because the next step of the ladder is a large one, is
+    filled (`Ladder.filled`). A detector that meets the goal as it is loses nothing, or what makes no percent of its
+    latency. If even the strongest pruning does not meet it, that one is returned; whoever measures it next sees.
 
     Args:
         ladder: The plans.
@@ -161,25 +195,45 @@ def find_plan(
         exact: Whether it must be met by measured numbers, and to a percent. A round on the way to another one needs
             neither: a prediction or 5 % will do.
     """
+    shares: dict[PruningPlan, float] = {}
 
-    def measured(index: int) -> float:
-        plan = ladder.plan(index)
-        return latencies.measured(plan.channels, lambda: build(plan))
+    def measured(plan: PruningPlan) -> float:
+        if plan not in shares:
+            shares[plan] = latencies.measured(plan.channels, lambda: build(plan))
+        return shares[plan]
+
+    def predicted(plan: PruningPlan) -> float:
+        share = latencies.predicted(plan.channels)
+        assert share is not None  # it was not for another plan of the same detector
+        return share
+
+    def measured_at(index: int) -> float:
+        return measured(ladder.plan(index))
+
+    def predicted_at(index: int) -> float:
+        return predicted(ladder.plan(index))
 
     if latencies.dense <= goal:
         return ladder.plan(0)
     close = CLOSE if exact else ROUGH
     if latencies.predicted(ladder.plan(0).channels) is None:
-        return ladder.plan(first_within(measured, len(ladder), goal, close=close))
-
-    def predicted(index: int) -> float:
-        share = latencies.predicted(ladder.plan(index).channels)
-        assert share is not None  # it was not for another plan of the same detector
-        return share
-
+        return ladder.plan(first_within(measured_at, len(ladder), goal, close=close))
     if not exact and latencies.is_calibrated:
-        return ladder.plan(first_within(predicted, len(ladder), goal))
-    return ladder.plan(_corrected(predicted, measured, len(ladder), goal, close))
+        return ladder.plan(first_within(predicted_at, len(ladder), goal))
+    index = _corrected(predicted_at, measured_at, len(ladder), goal, close)
+    best = ladder.plan(index)
+    if not exact or measured(best) > goal:
+        return best
+    for _ in range(FILLS):
+        if shares[best] >= goal * (1 - close):
+            break
+        aim = _aim([(predicted(plan), share) for plan, share in shares.items()], goal, close)
+        plan = ladder.filled(index, predicted, aim)
+        if plan in shares:
+            break
+        if shares[best] < measured(plan) <= goal:
+            best = plan
+    return best
 
 
 def first_within(
@@ -225,51 +279,47 @@ def _corrected(
     predicted: Callable[[int], float], measured: Callable[[int], float], count: int, goal: float, close: float
 ) -> int:
     """The choice of a prediction, held against measurements until it is close or has no better neighbour."""
-    shares: dict[int, float] = {}
+    points: list[tuple[float, float]] = []
     over, found = -1, count
     for _ in range(1 + CORRECTIONS):
-        aim = _aim(predicted, shares, over, found, goal, close)
+        aim = _aim(points, goal, close)
         index = min(max(first_within(predicted, count, aim), over + 1), found - 1)
-        shares[index] = measured(index)
-        if shares[index] > goal:
+        share = measured(index)
+        points.append((predicted(index), share))
+        if share > goal:
             over = index
         else:
             found = index
-            if shares[index] >= goal * (1 - close):
+            if share >= goal * (1 - close):
                 break
         if found - over <= 1:
             break
     if found == count:
         return found - 1 if over == count - 1 else first_within(measured, count, goal, close=close, above=over)
-    if shares[found] < goal * (1 - close) and found - over > 1:  # predictions that are off by more than a line
+    if measured(found) < goal * (1 - close) and found - over > 1:  # predictions that are off by more than a line
         return first_within(measured, found + 1, goal, close=close, above=over)
     return found
 
 
-def _aim(
-    predicted: Callable[[int], float], shares: dict[int, float], over: int, found: int, goal: float, close: float
-) -> float:
+def _aim(points: Sequence[tuple[float, float]], goal: float, close: float) -> float:
     """The prediction to look for next, by what those of measured plans were off.
 
     Args:
-        predicted: The prediction for an index.
-        shares: What was measured, by index.
-        over: The last index that is over the goal; -1 if none is known.
-        found: The first index that is within it; beyond the last if none is known.
+        points: What was predicted and what was measured, for each plan.
         goal: The largest share that is wanted.
         close: A share so near below the goal is wanted.
     """
-    if not shares:
+    if not points:
         return goal
     middle = goal * (1 - close / 2)
     # The straight line through the two that enclose the goal, or through the two that are nearest to it.
-    nearest = sorted(shares, key=lambda index: (index not in (over, found), abs(shares[index] - goal)))
-    one = nearest[0]
-    for other in nearest[1:2]:
-        rise = predicted(one) - predicted(other)
-        if rise * (shares[one] - shares[other]) > 0:
-            return predicted(one) + rise * (middle - shares[one]) / (shares[one] - shares[other])
-    return predicted(one) * middle / shares[one]
+    within = max((share for _, share in points if share <= goal), default=None)
+    above = min((share for _, share in points if share > goal), default=None)
+    (one, share), *others = sorted(points, key=lambda point: (point[1] not in (within, above), abs(point[1] - goal)))
+    for other, other_share in others[:1]:
+        if (one - other) * (share - other_share) > 0:
+            return one + (one - other) * (middle - share) / (share - other_share)
+    return one * middle / share
 
 
 def _opening(item: ScoredGroup) -> list[float]:
@@ -294,6 +344,13 @@ def _least_above(score: float, factor: float) -> float:
     while value * factor <= score:
         value = math.nextafter(value, math.inf)
     return value
+
+
+def _of_step(lowest: Sequence[float], place: int) -> float:
+    """A threshold of a step: 0 for the first, else one from its lowest to the next one's that has few digits."""
+    if not place:
+        return 0.0
+    return _between(lowest[place], lowest[place + 1] if place + 1 < len(lowest) else 1.1 * lowest[place])
 
 
 def _between(low: float, high: float) -> float:

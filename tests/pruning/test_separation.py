@@ -66,6 +66,10 @@ def test_right_above_the_zeros_they_separate_whatever_the_rest_is(gammas: Gammas
     assert gammas.warning(0.005, (0.5, 0.0, 0.0), (0.5, 0.5, 0.2), seed=seed) is None
 
 
+def test_some_of_the_zeros_may_stay(gammas: Gammas) -> None:
+    assert gammas.warning(5e-61, (0.5, 0.0, 0.0), (0.5, 0.5, 0.2)) is None
+
+
 @pytest.mark.parametrize("threshold", [0.6, 0.7, 0.8])
 def test_in_the_midst_of_a_cluster_they_do_not(gammas: Gammas, threshold: float) -> None:
     said = gammas.warning(threshold, *SPARSE)
