@@ -11,13 +11,12 @@ blocks of 16 channels, so that predictions are wrong; and measurements (ONNX Run
 network is then measured once more: `again` has the noise of two measurements. The last line is JSON: `predicted`,
 `stepped`, `measured` and `again`, each with `within_1` and `within_2` (shares of the plans that are off by no more
 percent of what was asked for), `mean` and `worst` (signed, as a part of it), over the `plans` that could meet it at
-all; and `looks` (networks that a search looked at, for each of `stepped` and `measured`).
+all, or null where none was measured; and `looks` (networks that a search looked at, for each of `stepped` and `measured`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import random
 import statistics
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common.figures import close
 
 from prunetune.pruning import ChannelConfig, Detector, PlanLadder, PruningPlan, apply_plan, find_plan
 from prunetune.pruning.planning.plan import Scores
@@ -45,6 +45,7 @@ from prunetune.spaces import Deployment
 from prunetune.spaces.recipe import Importance
 from prunetune.targets import OnnxRuntimeSpec
 
+FIGURES = ("predicted", "stepped", "measured", "again", "looks")
 PLANS = 50
 NAMES = ("square", "disc")
 
@@ -151,7 +152,8 @@ def main() -> None:
     logging.getLogger("prunetune").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="prunetune-plan-fill-") as folder:
         spec = OnnxRuntimeSpec(seconds=2.5) if options.quick else OnnxRuntimeSpec()
-        print(json.dumps(compare(Path(folder), spec, 5 if options.quick else options.measured)))
+        found = compare(Path(folder), spec, 5 if options.quick else options.measured)
+        close(FIGURES, {**dict.fromkeys(FIGURES), **found})
 
 
 def compare(folder: Path, spec: OnnxRuntimeSpec, measured: int) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def _untouched(scores: Scores, threshold: Threshold, floor: float) -> str | None
     judged = [(score, item.limit(threshold)) for item in scores.groups for score in item.scores.tolist()]
     if not any(threshold.values) or not judged:
         return None
-    values = [score for score, _ in judged]
+    values = [score for item in scores.groups for score in item.scores.float().tolist()]  # equal ones are equal
     below = sum(score < limit for score, limit in judged)
     beyond = f" beyond what floor {floor:g} keeps" if floor else ""
     return (

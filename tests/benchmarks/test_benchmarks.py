@@ -24,6 +24,7 @@ FIGURES = {
     "latency_noise": ("cv", "cv_loaded", "seconds", "kendall_tau"),
     "latency_table": ("mape", "worst", "kendall_tau", "predictions_per_s"),
     "overhead": ("share", "seconds", "trials", "epochs", "ask_tell_s"),
+    "plan_fill": ("predicted", "stepped", "measured", "again", "looks"),
     "planners": ("dense", "dense_latency", "rows"),
     "recovery": (
         *("gap_closed", "hypervolume_ratio", "gain_over_half_width", "share_of_dense"),
