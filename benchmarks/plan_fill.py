@@ -11,7 +11,7 @@ blocks of 16 channels, so that predictions are wrong; and measurements (ONNX Run
 network is then measured once more: `again` has the noise of two measurements. The last line is JSON: `predicted`,
 `stepped`, `measured` and `again`, each with `within_1` and `within_2` (shares of the plans that are off by no more
 percent of what was asked for), `mean` and `worst` (signed, as a part of it), over the `plans` that could meet it at
-all, or null where none was measured; and `looks` (networks that a search looked at, for each of `stepped` and `measured`).
+all, or null where none was measured; and `looks` (networks that a search looked at, for `stepped` and `measured`).
 """
 
 from __future__ import annotations
