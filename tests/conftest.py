@@ -8,6 +8,7 @@ import json
 import multiprocessing.util
 import os
 import shutil
+import signal
 import tempfile
 import tomllib
 from collections import Counter
@@ -25,6 +26,12 @@ from sharing.files_once import FilesOnce
 from sharing.once import once
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    """Ctrl-C interrupts, also where a shell started the tests in the background and has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
@@ -86,6 +93,13 @@ def _own_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays() -> None:
+    """What earlier modules left stays, too. Each measurement collects garbage, and would look through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
