@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python examples/barcodes/generate.py --out data/barcodes
-	$(BIN)/prunetune run examples/barcodes/study.yaml
+	$(BIN)/prunetune run examples/barcodes/study.yaml --workers 2
 
 test: setup
 	$(PYTEST) -m "core or not (slow or faults)"
