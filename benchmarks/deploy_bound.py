@@ -65,7 +65,7 @@ def look(file: str, overrides: list[str]) -> None:
     """Looks at what a study skipped, and prints what it found."""
     study, context = prepare(StudySpec.read(file, overrides), Progress(Console(file=sys.stderr), 0))
     found = Findings.of(study)
-    front = [network.result for network in found.front()]
+    front = [network.result for network in found.front]
     lost, skipped, begin = [], 0, time.perf_counter()
     for network in skipped_networks(found, context):
         skipped += 1

@@ -39,10 +39,14 @@ is overhead."""
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3 trials after a short dense training")
-    quick = parser.parse_args().quick
+    parser.add_argument("override", nargs="*", metavar="KEY=VALUE", help="of the demo's study")
+    options = parser.parse_args()
+    quick = options.quick
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="prunetune-overhead-") as folder:
-        cost, trials = run_study(Path(folder), dense_epochs=2 if quick else 15, trials=3 if quick else 8)
+        cost, trials = run_study(
+            Path(folder), 2 if quick else 15, 3 if quick else 8, options.override
+        )
         seconds_asked = ask_tell(Path(folder), trials=1000 if quick else 10_000)
     seconds, total = Counter(cost.seconds), cost.total_s
     share = 1 - sum(seconds[part] for part in WORK) / total
@@ -55,7 +59,7 @@ def main() -> None:
     close(FIGURES, {**summary, "ask_tell_s": round(seconds_asked, 3)})
 
 
-def run_study(folder: Path, dense_epochs: int, trials: int) -> tuple[Cost, int]:
+def run_study(folder: Path, dense_epochs: int, trials: int, overrides: list[str]) -> tuple[Cost, int]:
     """Runs the demo's study in a folder; returns what its recovered trials cost, and how many they are."""
     generate = [sys.executable, str(ROOT / "examples/barcodes/generate.py"), "--out", str(folder / "data")]
     subprocess.run(generate, check=True, stdout=subprocess.DEVNULL)
@@ -63,6 +67,7 @@ def run_study(folder: Path, dense_epochs: int, trials: int) -> tuple[Cost, int]:
         *(sys.executable, "-m", "prunetune.search.cli", "run", str(ROOT / "examples/barcodes/study.yaml")),
         *(f"data={folder / 'data/data.yaml'}", f"runs={folder / 'runs'}"),
         *(f"dense_epochs={dense_epochs}", f"trials={trials}", "controls=[]", "budget.latency=<= dense"),
+        *overrides,
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder / 'runs/barcodes/study.db'}")
