@@ -44,9 +44,7 @@ def main() -> None:
     quick = options.quick
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="prunetune-overhead-") as folder:
-        cost, trials = run_study(
-            Path(folder), 2 if quick else 15, 3 if quick else 8, options.override
-        )
+        cost, trials = run_study(Path(folder), 2 if quick else 15, 3 if quick else 8, options.override)
         seconds_asked = ask_tell(Path(folder), trials=1000 if quick else 10_000)
     seconds, total = Counter(cost.seconds), cost.total_s
     share = 1 - sum(seconds[part] for part in WORK) / total
