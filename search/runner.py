@@ -108,10 +108,8 @@ def _run(spec: StudySpec, progress: Progress) -> StoredStudy:
             if (reached := limit_reached(study, spec)) and not reached.startswith("trials"):
                 progress.say(f"no further trial: {reached}")
             if others:
-                progress.say(
-                    "no trial is left to take; the processes that still run will train the controls and finish the "
-                    "study"
-                )
+                progress.say("no trial is left to take; the processes that still run will finish the study")
+                engine.help_to_finish()
             else:
                 engine.finish(study)
     return study

@@ -7,11 +7,11 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import optuna
 
 from prunetune.pruning.pipeline import Recovered
+from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.pruning.stages.stage_files import CHECKPOINT
 from prunetune.pruning.stages.store import StoredStage
 from prunetune.pruning.training.values import TrainingFailureError
@@ -21,7 +21,7 @@ from prunetune.results.findings.study_network import deployed_name
 from prunetune.results.record import Baseline, NetworkFiles, NetworkResult, StudyRecord
 from prunetune.results.tables.rows import trained_text
 from prunetune.search.callbacks.progress import Progress
-from prunetune.search.engine.aside import patiently
+from prunetune.search.engine.aside import Aside
 from prunetune.search.interruption import safe_point
 from prunetune.search.study.study_spec import StudySpec, control_name
 from prunetune.search.trial.context import TrialContext
@@ -35,21 +35,43 @@ def train_baselines(study: optuna.Study, context: TrialContext, progress: Progre
     The controls are trained for as many epochs in all as the longest recipe spends; dense at a smaller input for as
     many as a recovery has.
     """
+    stages = dict(trained_controls(context, progress))
     stored = dict(StudyRecord.of(study).baselines)
-    for control, imgsz in _wanted(context):
-        name = control_name(control)
-        train = partial(_trained, context, control, imgsz)
-        try:
-            stage = patiently(train, f"control {name}", context.store, progress)
-        except TrainingFailureError as error:
-            progress.end()
-            progress.say(f"control {name}: {error.cause} ({error}); the study ends without it")
+    for name, control, imgsz in _wanted(context):
+        if (stage := stages.get(name)) is None:
             continue
+        progress.begin(f"control {name}")
         baseline = stored[name] = _baseline(context, control, stage, imgsz)
         _tell(progress, name, baseline, stage.reused)
         progress.begin(f"control {name} at further deployments")
         stored |= dict(_further(context, name, baseline, stored, imgsz))
         StudyRecord.store(study, baselines=stored)
+
+
+def trained_controls(
+    context: TrialContext, progress: Progress, *, waits: bool = True
+) -> Iterator[tuple[str, StoredStage]]:
+    """Trains the controls, each when it is asked for, and gives their names and stages. Several processes share the
+    work: first comes what no other one trains.
+
+    Args:
+        context: The study's.
+        progress: Says what goes on, and what has failed.
+        waits: Whether those that other processes train are waited for, or left out.
+    """
+    aside: Aside[tuple[str, str, ImageSize | None]] = Aside(context.store, progress)
+    wanted = _wanted(context)
+    while (control := aside.ready() or next(wanted, None) or aside.wait()) is not None:
+        name = control[0]
+        progress.begin(f"control {name}")
+        try:
+            yield name, _trained(context, *control[1:])
+        except StageBusyError as busy:
+            if waits:
+                aside.put(f"control {name}", control, busy)
+        except TrainingFailureError as error:
+            progress.end()
+            progress.say(f"control {name}: {error.cause} ({error}); the study ends without it")
 
 
 def compared(found: Findings, spec: StudySpec) -> list[StudyNetwork]:
@@ -58,15 +80,15 @@ def compared(found: Findings, spec: StudySpec) -> list[StudyNetwork]:
     return list({network.name: network for network in (*controls, *found.baseline_front)}.values())
 
 
-def _wanted(context: TrialContext) -> Iterator[tuple[str, ImageSize | None]]:
-    """What is trained, by its name or file, each with the input size; None for the study's own."""
+def _wanted(context: TrialContext) -> Iterator[tuple[str, str, ImageSize | None]]:
+    """What is trained: its name, what it is, and the input size; None for the study's own."""
     spec = context.spec
     for control in spec.controls:
-        yield control, None
+        yield control_name(control), control, None
     if "dense" in spec.controls and spec.space.recovery_epochs.largest:
         for size in context.sizes:
             if size != spec.imgsz:
-                yield f"dense-{size_text(size)}", size
+                yield (name := f"dense-{size_text(size)}"), name, size
 
 
 def _trained(context: TrialContext, control: str, imgsz: ImageSize | None) -> StoredStage:

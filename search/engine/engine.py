@@ -7,12 +7,14 @@ from typing import Protocol
 
 import optuna
 
+from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.pruning.training.values import TrainingFailureError
 from prunetune.results.record import StudyRecord
 from prunetune.results.storage.storage import storage_errors
 from prunetune.results.tables.headline import LEARNT
 from prunetune.search.callbacks.progress import Progress
 from prunetune.search.engine.aside import patiently
+from prunetune.search.engine.baselines import trained_controls
 from prunetune.search.engine.final_measurement import move_to_these_devices
 from prunetune.search.engine.heartbeat import Heartbeat
 from prunetune.search.engine.study_setup import StudySetup, check_study, prepare_study
@@ -37,6 +39,9 @@ class Engine(Protocol):
 
     def all_trials(self, study: StoredStudy, heartbeat: Heartbeat) -> None:
         """Carries out trials until the study has all it should have, and none of this engine's still runs."""
+
+    def help_to_finish(self) -> None:
+        """Trains controls that nobody trains yet, while other processes carry out the last trials."""
 
     def finish(self, study: StoredStudy) -> None:
         """Trains the controls and writes the results."""
@@ -90,6 +95,7 @@ def prepare_context(study: optuna.Study, setup: StudySetup, progress: Progress) 
 def _train_original(context: TrialContext, progress: Progress) -> None:
     pipeline = context.pipeline
     try:
+        train_meanwhile(context, progress)
         stage = patiently(pipeline.original, "dense network", context.store, progress)
         if pipeline.rewinds:  # a study that began without them has none yet
             patiently(pipeline.early, "first epochs of the dense network", context.store, progress)
@@ -107,3 +113,14 @@ def _train_original(context: TrialContext, progress: Progress) -> None:
             f"the dense network has hardly learnt (map50_95 {accuracy:.3f}): what is pruned of it cannot be compared; "
             "give it more epochs (dense_epochs), or look at its data"
         )
+
+
+def train_meanwhile(context: TrialContext, progress: Progress) -> None:
+    """Trains the dense network or, as long as another process does that, controls that begin from scratch."""
+    try:
+        progress.begin("dense network")
+        context.pipeline.original()
+    except StageBusyError as busy:
+        for _ in trained_controls(context, progress, waits=False):
+            if context.store.is_released(busy):
+                return

@@ -8,6 +8,7 @@ from prunetune.pruning.stages.lease import StageBusyError
 from prunetune.search.callbacks.progress import Progress
 from prunetune.search.callbacks.telling import tell_progress
 from prunetune.search.engine.aside import Aside
+from prunetune.search.engine.baselines import trained_controls
 from prunetune.search.engine.engine import prepare
 from prunetune.search.engine.finish import finish
 from prunetune.search.engine.heartbeat import Heartbeat
@@ -42,6 +43,12 @@ class LocalEngine:
         """See `Engine`."""
         study, self._context = prepare(self._spec, self._progress)
         return study
+
+    def help_to_finish(self) -> None:
+        """See `Engine`."""
+        assert self._context is not None
+        for _ in trained_controls(self._context, self._progress, waits=False):
+            pass
 
     def finish(self, study: StoredStudy) -> None:
         """See `Engine`."""

@@ -79,6 +79,9 @@ class RayEngine:
         self._do(prepare_study)
         return open_study(self._spec)
 
+    def help_to_finish(self) -> None:
+        """See `Engine`. The driver trains nothing."""
+
     def finish(self, study: StoredStudy) -> None:
         """See `Engine`."""
         self._do(finish_study)

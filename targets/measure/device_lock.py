@@ -1,6 +1,6 @@
 """Who may use a device when: one measurement alone, or any number of trainings.
 
-A measurement beside a training gives wrong numbers. So trainings of ours hold a device together, epoch by epoch,
+A measurement beside a training gives wrong numbers. So trainings of ours hold a device together, batch by batch,
 and a measurement waits until they let go, then has it alone. Across processes, by one file for each device.
 """
 

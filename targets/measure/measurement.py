@@ -158,7 +158,7 @@ def interleave(
         pace: How long warm-up, a turn and the whole are at least.
         runs: Most rounds that count.
         seconds: Time limit in s, warm-up included. The pace's fewest rounds are done in any case.
-        settled: Told the samples after each round from the fewest on; true ends the rounds.
+        settled: Told the samples after the fewest rounds, and whenever there are a tenth more; true ends the rounds.
         clock: Tells the time in s.
 
     Returns:
@@ -175,12 +175,19 @@ def interleave(
                 run()
             if clock() - start > seconds / 4:
                 break
+        looks = pace.fewest
         for done in range(1, runs + 1):
             shuffle(order)
             for name in order:
                 samples[name].append(_turn(runners[name], pace))
-            if done >= pace.fewest and (settled(samples) or clock() - start > seconds):
+            if done < pace.fewest:
+                continue
+            if clock() - start > seconds:
                 break
+            if done >= looks:
+                if settled(samples):
+                    break
+                looks = done + max(1, done // 10)
     return {name: tuple(times) for name, times in samples.items()}
 
 

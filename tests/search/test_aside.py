@@ -21,6 +21,8 @@ from prunetune.results.record import TrialRecord
 from prunetune.search.callbacks.progress import Progress
 from prunetune.search.engine import local_engine
 from prunetune.search.engine.aside import MOST_ASIDE, Aside, patiently
+from prunetune.search.engine.baselines import trained_controls
+from prunetune.search.engine.engine import train_meanwhile
 from prunetune.search.engine.heartbeat import Heartbeat
 from prunetune.search.engine.local_engine import carry_out_trials
 from prunetune.search.interruption import Interruption
@@ -201,3 +203,50 @@ def test_nothing_to_wait_for(make_scene: Callable[..., Scene]) -> None:
     aside.put("trial 7", "work", StageBusyError("sparse-0", "sparse-0"))
     assert aside.ready() == "work", "nobody has it"
     assert aside.take_all() == []
+
+
+def train_controls(scene: Scene, *, waits: bool) -> list[str]:
+    """Trains the controls of a study, each of which needs a stage that somebody may be training."""
+
+    def train(name: str, epochs: int) -> str:
+        scene.store.lease(f"control-{name}", f"control-{name}").release()
+        return name
+
+    pipeline = SimpleNamespace(control=train)
+    context: Any = SimpleNamespace(spec=scene.spec, sizes=(scene.spec.imgsz,), store=scene.store, pipeline=pipeline)
+    return [str(stage) for _, stage in trained_controls(context, scene.progress, waits=waits)]
+
+
+def test_of_the_controls_those_come_first_that_nobody_trains(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(controls=["dense", "half-width", "quarter-width"])
+    lease = scene.store.lease("control-dense", "control-dense")
+    scene.on_wait = lease.release
+    assert train_controls(scene, waits=True) == ["half-width", "quarter-width", "dense"]
+    assert scene.waits == [f"waiting for control-dense on {THIS}"]
+
+
+def test_who_leaves_waits_for_no_control(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(controls=["dense", "half-width"])
+    with scene.store.lease("control-dense", "control-dense"):
+        assert train_controls(scene, waits=False) == ["half-width"]
+    assert scene.waits == []
+
+
+def test_controls_are_trained_while_another_process_trains_the_dense_network(make_scene: Callable[..., Scene]) -> None:
+    scene = make_scene(controls=["dense", "half-width", "quarter-width"])
+    lease, trained = scene.store.lease("original", "original"), []
+
+    def original() -> None:
+        scene.store.lease("original", "original").release()
+
+    def train(name: str, epochs: int) -> str:
+        if name == "dense":
+            original()
+        trained.append(name)
+        lease.release()
+        return name
+
+    pipeline = SimpleNamespace(control=train, original=original)
+    context: Any = SimpleNamespace(spec=scene.spec, sizes=(scene.spec.imgsz,), store=scene.store, pipeline=pipeline)
+    train_meanwhile(context, scene.progress)
+    assert trained == ["half-width"], "once the dense network is there, trials come first"
