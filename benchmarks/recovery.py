@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import statistics
 import sys
 import tempfile
 import warnings
@@ -43,7 +42,7 @@ import optuna
 import torch
 import torch_pruning
 from common.barcodes import draw
-from common.figures import close, skipped
+from common.figures import close, skipped, spread
 from rich.console import Console
 
 from prunetune.pruning.pipeline import Pipeline, Recovered, Source
@@ -402,15 +401,6 @@ def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 def over(value: float, whole: float) -> float:
     """A share; 0 of nothing."""
     return value / whole if whole else 0.0
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Mean, smallest and largest."""
-    return {
-        "mean": round(statistics.fmean(values), 4),
-        "low": round(min(values), 4),
-        "high": round(max(values), 4),
-    }
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 
@@ -25,3 +26,8 @@ def close(names: Sequence[str], found: Mapping[str, Any]) -> None:
 def skipped(why: str) -> None:
     """Writes that nothing was measured."""
     print(json.dumps({"skipped": why}))
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, smallest and largest."""
+    return {"mean": round(fmean(values), 4), "low": round(min(values), 4), "high": round(max(values), 4)}
