@@ -3,10 +3,11 @@
     python benchmarks/replay/record.py train DATA.yaml --part 0/2     # trains; parts can run side by side
     python benchmarks/replay/record.py measure DATA.yaml              # measures what was trained, writes table.json
 
-Every sparsity x sparse phase x threshold of the grid is carried out: YOLOv5n, dense training, sparse training,
-surgery aligned to 8, recalibration, a full recovery with its accuracy after every epoch. Networks are measured with
-ONNX Runtime against half-width on an otherwise idle machine. The work is kept in `runs/replay` and its stage store:
-a run that was stopped goes on.
+Every sparsity x sparse phase x threshold x input size x depth of the grid is carried out: YOLOv5n, dense training,
+sparse training at the largest size, surgery aligned to 8, recalibration, a full recovery with its accuracy after every
+epoch, and what the network does at the smaller sizes. Networks are measured with ONNX Runtime against half-width at
+the largest size, on an otherwise idle machine. The work is kept in `runs/replay` and its stage store: a run that was
+stopped goes on.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from prunetune.search.engine.study_setup import check_study, prepare_study
 from prunetune.search.study.open_study import open_study
 from prunetune.search.study.study_spec import StudySpec
 from prunetune.search.trial import TrialContext
-from prunetune.spaces import Recipe, Threshold
+from prunetune.spaces import Deployment, Recipe, Threshold
 from prunetune.targets.measure.hardware import cpu_model
 
-SPARSITIES = (0.4, 0.8, 1.4)
+SPARSITIES = (0.4, 1.2)
 SPARSE_EPOCHS = (4, 8)
-THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 11))
+THRESHOLDS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.95)
+SIZES = (128, 96, 64)
+DEPTHS = (0, 4)
 RECOVERY_EPOCHS = 9
 TABLE = Path(__file__).with_name("table.json")
 
@@ -61,15 +64,17 @@ def prepared(data: str) -> TrialContext:
             "name": "replay",
             "model": "yolov5n.yaml",
             "data": data,
-            "imgsz": 96,
+            "imgsz": SIZES[0],
+            "deploy": {"imgsz": list(SIZES)},
             "batch": 16,
-            "dense_epochs": 50,
+            "dense_epochs": 40,
             "train": {"optimizer": "AdamW", "lr0": 0.001},
             "targets": [{"kind": "onnxruntime", "seconds": 6.0}],
             "space": {
                 "sparsity": {"choices": list(SPARSITIES)},
                 "sparse_epochs": {"choices": list(SPARSE_EPOCHS)},
                 "threshold": {"choices": list(THRESHOLDS)},
+                "depth": {"choices": list(DEPTHS)},
                 "recovery_epochs": RECOVERY_EPOCHS,
             },
         }
@@ -86,38 +91,46 @@ def train(context: TrialContext, sparsities: tuple[float, ...]) -> None:
 
 def recipes(sparsities: tuple[float, ...]) -> Iterator[Recipe]:
     """The grid."""
-    for sparsity, epochs, threshold in itertools.product(sparsities, SPARSE_EPOCHS[::-1], THRESHOLDS):
-        yield Recipe(sparsity, epochs, Threshold.everywhere(threshold), 1, RECOVERY_EPOCHS)
+    grid = itertools.product(sparsities, SPARSE_EPOCHS[::-1], THRESHOLDS, SIZES, DEPTHS)
+    for sparsity, epochs, threshold, imgsz, depth in grid:
+        yield Recipe(
+            sparsity, epochs, Threshold.everywhere(threshold), 1, RECOVERY_EPOCHS, depth=depth or None, imgsz=imgsz
+        )
 
 
 def measured_table(context: TrialContext) -> dict[str, Any]:
     """Everything a replay needs, read back from the store; latencies are measured now where they were not before."""
     rows, curves, networks = [], {}, {}
+    precision = context.shipping.deployment.precision
     sparse_s: list[float] = []
     for recipe in recipes(SPARSITIES):
         pruned, recovered = context.pipeline.run(recipe)
         assert isinstance(pruned, Pruned)
         assert isinstance(recovered, Recovered)
-        channels = pruned.plan.channels.digest()
-        if channels not in networks:
-            detector = pruned.load()
-            networks[channels] = {
-                "latency": round(context.meter.measure(detector)[context.spec.targets[0].name].ratio, 5),
-                "gflops": round(detector.gflops(context.spec.imgsz), 5),
+        assert isinstance(recipe.imgsz, int)
+        network = f"{pruned.plan.channels.digest()}@{recipe.imgsz}"
+        if network not in networks:
+            detector, deployment = pruned.load(), Deployment(recipe.imgsz, precision)
+            networks[network] = {
+                "latency": round(context.meter.measure(detector, deployment)[context.spec.targets[0].name].ratio, 5),
+                "gflops": round(detector.gflops(recipe.imgsz), 5),
                 "params": detector.params,
             }
-        if pruned.stage.digest not in curves:
+        if recovered.stage.digest not in curves:
             history = read_history(recovered.stage)
-            curves[pruned.stage.digest] = {
-                "channels": channels,
+            curves[recovered.stage.digest] = {
+                "network": network,
                 "recalibrated": round(pruned.accuracy.map50_95, 5),
                 "recovery": [round(map50_95, 5) for map50_95 in recovered.curve],
+                "further": further(context, recovered.load(), recipe.imgsz),
                 "epoch_s": round(statistics.median(epoch.train_s + epoch.validate_s for epoch in history), 3),
             }
         sparse = context.store.find(pruned.stage.parent)
         assert sparse is not None
         sparse_s += [epoch.train_s for epoch in read_history(sparse)]
-        rows.append([recipe.sparsity, recipe.sparse_epochs, recipe.threshold.backbone, pruned.stage.digest])
+        assert isinstance(recipe.threshold, Threshold)
+        key = (recipe.sparsity, recipe.sparse_epochs, recipe.threshold.backbone, recipe.imgsz, recipe.depth or 0)
+        rows.append([*key, recovered.stage.digest])
     original = context.pipeline.original()
     assert original.accuracy is not None
     dense = Detector.load(original.file(CHECKPOINT))
@@ -136,8 +149,19 @@ def measured_table(context: TrialContext) -> dict[str, Any]:
         "sparse_epoch_s": round(statistics.median(sparse_s), 3),
         "networks": networks,
         "candidates": list(curves.values()),
-        "recipes": [[*row[:3], short[row[3]]] for row in rows],
+        "recipes": [[*key, short[digest]] for *key, digest in rows],
     }
+
+
+def further(context: TrialContext, detector: Detector, imgsz: int) -> list[list[float]]:
+    """map50_95 and latency of a recovered network at each smaller size."""
+    found = []
+    for size in SIZES[SIZES.index(imgsz) + 1 :]:
+        deployment = Deployment(size, context.shipping.deployment.precision)
+        accuracy = context.shipping.evaluate(detector, deployment).map50_95
+        latency = context.meter.measure(detector, deployment)[context.spec.targets[0].name].ratio
+        found.append([round(accuracy, 5), round(latency, 5)])
+    return found
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ class Recorded:
     """map50_95 after surgery."""
     recovery: tuple[float, ...]
     """map50_95 of the best epoch so far, after each epoch."""
+    further: tuple[tuple[float, float], ...] = ()
+    """map50_95 and latency of the recovered network at each smaller size."""
 
     @property
     def map50_95(self) -> float:
@@ -54,9 +56,10 @@ class Grid:
             _recorded(number, item, table["networks"]) for number, item in enumerate(table["candidates"])
         ]
         self._by_recipe = {tuple(recipe): self.candidates[number] for *recipe, number in table["recipes"]}
-        self.sparsities, self.sparse_epochs, self.thresholds = (
-            sorted({recipe[place] for recipe in self._by_recipe}) for place in range(3)
+        self.sparsities, self.sparse_epochs, self.thresholds, sizes, self.depths = (
+            sorted({recipe[place] for recipe in self._by_recipe}) for place in range(5)
         )
+        self.sizes: tuple[int, ...] = tuple(reversed(sizes))
         self.recovery_epochs = len(self.candidates[0].recovery)
 
     @classmethod
@@ -64,18 +67,27 @@ class Grid:
         """The table of this folder."""
         return cls(json.loads(TABLE.read_text(encoding="utf-8")))
 
-    def at(self, sparsity: float, sparse_epochs: int, threshold: float) -> Recorded:
-        """What a recipe gave."""
-        return self._by_recipe[sparsity, sparse_epochs, threshold]
+    def at(self, recipe: Recipe) -> Recorded:
+        """What a recipe gave. Of a share of the budget that is the network of the lowest threshold that meets it, or of
+        the highest one if none does; of a threshold, that of the nearest one."""
+        threshold = recipe.threshold
+        if isinstance(threshold, LatencyShare):
+            meets = (value for value in self.thresholds if self._at(recipe, value).latency <= threshold.share)
+            return self._at(recipe, next(meets, self.thresholds[-1]))
+        return self._at(recipe, min(self.thresholds, key=lambda value: abs(value - threshold.backbone)))
 
-    def threshold_for(self, sparsity: float, sparse_epochs: int, latency: float) -> float:
-        """The lowest threshold whose network meets a latency; the highest one if none does."""
-        meets = [t for t in self.thresholds if self.at(sparsity, sparse_epochs, t).latency <= latency]
-        return min(meets, default=self.thresholds[-1])
+    def _at(self, recipe: Recipe, threshold: float) -> Recorded:
+        imgsz, depth = recipe.imgsz or self.sizes[0], recipe.depth or 0
+        return self._by_recipe[recipe.sparsity, recipe.sparse_epochs, threshold, imgsz, depth]
 
-    def hypervolume(self, found: Sequence[Recorded]) -> float:
-        """Of the candidates within the budget, as a study computes it."""
-        points = [(item.map50_95, item.latency) for item in found if item.latency <= 1]
+    def hypervolume(self, found: Sequence[Recorded], *, further: bool = True) -> float:
+        """Of the networks within the budget, as a study computes it; with what they do at smaller sizes, or without."""
+        points = [
+            point
+            for item in found
+            for point in ((item.map50_95, item.latency), *(item.further if further else ()))
+            if point[1] <= 1
+        ]
         return hypervolume(points, [self.dense_latency])
 
     @property
@@ -89,7 +101,13 @@ def _recorded(number: int, item: dict[str, Any], networks: dict[str, Any]) -> Re
     for value in item["recovery"]:
         best = max(best, value)
         curve.append(best)
-    return Recorded(number, networks[item["channels"]]["latency"], item["recalibrated"], tuple(curve))
+    return Recorded(
+        number,
+        networks[item["network"]]["latency"],
+        item["recalibrated"],
+        tuple(curve),
+        tuple(map(tuple, item["further"])),
+    )
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,8 @@ class Strategy:
     early_stopping: EarlyStopping | None = field(default_factory=EarlyStopping)
     latency_space: bool = True
     """The space asks for a share of the budget instead of a threshold."""
+    deployments: bool = True
+    """Recovered networks are also evaluated at smaller sizes, which costs no epoch."""
 
 
 @dataclass
@@ -146,14 +166,18 @@ class Simulation:
                 "seed": seed,
                 "sampler": strategy.sampler,
                 "trials": trials,
+                "imgsz": grid.sizes[0],
+                "deploy": {"imgsz": list(grid.sizes)},
                 "space": {
                     "sparsity": {"choices": grid.sparsities},
                     "sparse_epochs": {"choices": grid.sparse_epochs},
+                    "depth": {"choices": grid.depths},
                     "recovery_epochs": grid.recovery_epochs,
                     **cut,
                 },
             }
         )
+        self.space = self.spec.space.over_sizes(grid.sizes)
         self.study = optuna.create_study(directions=["maximize", "minimize"])
         self._trunks: dict[float, int] = {}
         self._recovered: dict[int, int] = {}
@@ -167,7 +191,7 @@ class Simulation:
         for _ in range(self.spec.trials or 0):
             self._trial()
             found.epochs.append(self.spent)
-            found.hypervolumes.append(self.grid.hypervolume(self.finished))
+            found.hypervolumes.append(self.grid.hypervolume(self.finished, further=self.strategy.deployments))
             if found.hypervolumes[-1] >= goal:
                 break
         return found
@@ -175,12 +199,12 @@ class Simulation:
     def _trial(self) -> None:
         trials, spec = self.study.get_trials(deepcopy=False), self.spec
         if self.strategy.design:
-            self.study.sampler = next_sampler(spec, spec.space, trials)
+            self.study.sampler = next_sampler(spec, self.space, trials)
         else:
             self.study.sampler = create_sampler(spec.sampler, spec.trials, spec.seed + 100_003 * len(trials))
         trial = self.study.ask()
-        recipe = self.spec.space.suggest(trial)
-        candidate = self._carried_out(recipe)
+        recipe = self.space.suggest(trial)
+        candidate = self.grid.at(recipe)
         self._pay_sparse(recipe.sparsity, recipe.sparse_epochs)
         over = candidate.latency > 1
         gated = over and self.strategy.gate
@@ -196,15 +220,6 @@ class Simulation:
             trial.set_constraint(UNFINISHED, float(stopped))
         accuracy = candidate.recovery[epochs - 1] if epochs else candidate.recalibrated
         self.study.tell(trial, [accuracy, candidate.latency])
-
-    def _carried_out(self, recipe: Recipe) -> Recorded:
-        grid = self.grid
-        if isinstance(recipe.threshold, LatencyShare):
-            threshold = grid.threshold_for(recipe.sparsity, recipe.sparse_epochs, recipe.threshold.share)
-        else:
-            asked = recipe.threshold.backbone
-            threshold = min(grid.thresholds, key=lambda value: abs(value - asked))
-        return grid.at(recipe.sparsity, recipe.sparse_epochs, threshold)
 
     def _recover(self, candidate: Recorded) -> int:
         """Epochs after which a candidate is stopped, or all."""

@@ -32,7 +32,7 @@ FIGURES = {
     ),
     "report_scale": ("report_s", "report_mb", "status_s", "front_s", "trials"),
     "scale": ("errors", "trials_per_s", "states", "workers", "speedup_2_workers", "trials_per_h"),
-    "search_cost": ("epochs_ratio", "without", "stopped_share"),
+    "search_cost": ("epochs_ratio", "epochs_ratio_tpe", "without", "stopped_share"),
     "search_real": ("random", "tpe", "widths", "prunetune"),
     "sensitivity": ("dense", "spread", "map50_95", "gain"),
     "size_latency": ("table", "multiply_adds"),
