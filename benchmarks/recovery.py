@@ -105,11 +105,15 @@ class Race:
             }
         )
         self.study, self.context = prepare(spec, Progress(Console(file=sys.stderr, width=160), 0))
-        self._pull, self._distillation = options.pull, options.distillation
+        self._pull, self._distillation, self._lr = options.pull, options.distillation, options.recovery_lr
 
     def recipe(self, latency: float = 1.0, sparse_epochs: int = 1, balance: float = 1.0, **options: Any) -> Recipe:
         """The recipe that was chosen, or a change of it, that trains for as many epochs as all others."""
-        chosen: dict[str, Any] = {"distillation": self._distillation, "importance": "taylor"}
+        chosen: dict[str, Any] = {
+            "distillation": self._distillation,
+            "importance": "taylor",
+            "recovery_lr": self._lr,
+        }
         rounds = options.pop("rounds", 1)
         return Recipe(
             sparsity=self._pull,
@@ -122,7 +126,8 @@ class Race:
 
     def dense_at(self, imgsz: ImageSize) -> Recipe:
         """Removes nothing, and trains on at an input size for as many epochs as all others."""
-        return Recipe(0.0, 0, Threshold.everywhere(0.0), recovery_epochs=self.epochs, imgsz=imgsz)
+        nothing = Threshold.everywhere(0.0)
+        return Recipe(0.0, 0, nothing, recovery_epochs=self.epochs, imgsz=imgsz, recovery_lr=self._lr)
 
     def by_gammas(self, **options: Any) -> Recipe:
         """Network slimming: gammas are pulled for a quarter of the epochs, and are what channels are judged by."""
@@ -137,6 +142,8 @@ class Race:
         for (share, balance), size, depth in product(
             SHARES.items(), (None, *sizes), (None, DEPTH) if "depth" in parts else (None,)
         ):
+            if size is not None and self.dense_share(size) <= share:
+                continue  # there is nothing to prune
             recipe = self.recipe(share, balance=balance, imgsz=size, depth=depth)
             yield name_at(share, size, depth), lambda recipe=recipe: self.pruned(recipe)  # type: ignore[misc]
         for size in sizes:
@@ -242,6 +249,11 @@ class Race:
         measured = self.context.meter.measure_channels(channels, lambda: detector, targets, deployment)
         return next(iter(measured.values())).ratio
 
+    def dense_share(self, imgsz: ImageSize) -> float:
+        """The dense network's latency at an input size, in multiples of half-width's at the study's own."""
+        meter, own = self.context.meter, self.context.shipping.deployment
+        return meter.reference_ratios(meter.targets[0], replace(own, imgsz=imgsz))["dense"]
+
     def judge(self, stage: StoredStage, deployment: Deployment) -> dict[str, float]:
         """What is told of a network at a deployment."""
         detector, shipping = Detector.load(stage.file(CHECKPOINT)), self.context.shipping
@@ -296,6 +308,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pull", type=float, default=0.5)
     parser.add_argument("--distillation", type=float, default=1.0)
+    parser.add_argument("--recovery-lr", type=float, default=2.0, help="in multiples of the other trainings' rate")
     parser.add_argument("--sizes", type=int, nargs="+", help="input sizes in px; by default those of a study")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="by default all")
     parser.add_argument("--runs", default="runs")
