@@ -154,7 +154,6 @@ class Race:
         if "ablation" in parts:
             yield "without distillation", lambda: self.pruned(self.recipe(distillation=0.0))
             yield "with a second round", lambda: self.pruned(self.recipe(rounds=2))
-            yield "with knapsack", lambda: self.pruned(self.recipe(planner="knapsack"))
             yield "without alignment", lambda: self.pruned(self.recipe(), self._unaligned())
             yield "by gammas", lambda: self.pruned(self.by_gammas())
             yield "by gammas, subgradient", lambda: self.pruned(self.by_gammas(shrinkage="subgradient"))

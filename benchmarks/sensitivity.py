@@ -28,6 +28,7 @@ from typing import Any
 
 from common.barcodes import draw
 from common.figures import close
+from common.multiply_adds import MultiplyAdds
 from torch import Tensor, nn
 
 from prunetune.pruning import Detector, Pipeline, PlanLadder, Source, StageRunner, StageStore, TrainingSetup, apply_plan
@@ -35,7 +36,6 @@ from prunetune.pruning.accuracy.sensitivity import Sensitivity, read_sensitivity
 from prunetune.pruning.accuracy.sensitivity_analysis import analyse
 from prunetune.pruning.data.dataset import inspect_dataset
 from prunetune.pruning.planning.importance import create_judge
-from prunetune.pruning.planning.knapsack import MultiplyAdds
 from prunetune.pruning.planning.plan import PruningPlan, Scores
 from prunetune.pruning.structure.groups import ChannelGroup
 from prunetune.pruning.structure.tracing import channel_groups

@@ -61,7 +61,6 @@ LINKS = {
     ("SearchSpace", "rounds"): "pruning.md#rounds",
     ("SearchSpace", "later_thresholds"): "pruning.md#rounds",
     ("SearchSpace", "importance"): "pruning.md#importance",
-    ("SearchSpace", "planner"): "pruning.md#the-planner",
     ("SearchSpace", "depth"): "pruning.md#depth",
     ("SearchSpace", "start"): "pruning.md#where-a-recovery-starts",
     ("SearchSpace", "distillation"): "pruning.md#distillation",

@@ -1,4 +1,4 @@
-"""From a recipe to its plan: who judges the channels, who chooses among them, and what both need to know."""
+"""From a recipe to its plan: who judges the channels, and where the threshold lies."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from prunetune.pruning.planning.importance import Losses, create_judge
-from prunetune.pruning.planning.knapsack import Array, KnapsackLadder, MultiplyAdds
 from prunetune.pruning.planning.plan import PruningPlan, Scores, branch_of
 from prunetune.pruning.planning.separation import unseparated
-from prunetune.pruning.planning.threshold_search import Ladder, LatencyShares, PlanLadder, find_plan, round_goal
+from prunetune.pruning.planning.threshold_search import LatencyShares, PlanLadder, find_plan, round_goal
 from prunetune.pruning.stages.stage_runner import StageRunner
 from prunetune.pruning.structure.depth import residual_blocks, without_blocks
 from prunetune.pruning.structure.groups import ChannelGroup
@@ -82,7 +81,7 @@ class Planning:
             first: Whether it is the first round, in which the recipe's `depth` goes.
 
         Raises:
-            ConfigError: The cut is a latency, and no latencies are known; or the planner needs a latency and has none.
+            ConfigError: The cut is a latency, and no latencies are known.
         """
         if first and recipe.depth and (blocks := least_blocks(detector, recipe.depth, self.stages.losses)):
             short = Detector(without_blocks(detector.model, blocks), detector.source)
@@ -101,14 +100,7 @@ class Planning:
         dense: Mapping[str, int] | None,
     ) -> Planned:
         scores = self.scores(detector, groups, recipe, dense)
-        if not isinstance(cut, Threshold):
-            plan = self._fill(detector, groups, recipe, cut, way, scores)
-        elif recipe.planner == "threshold":
-            plan = scores.plan(cut)
-        else:
-            raise ConfigError(
-                f"planner: {recipe.planner} fills a latency; give latency in the place of threshold {cut}"
-            )
+        plan = scores.plan(cut) if isinstance(cut, Threshold) else self._fill(detector, groups, cut, way, scores)
         if plan.threshold is None or recipe.importance != "gamma":
             return Planned(plan, scores.is_least(plan))
         return Planned(plan, scores.is_least(plan), unseparated(scores, plan.threshold))
@@ -117,7 +109,6 @@ class Planning:
         self,
         detector: Detector,
         groups: Sequence[ChannelGroup],
-        recipe: Recipe,
         cut: LatencyShare,
         way: float,
         scores: Scores,
@@ -130,26 +121,7 @@ class Planning:
             return Detector(apply_plan(detector.model, plan, groups=groups), detector.source)
 
         goal = round_goal(self.latencies.dense, cut.share, way)
-        return find_plan(
-            self._ladder(detector, groups, recipe, cut, scores), self.latencies, build, goal, exact=way >= 1
-        )
-
-    def _ladder(
-        self, detector: Detector, groups: Sequence[ChannelGroup], recipe: Recipe, cut: LatencyShare, scores: Scores
-    ) -> Ladder:
-        if recipe.planner == "threshold":
-            return PlanLadder(scores, cut.balance)
-        assert self.latencies is not None  # `_fill` has looked
-        predict = self.latencies.predicted_many
-        if predict([scores.channels]) is None:  # only a measurement can tell latencies, but work can be counted
-            return KnapsackLadder(scores, MultiplyAdds(detector.model, groups), cut.balance)
-
-        def costs(networks: Sequence[Mapping[str, int]]) -> Array:
-            shares = predict(networks)
-            assert shares is not None  # it was not for another network of the same detector
-            return shares
-
-        return KnapsackLadder(scores, costs, cut.balance)
+        return find_plan(PlanLadder(scores, cut.balance), self.latencies, build, goal, exact=way >= 1)
 
 
 def least_blocks(detector: Detector, count: int, losses: Losses) -> list[str]:

@@ -33,10 +33,6 @@ Importance: TypeAlias = Literal["gamma", "l1", "l2", "taylor", "lamp"]
 its removal changes in the loss to first order (arXiv 1906.10771), or its squared weights relative to those of the
 channels of its layer that are larger (LAMP, arXiv 2010.07611)."""
 
-Planner: TypeAlias = Literal["threshold", "knapsack"]
-"""Who fills a latency: one threshold for the whole detector, or importance per microsecond, block by block (HALP,
-arXiv 2110.10811)."""
-
 
 @dataclass(frozen=True)
 class Threshold:
@@ -125,7 +121,6 @@ class Recipe:
     """The thresholds of the rounds from the second on. Rounds without one have that of the round before."""
     shrinkage: Shrinkage = "proximal"
     importance: Importance = "gamma"
-    planner: Planner = "threshold"
     floor: float = 0.0
     """The least share of its channels that every layer keeps."""
     depth: int | None = None

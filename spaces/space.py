@@ -33,7 +33,6 @@ from prunetune.spaces.recipe import (
     OPTIONS,
     Importance,
     LatencyShare,
-    Planner,
     Recipe,
     Region,
     Shrinkage,
@@ -129,7 +128,6 @@ _REAL = ("latency", "balance", "floor", "recovery_lr", "distillation", "sparse_d
 _WORDS: dict[str, tuple[str, ...]] = {
     "shrinkage": get_args(Shrinkage),
     "importance": get_args(Importance),
-    "planner": get_args(Planner),
     "start": get_args(Start),
 }
 """Parameters that take words."""
@@ -175,9 +173,6 @@ class SearchSpace(BaseModel):
     with `train: {optimizer: SGD}`: AdamW, the default, hides its size."""
     importance: Parameter | None = None
     """What channels are judged by: `gamma`, `l1`, `l2`, `taylor` or `lamp`."""
-    planner: Parameter | None = None
-    """Who chooses the channels: `threshold`, one for the whole detector, or `knapsack`, by importance for the latency
-    saved."""
     floor: Parameter | None = None
     """The least share of its channels that every layer keeps."""
     depth: Parameter | None = None
@@ -200,7 +195,7 @@ class SearchSpace(BaseModel):
         if not isinstance(values, Mapping):
             return values
         given = dict(values)
-        if gone := [name for name in ("penalty", "penalty_weights") if name in given]:
+        if gone := [name for name in ("penalty", "penalty_weights", "planner") if name in given]:
             raise ValueError(f"{gone[0]}: brought no gain and is gone since prunetune 0.2; remove it")
         name = given.pop("preset", None)
         if name == "auto":
@@ -301,8 +296,6 @@ class SearchSpace(BaseModel):
                     raise ValueError(f"{place}: {number!r} is below {smallest}")
                 if number > largest:
                     raise ValueError(f"{place}: {number!r} is above {largest}")
-        if self.latency is None and "knapsack" in ((self.planner and self.planner.values) or ()):
-            raise ValueError("planner: knapsack fills a latency; give latency in the place of threshold")
         if len(self.later_thresholds) >= int(self.rounds.largest):
             raise ValueError(
                 f"later_thresholds: {len(self.later_thresholds)} for at most {self.rounds.largest} rounds; the first "

@@ -30,7 +30,7 @@ from prunetune.pruning.structure.layers import channel_config, is_depthwise, lay
 from prunetune.pruning.structure.tracing import channel_groups
 from prunetune.spaces.alignment import Alignment, LayerKind
 from prunetune.spaces.errors import ConfigError
-from prunetune.spaces.recipe import OPTIONS, Importance, Planner, Region, Threshold
+from prunetune.spaces.recipe import OPTIONS, Importance, Region, Threshold
 
 GAMMA: Judge = Gamma()
 
@@ -50,18 +50,16 @@ class PruningPlan:
     channels: ChannelConfig
     """What the whole network will have afterwards."""
     threshold: Threshold | None
-    """None if no threshold chose the channels, but a planner that fills a latency."""
+    """None if no threshold chose the channels, but their numbers were given (`Scores.keeping`)."""
     alignment: Alignment
     importance: Importance = "gamma"
     """What the channels were judged by."""
-    planner: Planner = "threshold"
-    """Who chose them."""
     blocks: tuple[str, ...] = ()
     """Residual blocks that go whole, in ascending order. They, like `keep`, are called as they are before the surgery;
     `channels` has the names that stay."""
 
     def digest(self) -> str:
-        """A name for the surgery: whatever threshold, importance and planner came to these channels."""
+        """A name for the surgery: whatever threshold and importance came to these channels."""
         blocks = {"blocks": self.blocks} if self.blocks else {}
         return digest_of({"keep": self.keep, "alignment": self.alignment.as_json(), **blocks})
 
@@ -76,14 +74,13 @@ class PruningPlan:
         return replace(self, keep=keep, blocks=tuple(sorted(gone, key=natural_order)))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON. Importance and planner are left out where they are the recipe's defaults."""
-        options = {"importance": self.importance, "planner": self.planner}
+        """Plain values for JSON. The importance is left out where it is the recipe's default."""
         return {
             "keep": {root: list(kept) for root, kept in self.keep},
             "channels": self.channels.as_dict(),
             **({} if self.threshold is None else {"threshold": self.threshold.as_json()}),
             "alignment": self.alignment.as_json(),
-            **{name: value for name, value in options.items() if value != OPTIONS[name]},
+            **({} if self.importance == OPTIONS["importance"] else {"importance": self.importance}),
             **({"blocks": list(self.blocks)} if self.blocks else {}),
         }
 
@@ -96,7 +93,6 @@ class PruningPlan:
             threshold=Threshold.parse(values["threshold"]) if "threshold" in values else None,
             alignment=Alignment.parse(values["alignment"]),
             importance=values.get("importance", OPTIONS["importance"]),
-            planner=values.get("planner", OPTIONS["planner"]),
             blocks=tuple(values.get("blocks", ())),
         )
 
@@ -306,7 +302,7 @@ class Scores:
 
         Args:
             kept: Root of a group to the channels that it keeps, at least; a group that is not named keeps all.
-            threshold: What chose them; None if that was the planner that fills a latency.
+            threshold: What chose them; None if the numbers were given.
             blocks: The residual blocks that go.
         """
         keep: dict[str, tuple[int, ...]] = {}
@@ -321,9 +317,8 @@ class Scores:
         channels = ChannelConfig(
             {name: widths[layer] for layer in widths if (name := name_after(layer, blocks)) is not None}
         )
-        planner: Planner = "knapsack" if threshold is None else "threshold"
         gone = tuple(sorted(blocks, key=natural_order))
-        return PruningPlan(_in_order(keep), channels, threshold, self.alignment, self.importance, planner, gone)
+        return PruningPlan(_in_order(keep), channels, threshold, self.alignment, self.importance, gone)
 
 
 def _parted(scores: Sequence[Tensor], groups: Sequence[ChannelGroup]) -> list[Tensor]:

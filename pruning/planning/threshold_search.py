@@ -79,18 +79,6 @@ class LatencyShares(Protocol):
         """
 
 
-class Ladder(Protocol):
-    """The plans of one detector, from nothing removed to all that may be, each a part of the one before."""
-
-    def __len__(self) -> int: ...
-
-    def plan(self, index: int) -> PruningPlan:
-        """The plan of a step, from 0."""
-
-    def filled(self, index: int, share_of: Callable[[PruningPlan], float], limit: float) -> PruningPlan:
-        """The plan of a step with more channels, as long as it fits; see `PlanLadder.filled`."""
-
-
 class PlanLadder:
     """The plans of a threshold, from nothing removed to one block, or the floor, everywhere; each in the one before.
 
@@ -173,7 +161,7 @@ class PlanLadder:
 
 
 def find_plan(
-    ladder: Ladder,
+    ladder: PlanLadder,
     latencies: LatencyShares,
     build: Callable[[PruningPlan], Detector],
     goal: float,
@@ -184,7 +172,7 @@ def find_plan(
 
     Where latencies are predicted, the choice is measured, and corrected by what the prediction was off: the measured
     latency is what must meet the goal. What is left of it, because the next step of the ladder is a large one, is
-    filled (`Ladder.filled`). A detector that meets the goal as it is loses nothing, or what makes no percent of its
+    filled (`PlanLadder.filled`). A detector that meets the goal as it is loses nothing, or what makes no percent of its
     latency. If even the strongest pruning does not meet it, that one is returned; whoever measures it next sees.
 
     Args:

@@ -317,7 +317,6 @@ class _Export:
             return [*whole, export]
         alone = f"{study}-{network.name}"
         changes = [f"name={alone}", "trials=1", f"space={json.dumps(_space_document(recipe))}"]
-        # A knapsack leaves no threshold that could be given again.
         is_searched = isinstance(recipe.threshold, LatencyShare)
         but = "; which channels meet its latency is measured anew, so a few may differ" if is_searched else ""
         return [

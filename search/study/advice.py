@@ -13,12 +13,6 @@ _PLAIN = ("sgd", "musgd")
 def advice(spec: StudySpec) -> list[str]:
     """One line for each combination of options that was found to work against itself."""
     space, told = spec.space, []
-    judges = _words(space, "importance")
-    if "knapsack" in _words(space, "planner") and (others := sorted(judges - {"taylor"})):
-        told.append(
-            f"planner: knapsack adds up the scores of different layers, and {', '.join(others)} cannot be compared "
-            "across layers; importance: taylor can"
-        )
     optimizer = str(spec.train.get("optimizer", "AdamW"))
     is_sparse = space.longest_sparse_epochs > 0
     if is_sparse and "subgradient" in _words(space, "shrinkage") and optimizer.lower() not in _PLAIN:

@@ -25,7 +25,6 @@ FIGURES = {
     "latency_table": ("mape", "worst", "kendall_tau", "predictions_per_s"),
     "overhead": ("share", "seconds", "trials", "epochs", "ask_tell_s"),
     "plan_fill": ("predicted", "stepped", "measured", "again", "looks"),
-    "planners": ("dense", "dense_latency", "rows"),
     "recovery": (
         *("gap_closed", "hypervolume_ratio", "gain_over_half_width", "share_of_dense"),
         *("curve", "test", "networks"),
@@ -88,7 +87,7 @@ def test_the_names_of_the_figures(file: Path) -> None:
     assert {ast.unparse(node.args[0]) for node in closing} == {"FIGURES"}
 
 
-@pytest.mark.parametrize("name", ["planners", "recovery", "search_real"])
+@pytest.mark.parametrize("name", ["recovery", "search_real"])
 def test_without_data_the_last_line_says_so(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

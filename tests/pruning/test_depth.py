@@ -20,7 +20,6 @@ from torch import nn
 from ultralytics import YOLO
 
 from prunetune.pruning import Detector, PlanLadder, PruningPlan, apply_plan, plan_pruning
-from prunetune.pruning.planning.knapsack import KnapsackLadder, MultiplyAdds
 from prunetune.pruning.planning.plan import Scores
 from prunetune.pruning.recipe_planning import least_blocks
 from prunetune.pruning.structure.depth import folded_inputs, name_after, name_before, residual_blocks, without_blocks
@@ -29,7 +28,6 @@ from prunetune.pruning.structure.layers import channel_config
 from prunetune.pruning.structure.tracing import channel_groups
 from prunetune.pruning.surgery.splicing import Donor, Remains, compose, cut_to, splice
 from prunetune.spaces import ModelError, Threshold
-from prunetune.targets import read_conv_graph
 
 NAMES = ("square", "disc")
 FAMILIES = {"yolov5n": 7, "yolov8n": 6, "yolo11n": 11, "yolo12n": 10, "yolo26n": 12}
@@ -181,48 +179,20 @@ def test_a_shortened_network_s_plan_is_told_in_the_names_of_the_whole_one(family
     assert torch.allclose(outputs(one), outputs(other), atol=1e-4)
 
 
-def test_ladders_end_without_any_block(family: Family) -> None:
+def test_a_ladder_ends_without_any_block(family: Family) -> None:
     detector, groups, _ = family
     model = deepcopy(detector.model).float()
     blocks = residual_blocks(model)
     scores = Scores.of(model, 8, groups, blocks=blocks)
-    work = MultiplyAdds(model, groups)
-    for ladder in (PlanLadder(scores), KnapsackLadder(scores, work)):
-        plans = [ladder.plan(index) for index in range(len(ladder))]
-        assert (plans[0].blocks, plans[-1].blocks) == ((), blocks)
-        assert scores.is_least(plans[-1])
-        assert not scores.is_least(plans[0])
-        for less, more in itertools.pairwise(plans):
-            assert set(less.blocks) <= set(more.blocks)
-        steps = [set(more.blocks) - set(less.blocks) for less, more in itertools.pairwise(plans)]
-        assert all(len(step) <= 1 for step in steps)
-
-
-def test_knapsack_gives_up_first_what_adds_least_for_its_work() -> None:
-    model = detector_of("yolov5n").model.float()
-    blocks = residual_blocks(model)
-    nn.init.constant_(last_norm(model, "model.6.m.1").weight, 1e-4)
-    groups = channel_groups(model)
-    ladder = KnapsackLadder(Scores.of(model, 8, groups, blocks=blocks), MultiplyAdds(model, groups))
-    assert ladder.plan(1).blocks == ("model.6.m.1",)
-
-
-@pytest.mark.parametrize("name", in_tiers(["yolov5n", "yolo26n"]))
-def test_work_of_shortened_networks_is_counted_as_their_files_have_it(name: str, tmp_path: Path) -> None:
-    """As shares of what all blocks save: not all that is trained is exported."""
-    detector = detector_of(name)
-    model = detector.model.float()
-    work, blocks = MultiplyAdds(model, channel_groups(model)), residual_blocks(model)
-    sets = ((), blocks[:1], blocks)
-    found = [float(work([without(detector.channels, gone)])[0, 0]) for gone in sets]
-    wanted = []
-    for number, gone in enumerate(sets):
-        short = Detector(without_blocks(model, gone), detector.source)
-        short.export_onnx(tmp_path / f"{number}.onnx", 64)
-        graph = read_conv_graph(tmp_path / f"{number}.onnx")
-        wanted.append(graph.multiply_adds(graph.widths))
-    one, other = ((each[0] - each[1]) / (each[0] - each[2]) for each in (found, wanted))
-    assert one == pytest.approx(other, rel=1e-6)
+    ladder = PlanLadder(scores)
+    plans = [ladder.plan(index) for index in range(len(ladder))]
+    assert (plans[0].blocks, plans[-1].blocks) == ((), blocks)
+    assert scores.is_least(plans[-1])
+    assert not scores.is_least(plans[0])
+    for less, more in itertools.pairwise(plans):
+        assert set(less.blocks) <= set(more.blocks)
+    steps = [set(more.blocks) - set(less.blocks) for less, more in itertools.pairwise(plans)]
+    assert all(len(step) <= 1 for step in steps)
 
 
 def without(channels: Mapping[str, int], blocks: Sequence[str]) -> dict[str, int]:

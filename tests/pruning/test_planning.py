@@ -15,7 +15,7 @@ from prunetune.pruning import Detector, Pipeline, Pruned, PruningPlan, Source, S
 from prunetune.pruning.stages.stage_files import CHECKPOINT
 from prunetune.pruning.structure.channels import ChannelConfig
 from prunetune.pruning.structure.depth import residual_blocks
-from prunetune.spaces import ConfigError, ImageSize, LatencyShare, Recipe, Threshold
+from prunetune.spaces import ImageSize, LatencyShare, Recipe, Threshold
 from prunetune.spaces.recipe import Importance
 
 pytestmark = [pytest.mark.slow, pytest.mark.core]
@@ -127,22 +127,6 @@ def test_every_layer_keeps_the_floor_of_what_the_first_round_began_with(
     assert all(kept == min(before, max(8, -(-before // 16) * 8)) for kept, before in first.values())
 
 
-@pytest.mark.parametrize("is_predicted", [True, False])
-def test_the_knapsack_meets_the_latency(
-    pipeline: Callable[..., Pipeline], dense: ChannelConfig, is_predicted: bool
-) -> None:
-    recipe = replace(RECIPE, threshold=LatencyShare(0.9), planner="knapsack", importance="l2", floor=0.2)
-    latencies = ByChannels(dense, is_predicted)
-    candidate = pruned(pipeline(latencies), recipe)
-    assert 0.88 <= latencies.share(candidate.plan.channels) <= 0.9
-    assert candidate.plan.channels in latencies.measured_channels, "what counts is measured"
-    assert candidate.plan.threshold is None
-    assert (candidate.plan.planner, candidate.plan.importance) == ("knapsack", "l2")
-    assert all(kept >= 0.2 * before for kept, before in judged(candidate, dense).values())
-    by_threshold = pruned(pipeline(latencies), replace(recipe, planner="threshold"))
-    assert by_threshold.plan.channels != candidate.plan.channels
-
-
 def test_a_smaller_input_leaves_more_channels(pipeline: Callable[..., Pipeline], dense: ChannelConfig) -> None:
     recipe = replace(RECIPE, threshold=LatencyShare(0.8), importance="l2")
     latencies = ByChannels(dense)
@@ -158,14 +142,6 @@ def test_taylor_judges_at_the_size_that_is_planned_for(pipeline: Callable[..., P
     assert own.plan.keep != small.plan.keep
 
 
-def test_rounds_of_a_knapsack_come_nearer(pipeline: Callable[..., Pipeline], dense: ChannelConfig) -> None:
-    recipe = replace(RECIPE, threshold=LatencyShare(0.5), planner="knapsack", rounds=2)
-    latencies = ByChannels(dense)
-    shares = [latencies.share(item.plan.channels) for item in surgeries(pipeline(latencies), recipe)]
-    assert shares == pytest.approx([1.0, 0.5], rel=0.02)
-    assert max(shares) <= 1.0
-
-
 def test_a_round_whose_goal_is_met_removes_nothing_and_is_not_at_its_end(
     pipeline: Callable[..., Pipeline], dense: ChannelConfig
 ) -> None:
@@ -175,13 +151,6 @@ def test_a_round_whose_goal_is_met_removes_nothing_and_is_not_at_its_end(
     first, last = surgeries(pipeline(latencies), recipe)
     assert (first.plan.keep, first.at_floor) == ((), False)
     assert latencies.share(last.plan.channels) <= 0.5
-
-
-def test_a_knapsack_without_its_size_is_refused(pipeline: Callable[..., Pipeline]) -> None:
-    with pytest.raises(ConfigError, match="planner: knapsack fills a latency; give latency"):
-        pruned(pipeline(), replace(RECIPE, planner="knapsack"))
-    with pytest.raises(ConfigError, match="give the pipeline latencies"):
-        pruned(pipeline(), replace(RECIPE, threshold=LatencyShare(0.5), planner="knapsack"))
 
 
 def test_a_threshold_in_the_midst_of_the_gammas_is_told(pipeline: Callable[..., Pipeline]) -> None:
@@ -204,7 +173,7 @@ def test_a_threshold_in_the_midst_of_the_gammas_is_told(pipeline: Callable[..., 
     "options",
     [
         {},
-        {"threshold": LatencyShare(0.9), "planner": "knapsack", "importance": "taylor"},
+        {"threshold": LatencyShare(0.9), "importance": "taylor"},
     ],
 )
 def test_so_many_blocks_go_in_the_first_round(

@@ -91,7 +91,7 @@ def test_gamma_figures_end_with_the_last_epoch_and_mark_the_threshold(filled: Bu
 
 def test_only_gammas_have_a_threshold_among_gammas(filled: Builder, tmp_path: Path) -> None:
     read = histograms(filled, tmp_path)
-    without = [replace(RECIPE, importance="l1"), replace(BY_LATENCY, planner="knapsack"), Splice("0", "1", 4), None]
+    without = [replace(RECIPE, importance="l1"), Splice("0", "1", 4), None]
     for recipe in without:
         assert all(not figure.layout.shapes for figure in gamma_figures(read, TrialRecord(recipe)).values())
     assert all(figure.layout.shapes for figure in gamma_figures(read, TrialRecord(RECIPE)).values())

@@ -162,19 +162,15 @@ def test_a_found_threshold_stands_beside_its_recipe(builder: Builder, found: tup
 
 def test_where_it_was_pruned_stands_in_tables(builder: Builder) -> None:
     builder.context()
-    recipe = Recipe(0.3, 4, LatencyShare(0.8), recovery_epochs=6, importance="taylor", planner="knapsack", floor=0.25)
+    recipe = Recipe(0.3, 4, LatencyShare(0.8), recovery_epochs=6, importance="taylor", floor=0.25)
     builder.trial(0.9, 0.8, recipe=recipe)
     builder.trial(0.8, 0.7)
-    told = "latency 0.8 x budget, recover 6, importance taylor, planner knapsack, floor 0.25"
+    told = "latency 0.8 x budget, recover 6, importance taylor, floor 0.25"
     assert any(told in line for line in markdown(builder.study).splitlines())
     table = trial_table(builder.study)
-    assert table.loc[0, ["recipe_importance", "recipe_planner", "recipe_floor"]].tolist() == [
-        "taylor",
-        "knapsack",
-        0.25,
-    ]
-    others = table.loc[1, ["recipe_importance", "recipe_planner", "recipe_floor"]].tolist()
-    assert others == ["gamma", "threshold", 0.0], "a default that others differ from is named"
+    assert table.loc[0, ["recipe_importance", "recipe_floor"]].tolist() == ["taylor", 0.25]
+    others = table.loc[1, ["recipe_importance", "recipe_floor"]].tolist()
+    assert others == ["gamma", 0.0], "a default that others differ from is named"
     assert "recipe_start" not in table
 
 

@@ -23,9 +23,6 @@ BOTH = ["proximal", "subgradient"]
     [
         ({}, {}, []),
         ({"importance": "gamma"}, {}, []),
-        ({"planner": "knapsack", "importance": "taylor"}, {}, []),
-        ({"planner": "knapsack"}, {}, ["planner: knapsack", "and gamma cannot"]),
-        ({"planner": {"choices": ["threshold", "knapsack"]}, "importance": {"choices": ["taylor", "l2"]}}, {}, ["l2"]),
         ({"shrinkage": "subgradient"}, {}, ["subgradient under AdamW"]),
         ({"shrinkage": {"choices": BOTH}}, {"optimizer": "Adam"}, ["subgradient under Adam,"]),
         ({"shrinkage": {"choices": BOTH}}, SGD, []),

@@ -216,25 +216,6 @@ def test_the_found_threshold_is_shown_and_does_it_again(
     assert record.cost.epochs_trained == 0
 
 
-def test_a_knapsack_fills_the_latency_that_it_is_given(studies: Studies, board: dict[str, Any]) -> None:
-    space = {**STUDY["space"], "latency": 0.9, "planner": "knapsack", "importance": {"choices": ["gamma", "taylor"]}}
-    study, said = studies.run("knapsack", targets=[board], space={**space, "floor": 0.1}, trials=4, sampler="random")
-    kept = set()
-    for record in study.records.values():
-        assert record.outcome is Outcome.OK
-        assert 0.88 <= share_of(record, study) <= 0.9, "the table is a law: no measurement is off"
-        assert asked_of(record).planner == "knapsack"
-        assert record.thresholds == ()
-        assert record.warnings == (), "no threshold cuts"
-        channels = last(record).figures.channels
-        assert all(width >= 0.1 * study.study.channels_dense[name] for name, width in channels.items())
-        kept.add((asked_of(record).importance, tuple(channels.values())))
-    assert len(kept) == 2, "each importance keeps its own channels, and always the same"
-    assert "planner knapsack, floor 0.1" in said
-    page = (studies.runs / "knapsack" / "report.html").read_text(encoding="utf-8")
-    assert "planner knapsack, floor 0.1" in page
-
-
 def test_a_threshold_that_separates_nothing_is_stored_and_said_once(
     studies: Studies, board: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -94,7 +94,7 @@ def test_thresholds_that_were_found_are_given() -> None:
 
 
 def test_a_round_without_a_threshold_has_its_own_goal() -> None:
-    recipe = replace(RECIPE, threshold=LatencyShare(1.0), planner="knapsack")
+    recipe = replace(RECIPE, threshold=LatencyShare(1.0))
     first, whole = alone(recipe)
     assert first == replace(recipe, rounds=1, threshold=LatencyShare(pytest.approx(2.0)))
     assert whole == recipe

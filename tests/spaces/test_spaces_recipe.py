@@ -24,7 +24,6 @@ RECIPES = st.builds(
     sparsity_unit=st.sampled_from(["lambda", "pull"]),
     shrinkage=st.sampled_from(["proximal", "subgradient"]),
     importance=st.sampled_from(["gamma", "l1", "l2", "taylor", "lamp"]),
-    planner=st.sampled_from(["threshold", "knapsack"]),
     floor=st.floats(0, 0.9),
     start=st.sampled_from(["current", "rewind", "scratch"]),
     recovery_lr=st.floats(1e-3, 1e3),

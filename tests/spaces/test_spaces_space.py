@@ -109,7 +109,6 @@ OPTIONS_SPACE = {
     **LATENCY,
     "shrinkage": {"choices": ["proximal", "subgradient"]},
     "importance": {"choices": ["gamma", "taylor"]},
-    "planner": {"choices": ["threshold", "knapsack"]},
     "floor": {"low": 0, "high": 0.5},
     "start": {"choices": ["current", "rewind", "scratch"]},
     "recovery_lr": {"low": 0.1, "high": 3, "log": True},
@@ -139,7 +138,7 @@ def test_depth_may_be_switched_off_and_on(base: dict[str, Any], word: bool, dept
     assert SearchSpace(**space.as_json()) == space
 
 
-@pytest.mark.parametrize("name", ["penalty", "penalty_weights"])
+@pytest.mark.parametrize("name", ["penalty", "penalty_weights", "planner"])
 def test_an_option_that_is_gone_is_named_with_the_remedy(name: str) -> None:
     with pytest.raises(ValidationError, match=rf"{name}: .* gone since prunetune 0\.2; remove it"):
         SearchSpace(**SPACE, **{name: "group"})
@@ -310,7 +309,6 @@ def test_json_and_back(description: dict[str, Any]) -> None:
         ({"distillation": -1}, "distillation: -1 is below 0"),
         ({"recovery_lr": 0}, "recovery_lr: 0 is not from 0.001 to 1000"),
         ({"recovery_lr": {"low": 0.0001, "high": 1.0, "log": True}}, "recovery_lr: 0.0001 is not from 0.001 to 1000"),
-        ({"planner": {"choices": ["threshold", "knapsack"]}}, "planner: knapsack fills a latency; give latency"),
         ({"later_thresholds": [0.1, 0.2]}, "later_thresholds: 2 for at most 2 rounds"),
         ({"later_thresholds": 0.1}, "later_thresholds"),
         ({"treshold": 0.1}, "treshold\n.*Extra inputs"),

@@ -93,7 +93,6 @@ ASSIGN = {
     "pruning/yolo/detector.py": _MODULE,
     "pruning/training/evaluation.py": _MODULE,
     "pruning/yolo/export.py": _MODULE,
-    "pruning/planning/knapsack.py": _MODULE,
     "pruning/training/loaders.py": "ultralytics: transforms of a data set",
     "pruning/surgery/surgery.py": _MODULE,
     "pruning/testing/family.py": _MODULE,
