@@ -26,6 +26,7 @@ from sharing.files_once import FilesOnce
 from sharing.once import once
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("YOLO_VERBOSE", "False")  # some files import ultralytics first, and it would speak
 
 
 def pytest_configure() -> None:
