@@ -196,7 +196,7 @@ class Race:
 
         settings = {"rival": name, "ratio": ratio, "setup": stages.setup.identity()}
         cut = stages.make(Stage("pruning", original.digest, settings), build).stage
-        return stages.train("recovery", cut, recovery_phase(self.epochs, self.context.spec.choose)).stage
+        return stages.train("recovery", cut, recovery_phase(self.epochs, self.context.spec.choose, self._lr)).stage
 
     def _take_gradients(self, detector: Detector) -> None:
         """Gives its weights the gradients of the loss on the images that Taylor scores of ours see, too."""
